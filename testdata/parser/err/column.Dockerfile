@@ -1,0 +1,7 @@
+FROM a
+COPY ☃ ♥ --x \
+   /ü
+COPY --ü=1 ☃ \
+  /x
+ENV ♥=1 \
+ ☃

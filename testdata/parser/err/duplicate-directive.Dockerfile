@@ -1,0 +1,4 @@
+# syntax=a
+# escape=`
+# Syntax=b
+FROM a

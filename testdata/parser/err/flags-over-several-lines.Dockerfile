@@ -1,0 +1,5 @@
+FROM a
+COPY --chown=1 \
+  # comment
+  --chonw=2 \
+  a b

@@ -1,0 +1,2 @@
+// syntax=example/other
+let x = 1

@@ -1,0 +1,8 @@
+FROM a
+RUN --foo <<EOF
+RUN x
+EOF
+COPY --foo <<A /x
+FOO
+A
+BAR

@@ -1,0 +1,8 @@
+FROM a
+COPY a <<EOF
+x
+EOF
+COPY <<EOF
+x
+EOF
+RUN ok

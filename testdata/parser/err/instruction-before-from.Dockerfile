@@ -1,0 +1,5 @@
+ARG A
+RUN x
+ENV a=b
+FROM a
+RUN --foo y

@@ -1,0 +1,5 @@
+FROM a
+RUN echo André André
+RUN <<EOF
+# André
+EOF

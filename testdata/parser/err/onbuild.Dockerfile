@@ -1,0 +1,5 @@
+FROM a
+ONBUILD ONBUILD RUN x
+ONBUILD FROM a
+onbuild maintainer x
+ONBUILD --x RUN y

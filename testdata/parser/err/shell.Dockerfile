@@ -1,0 +1,6 @@
+FROM a
+SHELL
+SHELL []
+SHELL bash -c
+SHELL ["a" "b"]
+SHELL ['a']

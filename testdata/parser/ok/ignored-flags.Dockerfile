@@ -1,0 +1,4 @@
+FROM a
+ARG --x A
+STOPSIGNAL --x 9
+HEALTHCHECK --interval=5s NONE

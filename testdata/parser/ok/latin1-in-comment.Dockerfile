@@ -1,0 +1,5 @@
+# André
+FROM a
+RUN a \
+ # André
+ b

@@ -1,0 +1,4 @@
+from a As B
+Run x
+rUN y
+from b

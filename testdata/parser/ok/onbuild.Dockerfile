@@ -1,0 +1,9 @@
+FROM a
+ONBUILD RUN --mount=type=cache,target=/x make \
+  all
+ONBUILD COPY . /src
+OnBuild CMD ["x"]
+ONBUILD COPY x
+ONBUILD FOO x
+ONBUILD USER
+ONBUILD HEALTHCHECK NONE
