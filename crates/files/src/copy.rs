@@ -1,0 +1,177 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use crate::digest::{directory_digest, ensure_unchanged, hash_file, vanished};
+use crate::error::check;
+use crate::{Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, TreeWriter};
+
+/// How a [`Match`] is copied.
+#[derive(Debug, Clone, Default)]
+pub struct CopyOptions {
+    /// Where the match itself comes to stand in the written tree; empty for its root.
+    pub destination: PathBuf,
+    /// Owner and group of everything, instead of the source's.
+    pub owner: Option<(u32, u32)>,
+    /// Mode of everything but symbolic links, instead of the source's.
+    pub mode: Option<u32>,
+    /// Time of everything, instead of the source's: seconds since 1970, nanoseconds.
+    pub mtime: Option<(i64, u32)>,
+    /// Whether the directory at `destination` keeps its attributes: it was there before.
+    pub keep_top: bool,
+}
+
+/// What a copy came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Paths written.
+    pub entries: u64,
+    /// Bytes of regular files.
+    pub bytes: u64,
+}
+
+/// Copies one match of what was selected from `tree`, in parallel: kinds, modes, owners, times, extended attributes, devices, and
+/// hard links within the match.
+///
+/// # Errors
+/// [`Error::Changed`] when a file is not what it was when it was selected, or hashed since; and what the writer says.
+pub fn write_selected(
+    tree: &dyn FileTree,
+    found: &Match,
+    writer: &TreeWriter,
+    options: &CopyOptions,
+    cancelled: Cancelled<'_>,
+) -> Result<Copied, Error> {
+    let hashed = found.hashed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    let copy = Copy { tree, found, hashed, writer, options, cancelled, bytes: AtomicU64::new(0) };
+    let mut rest = Vec::with_capacity(found.len());
+    let mut links = Vec::new();
+    // Directories come before what is in them.
+    for (index, entry) in found.entries().enumerate() {
+        match (entry.metadata.kind, entry.hard_link) {
+            (Kind::Directory, _) => copy.directory(index, &entry)?,
+            (_, Some(first)) if first != index => links.push((index, first)),
+            _ => rest.push(index),
+        }
+    }
+    rest.par_iter().with_min_len(32).try_for_each(|&index| copy.entry(index))?;
+    links.par_iter().with_min_len(32).try_for_each(|&(index, first)| copy.link(index, first))?;
+    Ok(Copied { entries: found.len() as u64, bytes: copy.bytes.into_inner() })
+}
+
+struct Copy<'a> {
+    tree: &'a dyn FileTree,
+    found: &'a Match,
+    /// Digests that copies must have where times cannot be trusted.
+    hashed: Option<HashMap<usize, [u8; 32]>>,
+    writer: &'a TreeWriter,
+    options: &'a CopyOptions,
+    cancelled: Cancelled<'a>,
+    bytes: AtomicU64,
+}
+
+impl Copy<'_> {
+    fn directory(&self, index: usize, entry: &Entry<'_>) -> Result<(), Error> {
+        check(self.cancelled)?;
+        if self.options.keep_top && entry.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let source = self.found.source_of(entry);
+        let mut attributes = self.attributes(entry);
+        attributes.xattrs = self.tree.xattrs(&source).map_err(|error| vanished(error, &source))?;
+        let is_as_hashed = self.hashed.as_ref().is_none_or(|hashed| match hashed.get(&index) {
+            Some(expected) => directory_digest(&attributes.xattrs) == *expected,
+            None => attributes.xattrs.is_empty(),
+        });
+        if !is_as_hashed {
+            return Err(Error::changed(&source));
+        }
+        self.writer.directory(&self.target(entry), &attributes)
+    }
+
+    fn entry(&self, index: usize) -> Result<(), Error> {
+        check(self.cancelled)?;
+        let entry = &self.found.entry(index);
+        let target = self.target(entry);
+        let attributes = self.attributes(entry);
+        let metadata = entry.metadata;
+        match metadata.kind {
+            Kind::File => self.file(index, entry, &target, attributes),
+            Kind::Symlink => {
+                self.writer.symlink(&target, entry.link_target.unwrap_or(Path::new("")), &attributes)
+            }
+            Kind::Fifo => self.writer.fifo(&target, &attributes),
+            Kind::CharDevice | Kind::BlockDevice => {
+                self.writer.device(&target, metadata.kind, metadata.device, &attributes)
+            }
+            // Directories are there already, sockets are never selected.
+            Kind::Directory | Kind::Socket => Ok(()),
+        }
+    }
+
+    fn file(
+        &self,
+        index: usize,
+        entry: &Entry<'_>,
+        target: &Path,
+        mut attributes: Attributes,
+    ) -> Result<(), Error> {
+        let source = self.found.source_of(entry);
+        let file = self.tree.open(&source).map_err(|error| vanished(error, &source))?;
+        // Before, so that nothing of another file is read; after, so that nothing changed on the way.
+        ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
+        attributes.xattrs = self.tree.xattrs_of(&source, &file)?;
+        let size = entry.metadata.size;
+        let written = self.writer.file_from(target, &file, size, &attributes, self.cancelled)?;
+        ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
+        if written != size {
+            return Err(Error::changed(&source));
+        }
+        if let Some(expected) = self.hashed.as_ref().and_then(|hashed| hashed.get(&index)) {
+            let copy = self.writer.open(target)?;
+            let hashed =
+                hash_file(&source, &copy, &attributes.xattrs, size, &mut Vec::new(), self.cancelled)?;
+            if hashed != *expected {
+                return Err(Error::changed(&source));
+            }
+        }
+        self.bytes.fetch_add(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// One more name of a file that was copied; a copy of its own where the file system allows no more names.
+    fn link(&self, index: usize, first: usize) -> Result<(), Error> {
+        check(self.cancelled)?;
+        let entry = self.found.entry(index);
+        let existing = self.target(&self.found.entry(first));
+        match self.writer.hard_link(&self.target(&entry), &existing) {
+            Err(Error::Write { source, .. })
+                if source.raw_os_error() == Some(rustix::io::Errno::MLINK.raw_os_error()) =>
+            {
+                self.entry(index)
+            }
+            result => result,
+        }
+    }
+
+    fn target(&self, entry: &Entry<'_>) -> PathBuf {
+        let destination = &self.options.destination;
+        if entry.path.as_os_str().is_empty() { destination.clone() } else { destination.join(entry.path) }
+    }
+
+    fn attributes(&self, entry: &Entry<'_>) -> Attributes {
+        let mut attributes = Attributes::of(entry.metadata, Default::default());
+        if let Some((uid, gid)) = self.options.owner {
+            (attributes.uid, attributes.gid) = (uid, gid);
+        }
+        if let Some(mode) = self.options.mode {
+            attributes.mode = mode;
+        }
+        if self.options.mtime.is_some() {
+            attributes.mtime = self.options.mtime;
+        }
+        attributes
+    }
+}

@@ -1,0 +1,39 @@
+//! Selects, walks, ignores, hashes and writes trees of files.
+//!
+//! Everything that has files is a [`FileTree`]: a build context, the result of a stage. A [`Selection`] of a tree is walked once into a
+//! [`Selected`]; the same `Selected` is hashed and copied, so that the two cannot disagree.
+//! Nothing here knows Dockerfiles, the cache or tar.
+
+mod attributes;
+mod beneath;
+mod copy;
+mod digest;
+mod directory;
+mod error;
+mod glob;
+mod ignore;
+mod ignoring;
+mod owners;
+mod pattern;
+mod resolve;
+mod select;
+mod selection;
+mod stat_cache;
+mod tree;
+mod writer;
+mod xattrs;
+
+pub use attributes::{Attributes, OpaqueMark, Owners};
+pub use copy::{Copied, CopyOptions, write_selected};
+pub use digest::{Hashed, digest};
+pub use directory::DirectoryTree;
+pub use error::{Cancelled, Error};
+pub use ignore::{Ignore, Verdict};
+pub use ignoring::Ignoring;
+pub use pattern::{Pattern, has_wildcards};
+pub use resolve::resolve;
+pub use select::{Entry, Match, Selected, select};
+pub use selection::Selection;
+pub use stat_cache::{MemoryStatCache, NoCache, StatCache, StatIdentity};
+pub use tree::{FileTree, Kind, Metadata, TreeError};
+pub use writer::{TreeWriter, WriterOptions};

@@ -1,0 +1,117 @@
+//! Filling a new file from another: shared, copied by the kernel, or read and written.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+
+use crate::Cancelled;
+
+/// Between two looks at the cancellation.
+const STEP: usize = 8 * 1024 * 1024;
+/// Smaller files are read and written: three system calls fewer to learn whether the kernel can do it.
+const SMALL: u64 = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the file systems at hand can do, found out once.
+#[derive(Debug)]
+pub(super) struct Cloning {
+    reflink: AtomicBool,
+    in_kernel: AtomicBool,
+}
+
+impl Default for Cloning {
+    fn default() -> Self {
+        Cloning { reflink: AtomicBool::new(true), in_kernel: AtomicBool::new(true) }
+    }
+}
+
+impl Cloning {
+    /// Copies `size` bytes, or up to the end of `source`, into the empty `target`. Returns how many.
+    pub(super) fn fill(
+        &self,
+        target: &File,
+        source: &File,
+        size: u64,
+        cancelled: Cancelled<'_>,
+    ) -> io::Result<u64> {
+        if size == 0 {
+            return Ok(0);
+        }
+        if self.reflink.load(Ordering::Relaxed) {
+            // Takes the whole file; more than `size` then is a change, which the caller finds by its stat.
+            match rustix::fs::ioctl_ficlone(target, source) {
+                Ok(()) => return Ok(rustix::fs::fstat(target)?.st_size as u64),
+                Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS) => {
+                    self.reflink.store(false, Ordering::Relaxed);
+                }
+                // Of this file alone.
+                Err(_) => {}
+            }
+        }
+        let mut written = 0;
+        if size > SMALL && self.in_kernel.load(Ordering::Relaxed) {
+            while written < size {
+                give_up(cancelled)?;
+                let step = usize::try_from(size - written).unwrap_or(STEP).min(STEP);
+                match rustix::fs::copy_file_range(source, None, target, None, step) {
+                    Ok(0) => break,
+                    Ok(length) => written += length as u64,
+                    Err(Errno::INTR) => {}
+                    Err(
+                        Errno::XDEV
+                        | Errno::NOSYS
+                        | Errno::OPNOTSUPP
+                        | Errno::INVAL
+                        | Errno::PERM
+                        | Errno::IO,
+                    ) if written == 0 => {
+                        self.in_kernel.store(false, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        // Some file systems yield nothing that way though there is something.
+        if written == 0 { read_and_write(target, source, size, cancelled) } else { Ok(written) }
+    }
+}
+
+fn read_and_write(
+    mut target: &File,
+    mut source: &File,
+    size: u64,
+    cancelled: Cancelled<'_>,
+) -> io::Result<u64> {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.is_empty() {
+            buffer.resize(256 * 1024, 0);
+        }
+        let mut written = 0;
+        while written < size {
+            give_up(cancelled)?;
+            let step = usize::try_from(size - written).unwrap_or(buffer.len()).min(buffer.len());
+            let length = match source.read(&mut buffer[..step]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                length => length?,
+            };
+            if length == 0 {
+                break;
+            }
+            target.write_all(&buffer[..length])?;
+            written += length as u64;
+        }
+        Ok(written)
+    })
+}
+
+fn give_up(cancelled: Cancelled<'_>) -> io::Result<()> {
+    // The caller tells it from a real error by asking again.
+    if cancelled() { Err(io::Error::other("cancelled")) } else { Ok(()) }
+}

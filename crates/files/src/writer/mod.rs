@@ -1,0 +1,438 @@
+mod content;
+mod parents;
+mod remove;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::beneath::open_beneath;
+use crate::owners::{self, Sidecar};
+use crate::{Attributes, Cancelled, Error, Kind, OpaqueMark, Owners, xattrs};
+use content::Cloning;
+use parents::Parents;
+
+/// How a [`TreeWriter`] writes.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// How owners are kept.
+    pub owners: Owners,
+    /// How directories are marked opaque.
+    pub opaque: OpaqueMark,
+    /// For directories that are missing on the way to what is written.
+    pub parents: Attributes,
+}
+
+/// The one place that makes entries below a directory. Extended attributes that are not part of a layer are left out.
+///
+/// Every path is relative to the root of the tree, clean, without `.` and `..`; nothing outside of the root can be written
+/// whatever the names are and whatever links stand in the tree: a parent that is a link is an error. What stands at a path is
+/// replaced, except that a directory stays when it becomes a directory. Missing parents are made. May be used by many threads at
+/// once, not for the same path.
+#[derive(Debug)]
+pub struct TreeWriter {
+    root: OwnedFd,
+    path: PathBuf,
+    options: WriterOptions,
+    parents: Parents,
+    cloning: Cloning,
+    /// Times of directories, which what is written into them later would change.
+    times: Mutex<BTreeMap<PathBuf, (i64, u32)>>,
+    /// Directories that were made only because something is in them.
+    implied: Mutex<BTreeSet<PathBuf>>,
+    sidecar: Mutex<Sidecar>,
+}
+
+impl TreeWriter {
+    /// Writes below `root`, a directory that exists. What it holds already stays, its recorded owners too.
+    pub fn new(root: &Path, options: WriterOptions) -> Result<TreeWriter, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(|source| Error::write("open", root, source))?;
+        let sidecar = match &options.owners {
+            Owners::Real => Sidecar::default(),
+            Owners::Recorded { sidecar } => {
+                Sidecar::load(sidecar).map_err(|source| Error::write("read", sidecar, source))?
+            }
+        };
+        Ok(TreeWriter {
+            root: opened,
+            path: root.to_owned(),
+            options,
+            parents: Parents::default(),
+            cloning: Cloning::default(),
+            times: Mutex::default(),
+            implied: Mutex::default(),
+            sidecar: Mutex::new(sidecar),
+        })
+    }
+
+    /// A directory, the empty path for the root itself. One that is there gets the attributes.
+    pub fn directory(&self, path: &Path, attributes: &Attributes) -> Result<(), Error> {
+        if path.as_os_str().is_empty() {
+            self.set_open(self.root.as_fd(), attributes, true)
+                .map_err(|source| self.error("set attributes of", path, source))?;
+        } else {
+            let place = self.place(path)?;
+            self.make_directory(&place)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(&*place.parent, place.name, flags, Mode::empty())
+                .map_err(|source| self.error("open", path, source))?;
+            self.set_open(opened.as_fd(), attributes, true)
+                .map_err(|source| self.error("set attributes of", path, source))?;
+        }
+        if let Some(time) = attributes.mtime {
+            self.times().insert(path.to_owned(), time);
+        }
+        self.implied_set().remove(path);
+        Ok(())
+    }
+
+    /// The directories that were made on the way to something and that nobody has said anything about; parents come first.
+    pub fn implied(&self) -> Vec<PathBuf> {
+        self.implied_set().iter().cloned().collect()
+    }
+
+    /// A regular file with all that `content` yields. Returns the number of bytes.
+    pub fn file(&self, path: &Path, content: &mut dyn Read, attributes: &Attributes) -> Result<u64, Error> {
+        let file = self.create_file(path)?;
+        let written = io::copy(content, &mut &file).map_err(|source| self.error("write", path, source))?;
+        self.finish_file(path, &file, attributes)?;
+        Ok(written)
+    }
+
+    /// A regular file with the first `size` bytes of `source`, or as many as there are; shared with it where the file system can
+    /// do that. Returns the number of bytes.
+    pub fn file_from(
+        &self,
+        path: &Path,
+        source: &File,
+        size: u64,
+        attributes: &Attributes,
+        cancelled: Cancelled<'_>,
+    ) -> Result<u64, Error> {
+        let file = self.create_file(path)?;
+        let written = self.cloning.fill(&file, source, size, cancelled).map_err(|source| {
+            if cancelled() { Error::Cancelled } else { self.error("write", path, source) }
+        })?;
+        self.finish_file(path, &file, attributes)?;
+        Ok(written)
+    }
+
+    /// A symbolic link.
+    pub fn symlink(&self, path: &Path, target: &Path, attributes: &Attributes) -> Result<(), Error> {
+        let place = self.place(path)?;
+        self.create(&place, "link", |at| Ok(rustix::fs::symlinkat(target, at, place.name)?))?;
+        self.set_special(&place, attributes)
+    }
+
+    /// One more name for the file at `existing`, another path of this tree.
+    ///
+    /// # Errors
+    /// With `EMLINK` as source when the file system allows no more names.
+    pub fn hard_link(&self, path: &Path, existing: &Path) -> Result<(), Error> {
+        if path == existing {
+            return Ok(());
+        }
+        let source = self.place(existing)?;
+        // A link to a link or to a directory is nothing that a tree of files can mean.
+        let stat = rustix::fs::statat(&*source.parent, source.name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| self.error("stat", existing, error))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(self.error("hard link to", existing, Errno::ISDIR));
+        }
+        let place = self.place(path)?;
+        self.create(&place, "hard link", |at| {
+            Ok(rustix::fs::linkat(&*source.parent, source.name, at, place.name, AtFlags::empty())?)
+        })?;
+        let mut sidecar = self.sidecar();
+        if let Some(owner) = sidecar.get(existing) {
+            sidecar.set(path, owner);
+        }
+        Ok(())
+    }
+
+    /// A named pipe.
+    pub fn fifo(&self, path: &Path, attributes: &Attributes) -> Result<(), Error> {
+        let place = self.place(path)?;
+        self.make_node(&place, FileType::Fifo, (0, 0))?;
+        self.set_special(&place, attributes)
+    }
+
+    /// A character or block device. Where owners are recorded, devices are too: as empty files.
+    ///
+    /// # Errors
+    /// [`Error::Unsafe`] for a character device 0:0, which is what overlay marks a removal with.
+    pub fn device(
+        &self,
+        path: &Path,
+        kind: Kind,
+        device: (u32, u32),
+        attributes: &Attributes,
+    ) -> Result<(), Error> {
+        if kind == Kind::CharDevice && device == (0, 0) {
+            let reason = "a character device 0:0 means a removed file";
+            return Err(Error::Unsafe { path: path.to_owned(), reason });
+        }
+        if matches!(self.options.owners, Owners::Recorded { .. }) {
+            let file = self.create_file(path)?;
+            let text = owners::encode_device(kind, device);
+            rustix::fs::fsetxattr(&file, owners::DEVICE, text.as_bytes(), XattrFlags::empty())
+                .map_err(|source| self.error("record device", path, source))?;
+            return self.finish_file(path, &file, attributes);
+        }
+        let place = self.place(path)?;
+        let file_type =
+            if kind == Kind::BlockDevice { FileType::BlockDevice } else { FileType::CharacterDevice };
+        self.make_node(&place, file_type, device)?;
+        self.set_special(&place, attributes)
+    }
+
+    /// Overlay's mark that a path of the lower layers is removed: a character device 0:0. What this tree itself has there stays,
+    /// since a removal means the layers below alone; a directory then hides what they have in it.
+    pub fn whiteout(&self, path: &Path) -> Result<(), Error> {
+        let place = self.place(path)?;
+        match rustix::fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => self.make_node(&place, FileType::CharacterDevice, (0, 0)),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => self.opaque(path),
+            Ok(_) => Ok(()),
+            Err(source) => Err(self.error("stat", path, source)),
+        }
+    }
+
+    /// Overlay's mark that a directory hides what the lower layers have in it. It is made when missing.
+    pub fn opaque(&self, path: &Path) -> Result<(), Error> {
+        let directory = if path.as_os_str().is_empty() {
+            rustix::io::dup(&self.root).map_err(|source| self.error("open", path, source))?
+        } else {
+            check_path(path)?;
+            self.parents.open(self, path)?;
+            open_beneath(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+                .map_err(|source| self.error("open", path, source))?
+        };
+        rustix::fs::fsetxattr(&directory, self.options.opaque.xattr(), b"y", XattrFlags::empty())
+            .map_err(|source| self.error("mark opaque", path, source))
+    }
+
+    /// Removes what stands at a path, with all below it. Nothing there is fine.
+    pub fn remove(&self, path: &Path) -> Result<(), Error> {
+        let place = self.place(path)?;
+        self.clear(&place)
+    }
+
+    /// Opens a file that was written, for reading.
+    pub(crate) fn open(&self, path: &Path) -> Result<File, Error> {
+        let opened = open_beneath(self.root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK);
+        opened.map(File::from).map_err(|source| self.error("open", path, source))
+    }
+
+    /// Sets the times of directories and writes down recorded owners: the last thing to do.
+    pub fn finish(self) -> Result<(), Error> {
+        // Deepest first, so that whatever a file system does to a parent comes before the parent's turn.
+        for (path, time) in self.times().iter().rev() {
+            let result = match open_beneath(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(directory) => rustix::fs::utimensat(&directory, ".", &timestamps(*time), AtFlags::empty())
+                    .map_err(io::Error::from),
+                Err(error) => Err(error),
+            };
+            result.map_err(|source| self.error("set time of", path, source))?;
+        }
+        if let Owners::Recorded { sidecar } = &self.options.owners {
+            self.sidecar().save(sidecar).map_err(|source| Error::write("write", sidecar, source))?;
+        }
+        Ok(())
+    }
+
+    fn error(&self, action: &'static str, path: &Path, source: impl Into<io::Error>) -> Error {
+        let path = if path.as_os_str().is_empty() { self.path.clone() } else { self.path.join(path) };
+        Error::write(action, path, source)
+    }
+
+    fn times(&self) -> MutexGuard<'_, BTreeMap<PathBuf, (i64, u32)>> {
+        self.times.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn implied_set(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.implied.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn sidecar(&self) -> MutexGuard<'_, Sidecar> {
+        self.sidecar.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Makes an entry; what is in the way is removed first.
+    fn create<T>(
+        &self,
+        place: &Place<'_>,
+        action: &'static str,
+        make: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Result<T, Error> {
+        match make(place.parent.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.clear(place)?,
+            result => return result.map_err(|source| self.error(action, place.path, source)),
+        }
+        make(place.parent.as_fd()).map_err(|source| self.error(action, place.path, source))
+    }
+
+    fn make_directory(&self, place: &Place<'_>) -> Result<(), Error> {
+        match rustix::fs::mkdirat(&*place.parent, place.name, Mode::RWXU) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(source) => return Err(self.error("make directory", place.path, source)),
+        }
+        let stat = rustix::fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|source| self.error("stat", place.path, source))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(());
+        }
+        self.create(place, "make directory", |at| Ok(rustix::fs::mkdirat(at, place.name, Mode::RWXU)?))?;
+        // The removal of what is below still holds.
+        if is_whiteout(&stat) { self.opaque(place.path) } else { Ok(()) }
+    }
+
+    fn create_file(&self, path: &Path) -> Result<File, Error> {
+        let place = self.place(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.create(&place, "create", |at| {
+            Ok(File::from(rustix::fs::openat(at, place.name, flags, Mode::RUSR | Mode::WUSR)?))
+        })
+    }
+
+    fn make_node(
+        &self,
+        place: &Place<'_>,
+        file_type: FileType,
+        (major, minor): (u32, u32),
+    ) -> Result<(), Error> {
+        let device = rustix::fs::makedev(major, minor);
+        self.create(place, "make node", |at| {
+            Ok(rustix::fs::mknodat(at, place.name, file_type, Mode::empty(), device)?)
+        })
+    }
+
+    fn finish_file(&self, path: &Path, file: &File, attributes: &Attributes) -> Result<(), Error> {
+        let set = || -> io::Result<()> {
+            self.set_open(file.as_fd(), attributes, false)?;
+            if let Some(time) = attributes.mtime {
+                rustix::fs::futimens(file, &timestamps(time))?;
+            }
+            Ok(())
+        };
+        set().map_err(|source| self.error("set attributes of", path, source))
+    }
+
+    /// Owner before mode, since a change of owner takes setuid bits away, and before a capability, which it takes away too.
+    fn set_open(&self, entry: BorrowedFd<'_>, attributes: &Attributes, existed: bool) -> io::Result<()> {
+        match self.options.owners {
+            Owners::Real => {
+                let (uid, gid) = ids(attributes);
+                rustix::fs::fchown(entry, uid, gid)?;
+            }
+            Owners::Recorded { .. } => {
+                let owner = (attributes.uid, attributes.gid);
+                if owner != (0, 0) {
+                    let text = owners::encode_owner(owner);
+                    rustix::fs::fsetxattr(entry, owners::OWNER, text.as_bytes(), XattrFlags::empty())?;
+                } else if existed {
+                    match rustix::fs::fremovexattr(entry, owners::OWNER) {
+                        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        for (name, value) in attributes.xattrs.iter().filter(|(name, _)| xattrs::belongs(name)) {
+            rustix::fs::fsetxattr(entry, name.as_os_str(), value, XattrFlags::empty())
+                .map_err(|error| with_name(error, name))?;
+        }
+        rustix::fs::fchmod(entry, mode(attributes))?;
+        Ok(())
+    }
+
+    /// Attributes of what cannot be opened: links, pipes, devices.
+    fn set_special(&self, place: &Place<'_>, attributes: &Attributes) -> Result<(), Error> {
+        let at = &*place.parent;
+        let set = || -> io::Result<()> {
+            match self.options.owners {
+                Owners::Real => {
+                    let (uid, gid) = ids(attributes);
+                    rustix::fs::chownat(at, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+                Owners::Recorded { .. } => self.sidecar().set(place.path, (attributes.uid, attributes.gid)),
+            }
+            let stat = rustix::fs::statat(at, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+                rustix::fs::chmodat(at, place.name, mode(attributes), AtFlags::empty())?;
+            }
+            for (name, value) in attributes.xattrs.iter().filter(|(name, _)| xattrs::belongs(name)) {
+                let path = crate::beneath::proc_path(at.as_fd(), place.name);
+                rustix::fs::lsetxattr(&path[..], name.as_os_str(), value, XattrFlags::empty())
+                    .map_err(|error| with_name(error, name))?;
+            }
+            if let Some(time) = attributes.mtime {
+                rustix::fs::utimensat(at, place.name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            Ok(())
+        };
+        set().map_err(|source| self.error("set attributes of", place.path, source))
+    }
+}
+
+/// Where an entry stands: in an open directory, under a name.
+pub(super) struct Place<'a> {
+    parent: std::sync::Arc<OwnedFd>,
+    name: &'a OsStr,
+    path: &'a Path,
+}
+
+/// As [`TreeWriter::whiteout`] makes them.
+fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn with_name(error: Errno, name: &OsStr) -> io::Error {
+    let hint =
+        if name == xattrs::CAPABILITY && error == Errno::PERM { " (CAP_SETFCAP is needed)" } else { "" };
+    let source = io::Error::from(error);
+    io::Error::new(source.kind(), format!("attribute {}: {source}{hint}", name.display()))
+}
+
+fn ids(attributes: &Attributes) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))
+}
+
+fn mode(attributes: &Attributes) -> Mode {
+    Mode::from_bits_truncate(attributes.mode & 0o7777)
+}
+
+fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.min(999_999_999).into() },
+    }
+}
+
+/// Refuses what is not a clean path below the root.
+fn check_path(path: &Path) -> Result<(), Error> {
+    let refuse = |reason| Err(Error::Unsafe { path: path.to_owned(), reason });
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.contains(&0) {
+        return refuse("a name holds a NUL byte");
+    }
+    for name in bytes.split(|&byte| byte == b'/') {
+        match name {
+            b"" => return refuse("it is not relative and clean"),
+            b"." | b".." => return refuse("it leads elsewhere with `.` or `..`"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
