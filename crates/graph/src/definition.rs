@@ -1,0 +1,124 @@
+use std::collections::HashMap;
+
+use files::Selection;
+use hash::{StableHash, StableHasher, VertexDigest};
+
+use crate::Op;
+
+/// Index of a vertex in its [`Definition`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VertexId(pub usize);
+
+/// Vertices in topological order: inputs come before what uses them. Equal vertices (same operation, same inputs, same
+/// cache setting) are one.
+#[derive(Debug, Clone, Default)]
+pub struct Definition {
+    vertices: Vec<Vertex>,
+    digests: Vec<VertexDigest>,
+    by_digest: HashMap<VertexDigest, VertexId>,
+}
+
+/// One operation with its inputs; exactly one output.
+#[derive(Debug, Clone)]
+pub struct Vertex {
+    /// What is done.
+    pub op: Op,
+    /// For `Copy`, `Exec` and `Mkdir` the first is the tree that is worked on.
+    pub inputs: Vec<Input>,
+    /// For people: `[build 2/5] RUN make`.
+    pub name: String,
+    /// First and last line in the Dockerfile, 1-based; `None` for what no instruction asked for.
+    pub lines: Option<(u32, u32)>,
+    /// From `--no-cache`: never looked up.
+    pub no_cache: bool,
+}
+
+/// An edge: the whole tree of a vertex or a selection of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Whose output.
+    pub vertex: VertexId,
+    /// Which part of it.
+    pub selection: Selection,
+}
+
+impl Input {
+    /// The whole output of a vertex.
+    pub fn whole(vertex: VertexId) -> Input {
+        Input { vertex, selection: Selection::Whole }
+    }
+}
+
+impl Definition {
+    /// Adds a vertex and returns its id; an equal one that is there already is used again (the first name stays).
+    ///
+    /// # Panics
+    /// When an input names a vertex that is not there yet: the order would not be topological.
+    pub fn add(&mut self, vertex: Vertex) -> VertexId {
+        assert!(
+            vertex.inputs.iter().all(|input| input.vertex.0 < self.vertices.len()),
+            "inputs come before the vertex that uses them"
+        );
+        let digest = self.digest_of(&vertex);
+        let next = VertexId(self.vertices.len());
+        let id = *self.by_digest.entry(digest).or_insert(next);
+        if id == next {
+            self.vertices.push(vertex);
+            self.digests.push(digest);
+        }
+        id
+    }
+
+    fn digest_of(&self, vertex: &Vertex) -> VertexDigest {
+        let mut hasher = StableHasher::new("vertex-v1").with(&vertex.op).with(&vertex.no_cache);
+        (vertex.inputs.len() as u64).stable_hash(&mut hasher);
+        for input in &vertex.inputs {
+            self.digests[input.vertex.0].stable_hash(&mut hasher);
+            input.selection.stable_hash(&mut hasher);
+        }
+        VertexDigest::from_bytes(hasher.finish())
+    }
+
+    /// The vertex of an id.
+    ///
+    /// # Panics
+    /// When the id is not of this definition.
+    pub fn vertex(&self, id: VertexId) -> &Vertex {
+        &self.vertices[id.0]
+    }
+
+    /// All vertices in order.
+    pub fn iter(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
+        self.vertices.iter().enumerate().map(|(index, vertex)| (VertexId(index), vertex))
+    }
+
+    /// The number of vertices.
+    pub fn len(&self) -> usize {
+        self.vertices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.vertices.is_empty()
+    }
+
+    /// Identity of a vertex within this build: operation, cache setting and inputs' identities.
+    ///
+    /// # Panics
+    /// When the id is not of this definition.
+    pub fn digest(&self, id: VertexId) -> VertexDigest {
+        self.digests[id.0]
+    }
+
+    /// The nearest ancestor along first inputs that satisfies `found`, the vertex itself included: the base image of a stage, say.
+    pub fn find_root(&self, id: VertexId, found: impl Fn(&Op) -> bool) -> Option<VertexId> {
+        let mut id = id;
+        loop {
+            let vertex = self.vertex(id);
+            if found(&vertex.op) {
+                return Some(id);
+            }
+            id = vertex.inputs.first()?.vertex;
+        }
+    }
+}
