@@ -1,0 +1,254 @@
+//! Trees for processes where overlay cannot be had: everything is copied, and what the process changed is found afterwards.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use files::{Attributes, DirectoryTree, FileTree, Kind, Metadata, Owners, TreeWriter, WriterOptions};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+use crate::CacheError;
+use crate::error::At;
+use crate::upper::{Marks, make_whiteout};
+
+/// Tells whether an inode was touched: nobody can set its change time, and the birth time tells a new inode from an old one of
+/// the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    born: (i64, u32),
+    changed: (i64, u32),
+    is_directory: bool,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Result<Stamp, CacheError> {
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, mask).at("stat", path)?;
+        let has_birth = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+        Ok(Stamp {
+            inode: found.stx_ino,
+            born: if has_birth { (found.stx_btime.tv_sec, found.stx_btime.tv_nsec) } else { (0, 0) },
+            changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
+            is_directory: u32::from(found.stx_mode) & 0o170_000 == 0o040_000,
+        })
+    }
+
+    /// The same inode, whatever was done to it.
+    fn is_same(&self, other: &Stamp) -> bool {
+        (self.inode, self.born) == (other.inode, other.born)
+    }
+}
+
+/// A copy of a tree, and what it was when it was made.
+#[derive(Debug)]
+pub(crate) struct FullCopy {
+    root: PathBuf,
+    owners: Owners,
+    /// By directory.
+    stamps: HashMap<PathBuf, BTreeMap<OsString, Stamp>>,
+}
+
+impl FullCopy {
+    /// Copies `tree` to `root`, which is created. `scratch` is a folder on the same file system.
+    pub(crate) fn make(
+        tree: &dyn FileTree,
+        root: &Path,
+        owners: &Owners,
+        marks: Marks,
+        scratch: &Path,
+    ) -> Result<FullCopy, CacheError> {
+        fs::create_dir(root).at("create", root)?;
+        let writer = writer(root, owners, marks)?;
+        let metadata = tree.metadata(Path::new(""))?;
+        if let Some(metadata) = metadata {
+            writer.directory(Path::new(""), &Attributes::of(&metadata, tree.xattrs(Path::new(""))?))?;
+        }
+        copy_directory(tree, Path::new(""), &writer, &mut HashMap::new())?;
+        writer.finish()?;
+        let mut copy = FullCopy { root: root.to_owned(), owners: owners.clone(), stamps: HashMap::new() };
+        let latest = copy.stamp_directory(Path::new(""))?;
+        wait_for_clock(&scratch.join("clock"), latest)?;
+        Ok(copy)
+    }
+
+    /// Notes what stands in a directory and below. Returns the latest change time.
+    fn stamp_directory(&mut self, path: &Path) -> Result<(i64, u32), CacheError> {
+        let mut latest = (i64::MIN, 0);
+        let mut stamps = BTreeMap::new();
+        for name in names(&self.root.join(path))? {
+            let stamp = Stamp::of(&self.root.join(path).join(&name))?;
+            latest = latest.max(stamp.changed);
+            if stamp.is_directory {
+                latest = latest.max(self.stamp_directory(&path.join(&name))?);
+            }
+            stamps.insert(name, stamp);
+        }
+        self.stamps.insert(path.to_owned(), stamps);
+        Ok(latest)
+    }
+
+    /// Moves what was changed since to `upper`, a directory, and marks there what was removed.
+    pub(crate) fn split_off_changes(&self, upper: &Path, marks: Marks) -> Result<(), CacheError> {
+        let root = attributes_of(&self.root, &self.owners)?;
+        self.split_directory(Path::new(""), upper, marks)?;
+        set_attributes(upper, &root, &self.owners, marks)
+    }
+
+    /// Does so for what is in one directory that was there before, and stands in `upper` already. Returns whether anything was.
+    fn split_directory(&self, path: &Path, upper: &Path, marks: Marks) -> Result<bool, CacheError> {
+        let none = BTreeMap::new();
+        let before = self.stamps.get(path).unwrap_or(&none);
+        let mut found = false;
+        let present = names(&self.root.join(path))?;
+        for name in &present {
+            let path = path.join(name);
+            found |= self.split_entry(&path, before.get(name.as_os_str()), &upper.join(name), marks)?;
+        }
+        for name in before.keys().filter(|name| present.binary_search(name).is_err()) {
+            let target = upper.join(name);
+            make_whiteout(&target).at("create", &target)?;
+            found = true;
+        }
+        Ok(found)
+    }
+
+    fn split_entry(
+        &self,
+        path: &Path,
+        before: Option<&Stamp>,
+        target: &Path,
+        marks: Marks,
+    ) -> Result<bool, CacheError> {
+        let source = self.root.join(path);
+        let now = Stamp::of(&source)?;
+        let stays =
+            before.is_some_and(|before| before.is_directory && now.is_directory && before.is_same(&now));
+        if !stays {
+            if before == Some(&now) {
+                return Ok(false);
+            }
+            fs::rename(&source, target).at("rename", &source)?;
+            // A new directory in the place of an old one hides what that one had.
+            if now.is_directory && before.is_some_and(|before| before.is_directory) {
+                marks.set_opaque(target).at("mark", target)?;
+            }
+            return Ok(true);
+        }
+        // Read before its entries are moved away.
+        let attributes = attributes_of(&source, &self.owners)?;
+        fs::create_dir(target).at("create", target)?;
+        let found = self.split_directory(path, target, marks)?;
+        if !found && before == Some(&now) {
+            fs::remove_dir(target).at("remove", target)?;
+            return Ok(false);
+        }
+        set_attributes(target, &attributes, &self.owners, marks)?;
+        Ok(true)
+    }
+}
+
+/// Names of a file that was copied already, by file system and inode.
+type Links = HashMap<(u64, u64), PathBuf>;
+
+fn copy_directory(
+    tree: &dyn FileTree,
+    path: &Path,
+    writer: &TreeWriter,
+    links: &mut Links,
+) -> Result<(), CacheError> {
+    for (name, metadata) in tree.list(path)? {
+        let path = path.join(name);
+        copy_entry(tree, &path, &metadata, writer, links)?;
+        if metadata.kind == Kind::Directory {
+            copy_directory(tree, &path, writer, links)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_entry(
+    tree: &dyn FileTree,
+    path: &Path,
+    metadata: &Metadata,
+    writer: &TreeWriter,
+    links: &mut Links,
+) -> Result<(), CacheError> {
+    if !matches!(metadata.kind, Kind::Directory | Kind::Socket) && metadata.links > 1 {
+        let inode = (metadata.file_system, metadata.inode);
+        if let Some(existing) = links.get(&inode) {
+            return Ok(writer.hard_link(path, existing)?);
+        }
+        links.insert(inode, path.to_owned());
+    }
+    let attributes = Attributes::of(metadata, tree.xattrs(path)?);
+    match metadata.kind {
+        Kind::File => {
+            writer.file_from(path, &tree.open(path)?, metadata.size, &attributes, &|| false)?;
+        }
+        Kind::Directory => writer.directory(path, &attributes)?,
+        Kind::Symlink => writer.symlink(path, &tree.read_link(path)?, &attributes)?,
+        Kind::Fifo => writer.fifo(path, &attributes)?,
+        kind @ (Kind::CharDevice | Kind::BlockDevice) => {
+            writer.device(path, kind, metadata.device, &attributes)?
+        }
+        // Nobody listens there any more.
+        Kind::Socket => {}
+    }
+    Ok(())
+}
+
+fn writer(root: &Path, owners: &Owners, marks: Marks) -> Result<TreeWriter, CacheError> {
+    let options = WriterOptions {
+        owners: owners.clone(),
+        opaque: marks.opaque(),
+        parents: Attributes::with_mode(0o755),
+    };
+    Ok(TreeWriter::new(root, options)?)
+}
+
+/// Sets what is set on a directory of the host.
+pub(crate) fn set_attributes(
+    directory: &Path,
+    attributes: &Attributes,
+    owners: &Owners,
+    marks: Marks,
+) -> Result<(), CacheError> {
+    let writer = writer(directory, owners, marks)?;
+    writer.directory(Path::new(""), attributes)?;
+    Ok(writer.finish()?)
+}
+
+fn attributes_of(directory: &Path, owners: &Owners) -> Result<Attributes, CacheError> {
+    let tree = DirectoryTree::open(directory, owners)?;
+    let root = Path::new("");
+    let metadata = tree.metadata(root)?;
+    let xattrs = tree.xattrs(root)?;
+    Ok(metadata.map(|metadata| Attributes::of(&metadata, xattrs)).unwrap_or_default())
+}
+
+/// Sorted.
+fn names(directory: &Path) -> Result<Vec<OsString>, CacheError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).at("list", directory)? {
+        names.push(entry.at("list", directory)?.file_name());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Returns once a change would get a time later than `latest`: clocks of file systems are coarse.
+fn wait_for_clock(probe: &Path, latest: (i64, u32)) -> Result<(), CacheError> {
+    loop {
+        fs::write(probe, "").at("write", probe)?;
+        let found = fs::symlink_metadata(probe).at("stat", probe)?;
+        if (found.ctime(), u32::try_from(found.ctime_nsec()).unwrap_or_default()) > latest {
+            return fs::remove_file(probe).at("remove", probe);
+        }
+        fs::remove_file(probe).at("remove", probe)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

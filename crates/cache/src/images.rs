@@ -1,0 +1,246 @@
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use hash::Digest;
+use image::{
+    BlobSource, ContentStore, Descriptor, ImageConfig, ImageResolver, Layer, Manifest, Platform, Reference,
+    ResolveError, ResolvedImage, TransferProgress,
+};
+use rusqlite::params;
+
+use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
+use crate::{BlobStore, CacheError, Store};
+
+/// Manifests and configs are small; anything larger is none.
+const DOCUMENT_LIMIT: u64 = 16 << 20;
+
+/// An image of the local store: a name for a manifest whose blobs are all here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// With a tag, without a digest.
+    pub name: Reference,
+    /// What it runs on.
+    pub platform: Platform,
+    /// The manifest.
+    pub manifest: Descriptor,
+    /// Digest of the config: the image id.
+    pub config: Digest,
+    /// Bytes of all its blobs.
+    pub size: u64,
+    /// When it was stored.
+    pub created: SystemTime,
+}
+
+impl Store {
+    /// Names an image. Manifest, config and layers must be in [`Store::blobs`]. What had the name for this platform loses it.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] of kind `NotFound` or `InvalidData` when a blob is missing or the manifest is none.
+    pub fn put_image(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        manifest: &Descriptor,
+    ) -> Result<StoredImage, CacheError> {
+        let document = self.manifest(manifest)?;
+        let mut blobs = vec![manifest, &document.config];
+        blobs.extend(&document.layers);
+        for blob in &blobs {
+            if self
+                .blobs()
+                .size(&blob.digest)
+                .map_err(|error| self.blob_error(&blob.digest, error))?
+                .is_none()
+            {
+                return Err(self.blob_error(&blob.digest, io::ErrorKind::NotFound.into()));
+            }
+        }
+        let image = StoredImage {
+            name: Reference { digest: None, ..name.clone() },
+            platform: platform.clone(),
+            manifest: manifest.clone(),
+            config: document.config.digest,
+            size: blobs.iter().map(|blob| blob.size).sum(),
+            created: from_millis(to_millis(SystemTime::now())),
+        };
+        let (key, platform) = (image.name.to_string(), platform.to_string());
+        let descriptor = serde_json::to_string(manifest)
+            .map_err(|error| self.blob_error(&manifest.digest, error.into()))?;
+        self.inner.database.write("name an image", |db| {
+            db.execute("DELETE FROM images WHERE name = ?1 AND platform = ?2", params![key, platform])?;
+            db.execute(
+                "INSERT INTO images (name, platform, manifest, config, size, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    key,
+                    platform,
+                    descriptor,
+                    image.config.as_bytes(),
+                    to_sql(image.size),
+                    to_millis(image.created)
+                ],
+            )?;
+            for blob in &blobs {
+                db.execute(
+                    "INSERT OR IGNORE INTO image_blobs (name, platform, digest) VALUES (?1, ?2, ?3)",
+                    params![key, platform, blob.digest.as_bytes()],
+                )?;
+            }
+            Ok(())
+        })?;
+        Ok(image)
+    }
+
+    /// All images, by name and platform.
+    pub fn list_images(&self) -> Result<Vec<StoredImage>, CacheError> {
+        let rows = self.inner.database.read("list images", |db| {
+            db.prepare_cached(
+                "SELECT name, platform, manifest, config, size, created FROM images ORDER BY name, platform",
+            )?
+            .query_map([], |row| {
+                let texts: (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                Ok((texts, bytes32(row, 3)?, row.get(4)?, row.get(5)?))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        // A row that this program did not write, or a failing disk changed, is no image.
+        let parse =
+            |((name, platform, manifest), config, size, created): ((String, String, String), _, _, _)| {
+                Some(StoredImage {
+                    name: name.parse().ok()?,
+                    platform: platform.parse().ok()?,
+                    manifest: serde_json::from_str(&manifest).ok()?,
+                    config: Digest::from_bytes(config),
+                    size: from_sql(size),
+                    created: from_millis(created),
+                })
+            };
+        Ok(rows.into_iter().filter_map(parse).collect())
+    }
+
+    /// The images of a name, one a platform. A reference with a digest means the manifest of that digest, whatever its tag.
+    pub fn images_named(&self, name: &Reference) -> Result<Vec<StoredImage>, CacheError> {
+        let mut images = self.list_images()?;
+        images.retain(|image| {
+            let same_repository =
+                (&image.name.registry, &image.name.repository) == (&name.registry, &name.repository);
+            same_repository
+                && match &name.digest {
+                    Some(digest) => image.manifest.digest == *digest,
+                    None => image.name.tag == name.tag,
+                }
+        });
+        Ok(images)
+    }
+
+    /// The image of exactly this name and platform.
+    pub fn get_image(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<StoredImage>, CacheError> {
+        Ok(self.images_named(name)?.into_iter().find(|image| image.platform == *platform))
+    }
+
+    /// Takes a name away, for all platforms; `false` when it was not there. Blobs stay until they are pruned.
+    pub fn remove_image(&self, name: &Reference) -> Result<bool, CacheError> {
+        let key = Reference { digest: None, ..name.clone() }.to_string();
+        let removed = self
+            .inner
+            .database
+            .write("remove an image", |db| db.execute("DELETE FROM images WHERE name = ?1", [key]))?;
+        Ok(removed > 0)
+    }
+
+    /// Everything about a stored image that can be known without reading layers.
+    pub fn load_image(&self, image: &StoredImage) -> Result<ResolvedImage, CacheError> {
+        let manifest = self.manifest(&image.manifest)?;
+        let config: ImageConfig = self.document(&manifest.config)?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            let message = "manifest and config disagree about the number of layers";
+            return Err(
+                self.blob_error(&image.manifest.digest, io::Error::new(io::ErrorKind::InvalidData, message))
+            );
+        }
+        let layers = manifest.layers.into_iter().zip(&config.rootfs.diff_ids);
+        Ok(ResolvedImage {
+            name: image.name.familiar(),
+            manifest_digest: image.manifest.digest,
+            manifest: image.manifest.clone(),
+            config_digest: manifest.config.digest,
+            platform: image.platform.clone(),
+            layers: layers.map(|(descriptor, diff_id)| Layer { descriptor, diff_id: *diff_id }).collect(),
+            config,
+            documents: None,
+            blobs: Arc::new(self.blobs().clone()),
+        })
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, CacheError> {
+        self.document(descriptor)
+    }
+
+    fn document<T: serde::de::DeserializeOwned>(&self, descriptor: &Descriptor) -> Result<T, CacheError> {
+        let store: &dyn ContentStore = self.blobs();
+        let bytes = store
+            .read(&descriptor.digest, DOCUMENT_LIMIT)
+            .and_then(|bytes| bytes.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .map_err(|error| self.blob_error(&descriptor.digest, error))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.blob_error(&descriptor.digest, error.into()))
+    }
+
+    fn blob_error(&self, digest: &Digest, source: io::Error) -> CacheError {
+        CacheError::Io { action: "read", path: self.inner.layout.blob(digest), source }
+    }
+}
+
+#[async_trait]
+impl ImageResolver for Store {
+    /// Finds an image by its exact name and platform. An image that lost a blob is reported as invalid.
+    async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, ResolveError> {
+        let name = reference.familiar();
+        let invalid =
+            |error: CacheError| ResolveError::Invalid { name: name.clone(), message: error.to_string() };
+        let images = self.images_named(reference).map_err(invalid)?;
+        let Some(image) = images.iter().find(|image| image.platform == *platform) else {
+            if images.is_empty() {
+                return Err(ResolveError::NotFound(name));
+            }
+            let available: Vec<String> = images.iter().map(|image| image.platform.to_string()).collect();
+            return Err(ResolveError::NoPlatform {
+                name,
+                platform: Box::new(platform.clone()),
+                available: available.join(", "),
+            });
+        };
+        self.load_image(image).map_err(invalid)
+    }
+}
+
+#[async_trait]
+impl BlobSource for BlobStore {
+    async fn fetch(
+        &self,
+        blob: &Descriptor,
+        store: &dyn ContentStore,
+        progress: &dyn TransferProgress,
+    ) -> Result<(), ResolveError> {
+        let failed = |source| ResolveError::Io { action: format!("copy blob {}", blob.digest), source };
+        if store.size(&blob.digest).map_err(failed)? == Some(blob.size) {
+            return Ok(());
+        }
+        let Some(mut reader) = self.open(&blob.digest).map_err(failed)? else {
+            return Err(ResolveError::NotFound(format!("blob {}", blob.digest)));
+        };
+        let mut writer = store.create().map_err(failed)?;
+        io::copy(&mut reader, &mut writer).map_err(failed)?;
+        writer.commit(Some(&blob.digest)).map_err(failed)?;
+        progress.transferred(&blob.digest, blob.size, blob.size);
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hash::{CacheKey, Digest};
+
+use crate::error::At;
+use crate::upper::Marks;
+use crate::{CacheError, SnapshotId, StoreOptions};
+
+/// Version of the layout as a whole. A newer one is refused; older ones do not exist.
+const FORMAT: u32 = 1;
+
+/// How the names of files begin with which the file system is tried out.
+pub(crate) const PROBE: &str = ".probe-";
+
+/// Where everything lies in the state directory. The tree is drawn in the crate's documentation.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Creates what is missing, after checking that the directory can and may be used.
+    pub(crate) fn prepare(root: &Path, options: &StoreOptions) -> Result<Layout, CacheError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .or_else(|error| refuse_read_only(root, error))?;
+        let root = root.canonicalize().at("resolve", root)?;
+        check_file_system(&root)?;
+        check_owner(&root)?;
+        check_format(&root, options)?;
+        let layout = Layout { root };
+        for dir in [layout.blobs(), layout.snapshots(), layout.scratch(), layout.claims(), layout.stats()] {
+            match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
+                Ok(()) => {}
+                Err(error) => return refuse_read_only(&dir, error).map(|()| layout),
+            }
+        }
+        create_dir(&layout.empty_layer(), 0o755)?;
+        // A directory of before may have become read-only since.
+        open_lock_file(&layout.session_lock())
+            .map(drop)
+            .or_else(|error| refuse_read_only(&layout.root, error))?;
+        Ok(layout)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Held shared by sessions, exclusive by prune.
+    pub(crate) fn session_lock(&self) -> PathBuf {
+        self.root.join("session-v1.lock")
+    }
+
+    /// Held while the database is created or replaced.
+    pub(crate) fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("cache-v1.db")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs").join("sha256-v1")
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.blobs().join(&hex[..2]).join(hex)
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots-v1")
+    }
+
+    /// Owners that the layer's own files cannot carry.
+    pub(crate) fn owners(&self, id: SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{id}.owners"))
+    }
+
+    pub(crate) fn snapshot(&self, id: SnapshotId) -> PathBuf {
+        self.snapshots().join(id.to_string())
+    }
+
+    /// What an overlay of no layers has below: overlayfs wants one lower directory.
+    pub(crate) fn empty_layer(&self) -> PathBuf {
+        self.root.join("empty-v1")
+    }
+
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.root.join("tmp-v1")
+    }
+
+    pub(crate) fn claims(&self) -> PathBuf {
+        self.root.join("claims-v1")
+    }
+
+    pub(crate) fn claim(&self, key: &CacheKey) -> PathBuf {
+        self.claims().join(key.to_string())
+    }
+
+    pub(crate) fn stats(&self) -> PathBuf {
+        self.root.join("stat-v1")
+    }
+}
+
+pub(crate) fn open_lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+pub(crate) fn create_dir(path: &Path, mode: u32) -> Result<(), CacheError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.at("create", path),
+    }
+}
+
+fn unusable<T>(path: &Path, reason: impl Into<String>) -> Result<T, CacheError> {
+    Err(CacheError::Unusable { path: path.to_owned(), reason: reason.into() })
+}
+
+fn refuse_read_only(path: &Path, error: io::Error) -> Result<(), CacheError> {
+    let reason = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "it is on a read-only file system",
+        io::ErrorKind::PermissionDenied => "no permission to write there",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "it is not a directory",
+        _ => return Err(error).at("create", path),
+    };
+    unusable(path, format!("{reason}; name another one"))
+}
+
+/// SQLite's write-ahead log and `flock` need one kernel that sees all of it; `statfs(2)` lists the magic numbers.
+fn check_file_system(root: &Path) -> Result<(), CacheError> {
+    let found = rustix::fs::statfs(root).at("examine the file system of", root)?;
+    // The field's type differs between architectures; the numbers are 32 bits wide.
+    match network_file_system(found.f_type as u32) {
+        None => Ok(()),
+        Some(name) => unusable(
+            root,
+            format!("it is on a network file system ({name}), which cannot hold it; name a local directory"),
+        ),
+    }
+}
+
+fn network_file_system(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517B | 0xFF53_4D42 | 0xFE53_4D42 => "SMB",
+        0x5346_414F | 0x6B41_4653 => "AFS",
+        0x00C3_6400 => "Ceph",
+        0x7375_7245 => "Coda",
+        0x564C => "NCP",
+        0x7461_636F => "OCFS2",
+        0x0116_1970 => "GFS2",
+        0x0BD0_0BD0 => "Lustre",
+        0x0102_1997 => "9P",
+        0x786F_4256 => "VirtualBox shared folder",
+        _ => return None,
+    })
+}
+
+fn check_owner(root: &Path) -> Result<(), CacheError> {
+    let metadata = root.metadata().at("examine", root)?;
+    let me = rustix::process::geteuid().as_raw();
+    if metadata.uid() != me {
+        return unusable(root, "it belongs to another user; name another directory".to_owned());
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return unusable(root, "every user may write there; take that permission away (chmod o-w)");
+    }
+    Ok(())
+}
+
+/// Reads the file `format`, or writes it into an empty directory: the version, and how layers keep what an ordinary file system
+/// cannot. Layers of one kind cannot be read as those of another.
+fn check_format(root: &Path, options: &StoreOptions) -> Result<(), CacheError> {
+    let path = root.join("format");
+    let text = match read_format(&path)? {
+        Some(text) => text,
+        None => match refuse_foreign(root) {
+            Ok(()) => String::new(),
+            // Another process may have made all of it since.
+            Err(refusal) => read_format(&path)?.ok_or(refusal)?,
+        },
+    };
+    let marks = Marks::new(options.userxattr);
+    let owners = if options.recorded_owners { "recorded" } else { "real" };
+    let ours = format!("builder state {FORMAT}\nmarks {marks}\nowners {owners}\n");
+    // Created, but not yet written: by a process that runs now or was killed.
+    if text.is_empty() {
+        marks.probe(root)?;
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(ours.as_bytes()));
+        return written.or_else(|error| refuse_read_only(&path, error));
+    }
+    if text == ours {
+        return Ok(());
+    }
+    let mut lines = text.lines();
+    let version =
+        lines.next().and_then(|line| line.strip_prefix("builder state ")).and_then(|v| v.parse::<u32>().ok());
+    match version {
+        Some(FORMAT) => unusable(
+            root,
+            format!(
+                "it was made under other circumstances ({}; now marks {marks}, owners {owners}): as root, or with other \
+                 user ids; name another directory",
+                lines.collect::<Vec<_>>().join(", ")
+            ),
+        ),
+        Some(newer) if newer > FORMAT => {
+            unusable(root, format!("a newer version made it (format {newer}, this one knows {FORMAT})"))
+        }
+        _ => unusable(root, format!("its file `format` says {:?}", text.trim())),
+    }
+}
+
+fn read_format(path: &Path) -> Result<Option<String>, CacheError> {
+    let mut text = String::new();
+    match File::open(path) {
+        Ok(file) => file.take(256).read_to_string(&mut text).at("read", path).map(|_| Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("open", path),
+    }
+}
+
+/// Somebody's home directory is not to be filled with blobs, nor pruned.
+fn refuse_foreign(root: &Path) -> Result<(), CacheError> {
+    let ours = |name: &OsStr| {
+        name == "format" || name == "lost+found" || name.as_encoded_bytes().starts_with(PROBE.as_bytes())
+    };
+    let names: Vec<OsString> =
+        fs::read_dir(root).at("list", root)?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    match names.into_iter().find(|name| !ours(name)) {
+        Some(name) => unusable(
+            root,
+            format!("it is no state directory and not empty (it has {name:?}); name an empty one"),
+        ),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        for magic in [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x0102_1997] {
+            assert!(network_file_system(magic).is_some(), "{magic:x}");
+        }
+        // ext4, xfs, btrfs, tmpfs, ZFS.
+        for magic in [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x2FC1_2FC1] {
+            assert_eq!(network_file_system(magic), None, "{magic:x}");
+        }
+    }
+}

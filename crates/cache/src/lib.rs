@@ -1,0 +1,61 @@
+//! Sole owner of the state directory: nothing else reads or writes there. No vertices, no HTTP, no mounting.
+//!
+//! ```text
+//! <state directory>/
+//!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
+//!   session-v1.lock              flock: shared by builds, exclusive by prune
+//!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
+//!   blobs/sha256-v1/ab/<hex>     blobs, read only, named by their sha256
+//!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
+//!                                overlay.opaque for directories that hide what is below
+//!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
+//!   empty-v1/                    a layer with nothing in it, for mounts of no layers
+//!   claims-v1/<key>              flock: a key that somebody is computing
+//!   stat-v1/<context>            digests of a context's files by their stat
+//!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
+//! ```
+//!
+//! A file or directory counts only if the database has a row for it, and the row is written after the file is complete and in place
+//! (for a snapshot: before the rename, when nobody has its id). Whatever has no row is rubbish, and what has a row but is not
+//! there is forgotten when it is asked for. So a kill at any instant leaves a store that works. After a power failure,
+//! rows that were not followed by a `syncfs` are dropped (`Session`).
+
+mod blobs;
+mod changes;
+mod claims;
+mod copying;
+mod database;
+mod entries;
+mod error;
+mod images;
+mod layout;
+mod memory;
+mod packed;
+mod prune;
+mod record;
+mod records;
+mod remove;
+mod scratch;
+mod session;
+mod snapshots;
+mod stat_cache;
+mod store;
+mod upper;
+mod usage;
+mod view;
+
+pub use blobs::BlobStore;
+pub use changes::Changes;
+pub use entries::Entries;
+pub use error::CacheError;
+pub use images::StoredImage;
+pub use memory::MemoryCache;
+pub use prune::{PruneOptions, Pruned};
+pub use record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, SnapshotId, StepRun};
+pub use records::Records;
+pub use session::Session;
+pub use snapshots::{ActiveRoot, ActiveSnapshot, RootForm, Snapshot};
+pub use stat_cache::DiskStatCache;
+pub use store::{Snapshotter, Store, StoreOptions};
+pub use usage::{Amount, SnapshotUsage, Usage};
+pub use view::TreeView;

@@ -1,0 +1,78 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hash::CacheKey;
+
+use crate::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, RecordId};
+
+/// A [`CacheBackend`] in memory, for tests.
+#[derive(Debug, Default, Clone)]
+pub struct MemoryCache {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: Vec<CacheRecord>,
+    keys: HashMap<CacheKey, Vec<RecordId>>,
+    claimed: HashSet<CacheKey>,
+}
+
+impl MemoryCache {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of claims that are held at present.
+    pub fn claims(&self) -> usize {
+        self.lock().claimed.len()
+    }
+}
+
+impl CacheBackend for MemoryCache {
+    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+        let state = self.lock();
+        let ids = state.keys.get(key).map(Vec::as_slice).unwrap_or_default();
+        Ok(ids.iter().rev().map(|id| state.records[id.0 as usize].clone()).collect())
+    }
+
+    fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError> {
+        let mut state = self.lock();
+        let id = RecordId(state.records.len() as i64);
+        let record =
+            CacheRecord { id, content: record.content, layers: record.layers.clone(), run: record.run };
+        state.records.push(record.clone());
+        for key in keys {
+            state.keys.entry(*key).or_default().push(id);
+        }
+        Ok(record)
+    }
+
+    fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError> {
+        let mut state = self.lock();
+        let ids = state.keys.entry(*key).or_default();
+        if !ids.contains(&record) {
+            ids.push(record);
+        }
+        Ok(())
+    }
+
+    fn try_claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Claim>>, CacheError> {
+        let free = self.lock().claimed.insert(*key);
+        Ok(free.then(|| Box::new(MemoryClaim { cache: self.clone(), key: *key }) as Box<dyn Claim>))
+    }
+}
+
+#[derive(Debug)]
+struct MemoryClaim {
+    cache: MemoryCache,
+    key: CacheKey,
+}
+
+impl Claim for MemoryClaim {}
+
+impl Drop for MemoryClaim {
+    fn drop(&mut self) {
+        self.cache.lock().claimed.remove(&self.key);
+    }
+}

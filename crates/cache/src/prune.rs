@@ -1,0 +1,189 @@
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::claims;
+use crate::database::{bytes32, from_sql};
+use crate::error::At;
+use crate::remove::remove_tree;
+use crate::session::open_lock;
+use crate::usage::measure;
+use crate::{CacheError, Store};
+
+/// What to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PruneOptions {
+    /// Everything: results, layers, images, blobs. Otherwise only what nothing names.
+    pub all: bool,
+    /// Whether to wait for running builds instead of failing with [`CacheError::Busy`]. A caller with a
+    /// [`crate::Session`] of its own would wait for itself.
+    pub wait: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Layers as directories, those without a row in the database included.
+    pub snapshots: u64,
+    /// Blobs, likewise.
+    pub blobs: u64,
+    /// Names of images.
+    pub images: u64,
+    /// Results of steps.
+    pub records: u64,
+    /// Bytes freed on the disk.
+    pub bytes: u64,
+}
+
+const EVERYTHING: &str = "DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records; DELETE FROM snapshots; DELETE FROM blobs;";
+
+/// Records without a key cannot be found; layers without a record or a chain neither; blobs serve packed layers and images.
+const UNREFERENCED: &str = "
+    DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
+    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains);
+    DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs);";
+
+impl Store {
+    /// Removes what is not needed. Nothing is removed while a build is running, in whatever process; a build that starts
+    /// meanwhile waits for a moment, not for the disk: things are moved out of sight first.
+    pub fn prune(&self, options: PruneOptions) -> Result<Pruned, CacheError> {
+        let inner = &self.inner;
+        let lock = open_lock(&inner.layout)?;
+        let operation = if options.wait {
+            FlockOperation::LockExclusive
+        } else {
+            FlockOperation::NonBlockingLockExclusive
+        };
+        match flock(&lock, operation) {
+            Err(Errno::WOULDBLOCK) => return Err(CacheError::Busy { path: self.root().to_owned() }),
+            other => other.at("lock", &inner.layout.session_lock())?,
+        }
+        let mut pruned = self.remove_rows(options.all)?;
+        let mut trash = Trash::new(self);
+        pruned.snapshots = self.take_snapshots(&mut trash)?;
+        pruned.blobs = self.take_blobs(&mut trash)?;
+        if options.all {
+            trash.take_all_in(&inner.layout.stats())?;
+            inner.database.vacuum()?;
+        }
+        claims::remove_unused(&inner.layout)?;
+        drop(lock);
+        pruned.bytes = trash.empty()?;
+        inner.scratch.remove_leftovers()?;
+        Ok(pruned)
+    }
+
+    /// Rows first: what has no row is found again by the next prune, should this one be killed.
+    fn remove_rows(&self, all: bool) -> Result<Pruned, CacheError> {
+        self.inner.database.write("prune", |db| {
+            let count = |table: &str| -> rusqlite::Result<u64> {
+                db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0).map(from_sql))
+            };
+            let before = (count("images")?, count("records")?);
+            db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
+            Ok(Pruned {
+                images: before.0 - count("images")?,
+                records: before.1 - count("records")?,
+                ..Pruned::default()
+            })
+        })
+    }
+
+    fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
+        let known: HashSet<i64> = self.inner.database.read("list snapshots", |db| {
+            db.prepare("SELECT id FROM snapshots")?.query_map([], |row| row.get(0))?.collect()
+        })?;
+        let dir = self.inner.layout.snapshots();
+        let mut taken = 0;
+        for name in names_in(&dir)? {
+            let (stem, is_layer) = match name.strip_suffix(".owners") {
+                Some(stem) => (stem, false),
+                None => (name.as_str(), true),
+            };
+            if stem.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
+                continue;
+            }
+            trash.take(&dir.join(&name))?;
+            taken += u64::from(is_layer);
+        }
+        Ok(taken)
+    }
+
+    fn take_blobs(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
+        let known: HashSet<PathBuf> = self.inner.database.read("list blobs", |db| {
+            let digest = |row: &rusqlite::Row<'_>| bytes32(row, 0).map(hash::Digest::from_bytes);
+            let mut select = db.prepare("SELECT digest FROM blobs")?;
+            select
+                .query_map([], digest)?
+                .map(|digest| digest.map(|digest| self.inner.layout.blob(&digest)))
+                .collect()
+        })?;
+        let mut taken = 0;
+        let dir = self.inner.layout.blobs();
+        for folder in names_in(&dir)? {
+            let folder = dir.join(folder);
+            for name in names_in(&folder)? {
+                let path = folder.join(name);
+                if !known.contains(&path) {
+                    trash.take(&path)?;
+                    taken += 1;
+                }
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// Things on their way out.
+struct Trash<'a> {
+    store: &'a Store,
+    taken: Vec<PathBuf>,
+}
+
+impl<'a> Trash<'a> {
+    fn new(store: &'a Store) -> Trash<'a> {
+        Trash { store, taken: Vec::new() }
+    }
+
+    fn take(&mut self, path: &Path) -> Result<(), CacheError> {
+        self.taken.extend(self.store.inner.scratch.take_away(path)?);
+        Ok(())
+    }
+
+    fn take_all_in(&mut self, dir: &Path) -> Result<(), CacheError> {
+        for name in names_in(dir)? {
+            self.take(&dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything; returns the bytes freed.
+    fn empty(self) -> Result<u64, CacheError> {
+        self.taken
+            .par_iter()
+            .map(|path| {
+                let bytes = measure(path)?.bytes;
+                remove_tree(path)?;
+                Ok(bytes)
+            })
+            .sum()
+    }
+}
+
+/// All names that are text: others are none of ours.
+fn names_in(dir: &Path) -> Result<Vec<String>, CacheError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.at("list", dir)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.at("list", dir)?.file_name().into_string().ok());
+    }
+    Ok(names)
+}

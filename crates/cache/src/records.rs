@@ -1,0 +1,171 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hash::{CacheKey, ContentId, StableHash, StableHasher};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::database::{bytes32, from_sql, to_millis};
+use crate::record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, StepRun};
+use crate::store::Inner;
+use crate::{CacheError, SnapshotId, claims};
+
+/// Results of vertices, on disk.
+#[derive(Debug, Clone)]
+pub struct Records {
+    inner: Arc<Inner>,
+}
+
+impl Records {
+    pub(crate) fn new(inner: Arc<Inner>) -> Records {
+        Records { inner }
+    }
+}
+
+/// A row of `records` with its layers, as read.
+struct Row {
+    record: CacheRecord,
+    used: i64,
+    sealed: bool,
+}
+
+impl CacheBackend for Records {
+    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+        let rows = self.inner.database.read("look up a key", |db| rows_of_key(db, key))?;
+        let now = to_millis(SystemTime::now());
+        let mut found = Vec::with_capacity(rows.len());
+        for Row { record, used, sealed } in rows {
+            if !sealed {
+                self.inner.database.write("remove a broken record", |db| {
+                    db.execute("DELETE FROM records WHERE id = ?1", [record.id.0])
+                })?;
+                continue;
+            }
+            if !self.inner.all_there(&record.layers)? {
+                continue;
+            }
+            self.inner.touch(used, now, |touched| {
+                touched.records.insert(record.id.0);
+                touched.snapshots.extend(record.layers.iter().map(|layer| layer.0));
+            });
+            found.push(record);
+        }
+        Ok(found)
+    }
+
+    fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError> {
+        let started = record.run.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = to_millis(SystemTime::now());
+        let id = self.inner.database.write("save a result", |db| {
+            db.prepare_cached(
+                "INSERT INTO records (content, description, started, duration, used) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                record.content.as_bytes(),
+                record.description,
+                nanos(started),
+                nanos(record.run.duration),
+                now
+            ])?;
+            let id = RecordId(db.last_insert_rowid());
+            let mut insert =
+                db.prepare_cached("INSERT INTO record_layers (record, position, snapshot) VALUES (?1, ?2, ?3)")?;
+            for (position, layer) in record.layers.iter().enumerate() {
+                insert.execute(params![id.0, i64::try_from(position).unwrap_or(i64::MAX), layer.0])?;
+            }
+            for key in keys {
+                file_under(db, key, id, &record.content, &record.layers)?;
+            }
+            Ok(id)
+        })?;
+        // Times as the database holds them, so that a record equals itself when it is read back.
+        let run = StepRun {
+            started: UNIX_EPOCH + Duration::from_nanos(from_sql(nanos(started))),
+            duration: Duration::from_nanos(from_sql(nanos(record.run.duration))),
+        };
+        Ok(CacheRecord { id, content: record.content, layers: record.layers.clone(), run })
+    }
+
+    fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError> {
+        self.inner.database.write("file a result under one more key", |db| {
+            let content = db
+                .prepare_cached("SELECT content FROM records WHERE id = ?1")?
+                .query_row([record.0], |row| bytes32(row, 0))
+                .optional()?;
+            // Removed meanwhile (one of its layers was found broken): then there is nothing to file.
+            let Some(content) = content else { return Ok(()) };
+            let layers = layers_of(db, record)?;
+            file_under(db, key, record, &ContentId::from_bytes(content), &layers)
+        })
+    }
+
+    fn try_claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Claim>>, CacheError> {
+        claims::try_claim(&self.inner.layout, key)
+    }
+}
+
+impl Inner {
+    /// Whether all layers' directories stand. A missing one is forgotten, and with it every record that has it.
+    fn all_there(&self, layers: &[SnapshotId]) -> Result<bool, CacheError> {
+        for layer in layers {
+            if !self.is_there(*layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
+    let mut select = db.prepare_cached(
+        "SELECT record, seal, content, started, duration, used FROM keys JOIN records ON records.id = record
+         WHERE key = ?1 ORDER BY record DESC",
+    )?;
+    let mut rows = select.query([key.as_bytes()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id = RecordId(row.get(0)?);
+        let content = ContentId::from_bytes(bytes32(row, 2)?);
+        let layers = layers_of(db, id)?;
+        let sealed = row.get_ref(1)?.as_bytes().is_ok_and(|seal| seal == seal_of(key, id, &content, &layers));
+        let run = StepRun {
+            started: UNIX_EPOCH + Duration::from_nanos(from_sql(row.get(3)?)),
+            duration: Duration::from_nanos(from_sql(row.get(4)?)),
+        };
+        found.push(Row { record: CacheRecord { id, content, layers, run }, used: row.get(5)?, sealed });
+    }
+    Ok(found)
+}
+
+fn layers_of(db: &Connection, record: RecordId) -> rusqlite::Result<Vec<SnapshotId>> {
+    db.prepare_cached("SELECT snapshot FROM record_layers WHERE record = ?1 ORDER BY position")?
+        .query_map([record.0], |row| row.get(0).map(SnapshotId))?
+        .collect()
+}
+
+fn file_under(
+    db: &Transaction<'_>,
+    key: &CacheKey,
+    record: RecordId,
+    content: &ContentId,
+    layers: &[SnapshotId],
+) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO keys (key, record, seal) VALUES (?1, ?2, ?3)")?
+        .execute(params![key.as_bytes(), record.0, seal_of(key, record, content, layers)])
+        .map(drop)
+}
+
+/// Half a hash is plenty against accidents.
+fn seal_of(key: &CacheKey, record: RecordId, content: &ContentId, layers: &[SnapshotId]) -> [u8; 16] {
+    let mut hasher = StableHasher::new("record-seal-v1").with(key).with(&record.0).with(content);
+    (layers.len() as u64).stable_hash(&mut hasher);
+    for layer in layers {
+        layer.0.stable_hash(&mut hasher);
+    }
+    let mut seal = [0; 16];
+    seal.copy_from_slice(&hasher.finish()[..16]);
+    seal
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,134 @@
+use std::collections::HashSet;
+use std::fs::File;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use rusqlite::params;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::CacheError;
+use crate::database::to_millis;
+use crate::error::At;
+use crate::layout::Layout;
+use crate::store::Inner;
+
+/// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
+pub(crate) const USED_GRAIN_MILLIS: i64 = 10 * 60 * 1000;
+
+/// A build is running: while the value lives, in this process or another, nothing that is in the store is pruned.
+///
+/// What a build made survives a power failure once it was written through to the disk. That costs a `syncfs`, which also writes
+/// what every other program has not written yet, so a build waits for it only where the user was promised something
+/// ([`Session::finish_durably`]). The rest is written through beside a later session, a minute after it was made, and would be
+/// forgotten after a power failure before that: it is built again.
+#[derive(Debug)]
+pub struct Session {
+    inner: Arc<Inner>,
+    /// Shared `flock`; ends with the process.
+    _lock: File,
+    finished: bool,
+}
+
+impl Session {
+    /// Waits while a prune is removing things.
+    pub(crate) fn begin(inner: Arc<Inner>) -> Result<Session, CacheError> {
+        let lock = open_lock(&inner.layout)?;
+        flock(&lock, FlockOperation::LockShared).at("lock", &inner.layout.session_lock())?;
+        Ok(Session { inner, _lock: lock, finished: false })
+    }
+
+    /// Ends the session: notes what was used. Dropping it does the same, where errors are lost.
+    pub fn finish(mut self) -> Result<(), CacheError> {
+        self.finished = true;
+        note_used(&self.inner)
+    }
+
+    /// Ends the session, and returns when all that was made is on the disk.
+    pub fn finish_durably(mut self) -> Result<(), CacheError> {
+        self.finished = true;
+        note_used(&self.inner)?;
+        match self.inner.dirty.swap(false, Ordering::AcqRel) {
+            true => make_durable(&self.inner, i64::MAX),
+            false => Ok(()),
+        }
+    }
+}
+
+/// After this time the kernel has written nearly everything by itself (`vm.dirty_expire_centisecs`), and a `syncfs` is cheap.
+const SETTLED_MILLIS: i64 = 60 * 1000;
+
+/// Writes through what earlier sessions made and left to a later one.
+pub(crate) fn settle(inner: &Inner) -> Result<(), CacheError> {
+    make_durable(inner, to_millis(SystemTime::now()) - SETTLED_MILLIS)
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = note_used(&self.inner);
+        }
+    }
+}
+
+pub(crate) fn open_lock(layout: &Layout) -> Result<File, CacheError> {
+    let path = layout.session_lock();
+    crate::layout::open_lock_file(&path).at("open", &path)
+}
+
+/// Rows whose "last used" is out of date.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) records: HashSet<i64>,
+    pub(crate) snapshots: HashSet<i64>,
+}
+
+/// One write for all that a build used.
+fn note_used(inner: &Inner) -> Result<(), CacheError> {
+    let touched = std::mem::take(&mut *inner.touched.lock().unwrap_or_else(PoisonError::into_inner));
+    if touched.records.is_empty() && touched.snapshots.is_empty() {
+        return Ok(());
+    }
+    let now = to_millis(SystemTime::now());
+    inner.database.write("note what was used", |db| {
+        let mut update = db.prepare_cached("UPDATE records SET used = ?1 WHERE id = ?2")?;
+        for id in &touched.records {
+            update.execute(params![now, id])?;
+        }
+        let mut update = db.prepare_cached("UPDATE snapshots SET used = ?1 WHERE id = ?2")?;
+        for id in &touched.snapshots {
+            update.execute(params![now, id])?;
+        }
+        Ok(())
+    })
+}
+
+/// Makes rows durable that were made before `before` (milliseconds since 1970). They are so once `syncfs` was called after they
+/// were made: what they name was complete before them.
+fn make_durable(inner: &Inner, before: i64) -> Result<(), CacheError> {
+    let last = |table: &str| {
+        format!(
+            "SELECT coalesce(max(id), 0) FROM {table} WHERE boot IS NOT NULL AND boot = ?1 AND created < ?2"
+        )
+    };
+    let (snapshot, blob): (i64, i64) = inner.database.read("find what is new", |db| {
+        Ok((
+            db.query_row(&last("snapshots"), params![inner.boot, before], |row| row.get(0))?,
+            db.query_row(&last("blobs"), params![inner.boot, before], |row| row.get(0))?,
+        ))
+    })?;
+    if (snapshot, blob) == (0, 0) {
+        return Ok(());
+    }
+    let root = inner.layout.root();
+    let directory = File::open(root).at("open", root)?;
+    rustix::fs::syncfs(&directory).at("write through", root)?;
+    inner.database.write("note what is on disk", |db| {
+        db.execute(
+            "UPDATE snapshots SET boot = NULL WHERE boot = ?1 AND id <= ?2",
+            params![inner.boot, snapshot],
+        )?;
+        db.execute("UPDATE blobs SET boot = NULL WHERE boot = ?1 AND id <= ?2", params![inner.boot, blob])?;
+        Ok(())
+    })
+}

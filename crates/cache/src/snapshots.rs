@@ -1,0 +1,440 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use files::{Attributes, FileTree, Owners};
+use hash::ContentDigest;
+use rusqlite::{OptionalExtension, params};
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use crate::copying::FullCopy;
+use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
+use crate::error::At;
+use crate::layout::create_dir;
+use crate::remove::remove_tree;
+use crate::store::{Inner, Snapshotter};
+use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
+use crate::view::top_first;
+use crate::{CacheError, Changes, Entries, SnapshotId, Store, TreeView};
+
+/// A committed layer: a directory that never changes.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    id: SnapshotId,
+    dir: PathBuf,
+    owners: Owners,
+    marks: Marks,
+    describes_root: bool,
+    changes: Changes,
+    created: SystemTime,
+}
+
+impl Snapshot {
+    /// Its name.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// The directory, in the form of an overlay's upper directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it amounts to, as the caller of [`ActiveSnapshot::commit`] said.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// When it was committed.
+    pub fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    /// Reads what the layer says, for packing.
+    pub fn entries(&self) -> Result<Entries, CacheError> {
+        Entries::read(self.open()?, self.describes_root)
+    }
+
+    pub(crate) fn open(&self) -> Result<UpperDir, CacheError> {
+        UpperDir::open(&self.dir, &self.owners, self.marks)
+    }
+
+    /// Whether the root directory's mode, owner and attributes are the layer's own doing.
+    pub(crate) fn describes_root(&self) -> bool {
+        self.describes_root
+    }
+}
+
+impl Store {
+    /// A committed layer, `None` when it is not, or no longer, here.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
+        if !self.inner.is_there(id)? {
+            return Ok(None);
+        }
+        let row = self.inner.database.read("look up a snapshot", |db| {
+            db.prepare_cached(
+                "SELECT changes, entries, size, root, created, used FROM snapshots WHERE id = ?1",
+            )?
+            .query_row([id.0], |row| {
+                let changes = Changes {
+                    digest: ContentDigest::from_bytes(bytes32(row, 0)?),
+                    entries: from_sql(row.get(1)?),
+                    size: from_sql(row.get(2)?),
+                };
+                Ok((changes, row.get(3)?, row.get(4)?, row.get(5)?))
+            })
+            .optional()
+        })?;
+        let Some((changes, describes_root, created, used)) = row else { return Ok(None) };
+        self.inner.touch(used, to_millis(SystemTime::now()), |touched| {
+            touched.snapshots.insert(id.0);
+        });
+        Ok(Some(Snapshot {
+            id,
+            dir: self.inner.layout.snapshot(id),
+            owners: self.inner.owners_beside(&self.inner.layout.owners(id)),
+            marks: Marks::new(self.inner.options.userxattr),
+            describes_root,
+            changes,
+            created: from_millis(created),
+        }))
+    }
+
+    /// Begins a layer over `parents` (bottom first; none when they do not matter). The caller writes it into
+    /// [`ActiveSnapshot::dir`], whose root directory begins as the parents have it.
+    pub fn begin(&self, parents: &[SnapshotId]) -> Result<ActiveSnapshot, CacheError> {
+        let below = TreeView::new(self, parents)?;
+        let folder = Folder::create(&self.inner)?;
+        let upper = folder.0.join("upper");
+        create_dir(&upper, 0o755)?;
+        let root_before = below.root_attributes()?;
+        let owners = self.inner.owners_beside(&folder.0.join("owners"));
+        crate::copying::set_attributes(&upper, &root_before, &owners, self.inner.marks())?;
+        Ok(ActiveSnapshot {
+            store: self.clone(),
+            folder,
+            upper,
+            owners,
+            below,
+            has_parents: !parents.is_empty(),
+            root_before,
+        })
+    }
+
+    /// Begins a layer that a process writes by working in the whole tree of `parents` (bottom first).
+    pub fn begin_root(&self, parents: &[SnapshotId]) -> Result<ActiveRoot, CacheError> {
+        let snapshot = self.begin(parents)?;
+        let (form, copy) = match self.inner.options.snapshotter {
+            Snapshotter::Overlay => (snapshot.overlay_form(parents)?, None),
+            Snapshotter::Copying => {
+                let root = snapshot.folder.0.join("root");
+                let copy = FullCopy::make(
+                    &snapshot.below,
+                    &root,
+                    &snapshot.owners,
+                    self.inner.marks(),
+                    &snapshot.folder.0,
+                )?;
+                (RootForm::Directory(root), Some(copy))
+            }
+        };
+        Ok(ActiveRoot { snapshot, form, copy })
+    }
+}
+
+impl Inner {
+    pub(crate) fn marks(&self) -> Marks {
+        Marks::new(self.options.userxattr)
+    }
+
+    pub(crate) fn owners_beside(&self, sidecar: &Path) -> Owners {
+        if self.options.recorded_owners {
+            Owners::Recorded { sidecar: sidecar.to_owned() }
+        } else {
+            Owners::Real
+        }
+    }
+
+    /// Whether the layer's directory stands. A missing one is forgotten, and with it every record that has it.
+    pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool, CacheError> {
+        let dir = self.layout.snapshot(id);
+        match fs::symlink_metadata(&dir) {
+            Ok(metadata) if metadata.is_dir() => Ok(true),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("examine", &dir),
+            _ => {
+                self.database.write("forget a lost snapshot", |db| {
+                    db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
+                })?;
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// A temporary folder that goes with the value.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(inner: &Arc<Inner>) -> Result<Folder, CacheError> {
+        let path = inner.scratch.fresh()?;
+        create_dir(&path, 0o700)?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = remove_tree(&self.0);
+    }
+}
+
+/// A layer being written. Dropping it removes it.
+#[derive(Debug)]
+pub struct ActiveSnapshot {
+    store: Store,
+    folder: Folder,
+    upper: PathBuf,
+    owners: Owners,
+    below: TreeView,
+    has_parents: bool,
+    root_before: Attributes,
+}
+
+impl ActiveSnapshot {
+    /// The directory to write to, in the form of an overlay's upper directory: removed names are character devices 0:0, directories
+    /// that hide what is below carry [`ActiveSnapshot::opaque_mark`].
+    pub fn dir(&self) -> &Path {
+        &self.upper
+    }
+
+    /// How owners are to be written.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// How directories are marked that hide what is below.
+    pub fn opaque_mark(&self) -> files::OpaqueMark {
+        self.store.inner.marks().opaque()
+    }
+
+    /// The tree of the parents.
+    pub fn below(&self) -> &TreeView {
+        &self.below
+    }
+
+    /// Reads and hashes what was written; needed where the writer was a process. Marks that hide nothing are taken away first, so that
+    /// every way of writing the same layer gives the same digest. Sockets are taken away: a layer has none, and a later step must not
+    /// see what the image will not have.
+    pub fn changes(&self) -> Result<Changes, CacheError> {
+        self.resolve_opaque_root()?;
+        let mut entries = Entries::read(self.open()?, self.describes_root()?)?;
+        if !entries.sockets().is_empty() {
+            self.remove_sockets(entries.sockets())?;
+            entries = Entries::read(self.open()?, self.describes_root()?)?;
+        }
+        if !self.has_parents {
+            return Changes::of(&entries);
+        }
+        let mut stale = false;
+        for entry in entries.entries().iter().filter(|entry| entry.kind == image::layer::EntryKind::Opaque) {
+            let path = Path::new(OsStr::from_bytes(&entry.path));
+            let hides = self.below.metadata(path)?.is_some_and(|below| below.kind == files::Kind::Directory);
+            if !hides {
+                let dir = self.upper.join(path);
+                self.store.inner.marks().clear_opaque(&dir).at("unmark", &dir)?;
+                stale = true;
+            }
+        }
+        if stale {
+            return Changes::of(&Entries::read(self.open()?, self.describes_root()?)?);
+        }
+        Changes::of(&entries)
+    }
+
+    /// Makes it a snapshot. `changes` is what [`ActiveSnapshot::changes`] says, or what the writer knows.
+    pub fn commit(self, changes: &Changes) -> Result<Snapshot, CacheError> {
+        self.resolve_opaque_root()?;
+        let describes_root = self.describes_root()?;
+        let inner = &self.store.inner;
+        let created = SystemTime::now();
+        let now = to_millis(created);
+        let id = inner.database.write("add a snapshot", |db| {
+            db.prepare_cached(
+                "INSERT INTO snapshots (changes, entries, size, root, created, used, boot)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6)",
+            )?
+            .execute(params![
+                changes.digest.as_bytes(),
+                to_sql(changes.entries),
+                to_sql(changes.size),
+                describes_root,
+                now,
+                inner.boot
+            ])?;
+            Ok(SnapshotId(db.last_insert_rowid()))
+        })?;
+        // Until the rename the row names nothing, which readers take for a lost snapshot; nobody has the id yet.
+        if let Err(error) = self.move_to(id) {
+            let _ = inner.database.write("take back a snapshot", |db| {
+                db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
+            });
+            return Err(error);
+        }
+        inner.made_something();
+        Ok(Snapshot {
+            id,
+            dir: inner.layout.snapshot(id),
+            owners: inner.owners_beside(&inner.layout.owners(id)),
+            marks: inner.marks(),
+            describes_root,
+            changes: *changes,
+            created: from_millis(now),
+        })
+    }
+
+    fn move_to(&self, id: SnapshotId) -> Result<(), CacheError> {
+        let inner = &self.store.inner;
+        let sidecar = inner.layout.owners(id);
+        remove_file_if_there(&sidecar)?;
+        if let Owners::Recorded { sidecar: written } = &self.owners {
+            match fs::rename(written, &sidecar) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).at("rename", written);
+                }
+                _ => {}
+            }
+        }
+        let dir = inner.layout.snapshot(id);
+        let rename = || {
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                &self.upper,
+                rustix::fs::CWD,
+                &dir,
+                RenameFlags::NOREPLACE,
+            )
+        };
+        match rename() {
+            // Left by a process whose row was lost with the power: ids come from rows.
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                if let Some(old) = inner.scratch.take_away(&dir)? {
+                    remove_tree(&old)?;
+                }
+                rename().at("rename", &self.upper)
+            }
+            other => other.at("rename", &self.upper),
+        }
+    }
+
+    /// What a socket has replaced stays removed.
+    fn remove_sockets(&self, sockets: &[PathBuf]) -> Result<(), CacheError> {
+        let upper = self.open()?;
+        for path in sockets {
+            let socket = self.upper.join(path);
+            let parent = path.parent().unwrap_or(Path::new(""));
+            let time = upper.tree.metadata(parent)?.map(|metadata| metadata.mtime);
+            fs::remove_file(&socket).at("remove", &socket)?;
+            if self.below.metadata(path)?.is_some() {
+                make_whiteout(&socket).at("create", &socket)?;
+            }
+            if let Some(time) = time {
+                crate::upper::set_time(&self.upper.join(parent), time)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<UpperDir, CacheError> {
+        UpperDir::open(&self.upper, &self.owners, self.store.inner.marks())
+    }
+
+    fn describes_root(&self) -> Result<bool, CacheError> {
+        Ok(self.open()?.root_attributes()? != self.root_before)
+    }
+
+    /// Overlayfs does not look for an opaque mark on the root of a layer. A layer that removes all that is below it says so
+    /// name by name instead.
+    fn resolve_opaque_root(&self) -> Result<(), CacheError> {
+        let upper = self.open()?;
+        let root = Path::new("");
+        if !upper.is_opaque(root)? {
+            return Ok(());
+        }
+        let marks = self.store.inner.marks();
+        for (name, below) in self.below.list(root)? {
+            let path = self.upper.join(&name);
+            match upper.tree.metadata(Path::new(&name))? {
+                None => make_whiteout(&path).at("create", &path)?,
+                Some(here) if here.kind == files::Kind::Directory && below.kind == files::Kind::Directory => {
+                    marks.set_opaque(&path).at("mark", &path)?;
+                }
+                Some(_) => {}
+            }
+        }
+        marks.clear_opaque(&self.upper).at("unmark", &self.upper)
+    }
+
+    fn overlay_form(&self, parents: &[SnapshotId]) -> Result<RootForm, CacheError> {
+        let inner = &self.store.inner;
+        let work = self.folder.0.join("work");
+        create_dir(&work, 0o700)?;
+        let mut lower: Vec<PathBuf> =
+            top_first(parents).into_iter().map(|id| inner.layout.snapshot(id)).collect();
+        if lower.is_empty() {
+            lower.push(inner.layout.empty_layer());
+        }
+        Ok(RootForm::Overlay { lower, upper: self.upper.clone(), work, userxattr: inner.options.userxattr })
+    }
+}
+
+/// What a process gets as its root directory. Nothing is mounted here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootForm {
+    /// An overlay mount of these directories, with `redirect_dir=off,metacopy=off,index=off` where they can be said.
+    Overlay {
+        /// Top first; at least one.
+        lower: Vec<PathBuf>,
+        /// What the process writes.
+        upper: PathBuf,
+        /// For the kernel; empty.
+        work: PathBuf,
+        /// Whether the mount option `userxattr` is needed.
+        userxattr: bool,
+    },
+    /// A directory with all the files.
+    Directory(PathBuf),
+}
+
+/// A tree in which a process works. Dropping it removes it.
+#[derive(Debug)]
+pub struct ActiveRoot {
+    snapshot: ActiveSnapshot,
+    form: RootForm,
+    copy: Option<FullCopy>,
+}
+
+impl ActiveRoot {
+    /// What to mount.
+    pub fn form(&self) -> &RootForm {
+        &self.form
+    }
+
+    /// The tree of the parents.
+    pub fn below(&self) -> &TreeView {
+        self.snapshot.below()
+    }
+
+    /// The process has ended and nothing is mounted any more: what it changed, as a layer that can be committed.
+    pub fn finish(self) -> Result<ActiveSnapshot, CacheError> {
+        if let Some(copy) = self.copy {
+            copy.split_off_changes(&self.snapshot.upper, self.snapshot.store.inner.marks())?;
+        }
+        Ok(self.snapshot)
+    }
+}

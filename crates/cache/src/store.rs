@@ -1,0 +1,146 @@
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::database::Database;
+use crate::error::At;
+use crate::layout::Layout;
+use crate::scratch::Scratch;
+use crate::session::{Session, Touched, USED_GRAIN_MILLIS, settle};
+use crate::{BlobStore, CacheError, Records};
+
+/// How the trees that RUN writes to are made. The layers that result have one form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Snapshotter {
+    /// Overlay mounts: nothing is copied.
+    #[default]
+    Overlay,
+    /// A full copy of the tree, compared afterwards: slow, for where overlay cannot be mounted.
+    Copying,
+}
+
+/// What a [`Store`] must be told about its surroundings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreOptions {
+    /// How RUN's trees are made.
+    pub snapshotter: Snapshotter,
+    /// Whether overlayfs keeps its marks in `user.overlay.*` attributes (its mount option `userxattr`): true inside a user
+    /// namespace, where `trusted.*` cannot be written.
+    pub userxattr: bool,
+    /// Whether owners are recorded beside the files ([`files::Owners::Recorded`]): true in a user namespace with a single id.
+    pub recorded_owners: bool,
+}
+
+/// The state directory. Cheap to clone; usable from many threads, and by many processes at once.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+    blobs: BlobStore,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) layout: Layout,
+    pub(crate) options: StoreOptions,
+    /// Which run of the kernel this is (`proc(5)`, `random/boot_id`).
+    pub(crate) boot: String,
+    pub(crate) database: Database,
+    pub(crate) scratch: Scratch,
+    pub(crate) touched: Mutex<Touched>,
+    /// Whether something was made that is perhaps not on the disk yet.
+    pub(crate) dirty: AtomicBool,
+}
+
+impl Store {
+    /// Opens the state directory `root`, creating what is missing. Nothing is scanned.
+    ///
+    /// # Errors
+    /// [`CacheError::Unusable`] when the directory is on a network or read-only file system, belongs to somebody else, holds
+    /// other things, or was made by a newer version.
+    pub fn open(root: &Path, options: StoreOptions) -> Result<Store, CacheError> {
+        let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(boot_path).at("read", boot_path)?.trim().to_owned();
+        let layout = Layout::prepare(root, &options)?;
+        let database = Database::open(&layout)?;
+        forget_unsynced(&database, &boot)?;
+        let scratch = Scratch::new(layout.scratch());
+        let inner = Arc::new(Inner {
+            layout,
+            options,
+            boot,
+            database,
+            scratch,
+            touched: Mutex::default(),
+            dirty: AtomicBool::new(false),
+        });
+        Ok(Store { blobs: BlobStore::new(inner.clone()), inner })
+    }
+
+    /// The directory, absolute.
+    pub fn root(&self) -> &Path {
+        self.inner.layout.root()
+    }
+
+    /// Whether the database was broken, set aside and begun anew: what was cached is lost.
+    pub fn was_broken(&self) -> bool {
+        self.inner.database.replaced()
+    }
+
+    /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
+    /// what earlier builds made is written through to the disk.
+    pub fn session(&self) -> Result<Session, CacheError> {
+        let session = Session::begin(self.inner.clone())?;
+        let inner = self.inner.clone();
+        std::thread::spawn(move || {
+            // What fails now is tried again beside the next session.
+            let _ = inner.scratch.remove_leftovers();
+            let _ = settle(&inner);
+        });
+        Ok(session)
+    }
+
+    /// Blobs by digest.
+    pub fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    /// Results of vertices.
+    pub fn records(&self) -> Records {
+        Records::new(self.inner.clone())
+    }
+}
+
+impl Inner {
+    /// Something was made that a power failure could still take.
+    pub(crate) fn made_something(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Notes that rows are in use, when what the database says is out of date.
+    pub(crate) fn touch(&self, used: i64, now: i64, note: impl FnOnce(&mut Touched)) {
+        if now - used > USED_GRAIN_MILLIS {
+            note(&mut self.touched.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// After an unclean end of another boot, what had not been synced may be there in part. Its rows go; its files are
+/// overwritten or pruned later.
+fn forget_unsynced(database: &Database, boot: &str) -> Result<(), CacheError> {
+    let there = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1)
+                     OR EXISTS (SELECT 1 FROM blobs WHERE boot IS NOT NULL AND boot <> ?1)";
+    if !database.read("look for unfinished rows", |db| db.query_row(there, [boot], |row| row.get(0)))? {
+        return Ok(());
+    }
+    database.write("forget what was lost", |db| {
+        db.execute("DELETE FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1", [boot])?;
+        db.execute("DELETE FROM blobs WHERE boot IS NOT NULL AND boot <> ?1", [boot])?;
+        db.execute(
+            "DELETE FROM images WHERE (name, platform) IN
+                 (SELECT name, platform FROM image_blobs WHERE digest NOT IN (SELECT digest FROM blobs))",
+            [],
+        )?;
+        Ok(())
+    })
+}

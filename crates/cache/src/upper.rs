@@ -1,0 +1,152 @@
+//! The form in which layers lie on disk: that of overlayfs' upper directories. See the kernel's
+//! `Documentation/filesystems/overlayfs.rst`, "whiteouts and opaque directories".
+
+use std::fmt;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+use files::{DirectoryTree, FileTree, Kind, Metadata, OpaqueMark, Owners, TreeError};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::io::Errno;
+
+use crate::CacheError;
+use crate::error::At;
+use crate::layout::PROBE;
+
+/// Which attributes overlayfs keeps its books in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks(OpaqueMark);
+
+impl fmt::Display for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            OpaqueMark::Trusted => "trusted",
+            OpaqueMark::User => "user",
+        })
+    }
+}
+
+impl Marks {
+    pub(crate) fn new(userxattr: bool) -> Marks {
+        Marks(if userxattr { OpaqueMark::User } else { OpaqueMark::Trusted })
+    }
+
+    pub(crate) fn opaque(self) -> OpaqueMark {
+        self.0
+    }
+
+    /// Refuses a directory whose file system cannot hold layers.
+    pub(crate) fn probe(self, root: &Path) -> Result<(), CacheError> {
+        let probe =
+            tempfile::Builder::new().prefix(PROBE).tempdir_in(root).at("create a directory in", root)?;
+        let unusable = |what: &str, error: Errno| CacheError::Unusable {
+            path: root.to_owned(),
+            reason: format!(
+                "its file system cannot hold {what} ({error}); inside a container, put it on a volume, \
+                 not on the container's own overlay file system"
+            ),
+        };
+        self.set_opaque(probe.path()).map_err(|error| unusable("the marks of overlay", error))?;
+        make_whiteout(&probe.path().join("whiteout")).map_err(|error| unusable("whiteouts", error))?;
+        let link = probe.path().join("link");
+        symlink("target", &link).at("create", &link)
+    }
+
+    pub(crate) fn set_opaque(self, directory: &Path) -> rustix::io::Result<()> {
+        rustix::fs::lsetxattr(directory, self.0.xattr(), b"y", XattrFlags::empty())
+    }
+
+    pub(crate) fn clear_opaque(self, directory: &Path) -> rustix::io::Result<()> {
+        match rustix::fs::lremovexattr(directory, self.0.xattr()) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// A character device 0:0: nothing is here, whatever lies below.
+pub(crate) fn make_whiteout(path: &Path) -> rustix::io::Result<()> {
+    rustix::fs::mknodat(rustix::fs::CWD, path, FileType::CharacterDevice, Mode::empty(), 0)
+}
+
+/// Puts the time of a directory back.
+pub(crate) fn set_time(directory: &Path, (seconds, nanos): (i64, u32)) -> Result<(), CacheError> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
+    };
+    rustix::fs::utimensat(CWD, directory, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", directory)
+}
+
+pub(crate) fn is_whiteout(metadata: &Metadata) -> bool {
+    metadata.kind == Kind::CharDevice && metadata.device == (0, 0)
+}
+
+/// A layer's directory, opened. As a [`FileTree`] it still shows whiteouts. One open file a layer: chains can be long.
+#[derive(Debug)]
+pub(crate) struct UpperDir {
+    pub(crate) tree: DirectoryTree,
+    pub(crate) path: PathBuf,
+    marks: Marks,
+}
+
+impl UpperDir {
+    pub(crate) fn open(path: &Path, owners: &Owners, marks: Marks) -> Result<UpperDir, CacheError> {
+        Ok(UpperDir { tree: DirectoryTree::open(path, owners)?, path: path.to_owned(), marks })
+    }
+
+    /// Whether `path`, known to be a directory of this layer, hides what lies below it.
+    pub(crate) fn is_opaque(&self, path: &Path) -> Result<bool, TreeError> {
+        let mut value = [0; 8];
+        let host_path = self.path.join(path);
+        let name = self.marks.0.xattr();
+        // No component is a link: the caller came here through directories, and nobody else writes in the store.
+        let read = if host_path.as_os_str().len() < LONGEST {
+            rustix::fs::lgetxattr(&host_path, name, &mut value)
+        } else {
+            open_stepwise(&self.path, path)
+                .and_then(|directory| rustix::fs::fgetxattr(directory, name, &mut value))
+        };
+        match read {
+            Ok(length) => Ok(value[..length] == *b"y"),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+            Err(error) => {
+                Err(TreeError { action: "read the overlay marks of", path: host_path, source: error.into() })
+            }
+        }
+    }
+
+    /// What the layer says about its root directory.
+    pub(crate) fn root_attributes(&self) -> Result<files::Attributes, TreeError> {
+        let root = Path::new("");
+        let metadata = self.tree.metadata(root)?.ok_or_else(|| TreeError {
+            action: "stat",
+            path: self.path.clone(),
+            source: Errno::NOENT.into(),
+        })?;
+        Ok(files::Attributes { mtime: None, ..files::Attributes::of(&metadata, self.tree.xattrs(root)?) })
+    }
+}
+
+/// Longer paths are refused by the kernel as one string (`PATH_MAX`).
+const LONGEST: usize = 4000;
+
+fn open_stepwise(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(root, flags, Mode::empty())?;
+    for component in path.components() {
+        let Component::Normal(name) = component else { return Err(Errno::INVAL) };
+        at = rustix::fs::openat(&at, name, flags, Mode::empty())?;
+    }
+    Ok(at)
+}
+
+/// Removes a file; none is fine.
+pub(crate) fn remove_file_if_there(path: &Path) -> Result<(), CacheError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", path),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,155 @@
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rusqlite::Connection;
+
+use crate::database::{from_millis, from_sql};
+use crate::error::At;
+use crate::{CacheError, SnapshotId, Store};
+
+/// Number and bytes of things of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amount {
+    /// How many.
+    pub count: u64,
+    /// Together. For snapshots and blobs the bytes of the files, for the rest those on the disk.
+    pub bytes: u64,
+}
+
+/// What the state directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Layers as directories.
+    pub snapshots: Amount,
+    /// Blobs by digest.
+    pub blobs: Amount,
+    /// Names of images; their bytes are among the blobs.
+    pub images: Amount,
+    /// Results of steps; their bytes are among the snapshots.
+    pub records: Amount,
+    /// Stat caches.
+    pub stat_caches: Amount,
+    /// Unfinished or left over.
+    pub temporary: Amount,
+    /// The database.
+    pub database: Amount,
+    /// Every layer, oldest first.
+    pub layers: Vec<SnapshotUsage>,
+}
+
+impl Usage {
+    /// Bytes of everything.
+    pub fn total(&self) -> u64 {
+        [self.snapshots, self.blobs, self.stat_caches, self.temporary, self.database]
+            .iter()
+            .map(|kind| kind.bytes)
+            .sum()
+    }
+}
+
+/// One layer of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotUsage {
+    /// Its name.
+    pub id: SnapshotId,
+    /// The step that made it; empty for a layer of a base image.
+    pub description: String,
+    /// Bytes of its files.
+    pub size: u64,
+    /// When it was made.
+    pub created: SystemTime,
+    /// When a build last used it, to within ten minutes.
+    pub last_used: SystemTime,
+    /// Whether a step's result or an image's chain names it: what nothing names goes with the next prune.
+    pub referenced: bool,
+}
+
+/// A layer that a step made is the last of that step's layers.
+const LAYERS: &str = "
+    SELECT id, size, created, used,
+           coalesce((SELECT description FROM records JOIN record_layers AS own ON own.record = records.id
+                     WHERE own.snapshot = snapshots.id
+                       AND own.position = (SELECT max(position) FROM record_layers WHERE record = own.record)
+                     ORDER BY records.id LIMIT 1), ''),
+           EXISTS (SELECT 1 FROM record_layers WHERE snapshot = snapshots.id)
+             OR EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id)
+    FROM snapshots ORDER BY id";
+
+impl Store {
+    /// What the state directory holds. Reads the database, and lists what is temporary.
+    pub fn usage(&self) -> Result<Usage, CacheError> {
+        let layout = &self.inner.layout;
+        let (layers, blobs, images, records) = self.inner.database.read("add up", |db| {
+            let layers: Vec<SnapshotUsage> = db
+                .prepare_cached(LAYERS)?
+                .query_map([], |row| {
+                    Ok(SnapshotUsage {
+                        id: SnapshotId(row.get(0)?),
+                        size: from_sql(row.get(1)?),
+                        created: from_millis(row.get(2)?),
+                        last_used: from_millis(row.get(3)?),
+                        description: row.get(4)?,
+                        referenced: row.get(5)?,
+                    })
+                })?
+                .collect::<Result<_, _>>()?;
+            let blobs = amount(db, "SELECT count(*), coalesce(sum(size), 0) FROM blobs")?;
+            let images = amount(db, "SELECT count(*), 0 FROM images")?;
+            let records = amount(db, "SELECT count(*), 0 FROM records")?;
+            Ok((layers, blobs, images, records))
+        })?;
+        let snapshots =
+            Amount { count: layers.len() as u64, bytes: layers.iter().map(|layer| layer.size).sum() };
+        let mut database = Amount { count: 1, bytes: 0 };
+        for suffix in ["", "-wal", "-shm"] {
+            let mut path = layout.database().into_os_string();
+            path.push(suffix);
+            database.bytes += measure(Path::new(&path))?.bytes;
+        }
+        let inside = |dir: &Path| -> Result<Amount, CacheError> {
+            let mut amount = Amount::default();
+            for entry in fs::read_dir(dir).at("list", dir)? {
+                amount.count += 1;
+                amount.bytes += measure(&entry.at("list", dir)?.path())?.bytes;
+            }
+            Ok(amount)
+        };
+        Ok(Usage {
+            snapshots,
+            blobs,
+            images,
+            records,
+            stat_caches: inside(&layout.stats())?,
+            temporary: inside(&layout.scratch())?,
+            database,
+            layers,
+        })
+    }
+}
+
+fn amount(db: &Connection, query: &str) -> rusqlite::Result<Amount> {
+    db.query_row(query, [], |row| Ok(Amount { count: from_sql(row.get(0)?), bytes: from_sql(row.get(1)?) }))
+}
+
+/// Entries and bytes on disk of what stands at `path`; nothing when nothing does, or while it vanishes. What cannot be read
+/// is left out: this is for people.
+pub(crate) fn measure(path: &Path) -> Result<Amount, CacheError> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Amount::default()),
+        other => other.at("stat", path)?,
+    };
+    let mut amount = Amount { count: 1, bytes: metadata.blocks() * 512 };
+    if metadata.is_dir()
+        && let Ok(entries) = fs::read_dir(path)
+    {
+        for entry in entries.filter_map(Result::ok) {
+            let below = measure(&entry.path())?;
+            amount.count += below.count;
+            amount.bytes += below.bytes;
+        }
+    }
+    Ok(amount)
+}

@@ -1,0 +1,125 @@
+#![expect(unreachable_pub, reason = "a module of several test programs")]
+#![expect(dead_code, reason = "each test file uses a part")]
+
+use std::path::Path;
+use std::process::Command;
+
+use cache::{Changes, Snapshot, SnapshotId, Snapshotter, Store, StoreOptions};
+use hash::{CacheKey, ContentDigest, ContentId};
+
+/// A store in a directory that goes with the value.
+pub struct TestStore {
+    pub store: Store,
+    pub dir: tempfile::TempDir,
+}
+
+impl TestStore {
+    pub fn new() -> TestStore {
+        TestStore::with(StoreOptions::default())
+    }
+
+    pub fn copying() -> TestStore {
+        TestStore::with(StoreOptions { snapshotter: Snapshotter::Copying, ..StoreOptions::default() })
+    }
+
+    fn with(options: StoreOptions) -> TestStore {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), options).unwrap();
+        TestStore { store, dir }
+    }
+
+    pub fn again(&self) -> Store {
+        Store::open(self.dir.path(), StoreOptions::default()).unwrap()
+    }
+
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.dir.path().join("cache-v1.db")).unwrap()
+    }
+
+    /// A layer that `write` fills.
+    pub fn layer(&self, parents: &[SnapshotId], write: impl FnOnce(&Path)) -> Snapshot {
+        let active = self.store.begin(parents).unwrap();
+        write(active.dir());
+        let changes = active.changes().unwrap();
+        active.commit(&changes).unwrap()
+    }
+}
+
+pub fn key(n: u64) -> CacheKey {
+    CacheKey::from_bytes(*blake(n))
+}
+
+pub fn content(n: u64) -> ContentId {
+    ContentId::from_bytes(*blake(n))
+}
+
+pub fn changes() -> Changes {
+    Changes { digest: ContentDigest::from_bytes([7; 32]), entries: 1, size: 1 }
+}
+
+fn blake(n: u64) -> Box<[u8; 32]> {
+    Box::new(hash::StableHasher::new("test").with(&n).finish())
+}
+
+/// Runs `body` in a process of its own with a private mount namespace. Call it first thing in the test named `test`.
+pub fn in_mount_namespace(test: &str, body: impl FnOnce()) {
+    in_namespaces(&[], test, body);
+}
+
+/// Likewise, in a user namespace with a single id, in which the process is root.
+pub fn in_user_namespace(test: &str, body: impl FnOnce()) {
+    in_namespaces(&["--user", "--map-root-user"], test, body);
+}
+
+fn in_namespaces(flags: &[&str], test: &str, body: impl FnOnce()) {
+    const INSIDE: &str = "CACHE_TEST_IN_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let output = Command::new("unshare")
+        .args(flags)
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare (util-linux) and permission to use it are needed");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+pub fn mount(kind: &str, at: &Path, options: &str) {
+    let options = std::ffi::CString::new(options).unwrap();
+    rustix::mount::mount(kind, at, kind, rustix::mount::MountFlags::empty(), Some(options.as_c_str()))
+        .unwrap();
+}
+
+/// Numbers that look random, the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len() as u64) as usize]
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// A path of one to three short names.
+    pub fn path(&mut self) -> std::path::PathBuf {
+        (0..=self.below(3)).map(|_| *self.pick(&["a", "b", "c", "d", "e"])).collect()
+    }
+}

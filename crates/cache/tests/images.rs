@@ -1,0 +1,152 @@
+//! The local image store, and layers of images by chain id and packed form.
+
+mod common;
+
+use std::fs;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use cache::PruneOptions;
+use common::TestStore;
+use hash::Digest;
+use image::{
+    BlobSource, Compression, ContentStore, Descriptor, ImageResolver, Layer, Manifest, MediaType,
+    MemoryStore, Platform, Reference, ResolveError, RootFs, TransferProgress,
+};
+
+/// Nothing here waits for anything.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+fn put_image(
+    test: &TestStore,
+    name: &str,
+    platform: &str,
+    layer: &[u8],
+) -> Result<Descriptor, cache::CacheError> {
+    let store = test.store.blobs() as &dyn ContentStore;
+    let layer_digest = store.put(layer).unwrap();
+    let platform: Platform = platform.parse().unwrap();
+    let config = image::ImageConfig {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        rootfs: RootFs { diff_ids: vec![layer_digest], ..RootFs::default() },
+        ..image::ImageConfig::default()
+    };
+    let config = serde_json::to_vec(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: None,
+        config: Descriptor::new(MediaType::CONFIG, store.put(&config).unwrap(), config.len() as u64),
+        layers: vec![Descriptor::new(MediaType::LAYER, layer_digest, layer.len() as u64)],
+        annotations: Default::default(),
+    };
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let descriptor =
+        Descriptor::new(MediaType::MANIFEST, store.put(&manifest).unwrap(), manifest.len() as u64);
+    test.store.put_image(&name.parse().unwrap(), &platform, &descriptor)?;
+    Ok(descriptor)
+}
+
+struct Silent;
+impl TransferProgress for Silent {
+    fn transferred(&self, _blob: &Digest, _current: u64, _total: u64) {}
+}
+
+#[test]
+fn images_resolve_by_exact_name_and_platform() {
+    let test = TestStore::new();
+    let amd = put_image(&test, "app:1", "linux/amd64", b"amd").unwrap();
+    let arm = put_image(&test, "app:1", "linux/arm64", b"arm").unwrap();
+    let resolve = |name: &str, platform: &str| {
+        let (name, platform): (Reference, Platform) = (name.parse().unwrap(), platform.parse().unwrap());
+        now(test.store.resolve(&name, &platform))
+    };
+    assert_eq!(resolve("app:1", "linux/amd64").unwrap().manifest_digest, amd.digest);
+    let found = resolve("docker.io/library/app:1", "linux/arm64").unwrap();
+    assert_eq!((found.manifest_digest, found.layers[0].diff_id), (arm.digest, Digest::of(b"arm")));
+    assert!(matches!(resolve("app", "linux/amd64"), Err(ResolveError::NotFound(_))));
+    assert!(matches!(resolve("other.org/app:1", "linux/amd64"), Err(ResolveError::NotFound(_))));
+    match resolve("app:1", "linux/riscv64") {
+        Err(ResolveError::NoPlatform { available, .. }) => assert_eq!(available, "linux/amd64, linux/arm64"),
+        other => panic!("{other:?}"),
+    }
+    let by_digest = format!("app@{}", amd.digest);
+    assert_eq!(resolve(&by_digest, "linux/amd64").unwrap().manifest_digest, amd.digest);
+    assert!(matches!(resolve(&format!("b@{}", amd.digest), "linux/amd64"), Err(ResolveError::NotFound(_))));
+
+    // Named anew: the old image loses the name.
+    let new = put_image(&test, "app:1", "linux/amd64", b"new").unwrap();
+    assert_eq!(resolve("app:1", "linux/amd64").unwrap().manifest_digest, new.digest);
+    assert_eq!(test.store.list_images().unwrap().len(), 2);
+
+    let blobs = resolve("app:1", "linux/amd64").unwrap().blobs;
+    let target = MemoryStore::default();
+    let layer = Descriptor::new(MediaType::LAYER, Digest::of(b"new"), 3);
+    now(blobs.fetch(&layer, &target, &Silent)).unwrap();
+    assert_eq!(target.size(&layer.digest).unwrap(), Some(3));
+    let missing = Descriptor::new(MediaType::LAYER, Digest::of(b"missing"), 3);
+    assert!(matches!(
+        now(test.store.blobs().fetch(&missing, &target, &Silent)),
+        Err(ResolveError::NotFound(_))
+    ));
+
+    assert!(test.store.remove_image(&"app:1".parse().unwrap()).unwrap());
+    assert!(!test.store.remove_image(&"app:1".parse().unwrap()).unwrap());
+    assert!(matches!(resolve("app:1", "linux/amd64"), Err(ResolveError::NotFound(_))));
+}
+
+#[test]
+fn an_image_without_its_blobs_is_refused() {
+    let test = TestStore::new();
+    let manifest = put_image(&test, "app", "linux/amd64", b"layer").unwrap();
+    let layer = Digest::of(b"layer").hex();
+    fs::remove_file(test.dir.path().join("blobs/sha256-v1").join(&layer[..2]).join(&layer)).unwrap();
+    let name = "other".parse().unwrap();
+    assert!(test.store.put_image(&name, &"linux/amd64".parse().unwrap(), &manifest).is_err());
+    assert!(test.store.images_named(&name).unwrap().is_empty());
+    let not_a_manifest = (test.store.blobs() as &dyn ContentStore).put(b"[]").unwrap();
+    let descriptor = Descriptor::new(MediaType::MANIFEST, not_a_manifest, 2);
+    assert!(test.store.put_image(&name, &Platform::host(), &descriptor).is_err());
+}
+
+#[test]
+fn prune_keeps_what_images_and_packed_layers_need() {
+    let test = TestStore::new();
+    let store = test.store.blobs() as &dyn ContentStore;
+    put_image(&test, "app", "linux/amd64", b"layer").unwrap();
+    let stray = store.put(b"stray").unwrap();
+    let snapshot = test.layer(&[], |_| {});
+    let chain = Digest::of(b"chain");
+    test.store.set_chain(&chain, snapshot.id()).unwrap();
+    let packed = store.put(b"packed").unwrap();
+    let layer = Layer {
+        descriptor: Descriptor::new(Compression::Gzip.layer_media_type(), packed, 6),
+        diff_id: Digest::of(b"tar"),
+    };
+    test.store.set_packed(snapshot.id(), "gzip:6", &layer).unwrap();
+    let unnamed = test.layer(&[], |_| {});
+
+    let pruned = test.store.prune(PruneOptions::default()).unwrap();
+    assert_eq!((pruned.blobs, pruned.snapshots, pruned.images), (1, 1, 0));
+    assert_eq!(store.size(&stray).unwrap(), None);
+    assert!(test.store.snapshot(unnamed.id()).unwrap().is_none());
+    assert_eq!(test.store.chain(&chain).unwrap(), Some(snapshot.id()));
+    assert_eq!(test.store.packed(snapshot.id(), "gzip:6").unwrap(), Some(layer));
+    assert_eq!(test.store.packed(snapshot.id(), "gzip:9").unwrap(), None);
+    let image = &test.store.list_images().unwrap()[0];
+    assert_eq!(test.store.load_image(image).unwrap().layers.len(), 1);
+
+    // A packed layer whose blob is gone is none.
+    let hex = packed.hex();
+    fs::remove_file(test.dir.path().join("blobs/sha256-v1").join(&hex[..2]).join(&hex)).unwrap();
+    assert_eq!(test.store.packed(snapshot.id(), "gzip:6").unwrap(), None);
+    // A chain whose directory is gone too.
+    fs::remove_dir_all(snapshot.dir()).unwrap();
+    assert_eq!(test.store.chain(&chain).unwrap(), None);
+}

@@ -1,0 +1,166 @@
+//! Results, and who may compute them.
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use cache::{CacheBackend, NewRecord, SnapshotId, StepRun};
+use common::{TestStore, content, key};
+
+fn record(n: u64, layers: &[SnapshotId]) -> NewRecord {
+    let run = StepRun {
+        started: UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
+        duration: Duration::from_nanos(1_234_567),
+    };
+    NewRecord { content: content(n), layers: layers.to_vec(), description: format!("RUN {n}"), run }
+}
+
+#[test]
+fn records_are_found_under_all_their_keys_newest_first() {
+    let test = TestStore::new();
+    let records = test.store.records();
+    let layer = test.layer(&[], |_| {}).id();
+    let first = records.save(&[key(1), key(2)], &record(1, &[layer])).unwrap();
+    let second = records.save(&[key(2)], &record(2, &[])).unwrap();
+    assert_eq!(records.lookup(&key(1)).unwrap(), std::slice::from_ref(&first));
+    assert_eq!(records.lookup(&key(2)).unwrap(), [second.clone(), first.clone()]);
+    assert_eq!(records.lookup(&key(3)).unwrap(), []);
+    records.alias(second.id, &key(3)).unwrap();
+    records.alias(second.id, &key(3)).unwrap();
+    assert_eq!(test.again().records().lookup(&key(3)).unwrap(), [second]);
+    assert_eq!(first.run, record(1, &[]).run);
+    assert_eq!(first.layers, [layer]);
+}
+
+#[test]
+fn a_record_without_its_layer_is_none() {
+    let test = TestStore::new();
+    let records = test.store.records();
+    let kept = test.layer(&[], |_| {});
+    let lost = test.layer(&[kept.id()], |_| {});
+    records.save(&[key(1)], &record(1, &[kept.id()])).unwrap();
+    records.save(&[key(1), key(2)], &record(2, &[kept.id(), lost.id()])).unwrap();
+    fs::remove_dir_all(lost.dir()).unwrap();
+    let found: Vec<_> = records.lookup(&key(1)).unwrap().iter().map(|record| record.content).collect();
+    assert_eq!(found, [content(1)]);
+    assert_eq!(records.lookup(&key(2)).unwrap(), []);
+    assert_eq!(test.store.usage().unwrap().records.count, 1);
+    // A record that names a layer that is not there cannot be saved.
+    assert!(records.save(&[key(4)], &record(4, &[lost.id()])).is_err());
+    assert_eq!(records.lookup(&key(4)).unwrap(), []);
+}
+
+#[test]
+fn a_row_that_the_disk_changed_is_no_hit() {
+    for change in [
+        "UPDATE keys SET record = (SELECT max(id) FROM records)",
+        "UPDATE records SET content = zeroblob(32)",
+        "UPDATE record_layers SET snapshot = 2",
+        "DELETE FROM record_layers",
+        "UPDATE keys SET seal = 'x'",
+    ] {
+        let test = TestStore::new();
+        let records = test.store.records();
+        let layers = [test.layer(&[], |_| {}).id(), test.layer(&[], |_| {}).id()];
+        records.save(&[key(1)], &record(1, &layers[..1])).unwrap();
+        records.save(&[], &record(2, &[])).unwrap();
+        assert_eq!(records.lookup(&key(1)).unwrap().len(), 1);
+        test.database().execute(change, []).unwrap();
+        assert_eq!(records.lookup(&key(1)).unwrap(), [], "{change}");
+        assert_eq!(records.lookup(&key(1)).unwrap(), [], "{change}");
+    }
+}
+
+#[test]
+fn last_used_is_noted_at_the_end_and_not_too_often() {
+    let test = TestStore::new();
+    let layer = test.layer(&[], |_| {}).id();
+    test.store.records().save(&[key(1)], &record(1, &[layer])).unwrap();
+    let used = || test.store.usage().unwrap().layers[0].last_used;
+    let set = |millis: i64| {
+        for table in ["records", "snapshots"] {
+            test.database().execute(&format!("UPDATE {table} SET used = ?1"), [millis]).unwrap();
+        }
+    };
+    set(1000);
+    let session = test.store.session().unwrap();
+    test.store.records().lookup(&key(1)).unwrap();
+    assert_eq!(used(), UNIX_EPOCH + Duration::from_secs(1));
+    session.finish().unwrap();
+    assert!(used().elapsed().unwrap() < Duration::from_secs(60));
+    let recent = used() - Duration::from_secs(60);
+    set(i64::try_from(recent.duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap());
+    let session = test.store.session().unwrap();
+    test.store.records().lookup(&key(1)).unwrap();
+    session.finish().unwrap();
+    assert_eq!(used(), recent);
+}
+
+#[test]
+fn one_claim_a_key() {
+    let test = TestStore::new();
+    let records = test.store.records();
+    let claim = records.try_claim(&key(1)).unwrap().unwrap();
+    assert!(records.try_claim(&key(1)).unwrap().is_none());
+    assert!(test.again().records().try_claim(&key(1)).unwrap().is_none());
+    assert!(records.try_claim(&key(2)).unwrap().is_some());
+    drop(claim);
+    assert!(records.try_claim(&key(1)).unwrap().is_some());
+    assert_eq!(fs::read_dir(test.dir.path().join("claims-v1")).unwrap().count(), 0);
+}
+
+#[test]
+fn one_claimant_at_a_time_however_many_try() {
+    let test = TestStore::new();
+    let holders = std::sync::atomic::AtomicU32::new(0);
+    let turns = std::sync::atomic::AtomicU32::new(0);
+    let open_files = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open_files();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let records = test.store.records();
+                for _ in 0..300 {
+                    if let Some(claim) = records.try_claim(&key(1)).unwrap() {
+                        use std::sync::atomic::Ordering::SeqCst;
+                        assert_eq!(holders.fetch_add(1, SeqCst), 0);
+                        turns.fetch_add(1, SeqCst);
+                        std::thread::yield_now();
+                        holders.fetch_sub(1, SeqCst);
+                        drop(claim);
+                    }
+                }
+            });
+        }
+    });
+    assert!(turns.into_inner() > 10);
+    // Other tests of this process open files too, but not hundreds.
+    assert!(open_files() < before + 200);
+}
+
+#[test]
+fn a_claim_ends_with_its_process() {
+    const CHILD: &str = "CACHE_TEST_CLAIM_IN";
+    if let Some(root) = std::env::var_os(CHILD) {
+        let store = cache::Store::open(root.as_ref(), cache::StoreOptions::default()).unwrap();
+        let claim = store.records().try_claim(&key(1)).unwrap();
+        println!("claimed: {}", claim.is_some());
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let test = TestStore::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["a_claim_ends_with_its_process", "--exact", "--nocapture"])
+        .env(CHILD, test.dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(output.map(Result::unwrap).any(|line| line.ends_with("claimed: true")));
+    assert!(test.store.records().try_claim(&key(1)).unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(test.store.records().try_claim(&key(1)).unwrap().is_some());
+}

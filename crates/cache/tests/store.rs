@@ -1,0 +1,245 @@
+//! Opening the state directory: what is refused, what is repaired, what many processes do at once.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use cache::{CacheBackend, CacheError, NewRecord, Store, StoreOptions};
+use common::{TestStore, changes, content, in_mount_namespace, key, mount};
+use image::ContentStore;
+
+fn refusal(root: &Path, options: StoreOptions) -> String {
+    match Store::open(root, options) {
+        Err(CacheError::Unusable { reason, .. }) => reason,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was opened"),
+    }
+}
+
+#[test]
+fn refuses_what_is_not_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("letter.txt"), "").unwrap();
+    assert!(refusal(&home, StoreOptions::default()).contains("letter.txt"));
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 1, "nothing was put there");
+
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    std::os::unix::fs::chown(&other, Some(12345), None).unwrap();
+    assert!(refusal(&other, StoreOptions::default()).contains("another user"));
+
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(refusal(&open, StoreOptions::default()).contains("every user"));
+
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(refusal(&file, StoreOptions::default()).contains("not a directory"));
+    assert!(refusal(&file.join("below"), StoreOptions::default()).contains("not a directory"));
+}
+
+#[test]
+fn refuses_another_format() {
+    let test = TestStore::new();
+    let format = test.dir.path().join("format");
+    let userxattr = StoreOptions { userxattr: true, ..StoreOptions::default() };
+    assert!(refusal(test.dir.path(), userxattr).contains("marks trusted"));
+    let recorded = StoreOptions { recorded_owners: true, ..StoreOptions::default() };
+    assert!(refusal(test.dir.path(), recorded).contains("owners real"));
+    fs::write(&format, "builder state 2\n").unwrap();
+    assert!(refusal(test.dir.path(), StoreOptions::default()).contains("newer version"));
+    fs::write(&format, "something").unwrap();
+    assert!(refusal(test.dir.path(), StoreOptions::default()).contains("something"));
+    // A process that was killed between creating and writing the file.
+    fs::write(&format, "").unwrap();
+    Store::open(test.dir.path(), StoreOptions::default()).unwrap();
+}
+
+#[test]
+fn refuses_read_only_directories_and_overlays() {
+    in_mount_namespace("refuses_read_only_directories_and_overlays", || {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (disk, lower, upper, work, merged) =
+            (at("disk"), at("lower"), at("upper"), at("work"), at("merged"));
+        mount("tmpfs", &disk, "mode=0755");
+        Store::open(&disk.join("state"), StoreOptions::default()).unwrap();
+        let flags = rustix::mount::MountFlags::RDONLY;
+        rustix::mount::mount_remount(&disk, flags, c"").unwrap();
+        assert!(refusal(&disk.join("state"), StoreOptions::default()).contains("read-only"));
+        assert!(refusal(&disk.join("new"), StoreOptions::default()).contains("read-only"));
+
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        mount("overlay", &merged, &options);
+        assert!(refusal(&merged.join("state"), StoreOptions::default()).contains("volume"));
+    });
+}
+
+#[test]
+fn a_full_disk_gives_an_error_and_nothing_half_done() {
+    in_mount_namespace("a_full_disk_gives_an_error_and_nothing_half_done", || {
+        let disk = tempfile::tempdir().unwrap();
+        mount("tmpfs", disk.path(), "size=8m,mode=0755");
+        let root = disk.path().join("state");
+        let store = Store::open(&root, StoreOptions::default()).unwrap();
+        let kept = (store.blobs() as &dyn ContentStore).put(&[1; 1000]).unwrap();
+        let error = (store.blobs() as &dyn ContentStore).put(&vec![2; 16 << 20]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        assert!(error.to_string().contains(root.to_str().unwrap()), "{error}");
+        assert_eq!(store.usage().unwrap().temporary.bytes, 0);
+
+        // With the rest filled up, a record cannot be saved, or it can; never half of it.
+        let mut chunk = 1 << 20;
+        let mut fillers = 0;
+        while chunk >= 4096 {
+            let path = disk.path().join(format!("filler{fillers}"));
+            fillers += 1;
+            if fs::write(path, vec![3; chunk]).is_err() {
+                chunk /= 2;
+            }
+        }
+        let run = cache::StepRun { started: std::time::UNIX_EPOCH, duration: Default::default() };
+        let mut failed = 0;
+        for n in 0..2000 {
+            let record =
+                NewRecord { content: content(n), layers: vec![], description: "x".repeat(2000), run };
+            let saved = store.records().save(&[key(n), key(n + 100_000)], &record);
+            failed += u64::from(saved.is_err());
+            let found = [key(n), key(n + 100_000)].map(|key| store.records().lookup(&key).unwrap().len());
+            assert_eq!(found, if saved.is_ok() { [1, 1] } else { [0, 0] });
+            if let Err(error) = saved {
+                assert!(error.to_string().contains("full"), "{error}");
+                break;
+            }
+        }
+        assert!(failed > 0, "the disk did not fill up");
+        for filler in 0..fillers {
+            let _ = fs::remove_file(disk.path().join(format!("filler{filler}")));
+        }
+        drop(store);
+        let store = Store::open(&root, StoreOptions::default()).unwrap();
+        assert_eq!((store.blobs() as &dyn ContentStore).read(&kept, 2000).unwrap().unwrap(), [1; 1000]);
+        let record = NewRecord { content: content(1), layers: vec![], description: String::new(), run };
+        store.records().save(&[key(1_000_000)], &record).unwrap();
+    });
+}
+
+#[test]
+fn a_broken_database_is_replaced() {
+    let test = TestStore::new();
+    let snapshot = test.layer(&[], |dir| fs::write(dir.join("f"), "old").unwrap());
+    assert!(!test.store.was_broken());
+    let TestStore { store, dir } = test;
+    drop(store);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(dir.path().join(format!("cache-v1.db{suffix}")));
+    }
+    fs::write(dir.path().join("cache-v1.db"), vec![b'x'; 10_000]).unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    assert!(store.was_broken());
+    assert!(store.snapshot(snapshot.id()).unwrap().is_none());
+    // The new database gives the old id again; what lies there makes room.
+    let test = TestStore { store, dir };
+    let again = test.layer(&[], |dir| fs::write(dir.join("g"), "new").unwrap());
+    assert_eq!(again.id(), snapshot.id());
+    assert!(again.dir().join("g").exists() && !again.dir().join("f").exists());
+}
+
+#[test]
+fn what_another_boot_did_not_sync_is_forgotten() {
+    let test = TestStore::new();
+    let store = test.store.blobs() as &dyn ContentStore;
+    let session = test.store.session().unwrap();
+    let synced = test.layer(&[], |_| {});
+    let synced_blob = store.put(b"synced").unwrap();
+    session.finish_durably().unwrap();
+    let lost = test.layer(&[], |_| {});
+    let lost_blob = store.put(b"lost").unwrap();
+    let run = cache::StepRun { started: std::time::UNIX_EPOCH, duration: Default::default() };
+    for (n, layers) in [(1, vec![synced.id()]), (2, vec![synced.id(), lost.id()])] {
+        let record = NewRecord { content: content(n), layers, description: String::new(), run };
+        test.store.records().save(&[key(n)], &record).unwrap();
+    }
+    // In the same boot everything counts.
+    let again = test.again();
+    assert_eq!([1, 2].map(|n| again.records().lookup(&key(n)).unwrap().len()), [1, 1]);
+    assert!(again.blobs().size(&lost_blob).unwrap().is_some());
+    // As if the rows had been written in another boot.
+    let database = test.database();
+    for table in ["snapshots", "blobs"] {
+        database.execute(&format!("UPDATE {table} SET boot = 'another' WHERE boot IS NOT NULL"), []).unwrap();
+    }
+    let after = test.again();
+    assert_eq!([1, 2].map(|n| after.records().lookup(&key(n)).unwrap().len()), [1, 0]);
+    assert!(after.snapshot(lost.id()).unwrap().is_none());
+    assert!(after.blobs().size(&lost_blob).unwrap().is_none());
+    assert!(after.blobs().size(&synced_blob).unwrap().is_some());
+    assert_eq!(test.layer(&[], |_| {}).changes().entries, 0);
+    assert_eq!(changes().entries, 1);
+}
+
+#[test]
+fn what_a_build_made_is_synced_beside_a_later_one() {
+    let test = TestStore::new();
+    let session = test.store.session().unwrap();
+    test.layer(&[], |_| {});
+    session.finish().unwrap();
+    let database = test.database();
+    let unsynced = || -> i64 {
+        let count = "SELECT count(*) FROM snapshots WHERE boot IS NOT NULL";
+        database.query_row(count, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(unsynced(), 1, "a build does not wait for the disk");
+    database.execute("UPDATE snapshots SET created = created - 120000", []).unwrap();
+    let _later = test.store.session().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while unsynced() > 0 {
+        assert!(std::time::Instant::now() < deadline, "the later session writes it through");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn many_open_a_new_directory_at_once() {
+    for _ in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("deep/state");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let root = &root;
+                scope.spawn(move || {
+                    let store = Store::open(root, StoreOptions::default()).unwrap();
+                    let _session = store.session().unwrap();
+                    let active = store.begin(&[]).unwrap();
+                    fs::write(active.dir().join("f"), n.to_string()).unwrap();
+                    let changes = active.changes().unwrap();
+                    let snapshot = active.commit(&changes).unwrap();
+                    let run = cache::StepRun { started: std::time::UNIX_EPOCH, duration: Default::default() };
+                    let record = NewRecord {
+                        content: content(n),
+                        layers: vec![snapshot.id()],
+                        description: String::new(),
+                        run,
+                    };
+                    store.records().save(&[key(n)], &record).unwrap();
+                });
+            }
+        });
+        let store = Store::open(&root, StoreOptions::default()).unwrap();
+        for n in 0..8 {
+            let found = store.records().lookup(&key(n)).unwrap();
+            let snapshot = store.snapshot(found[0].layers[0]).unwrap().unwrap();
+            assert_eq!(fs::read_to_string(snapshot.dir().join("f")).unwrap(), n.to_string());
+        }
+    }
+}
