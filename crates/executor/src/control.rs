@@ -1,0 +1,127 @@
+//! What the caller and the sandbox's processes say to each other.
+//!
+//! The caller sends one packet: a descriptor of a memory file with the [`Task`], and its standard input where that is
+//! inherited. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
+//! processes can report over one socket.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::MemfdFlags;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+use crate::seccomp::Filter;
+use crate::{ExitStatus, ProcessSpec};
+
+/// Longest packet. Reports are a sentence; only a path of the specification makes them long.
+const PACKET: usize = 16 * 1024;
+/// Most descriptors in one packet.
+const DESCRIPTORS: usize = 4;
+
+/// What the sandbox tells the caller.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The process exists; its pidfd comes with the packet.
+    Started,
+    /// Something was done in another way than usual.
+    Note(String),
+    /// The process could not be run.
+    Fault(Fault),
+    /// The process ended, and everything is cleaned up.
+    Exited(ExitStatus),
+    /// The process that prepares and cleans up was killed by this signal.
+    Killed(i32),
+}
+
+/// Sends a packet with descriptors.
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("too many descriptors in one packet"));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives a packet; `None` when the other side is gone.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let answer = rustix::io::retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    });
+    let received = match answer {
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        other => other?,
+    };
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::other("a packet is too long"));
+    }
+    bytes.truncate(received.bytes);
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    Ok(if bytes.is_empty() && descriptors.is_empty() { None } else { Some((bytes, descriptors)) })
+}
+
+/// Sends a report, with a descriptor where it has one. A caller that is gone is no error: the guard notices.
+pub(crate) fn report(socket: BorrowedFd<'_>, report: &Report, descriptor: Option<BorrowedFd<'_>>) {
+    let mut bytes = serde_json::to_vec(report).unwrap_or_default();
+    if bytes.len() > PACKET {
+        let fault = Fault::Setup("the sandbox failed with a reason that is too long to tell".to_owned());
+        bytes = serde_json::to_vec(&Report::Fault(fault)).unwrap_or_default();
+    }
+    let _gone = send(socket, &bytes, descriptor.as_slice());
+}
+
+/// Everything the sandbox's processes need to know.
+pub(crate) struct Task {
+    pub(crate) spec: ProcessSpec,
+    pub(crate) filter: Filter,
+}
+
+impl Task {
+    /// Writes a task to a new memory file: length of the specification, specification, filter.
+    pub(crate) fn write(spec: &ProcessSpec, filter: &Filter) -> io::Result<OwnedFd> {
+        let json = serde_json::to_vec(spec)?;
+        let mut file = File::from(rustix::fs::memfd_create(c"sandbox-task", MemfdFlags::CLOEXEC)?);
+        file.write_all(&(json.len() as u64).to_le_bytes())?;
+        file.write_all(&json)?;
+        file.write_all(&filter.to_bytes())?;
+        file.rewind()?;
+        Ok(file.into())
+    }
+
+    /// Reads a task back.
+    pub(crate) fn read(file: OwnedFd) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        File::from(file).read_to_end(&mut bytes)?;
+        let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(io::Error::other)?;
+        let (json, filter) = rest.split_at_checked(length).ok_or_else(cut)?;
+        Ok(Self { spec: serde_json::from_slice(json)?, filter: Filter::from_bytes(filter).ok_or_else(cut)? })
+    }
+}
+
+/// A pair of connected sockets that keep packet boundaries: the caller's end, which does not block, and the
+/// sandbox's.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let flags = rustix::fs::fcntl_getfl(ours.as_fd())?;
+    rustix::fs::fcntl_setfl(ours.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)?;
+    Ok((ours, theirs))
+}

@@ -1,0 +1,74 @@
+//! The outermost process of a sandbox: it sees to it that nothing outlives the caller.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{PidfdFlags, Signal, WaitOptions};
+use rustix::thread::UnshareFlags;
+
+use crate::control::{self, Report, Task};
+use crate::fault::{Context, Fault};
+use crate::{SANDBOX_ARGUMENT, keeper, sys};
+
+/// Turns this process into the sandbox helper when its first argument is [`SANDBOX_ARGUMENT`], and then does not
+/// return. Otherwise it does nothing. Call it first thing in `main`, before any thread exists.
+pub fn sandbox_init() {
+    if std::env::args_os().nth(1).is_none_or(|argument| argument != SANDBOX_ARGUMENT) {
+        return;
+    }
+    let code = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) {
+        Ok(control) => match guard(&control) {
+            Ok(()) => 0,
+            Err(fault) => {
+                control::report(control.as_fd(), &Report::Fault(fault), None);
+                1
+            }
+        },
+        Err(_) => 2,
+    };
+    sys::exit(code);
+}
+
+fn guard(control: &OwnedFd) -> Result<(), Fault> {
+    // A session of its own: a terminal's signals are for the caller, who decides.
+    rustix::process::setsid().context(|| "start a session")?;
+    let mut descriptors = match control::receive(control.as_fd()).context(|| "receive the task")? {
+        Some((_, descriptors)) => descriptors.into_iter(),
+        None => return Ok(()),
+    };
+    let Some(task) = descriptors.next() else {
+        return Err(Fault::Setup(format!("{SANDBOX_ARGUMENT} is for internal use")));
+    };
+    let stdin = descriptors.next();
+    let task = Task::read(task).context(|| "read the task")?;
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .context(|| "open the sandbox's guard")?;
+    keeper::separate(UnshareFlags::NEWPID, "process")?;
+    let keeper = sys::fork(|| keeper::run(&task, control, stdin.as_ref(), &own))
+        .context(|| "start the sandbox's keeper")?;
+    release_streams(control);
+    drop(stdin);
+
+    let watched =
+        rustix::process::pidfd_open(keeper, PidfdFlags::empty()).context(|| "watch the sandbox's keeper")?;
+    // A hang-up is reported without being asked for.
+    let mut events = [PollFd::new(&watched, PollFlags::IN), PollFd::new(control, PollFlags::empty())];
+    rustix::io::retry_on_intr(|| poll(&mut events, None)).context(|| "watch the sandbox")?;
+    if !events[1].revents().is_empty() {
+        let _already_gone = rustix::process::pidfd_send_signal(&watched, Signal::KILL);
+    }
+    // It is the init process of a pid namespace: once it is reaped, nothing in there is left.
+    let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(keeper), WaitOptions::empty()))
+        .context(|| "wait for the sandbox's keeper")?;
+    if let Some(signal) = ended.and_then(|(_, status)| status.terminating_signal()) {
+        control::report(control.as_fd(), &Report::Killed(signal), None);
+    }
+    Ok(())
+}
+
+/// Lets go of the output pipes, whose end the caller waits for.
+pub(crate) fn release_streams(control: &OwnedFd) {
+    let _kept = rustix::stdio::dup2_stdin(control);
+    let _kept = rustix::stdio::dup2_stdout(control);
+    let _kept = rustix::stdio::dup2_stderr(control);
+}

@@ -1,0 +1,59 @@
+//! Runs one process in a sandbox.
+//!
+//! [`Sandbox`] starts the running binary again as a single-threaded helper (`/proc/self/exe` with
+//! [`SANDBOX_ARGUMENT`]), which builds namespaces, mounts and `/dev`, drops capabilities, installs Docker's seccomp
+//! profile and executes the program. Nothing of that happens in the calling process: it is safe beside threads and
+//! its cost does not depend on the caller's memory.
+//!
+//! ```text
+//!  caller ──control socket──▶ guard ──fork──▶ keeper (pid 1 of an outer pid namespace)
+//!     ▲                        watches           mounts, stubs ──fork──▶ the program (pid 1 of its own)
+//!     └──── stdout, stderr ────────────────────────────────────────────────┘
+//! ```
+//!
+//! The guard watches the control socket: when the caller dies or drops the run, it kills the keeper. The keeper is
+//! the init process of a pid namespace that contains the program's: when it dies, for whatever reason, the kernel
+//! kills everything inside. So no process outlives a run, whatever it does to hide.
+//!
+//! A program that uses this crate calls [`sandbox_init`] first thing in `main`, then [`enter_user_namespace`]
+//! before it starts a thread.
+//!
+//! The crate knows nothing of snapshots, vertices, image configs or the state directory: it is told directories and
+//! bytes. It does not resolve user names, and it has no limits (cgroups) yet.
+
+#![warn(missing_docs)]
+
+mod control;
+mod error;
+mod fault;
+mod guard;
+mod identity;
+mod keeper;
+mod mount;
+mod outcome;
+mod probe;
+mod program;
+mod rootfs;
+mod run;
+mod scratch;
+mod seccomp;
+mod spec;
+mod stubs;
+mod sys;
+mod system;
+mod trial;
+mod userns;
+mod wire;
+
+pub use error::Error;
+pub use guard::sandbox_init;
+pub use identity::{IdRange, Identity};
+pub use outcome::{ExitStatus, Outcome};
+pub use probe::{Feature, Machine, probe};
+pub use run::{Executor, OutputSink, OutputStream, Running, Sandbox, Signaller};
+pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Stdio, User};
+pub use trial::{SubordinateIds, try_overlay, try_user_namespace};
+pub use userns::enter_user_namespace;
+
+/// The hidden first argument that makes a binary the sandbox helper; see [`sandbox_init`].
+pub const SANDBOX_ARGUMENT: &str = "sandbox-init";

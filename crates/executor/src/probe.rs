@@ -1,0 +1,165 @@
+//! What this machine can give sandboxes, for people.
+
+use std::path::{Path, PathBuf};
+
+use crate::mount::FileSystem;
+use crate::seccomp::Filter;
+use crate::system::CGROUP2;
+use crate::userns::setting;
+use crate::{Identity, Sandbox};
+
+/// One ability of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// Short name, such as `overlay`.
+    pub name: &'static str,
+    /// Whether it is there in full.
+    pub available: bool,
+    /// What it is; where it is not available: why, and what is done instead.
+    pub detail: String,
+}
+
+/// The machine as sandboxes see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Its abilities, in the order in which to show them.
+    pub features: Vec<Feature>,
+}
+
+/// Looks at the machine. `identity` is what [`crate::enter_user_namespace`] returned, or its error.
+pub fn probe(identity: Result<&Identity, &crate::Error>) -> Machine {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let features = vec![
+        sandboxes(),
+        identity_feature(identity),
+        user_namespaces(),
+        overlay(&kernel),
+        seccomp(),
+        cgroups(),
+        network(),
+    ];
+    Machine { kernel, features }
+}
+
+fn available(name: &'static str, detail: impl Into<String>) -> Feature {
+    Feature { name, available: true, detail: detail.into() }
+}
+
+fn missing(name: &'static str, detail: impl Into<String>) -> Feature {
+    Feature { name, available: false, detail: detail.into() }
+}
+
+fn sandboxes() -> Feature {
+    match Sandbox::new().prepare() {
+        Ok(_) => available("sandbox", "own mount, pid, ipc, uts and cgroup namespaces"),
+        Err(error) => missing("sandbox", format!("{error}; RUN cannot be executed")),
+    }
+}
+
+fn identity_feature(identity: Result<&Identity, &crate::Error>) -> Feature {
+    const NAME: &str = "identity";
+    match identity {
+        Ok(Identity::Root) => available(NAME, "root: every owner can be used"),
+        Ok(Identity::Rootless { uids, gids }) => {
+            let count =
+                |ranges: &[crate::IdRange]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
+            available(NAME, format!("rootless with {} user and {} group ids", count(uids), count(gids)))
+        }
+        Ok(Identity::SingleId { reason }) => missing(
+            NAME,
+            format!(
+                "rootless with a single id, since {reason}; other owners are only recorded, and USER must be root"
+            ),
+        ),
+        Err(error) => missing(NAME, error.to_string()),
+    }
+}
+
+fn user_namespaces() -> Feature {
+    const NAME: &str = "user namespaces";
+    let off = |name: &str, value: &str| setting(name).is_some_and(|found| found == value);
+    if !Path::new("/proc/self/ns/user").exists() {
+        return missing(NAME, "the kernel has none; builds need root");
+    }
+    for (name, value) in [
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("user/max_user_namespaces", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ] {
+        if off(name, value) {
+            let name = name.replace('/', ".");
+            return missing(NAME, format!("sysctl {name} is {value}; ordinary users cannot build"));
+        }
+    }
+    available(NAME, "ordinary users can build")
+}
+
+fn overlay(kernel: &str) -> Feature {
+    const NAME: &str = "overlay";
+    if let Err(refused) = FileSystem::open("overlay") {
+        return missing(NAME, format!("{}; RUN cannot be executed", refused.text));
+    }
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (6, 7) {
+        available(NAME, "up to 500 layers, through the new mount API")
+    } else {
+        available(NAME, "up to 500 layers, through mount(2): the kernel is older than 6.7")
+    }
+}
+
+fn seccomp() -> Feature {
+    const NAME: &str = "seccomp";
+    match Filter::default_profile() {
+        Ok(filter) if Path::new("/proc/sys/kernel/seccomp").exists() => {
+            available(NAME, format!("Docker's default profile, {} instructions", filter.program.len()))
+        }
+        Ok(_) => missing(NAME, "the kernel has none; RUN cannot be executed"),
+        Err(why) => missing(NAME, format!("{why}; RUN cannot be executed")),
+    }
+}
+
+fn cgroups() -> Feature {
+    const NAME: &str = "cgroups";
+    const UNUSED: &str = "steps run in the caller's cgroup, without limits of their own";
+    let is_v2 = |path: &str| rustix::fs::statfs(path).is_ok_and(|found| found.f_type == CGROUP2);
+    if is_v2("/sys/fs/cgroup") {
+        available(NAME, format!("v2; {UNUSED}"))
+    } else if is_v2("/sys/fs/cgroup/unified") {
+        available(NAME, format!("hybrid of v1 and v2; {UNUSED}"))
+    } else if Path::new("/sys/fs/cgroup").join("devices").exists() {
+        available(NAME, format!("v1; {UNUSED}"))
+    } else {
+        missing(NAME, format!("not mounted; {UNUSED}"))
+    }
+}
+
+fn network() -> Feature {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let find = |name: &str| -> Option<PathBuf> {
+        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+    };
+    let helper = ["pasta", "slirp4netns"].into_iter().find_map(find);
+    let found = match helper {
+        Some(helper) => format!("{} is there but not used yet", helper.display()),
+        None => "neither pasta nor slirp4netns is there".to_owned(),
+    };
+    missing("network helper", format!("{found}; steps share the network of the caller, or have none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_something_of_everything() {
+        let reason = "/etc/subuid has no range".to_owned();
+        let machine = probe(Ok(&Identity::SingleId { reason }));
+        assert!(machine.kernel.contains('.'));
+        assert!(machine.features.iter().all(|feature| !feature.detail.is_empty()));
+        let identity = machine.features.iter().find(|feature| feature.name == "identity").unwrap();
+        assert!(!identity.available && identity.detail.contains("/etc/subuid"));
+    }
+}

@@ -1,0 +1,303 @@
+//! The process that becomes the program: the init process of its pid namespace.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::process::{Resource, Rlimit};
+
+use crate::control::{self, Report, Task};
+use crate::fault::{Context, Fault, reason};
+use crate::keeper::World;
+use crate::seccomp::DEFAULT_CAPABILITIES;
+use crate::{ProcessSpec, Stdio, sys, system};
+
+/// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
+const OPEN_FILES: u64 = 1024;
+/// More mounts than can lie over the root file system.
+const MOST_COVERS: usize = 8;
+/// Most of `/etc/passwd` that is read.
+const LONGEST_PASSWD: u64 = 4 << 20;
+
+/// Enters the sandbox and executes the program; returns the exit code of this process when that fails.
+pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, stdin: Option<&OwnedFd>) -> i32 {
+    let failed = |fault| {
+        control::report(control, &Report::Fault(fault), None);
+        1
+    };
+    if let Err(fault) = enter(world, control, stdin) {
+        return failed(fault);
+    }
+    // From here on no descriptor of the host may be left: a path such as /proc/self/fd/7 would lead out.
+    let Err(error) = sys::without_other_descriptors(control, |control| {
+        let Err(fault) = execute(task);
+        control::report(control, &Report::Fault(fault), None);
+        sys::exit(1)
+    });
+    failed(Fault::Setup(format!("close descriptors: {}", reason(&error))))
+}
+
+/// Everything that needs the host's files.
+fn enter(world: &World, control: BorrowedFd<'_>, stdin: Option<&OwnedFd>) -> Result<(), Fault> {
+    sys::reset_signals();
+    rustix::process::setsid().context(|| "start a session")?;
+    if let Some(note) = system::mount_proc(world.proc.as_fd())? {
+        control::report(control, &Report::Note(note), None);
+    }
+    system::protect(&world.stubs, &world.scratch)?;
+    if let Some(stdin) = stdin {
+        rustix::stdio::dup2_stdin(stdin).context(|| "pass on standard input")?;
+    }
+    change_root(&world.root)
+}
+
+/// Makes `root` the root of this mount namespace, and takes off everything that the host's root has become part of.
+fn change_root(root: &OwnedFd) -> Result<(), Fault> {
+    let mount_of = |path: &str| -> Result<u64, Fault> {
+        let found = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+            .context(|| "look at the root file system")?;
+        Ok(found.stx_mnt_id)
+    };
+    rustix::process::fchdir(root).context(|| "enter the root file system")?;
+    // The old root comes to lie over the new one (pivot_root(2), "pivot_root(\".\", \".\")").
+    rustix::process::pivot_root(".", ".").context(|| "change the root file system")?;
+    rustix::process::chdir("/").context(|| "enter the root file system")?;
+    let own = mount_of("/")?;
+    // On it lies the scratch space, and each unmount takes off only what is on top. As long as something is left,
+    // `/..` leads to it.
+    for _ in 0..MOST_COVERS {
+        if mount_of("/..")? == own {
+            return Ok(());
+        }
+        rustix::mount::unmount(".", UnmountFlags::DETACH).context(|| "leave the host's file systems")?;
+    }
+    Err(Fault::Setup("leave the host's file systems: they are still there".to_owned()))
+}
+
+/// Everything after: this process can reach nothing but the sandbox.
+fn execute(task: &Task) -> Result<Infallible, Fault> {
+    let spec = &task.spec;
+    if spec.stdio == Stdio::Captured {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .context(|| "open /dev/null")?;
+        rustix::stdio::dup2_stdin(&null).context(|| "set standard input")?;
+        own_streams(&spec.user);
+    }
+    limit_open_files();
+    enter_working_directory(&spec.cwd)?;
+    let env = environment(spec)?;
+    // Best effort: keys are scarce, and a machine may have none.
+    let _optional = sys::new_session_keyring();
+    // Before capabilities go: without no_new_privs it needs CAP_SYS_ADMIN.
+    sys::install_filter(&task.filter.program).context(|| "install the seccomp filter")?;
+    become_user(spec)?;
+
+    let program = find_program(spec)?;
+    let path = c_string(program.as_os_str())?;
+    let args = spec.args.iter().map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
+    sys::close_on_exec_from(3).context(|| "close descriptors")?;
+    let error = sys::execve(&path, &args, &env);
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    Err(Fault::Program { code, message: format!("exec {}: {}", program.display(), lower(&error)) })
+}
+
+/// Lets the user open `/dev/stdout` and `/dev/stderr`, which are pipes made by the caller.
+fn own_streams(user: &crate::User) {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    for stream in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let _optional = rustix::fs::fchown(stream, Some(uid), Some(gid));
+    }
+}
+
+fn limit_open_files() {
+    let now = rustix::process::getrlimit(Resource::Nofile);
+    let soft = now.maximum.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+    let _optional =
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: now.maximum });
+}
+
+/// Makes the working directory where it is missing, and enters it.
+fn enter_working_directory(cwd: &Path) -> Result<(), Fault> {
+    let describe = || format!("enter the working directory {}", cwd.display());
+    if !cwd.is_absolute() {
+        return Err(Fault::Setup(format!("{}: it is not absolute", describe())));
+    }
+    match rustix::process::chdir(cwd) {
+        Err(Errno::NOENT) => {
+            std::fs::create_dir_all(cwd)
+                .context(|| format!("create the working directory {}", cwd.display()))?;
+            rustix::process::chdir(cwd).context(describe)?;
+        }
+        other => other.context(describe)?,
+    }
+    // The kernel says "(unreachable)" of a directory that is not below the root.
+    let here = rustix::process::getcwd(Vec::new()).context(describe)?;
+    if here.as_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(Fault::Setup(format!("{}: it is outside of the root file system", describe())))
+    }
+}
+
+/// The environment, with HOME.
+fn environment(spec: &ProcessSpec) -> Result<Vec<CString>, Fault> {
+    let mut env = Vec::with_capacity(spec.env.len() + 1);
+    for (name, value) in &spec.env {
+        env.push(variable(name, value)?);
+    }
+    let has_home = spec.env.iter().any(|(name, value)| name == "HOME" && !value.is_empty());
+    if !has_home {
+        env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
+        env.push(variable(OsStr::new("HOME"), home(spec.user.uid).as_os_str())?);
+    }
+    Ok(env)
+}
+
+fn variable(name: &OsStr, value: &OsStr) -> Result<CString, Fault> {
+    let mut entry = OsString::from(name);
+    entry.push("=");
+    entry.push(value);
+    c_string(&entry)
+}
+
+fn c_string(text: &OsStr) -> Result<CString, Fault> {
+    CString::new(text.as_bytes())
+        .map_err(|_| Fault::Setup(format!("pass on {text:?}: it has a zero byte in it")))
+}
+
+/// The home directory of a user in the root file system's `/etc/passwd`, else `/`.
+fn home(uid: u32) -> PathBuf {
+    home_in(&passwd().unwrap_or_default(), uid).unwrap_or_else(|| PathBuf::from("/"))
+}
+
+/// Not more than a file: the image may have put a pipe there, or an endless device.
+fn passwd() -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open("/etc/passwd", flags, Mode::empty())?);
+    let mut contents = Vec::new();
+    if file.metadata()?.is_file() {
+        file.take(LONGEST_PASSWD).read_to_end(&mut contents)?;
+    }
+    Ok(contents)
+}
+
+fn home_in(passwd: &[u8], uid: u32) -> Option<PathBuf> {
+    passwd.split(|byte| *byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+        let found: u32 = std::str::from_utf8(fields.get(2)?).ok()?.trim().parse().ok()?;
+        let home = fields.get(5).filter(|home| !home.is_empty())?;
+        (found == uid).then(|| PathBuf::from(OsString::from_vec(home.to_vec())))
+    })
+}
+
+/// Takes the user's ids and Docker's default capabilities.
+fn become_user(spec: &ProcessSpec) -> Result<(), Fault> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let user = &spec.user;
+    for capability in 0..64 {
+        let keep = DEFAULT_CAPABILITIES >> capability & 1 == 1;
+        if !keep && !sys::drop_bounding_capability(capability).context(|| "drop capabilities")? {
+            break;
+        }
+    }
+    rustix::thread::set_keep_capabilities(true).context(|| "keep capabilities")?;
+    // The primary group is one of them: else a program could shed it, and with it a group's lack of access to a file
+    // that others may read (CVE-2022-2989).
+    let mut groups = vec![Gid::from_raw(user.gid)];
+    groups.extend(user.additional_gids.iter().filter(|gid| **gid != user.gid).map(|gid| Gid::from_raw(*gid)));
+    match rustix::thread::set_thread_groups(&groups) {
+        // In a user namespace with a single id, groups cannot be changed.
+        Err(Errno::PERM) if user.additional_gids.is_empty() => {}
+        other => other.map_err(|error| cannot_be(spec, error))?,
+    }
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|error| cannot_be(spec, error))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|error| cannot_be(spec, error))?;
+    rustix::thread::set_keep_capabilities(false).context(|| "keep capabilities")?;
+    let granted = CapabilitySet::from_bits_retain(DEFAULT_CAPABILITIES);
+    let sets = CapabilitySets { effective: granted, permitted: granted, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).context(|| "set capabilities")?;
+    match rustix::thread::clear_ambient_capability_set() {
+        Err(Errno::INVAL) => Ok(()),
+        other => other.context(|| "clear ambient capabilities"),
+    }
+}
+
+fn cannot_be(spec: &ProcessSpec, error: Errno) -> Fault {
+    let crate::User { uid, gid, additional_gids } = &spec.user;
+    let groups = if additional_gids.is_empty() { String::new() } else { format!(" and {additional_gids:?}") };
+    let text = format!("run as user {uid} with group {gid}{groups}: {}", reason(&error.into()));
+    match error {
+        Errno::INVAL | Errno::PERM => Fault::Unsupported(format!(
+            "{text} (the user namespace has no such id: give the user a range in /etc/subuid and /etc/subgid, and \
+             install newuidmap and newgidmap)"
+        )),
+        _ => Fault::Setup(text),
+    }
+}
+
+/// Looks the program up, as the user who runs it. The words are those of runc.
+fn find_program(spec: &ProcessSpec) -> Result<PathBuf, Fault> {
+    let Some(name) = spec.args.first().filter(|name| !name.is_empty()) else {
+        return Err(Fault::Program { code: 127, message: "exec: no command".to_owned() });
+    };
+    let fail = |code, what: String| Fault::Program { code, message: format!("exec: {name:?}: {what}") };
+    if name.as_bytes().contains(&b'/') {
+        let path = PathBuf::from(name);
+        return match executable(&path) {
+            Ok(()) => Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(fail(127, format!("stat {}: {}", path.display(), lower(&error))))
+            }
+            Err(error) => Err(fail(126, lower(&error))),
+        };
+    }
+    let path = spec.env.iter().rev().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_bytes());
+    let mut denied = false;
+    for dir in path.unwrap_or_default().split(|byte| *byte == b':').filter(|dir| dir.starts_with(b"/")) {
+        let candidate = Path::new(OsStr::from_bytes(dir)).join(name);
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(error) => denied |= error.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+    if denied {
+        return Err(fail(126, "permission denied".to_owned()));
+    }
+    Err(fail(127, "executable file not found in $PATH".to_owned()))
+}
+
+fn executable(path: &Path) -> io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?)
+}
+
+/// The system's reason, as Go writes it.
+fn lower(error: &io::Error) -> String {
+    reason(error).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_homes() {
+        let passwd =
+            b"root:x:0:0:root:/root:/bin/sh\nbroken\n:::\nx:x:5:5::: \nweb:x:33:33:,,:/srv/\xff:/bin/sh";
+        assert_eq!(home_in(passwd, 0), Some(PathBuf::from("/root")));
+        assert_eq!(home_in(passwd, 33), Some(PathBuf::from(OsString::from_vec(b"/srv/\xff".to_vec()))));
+        assert_eq!(home_in(passwd, 5), None, "an empty one is none");
+        assert_eq!(home_in(passwd, 1), None);
+    }
+}

@@ -1,0 +1,455 @@
+//! The caller's side of a sandbox.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio as Redirect};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, MemfdFlags, SealFlags};
+use rustix::mount::MountAttrFlags;
+use rustix::process::{Pid, PidfdFlags};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe;
+
+use crate::control::{self, Report, Task};
+use crate::fault::Fault;
+use crate::mount;
+use crate::seccomp::Filter;
+use crate::{Error, ExitStatus, Outcome, ProcessSpec, SANDBOX_ARGUMENT, Stdio, sys};
+
+/// How much output is read at once.
+const CHUNK: usize = 64 * 1024;
+/// How long dropping a run waits for its processes to be gone. They are killed at once; only a process that the kernel
+/// cannot interrupt, such as one waiting for a dead network file system, takes longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Flag of pidfd_send_signal(2), since Linux 6.9.
+const PROCESS_GROUP: u32 = 1 << 2;
+
+/// One of the two output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Receives what a process writes, as it comes. It is called from an async task: it must not wait for long. While it
+/// is in a call nothing more is read, so a slow sink slows the process.
+pub trait OutputSink: Send + Sync {
+    /// Takes the next bytes of one stream. They are cut anywhere, also within a character.
+    fn write(&self, stream: OutputStream, bytes: &[u8]);
+}
+
+/// Runs processes.
+#[async_trait]
+pub trait Executor: Send + Sync {
+    /// Runs one process to its end. Dropping the future kills it, with everything it started.
+    async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, Error>;
+}
+
+/// Runs processes in namespaces of their own, under Docker's default capabilities and seccomp profile.
+///
+/// The binary that uses it must call [`crate::sandbox_init`] first thing in `main`.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// The running binary, through a mount that cannot be written to: otherwise a process that executes
+    /// `/proc/self/exe` could get hold of the host's file (CVE-2019-5736). Made when the first process starts.
+    binary: Arc<OnceLock<OwnedFd>>,
+}
+
+impl Sandbox {
+    /// A sandbox in which nothing has run yet. Nothing is touched before something runs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Prepares for running processes; cheap.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without CAP_SYS_ADMIN: call [`crate::enter_user_namespace`] first.
+    pub fn prepare(&self) -> Result<(), Error> {
+        self.binary().map(drop)
+    }
+
+    fn binary(&self) -> Result<&OwnedFd, Error> {
+        if let Some(binary) = self.binary.get() {
+            return Ok(binary);
+        }
+        let binary = mounted_binary().or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Err(error),
+            _ => copied_binary(),
+        });
+        match binary {
+            Ok(binary) => Ok(self.binary.get_or_init(|| binary)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Error::Unsupported(
+                "sandboxes need CAP_SYS_ADMIN, at least in a user namespace".to_owned(),
+            )),
+            Err(source) => Err(Error::Io { action: "prepare the sandbox's program", source }),
+        }
+    }
+
+    /// Starts a process. Returns as soon as it exists; that its program cannot be executed comes out of
+    /// [`Running::wait`]. Must be called from a Tokio runtime with I/O enabled.
+    ///
+    /// # Errors
+    /// When the sandbox cannot be built.
+    pub async fn start(&self, spec: &ProcessSpec) -> Result<Running, Error> {
+        let mut running = self.launch(spec)?;
+        let mut early = Vec::new();
+        while running.process.is_none() {
+            match running.receive().await? {
+                Some((Report::Started, Some(process))) => running.process = Some(Arc::new(process)),
+                Some((report, _)) => early.push(report),
+                None => break,
+            }
+        }
+        for report in early {
+            running.verdict.take(report);
+        }
+        if running.process.is_none() {
+            return Err(running.finish().await.err().unwrap_or_else(|| Error::Killed(String::new())));
+        }
+        Ok(running)
+    }
+
+    fn launch(&self, spec: &ProcessSpec) -> Result<Running, Error> {
+        let filter = Filter::default_profile().map_err(Error::Unsupported)?;
+        let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
+        let task = Task::write(spec, filter).map_err(Error::io("write the sandbox's task"))?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
+        command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear().stdin(theirs);
+        let mut pipes = [None, None];
+        let mut descriptors = vec![task.as_fd()];
+        let stdin = io::stdin();
+        match spec.stdio {
+            Stdio::Inherit => descriptors.push(stdin.as_fd()),
+            Stdio::Captured => {
+                let (stdout, stdout_end) = output_pipe()?;
+                let (stderr, stderr_end) = output_pipe()?;
+                command.stdout(Redirect::from(stdout_end)).stderr(Redirect::from(stderr_end));
+                pipes = [Some(stdout), Some(stderr)];
+            }
+        }
+        let guard = command.spawn().map_err(Error::io("start the sandbox"))?;
+        // The command holds the other ends of the pipes and of the socket.
+        drop(command);
+        let mut running = Running {
+            control: Some(watch(ours)?),
+            guard,
+            process: None,
+            pipes,
+            verdict: Verdict::default(),
+            reaped: false,
+        };
+        if let Some(control) = &running.control {
+            let sent = control::send(control.get_ref().as_fd(), b"task", &descriptors);
+            // A helper that failed at once has said why, or is gone; both come out of waiting for it.
+            running.verdict.unsent = sent.is_err();
+        }
+        Ok(running)
+    }
+}
+
+#[async_trait]
+impl Executor for Sandbox {
+    async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, Error> {
+        self.start(&spec).await?.wait(output).await
+    }
+}
+
+/// The running binary's file, through a read-only mount.
+fn mounted_binary() -> io::Result<OwnedFd> {
+    // Not by the link itself: that leads to the mount it was started from, which may be of another namespace.
+    let path = std::fs::read_link("/proc/self/exe")?;
+    let binary = mount::clone_host(path.as_path(), false)?;
+    let same = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let running = rustix::fs::stat("/proc/self/exe")?;
+    if same(rustix::fs::statat(&binary, "", AtFlags::EMPTY_PATH)?) != same(running) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    mount::restrict(
+        binary.as_fd(),
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID,
+        false,
+    )?;
+    Ok(binary)
+}
+
+/// A sealed copy in memory, for a binary whose file was replaced while it runs.
+fn copied_binary() -> io::Result<OwnedFd> {
+    let mut from = std::fs::File::open("/proc/self/exe")?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = std::fs::File::from(rustix::fs::memfd_create(c"builder", flags)?);
+    io::copy(&mut from, &mut copy)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    // Executing needs a descriptor that nobody can write through.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(std::fs::File::open(path)?.into())
+}
+
+fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::io("create a pipe"))?;
+    let read = pipe::Receiver::from_owned_fd(read).map_err(Error::io("watch a pipe"))?;
+    Ok((read, write))
+}
+
+fn watch(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
+    sys::watch(descriptor).map_err(Error::io("watch the sandbox"))
+}
+
+/// A process that was started in a sandbox. Dropping it kills the process with everything it started, and waits until
+/// that is done (two seconds at most).
+#[derive(Debug)]
+pub struct Running {
+    /// Closing it tells the guard to kill the sandbox.
+    control: Option<AsyncFd<OwnedFd>>,
+    guard: Child,
+    process: Option<Arc<OwnedFd>>,
+    /// Standard output and error.
+    pipes: [Option<pipe::Receiver>; 2],
+    verdict: Verdict,
+    reaped: bool,
+}
+
+/// What is known of the end.
+#[derive(Debug, Default)]
+struct Verdict {
+    status: Option<ExitStatus>,
+    fault: Option<Fault>,
+    killed: Option<i32>,
+    notes: Vec<String>,
+    unsent: bool,
+}
+
+impl Verdict {
+    fn take(&mut self, report: Report) {
+        match report {
+            Report::Started => {}
+            Report::Note(note) => self.notes.push(note),
+            Report::Exited(status) => self.status = Some(status),
+            Report::Killed(signal) => self.killed = Some(signal),
+            // The first is the cause of the others.
+            Report::Fault(fault) => self.fault = self.fault.take().or(Some(fault)),
+        }
+    }
+
+    /// `guard` says how the outermost process ended.
+    fn result(self, guard: std::process::ExitStatus) -> Result<Outcome, Error> {
+        if let Some(fault) = self.fault {
+            return Err(fault.into());
+        }
+        match self.status {
+            Some(status) => Ok(Outcome { status, notes: self.notes }),
+            None if self.unsent => Err(Error::Killed(format!(" before it began ({guard})"))),
+            None => Err(Error::Killed(match self.killed {
+                Some(signal) => format!(" by signal {signal}"),
+                None => format!(" ({guard})"),
+            })),
+        }
+    }
+}
+
+/// Sends signals to a running process, also while [`Running::wait`] waits.
+#[derive(Clone, Debug)]
+pub struct Signaller {
+    process: Option<Arc<OwnedFd>>,
+}
+
+impl Signaller {
+    /// Sends a signal to the process. It is the init process of its pid namespace: but for SIGKILL and SIGSTOP, it
+    /// ignores signals that it has no handler for (see [`Signaller::heeds`]). A process that has ended is no error.
+    ///
+    /// # Errors
+    /// For a number that is no signal.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        self.send(signal, 0).map_err(Error::io("send a signal"))
+    }
+
+    /// Sends a signal to the process and to what it started in its process group, as a terminal does. Kernels before
+    /// 6.9 have no way to do that which cannot hit a stranger; there it goes to the process alone.
+    ///
+    /// # Errors
+    /// For a number that is no signal.
+    pub fn signal_group(&self, signal: i32) -> Result<(), Error> {
+        match self.send(signal, PROCESS_GROUP) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.signal(signal),
+            other => other.map_err(Error::io("send a signal")),
+        }
+    }
+
+    /// Whether the process catches a signal or has chosen to ignore it. Of any other the kernel keeps the default
+    /// action from init processes, which this is. True when it cannot be told.
+    pub fn heeds(&self, signal: i32) -> bool {
+        let status = self.process.as_ref().and_then(|process| {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+            std::fs::read_to_string(format!("/proc/{}/status", field(&info, "Pid:")?)).ok()
+        });
+        let chosen = status.and_then(|status| chosen_signals(&status));
+        chosen.is_none_or(|chosen| {
+            u32::try_from(signal)
+                .ok()
+                .and_then(|signal| 1_u64.checked_shl(signal.checked_sub(1)?))
+                .is_none_or(|bit| chosen & bit != 0)
+        })
+    }
+
+    fn send(&self, signal: i32, flags: u32) -> io::Result<()> {
+        let Some(process) = &self.process else { return Ok(()) };
+        match sys::pidfd_send_signal(process.as_fd(), signal, flags) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// The signals that a process ignores or catches, one bit each (`SigIgn` and `SigCgt` of proc_pid_status(5)).
+fn chosen_signals(status: &str) -> Option<u64> {
+    let mask = |name: &str| u64::from_str_radix(field(status, name)?, 16).ok();
+    Some(mask("SigIgn:")? | mask("SigCgt:")?)
+}
+
+/// The value of a field in one of the files of `/proc` that have one a line.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+impl Running {
+    /// A handle for signals.
+    pub fn signaller(&self) -> Signaller {
+        Signaller { process: self.process.clone() }
+    }
+
+    /// Waits for the end of the process, and of everything it started; its mounts are gone then. Dropping the future
+    /// kills it.
+    ///
+    /// # Errors
+    /// [`Error::Program`] when the program cannot be executed, others when the sandbox cannot be built.
+    pub async fn wait(mut self, output: &dyn OutputSink) -> Result<Outcome, Error> {
+        let [mut stdout, mut stderr] = std::mem::take(&mut self.pipes);
+        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+        loop {
+            tokio::select! {
+                report = self.receive() => match report? {
+                    Some((report, _)) => self.verdict.take(report),
+                    None => break,
+                },
+                read = read(&mut stdout, &mut out) => pass_on(&mut stdout, OutputStream::Stdout, read, &out, output)?,
+                read = read(&mut stderr, &mut err) => pass_on(&mut stderr, OutputStream::Stderr, read, &err, output)?,
+            }
+        }
+        // Everything that could write is gone: what is in the pipes now is the rest.
+        drain(stdout, OutputStream::Stdout, &mut out, output)?;
+        drain(stderr, OutputStream::Stderr, &mut err, output)?;
+        self.finish().await
+    }
+
+    /// The next report; `None` when all of the sandbox's processes are gone.
+    async fn receive(&mut self) -> Result<Option<(Report, Option<OwnedFd>)>, Error> {
+        let Some(control) = &self.control else { return Ok(None) };
+        let packet = control
+            .async_io(Interest::READABLE, |socket| control::receive(socket.as_fd()))
+            .await
+            .map_err(Error::io("hear from the sandbox"))?;
+        let Some((bytes, descriptors)) = packet else { return Ok(None) };
+        let report = serde_json::from_slice(&bytes)
+            .map_err(io::Error::from)
+            .map_err(Error::io("understand the sandbox"))?;
+        Ok(Some((report, descriptors.into_iter().next())))
+    }
+
+    /// Waits for the guard, which is about to end.
+    async fn finish(mut self) -> Result<Outcome, Error> {
+        while let Some((report, _)) = self.receive().await? {
+            self.verdict.take(report);
+        }
+        let guard = watch(self.guard_descriptor()?)?;
+        let _ready = guard.readable().await.map_err(Error::io("wait for the sandbox"))?;
+        let status = self.guard.wait().map_err(Error::io("wait for the sandbox"))?;
+        self.reaped = true;
+        std::mem::take(&mut self.verdict).result(status)
+    }
+
+    fn guard_descriptor(&self) -> Result<OwnedFd, Error> {
+        let pid = self.guard.id().try_into().ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Error::Killed(String::new()))?;
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Error::io("watch the sandbox"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        // The guard kills everything and ends.
+        self.control = None;
+        if let Ok(guard) = self.guard_descriptor() {
+            let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+            let mut events = [PollFd::new(&guard, PollFlags::IN)];
+            let _waited = rustix::io::retry_on_intr(|| poll(&mut events, Some(&patience)));
+        }
+        if !matches!(self.guard.try_wait(), Ok(Some(_))) {
+            let _already_gone = self.guard.kill();
+            let _reaped = self.guard.try_wait();
+        }
+    }
+}
+
+async fn read(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> io::Result<usize> {
+    match pipe {
+        Some(pipe) => pipe.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn pass_on(
+    pipe: &mut Option<pipe::Receiver>,
+    stream: OutputStream,
+    read: io::Result<usize>,
+    buffer: &[u8],
+    output: &dyn OutputSink,
+) -> Result<(), Error> {
+    match read.map_err(Error::io("read the process's output"))? {
+        0 => *pipe = None,
+        length => output.write(stream, &buffer[..length]),
+    }
+    Ok(())
+}
+
+fn drain(
+    pipe: Option<pipe::Receiver>,
+    stream: OutputStream,
+    buffer: &mut [u8],
+    output: &dyn OutputSink,
+) -> Result<(), Error> {
+    let Some(pipe) = pipe else { return Ok(()) };
+    loop {
+        match rustix::io::read(&pipe, &mut *buffer) {
+            Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            Ok(length) => output.write(stream, &buffer[..length]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("read the process's output")(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_a_process_has_an_opinion_on() {
+        let status =
+            "Name:\tsh\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000006\nSigCgt:\t0000000000004001\n";
+        assert_eq!(chosen_signals(status), Some(0x4007));
+        assert_eq!(chosen_signals("Name:\tsh\n"), None);
+    }
+}

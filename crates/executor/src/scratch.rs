@@ -1,0 +1,105 @@
+//! A small file system in memory that holds what a sandbox is built from: files to bind, device nodes, mount points.
+//!
+//! It is mounted over `/` of the sandbox's mount namespace: that hides nothing, because a process looks paths up from
+//! its root *below* that mount, and it needs no directory of the host. The process never sees it: `pivot_root`
+//! leaves it behind, together with the host's file systems.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::mount::MountAttrFlags;
+
+use crate::fault::{Context, Fault};
+use crate::mount::{self, FileSystem, INERT};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    dir: OwnedFd,
+    files: u32,
+}
+
+/// The character devices of every sandbox: name, major and minor number (Documentation/admin-guide/devices.txt).
+pub(crate) const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+impl Scratch {
+    /// Mounts it. The mount namespace must be a private one already.
+    pub(crate) fn mount() -> Result<Self, Fault> {
+        let dir = FileSystem::open("tmpfs")?
+            .set("mode", "700")?
+            .set("size", "16m")?
+            .mount(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+        let root = mount::open_path("/").context(|| "open /")?;
+        mount::attach(dir.as_fd(), root.as_fd()).context(|| "mount the sandbox's scratch space")?;
+        let scratch = Self { dir, files: 0 };
+        for name in ["root", "empty", "layers"] {
+            rustix::fs::mkdirat(&scratch.dir, name, Mode::from_raw_mode(0o755))
+                .context(|| "create the sandbox's scratch space")?;
+        }
+        Ok(scratch)
+    }
+
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Where the root file system is attached.
+    pub(crate) fn root(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.dir, "root", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// A detached mount of a new file.
+    pub(crate) fn file(&mut self, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
+        let name = self.files.to_string();
+        self.files += 1;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600))?);
+        file.write_all(contents)?;
+        if uid != 0 || gid != 0 {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
+        let mount = mount::clone_mount(self.dir.as_fd(), name, false)?;
+        mount::restrict(mount.as_fd(), INERT, false)?;
+        Ok(mount)
+    }
+
+    /// A detached, read-only mount of an empty directory.
+    pub(crate) fn empty_directory(&self) -> io::Result<OwnedFd> {
+        let mount = mount::clone_mount(self.dir.as_fd(), "empty", false)?;
+        mount::restrict(mount.as_fd(), INERT | MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
+        Ok(mount)
+    }
+
+    /// Makes the nodes of [`DEVICES`], so that a sandbox cannot change the host's. In a user namespace the kernel
+    /// refuses that; there the host's are used, whose owner is not mapped.
+    pub(crate) fn make_devices(&self) -> Result<(), Fault> {
+        for (name, major, minor) in DEVICES {
+            let device = rustix::fs::makedev(major, minor);
+            let all = Mode::from_raw_mode(0o666);
+            let made = rustix::fs::mknodat(&self.dir, name, FileType::CharacterDevice, all, device);
+            match made {
+                // The umask took bits away.
+                Ok(()) => rustix::fs::chmodat(&self.dir, name, all, rustix::fs::AtFlags::empty())
+                    .context(|| format!("make the device {name}"))?,
+                Err(rustix::io::Errno::PERM) => return Ok(()),
+                Err(error) => return Err(error).context(|| format!("make the device {name}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A detached mount of one of [`DEVICES`]: our own, else the host's.
+    pub(crate) fn device(&self, name: &str) -> Result<OwnedFd, Fault> {
+        let mount = match mount::clone_mount(self.dir.as_fd(), name, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                mount::clone_host(format!("/dev/{name}"), false)
+            }
+            other => other,
+        };
+        mount.context(|| format!("bind the device {name}"))
+    }
+}

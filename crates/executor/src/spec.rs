@@ -1,0 +1,164 @@
+//! What to run, and in what surroundings.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire;
+
+/// One process and everything it can see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// The program and its arguments. A first argument without a slash is looked up in the `PATH` of [`Self::env`],
+    /// inside the root file system.
+    #[serde(with = "wire::list")]
+    pub args: Vec<OsString>,
+    /// The whole environment; nothing is inherited. `HOME` is added from the root file system's `/etc/passwd` (else
+    /// `/`) when it is missing.
+    #[serde(with = "wire::pairs")]
+    pub env: Vec<(OsString, OsString)>,
+    /// Absolute working directory inside the root file system. It is created (mode 0755, owned by root) when it is
+    /// missing, and stays.
+    #[serde(with = "wire::bytes")]
+    pub cwd: PathBuf,
+    /// Who runs it.
+    pub user: User,
+    /// Host name in the sandbox.
+    pub hostname: String,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Further mounts, made in this order, after `/proc`, `/dev` and `/sys`.
+    pub mounts: Vec<Mount>,
+    /// Contents of a read-only `/etc/hosts`; `None` leaves the image's.
+    pub hosts: Option<String>,
+    /// Contents of a read-only `/etc/resolv.conf`; `None` leaves the image's.
+    pub resolv_conf: Option<String>,
+    /// Which network it sees.
+    pub network: Network,
+    /// Where its standard streams go.
+    pub stdio: Stdio,
+    /// Size of `/dev/shm` in bytes; `None` is 64 MiB, as Docker has it.
+    pub shm_size: Option<u64>,
+}
+
+impl ProcessSpec {
+    /// A process with Docker's usual surroundings: root in `/`, an empty environment, the host's network, captured
+    /// output, no further mounts.
+    pub fn new(rootfs: Rootfs, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            user: User::default(),
+            hostname: "buildkitsandbox".to_owned(),
+            rootfs,
+            mounts: Vec::new(),
+            hosts: None,
+            resolv_conf: None,
+            network: Network::Host,
+            stdio: Stdio::Captured,
+            shm_size: None,
+        }
+    }
+}
+
+/// Numeric identity of a process. The default is root with no additional groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub additional_gids: Vec<u32>,
+}
+
+/// The root file system of a process. Mount points made for the sandbox (`/proc`, `/etc/hosts`, [`Mount`]s, …) leave
+/// no trace in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// An overlay of directories, mounted for this one process.
+    Overlay {
+        /// Read-only directories, topmost first; at least one, at most 500 (the kernel's limit).
+        #[serde(with = "wire::list")]
+        lower: Vec<PathBuf>,
+        /// Directory that receives what the process changes.
+        #[serde(with = "wire::bytes")]
+        upper: PathBuf,
+        /// Empty directory on the same file system as `upper`, for the kernel's use.
+        #[serde(with = "wire::bytes")]
+        work: PathBuf,
+        /// Keep overlay's marks in `user.overlay.*` attributes instead of `trusted.overlay.*`. Required in a user
+        /// namespace.
+        userxattr: bool,
+        /// Leave out every sync of `upper` (the mount option of that name): much faster for programs that call
+        /// fsync, such as dpkg. Without it the kernel also syncs the whole file system below when the run ends.
+        /// Whoever keeps `upper` syncs it. `work` cannot be used again.
+        volatile: bool,
+    },
+    /// A directory, used as it is.
+    Directory(#[serde(with = "wire::bytes")] PathBuf),
+}
+
+/// A further mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the root file system; symbolic links are followed inside it. It may be missing: it is
+    /// then made for the run, and removed afterwards. Must not lie in `/proc`.
+    #[serde(with = "wire::bytes")]
+    pub target: PathBuf,
+    /// What is mounted.
+    pub kind: MountKind,
+    /// Whether the process is kept from writing to it.
+    pub read_only: bool,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host, without the mounts below it.
+    Bind {
+        /// Path on the host.
+        #[serde(with = "wire::bytes")]
+        source: PathBuf,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Limit in bytes; `None` leaves the kernel's default, half of the memory.
+        size: Option<u64>,
+        /// Permission bits of its root, such as `0o1777`.
+        mode: u32,
+    },
+    /// A file with these contents, in memory: it never reaches a disk.
+    File {
+        /// Its bytes.
+        #[serde(with = "wire::bytes")]
+        contents: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+/// Which network a process sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// That of the caller.
+    Host,
+    /// A new one with nothing but a loopback device.
+    None,
+}
+
+/// Where the standard streams of a process go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// Standard input is `/dev/null`; output and errors go to the [`crate::OutputSink`].
+    Captured,
+    /// All three are those of the caller. The process has its own session, so that a terminal's signals reach the
+    /// caller only, which passes them on with [`crate::Signaller`].
+    Inherit,
+}

@@ -1,0 +1,363 @@
+//! Mount points that leave no trace.
+//!
+//! A mount needs something to be mounted on. Where the root file system lacks it, a directory or an empty file is made
+//! for the run, and removed when the process has ended. Times of the directories around it are put back each time.
+//! In an overlay, making a file in a directory of a lower layer also copies that directory up; such copies are
+//! removed too unless the process changed them.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::fault::{Context, Fault, reason};
+
+/// As the kernel has it (`MAXSYMLINKS`).
+const MOST_LINKS: u32 = 40;
+const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// What a mount point must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    File,
+}
+
+/// The mount points of one sandbox.
+#[derive(Debug)]
+pub(crate) struct Stubs {
+    root: OwnedFd,
+    device: u64,
+    made: Vec<Stub>,
+    upper: Option<Upper>,
+}
+
+#[derive(Debug)]
+struct Stub {
+    parent: OwnedFd,
+    name: OsString,
+    inode: u64,
+    kind: Kind,
+}
+
+/// The upper directory of an overlay.
+#[derive(Debug)]
+struct Upper {
+    dir: OwnedFd,
+    /// Directories that were not in it before, relative to it, and how they look once every mount point is made.
+    copied: Vec<(PathBuf, Option<Look>)>,
+}
+
+/// What a process can change of a directory, apart from its entries.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    modified: (i64, i64),
+    attributes: Vec<(OsString, Vec<u8>)>,
+}
+
+/// Where a walk is: the directories from the root on, without the root.
+struct Place {
+    trail: Vec<(OwnedFd, OsString)>,
+}
+
+impl Place {
+    fn dir<'a>(&'a self, root: &'a OwnedFd) -> BorrowedFd<'a> {
+        self.trail.last().map_or(root.as_fd(), |(dir, _)| dir.as_fd())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.trail.iter().map(|(_, name)| name).collect()
+    }
+}
+
+impl Stubs {
+    /// For the root file system at `root`, an overlay when it has an `upper`.
+    pub(crate) fn new(root: OwnedFd, upper: Option<OwnedFd>) -> Result<Self, Fault> {
+        let device = stat(root.as_fd()).context(|| "read the root file system")?.st_dev;
+        let upper = upper.map(|dir| Upper { dir, copied: Vec::new() });
+        Ok(Self { root, device, made: Vec::new(), upper })
+    }
+
+    /// Finds or makes a mount point. Symbolic links are followed inside the root file system.
+    pub(crate) fn target(&mut self, path: &Path, kind: Kind) -> Result<OwnedFd, Fault> {
+        let describe = || format!("prepare the mount point {}", path.display());
+        let target = match self.find(path, ResolveFlags::empty()) {
+            Err(Errno::NOENT) => self.walk(path, kind),
+            other => other,
+        };
+        let target = target.context(describe)?;
+        let found = stat(target.as_fd()).context(describe)?;
+        let is_directory = FileType::from_raw_mode(found.st_mode).is_dir();
+        if is_directory != (kind == Kind::Directory) {
+            let what = if is_directory { "a directory" } else { "no directory" };
+            return Err(Fault::Setup(format!("{}: it is {what}", describe())));
+        }
+        Ok(target)
+    }
+
+    /// As [`Self::target`] for `/proc`, `/sys` and `/dev`: a directory, and no link, so that it is what it is named.
+    pub(crate) fn system_target(&mut self, path: &Path) -> Result<OwnedFd, Fault> {
+        match self.find(path, ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => Err(Fault::Setup(format!(
+                "prepare the mount point {}: it is a symbolic link",
+                path.display()
+            ))),
+            _ => self.target(path, Kind::Directory),
+        }
+    }
+
+    /// Finds what is there, without making anything.
+    pub(crate) fn find(&self, path: &Path, flags: ResolveFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // EAGAIN: something moved meanwhile, and the kernel could not tell whether `..` left the root.
+        for _ in 0..16 {
+            match rustix::fs::openat2(&self.root, path, PATH, Mode::empty(), flags) {
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// Goes along a path component by component and makes what is missing.
+    fn walk(&mut self, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
+        let mut place = Place { trail: Vec::new() };
+        let mut rest: VecDeque<OsString> = lexical(path).into();
+        let mut links = 0;
+        while let Some(name) = rest.pop_front() {
+            if name == ".." {
+                place.trail.pop();
+                continue;
+            }
+            let here = place.dir(&self.root);
+            let next = match rustix::fs::openat(here, &name, PATH | OFlags::NOFOLLOW, Mode::empty()) {
+                Err(Errno::NOENT) => {
+                    let kind = if rest.is_empty() { kind } else { Kind::Directory };
+                    self.make(&place, &name, kind)?
+                }
+                other => other?,
+            };
+            match FileType::from_raw_mode(stat(next.as_fd())?.st_mode) {
+                FileType::Symlink => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    let target = rustix::fs::readlinkat(&next, "", Vec::new())?.into_bytes();
+                    if target.starts_with(b"/") {
+                        place.trail.clear();
+                    }
+                    for component in components(Path::new(OsStr::from_bytes(&target))).into_iter().rev() {
+                        rest.push_front(component);
+                    }
+                }
+                FileType::Directory => place.trail.push((next, name)),
+                _ if rest.is_empty() => return Ok(next),
+                _ => return Err(Errno::NOTDIR),
+            }
+        }
+        let last = place.trail.pop();
+        last.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(&self.root, 3), |(dir, _)| Ok(dir))
+    }
+
+    /// Makes one directory or empty file.
+    fn make(&mut self, place: &Place, name: &OsStr, kind: Kind) -> Result<OwnedFd, Errno> {
+        let parent = rustix::io::fcntl_dupfd_cloexec(place.dir(&self.root), 3)?;
+        let before = stat(parent.as_fd())?;
+        if before.st_dev == self.device
+            && let Some(upper) = &mut self.upper
+        {
+            upper.expect_copies(&place.path())?;
+        }
+        match kind {
+            Kind::Directory => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?,
+            Kind::File => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                drop(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?);
+            }
+        }
+        restore_times(parent.as_fd(), &before)?;
+        let made = rustix::fs::openat(&parent, name, PATH | OFlags::NOFOLLOW, Mode::empty())?;
+        let inode = stat(made.as_fd())?.st_ino;
+        self.made.push(Stub { parent, name: name.to_owned(), inode, kind });
+        Ok(made)
+    }
+
+    /// Notes how everything looks before the process starts.
+    pub(crate) fn seal(&mut self) -> Result<(), Fault> {
+        if let Some(upper) = &mut self.upper {
+            for (path, look) in upper.copied.iter_mut().filter(|(_, look)| look.is_none()) {
+                let dir = open_beneath(&upper.dir, path).context(|| format!("open {}", path.display()))?;
+                *look = Some(Look::of(&dir).context(|| format!("read {}", path.display()))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was made. Call it once nothing is mounted here any more; the overlay's last reference goes with
+    /// it.
+    pub(crate) fn remove(mut self) -> Result<(), Fault> {
+        // Where mounting failed, no process has run, and everything looks as it was made.
+        self.seal()?;
+        let Self { root, made, upper, .. } = self;
+        for stub in made.iter().rev() {
+            stub.remove()
+                .context(|| format!("remove the mount point {}", Path::new(&stub.name).display()))?;
+        }
+        drop(made);
+        drop(root);
+        match upper {
+            Some(upper) => upper.prune(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Stub {
+    /// Removes it if it is still what was made: the same object, and empty.
+    fn remove(&self) -> Result<(), Errno> {
+        let Ok(found) = rustix::fs::statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(());
+        };
+        let flags = match self.kind {
+            Kind::Directory => AtFlags::REMOVEDIR,
+            Kind::File if found.st_size == 0 => AtFlags::empty(),
+            Kind::File => return Ok(()),
+        };
+        if found.st_ino != self.inode {
+            return Ok(());
+        }
+        let before = stat(self.parent.as_fd())?;
+        match rustix::fs::unlinkat(&self.parent, &self.name, flags) {
+            // The process put something into it, or another sandbox uses the same directory of the host.
+            Err(Errno::NOTEMPTY | Errno::BUSY) => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => restore_times(self.parent.as_fd(), &before),
+        }
+    }
+}
+
+impl Upper {
+    /// Notes which directories of a path making an entry there will copy up.
+    fn expect_copies(&mut self, path: &Path) -> Result<(), Errno> {
+        for dir in path.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+            let known = self.copied.iter().any(|(copied, _)| copied == dir);
+            match open_beneath(&self.dir, dir) {
+                Err(Errno::NOENT) if !known => self.copied.push((dir.to_owned(), None)),
+                Err(Errno::NOENT) | Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the copies that hold nothing and look as before, the deepest first.
+    fn prune(mut self) -> Result<(), Fault> {
+        self.copied.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+        for (path, look) in &self.copied {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            let Ok(dir) = open_beneath(&self.dir, path) else { continue };
+            if Look::of(&dir).ok().as_ref() != look.as_ref() {
+                continue;
+            }
+            let describe = || format!("remove the copy of /{}", path.display());
+            let parent = open_beneath(&self.dir, parent).context(describe)?;
+            let before = stat(parent.as_fd()).context(describe)?;
+            match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY) => {}
+                Err(error) => {
+                    return Err(Fault::Setup(format!("{}: {}", describe(), reason(&error.into()))));
+                }
+                Ok(()) => restore_times(parent.as_fd(), &before).context(describe)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Look {
+    fn of(dir: &OwnedFd) -> Result<Self, Errno> {
+        let stat = stat(dir.as_fd())?;
+        let mut names = vec![0; 64 * 1024];
+        let length = match rustix::fs::flistxattr(dir, &mut names) {
+            Err(Errno::OPNOTSUPP) => 0,
+            other => other?,
+        };
+        let mut attributes = Vec::new();
+        for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            let name = OsString::from_vec(name.to_owned());
+            let mut value = vec![0; 64 * 1024];
+            let length = rustix::fs::fgetxattr(dir, &name, &mut value)?;
+            value.truncate(length);
+            attributes.push((name, value));
+        }
+        attributes.sort();
+        Ok(Self {
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            modified: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
+            attributes,
+        })
+    }
+}
+
+fn stat(file: BorrowedFd<'_>) -> Result<Stat, Errno> {
+    rustix::fs::statat(file, "", AtFlags::EMPTY_PATH)
+}
+
+/// Opens a directory below another, through no link. The empty path is the directory itself.
+fn open_beneath(dir: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(dir, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+/// Puts a directory's times back to what they were.
+fn restore_times(dir: BorrowedFd<'_>, before: &Stat) -> Result<(), Errno> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: before.st_atime, tv_nsec: before.st_atime_nsec.cast_signed() },
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec.cast_signed() },
+    };
+    rustix::fs::utimensat(dir, "", &times, AtFlags::EMPTY_PATH)
+}
+
+fn components(path: &Path) -> Vec<OsString> {
+    path.components()
+        .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))
+        .map(|component| component.as_os_str().to_owned())
+        .collect()
+}
+
+/// The components of a path as Docker reads a mount's destination: `..` is taken away with what is before it.
+pub(crate) fn lexical(path: &Path) -> Vec<OsString> {
+    let mut clean = Vec::new();
+    for component in components(path) {
+        if component == ".." {
+            clean.pop();
+        } else {
+            clean.push(component);
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleans_paths() {
+        let clean = |path: &str| lexical(Path::new(path)).iter().collect::<PathBuf>();
+        assert_eq!(clean("/a/./b//c/../d/"), Path::new("a/b/d"));
+        assert_eq!(clean("../../x"), Path::new("x"));
+        assert_eq!(clean("/.."), Path::new(""));
+    }
+}

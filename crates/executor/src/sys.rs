@@ -1,0 +1,225 @@
+//! The system calls that no safe wrapper covers. This is the only place of the workspace with `unsafe` code.
+#![expect(unsafe_code, reason = "raw system calls; each block says why it is sound")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Turns the return value of a libc call into a result.
+fn check(value: libc::c_long) -> io::Result<libc::c_long> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Starts a copy of this process, which runs `child` and exits with what it returns (101 when it panics).
+///
+/// # Errors
+/// When this process has more than one thread: locks that another thread holds would never be released in the copy.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("cannot fork a process with several threads"));
+    }
+    // SAFETY: the process has one thread, so the copy is complete and consistent, and may do what the original may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(101);
+            exit(code)
+        }
+        pid => Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork returned no process id")),
+    }
+}
+
+/// Moves this process (or its future children, for pid namespaces) to new namespaces.
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    if namespaces.contains(UnshareFlags::FILES) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the flag refused above is the one that is unsafe: it makes descriptors mean different files in different
+    // threads.
+    Ok(unsafe { rustix::thread::unshare_unsafe(namespaces) }?)
+}
+
+/// Ends the process at once, without running exit handlers: they belong to the process that was copied.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces the program of this process; returns only on failure.
+pub(crate) fn execve(path: &CString, args: &[CString], env: &[CString]) -> io::Error {
+    let list = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (args, env) = (list(args), list(env));
+    // SAFETY: all pointers are to NUL-terminated strings that live until the call returns, in lists that end in null.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: only changes descriptor flags; no descriptor is closed while the process goes on.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Runs `rest`, which does not return, after closing every descriptor from 3 on except `keep`.
+pub(crate) fn without_other_descriptors<Never>(
+    keep: BorrowedFd<'_>,
+    rest: impl FnOnce(BorrowedFd<'_>) -> Never,
+) -> io::Result<Never> {
+    let close = |first: libc::c_int, last: libc::c_uint| {
+        // SAFETY: the owners of the closed descriptors are never used or dropped again: this is the last thing that
+        // the only caller, a forked process, does: `rest` does not return, and an error leads to `exit` straightaway.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }
+    };
+    let kept = keep.as_raw_fd();
+    if kept > 3 && check(close(3, kept.unsigned_abs() - 1)).is_err() {
+        return Err(io::Error::last_os_error());
+    }
+    if check(close(kept + 1, libc::c_uint::MAX)).is_err() {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(rest(keep))
+}
+
+/// What [`mount_setattr`] changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MountChange {
+    /// `MOUNT_ATTR_*` flags to set.
+    pub(crate) set: u64,
+    /// Propagation type to give, such as `MS_PRIVATE`; 0 leaves it.
+    pub(crate) propagation: u64,
+    /// Whether mounts below are changed too.
+    pub(crate) recursive: bool,
+}
+
+/// Changes the flags of the mount at `mount` (mount_setattr(2)).
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, change: MountChange) -> io::Result<()> {
+    let attr =
+        libc::mount_attr { attr_set: change.set, attr_clr: 0, propagation: change.propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated constant and `attr` is valid for the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// One instruction of a classic BPF program, as the kernel wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Instruction {
+    pub(crate) code: u16,
+    pub(crate) jump_true: u8,
+    pub(crate) jump_false: u8,
+    pub(crate) value: u32,
+}
+
+/// Installs a seccomp filter in this thread, for good (seccomp(2)). Needs CAP_SYS_ADMIN, because the filter must not
+/// come with `no_new_privs`, which would disarm setuid programs.
+pub(crate) fn install_filter(program: &[Instruction]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // As runc: without SPEC_ALLOW kernels before 5.16 turn on a costly mitigation for every filtered process.
+    // SAFETY: `Instruction` has the layout of `struct sock_filter`; the kernel reads `len` of them and keeps a copy.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program,
+        )
+    })?;
+    Ok(())
+}
+
+/// Gives every signal its default action and unblocks all of them.
+pub(crate) fn reset_signals() {
+    // What the kernel reads: handler (0 is the default action), flags, restorer, mask. The C library's own function
+    // leaves out two signals that it uses itself.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: no handler is installed, and the array is as long as the kernel's structure on every 64-bit
+        // architecture. Signals that cannot be changed give an error, which is of no interest.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), 8_usize)
+        };
+    }
+    // SAFETY: a zeroed set is an empty set, and it outlives the call.
+    unsafe {
+        let empty: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, ptr::null_mut());
+    }
+}
+
+/// Drops a capability from the bounding set; `false` when the kernel does not know it.
+pub(crate) fn drop_bounding_capability(capability: u32) -> io::Result<bool> {
+    // SAFETY: prctl with integer arguments only.
+    match check(
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) }.into(),
+    ) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives this process a new, empty session keyring, so that it does not share the caller's keys.
+pub(crate) fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>())
+    })?;
+    Ok(())
+}
+
+/// Brings the loopback device of this network namespace up.
+pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = (*from).cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is what SIOCSIFFLAGS reads, and lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }.into())?;
+    Ok(())
+}
+
+/// Sends any signal number, also the real-time ones that safe wrappers leave out. `flags` are those of
+/// pidfd_send_signal(2).
+pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32, flags: u32) -> io::Result<()> {
+    // SAFETY: a null `siginfo` asks the kernel to fill it as kill(2) does.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            flags,
+        )
+    })?;
+    Ok(())
+}
+
+/// Watches a descriptor that becomes readable. Must be called from a Tokio runtime.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the value owns its descriptor, which stays open and the same for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}

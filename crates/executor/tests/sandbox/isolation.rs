@@ -1,0 +1,435 @@
+//! What a process can see and do.
+
+use std::process::ExitCode;
+
+use executor::{Mount, MountKind, Network, ProcessSpec, User};
+
+use crate::support::{Case, Fixture, Needs, bind};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "isolation::namespaces", needs: Needs::Nothing, run: namespaces },
+    Case { name: "isolation::no_network", needs: Needs::Nothing, run: no_network },
+    Case { name: "isolation::capabilities_of_root", needs: Needs::Nothing, run: capabilities_of_root },
+    Case { name: "isolation::capabilities_of_user", needs: Needs::Ids, run: capabilities_of_user },
+    Case { name: "isolation::hidden_paths", needs: Needs::Nothing, run: hidden_paths },
+    Case { name: "isolation::devices", needs: Needs::Nothing, run: devices },
+    Case { name: "isolation::no_descriptors", needs: Needs::Nothing, run: no_descriptors },
+    Case { name: "isolation::only_given_environment", needs: Needs::Nothing, run: only_given_environment },
+    Case { name: "isolation::host_name_and_files", needs: Needs::Nothing, run: host_name_and_files },
+    Case { name: "isolation::mounts", needs: Needs::Nothing, run: mounts },
+    Case { name: "isolation::forbidden_calls", needs: Needs::Nothing, run: forbidden_calls },
+    Case { name: "isolation::no_way_out", needs: Needs::Nothing, run: no_way_out },
+    Case { name: "isolation::no_disks", needs: Needs::Root, run: no_disks },
+    Case { name: "isolation::working_directory_is_inside", needs: Needs::Nothing, run: cwd_is_inside },
+    Case { name: "isolation::seccomp", needs: Needs::Nothing, run: seccomp },
+    Case { name: "isolation::setuid_programs_work", needs: Needs::Ids, run: setuid_programs_work },
+    Case { name: "isolation::binary_is_out_of_reach", needs: Needs::Nothing, run: binary_is_out_of_reach },
+    Case { name: "isolation::links_do_not_lead_out", needs: Needs::Nothing, run: links_do_not_lead_out },
+    Case { name: "isolation::as_runc", needs: Needs::Root, run: as_runc },
+    Case { name: "isolation::shared_proc", needs: Needs::MaskedProc, run: shared_proc },
+];
+
+const DEFAULT_CAPABILITIES: &str = "00000000a80425fb";
+
+fn namespaces(fixture: &Fixture) {
+    for (name, same) in [
+        ("mnt", false),
+        ("pid", false),
+        ("ipc", false),
+        ("uts", false),
+        ("cgroup", false),
+        ("net", true),
+        ("user", true),
+    ] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        let inside = fixture.output(&format!("readlink /proc/self/ns/{name}"));
+        assert_eq!(inside.trim() == own.to_str().unwrap(), same, "{name}");
+    }
+    assert_eq!(
+        fixture.output("echo $$; ls /proc | grep -c '^[0-9]'"),
+        "1\n3\n",
+        "pid 1, and only its children"
+    );
+}
+
+fn no_network(fixture: &Fixture) {
+    let mut spec = fixture.shell("grep -c : /proc/net/dev; ip -o addr show dev lo; ls /sys/class/net");
+    spec.network = Network::None;
+    let output = fixture.output_of(spec);
+    assert!(output.starts_with("1\n") && output.contains("127.0.0.1/8"), "{output}");
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let mut spec = fixture.shell("readlink /proc/self/ns/net");
+    spec.network = Network::None;
+    assert_ne!(fixture.output_of(spec).trim(), own.to_str().unwrap());
+}
+
+fn status(fixture: &Fixture, user: User) -> String {
+    let mut spec = fixture.spec(&["grep", "-E", "^(Cap|NoNew|Seccomp:|Groups)", "/proc/self/status"]);
+    spec.user = user;
+    fixture.output_of(spec)
+}
+
+/// As `docker run busybox grep Cap /proc/self/status` shows.
+fn capabilities_of_root(fixture: &Fixture) {
+    let all = DEFAULT_CAPABILITIES;
+    let expected = format!(
+        "CapInh:\t0000000000000000\nCapPrm:\t{all}\nCapEff:\t{all}\nCapBnd:\t{all}\nCapAmb:\t0000000000000000\n\
+         NoNewPrivs:\t0\nSeccomp:\t2\n"
+    );
+    let status = status(fixture, User::default());
+    assert!(status.ends_with(&expected), "{status}");
+}
+
+fn capabilities_of_user(fixture: &Fixture) {
+    let user = User { uid: 1000, gid: 1001, additional_gids: vec![5, 1007] };
+    let expected = format!(
+        "Groups:\t5 1001 1007 \nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
+         CapBnd:\t{DEFAULT_CAPABILITIES}\nCapAmb:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n"
+    );
+    assert_eq!(status(fixture, user), expected);
+}
+
+fn hidden_paths(fixture: &Fixture) {
+    for file in ["kcore", "keys", "timer_list", "sched_debug", "latency_stats", "interrupts"] {
+        let script = format!("if [ -e /proc/{file} ]; then wc -c < /proc/{file}; else echo 0; fi");
+        assert_eq!(fixture.output(&script), "0\n", "{file}");
+    }
+    for dir in ["/proc/acpi", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"] {
+        let script = format!("if [ -e {dir} ]; then ls -A {dir}; fi");
+        assert_eq!(fixture.output(&script), "", "{dir}");
+    }
+    for file in ["/proc/sys/kernel/domainname", "/proc/sysrq-trigger", "/sys/kernel/mm/ksm/run"] {
+        let (code, _, errors) = fixture.run(fixture.shell(&format!("echo 0 > {file}")));
+        let refused = errors.contains("Read-only file system") || errors.contains("nonexistent");
+        assert!(code != 0 && refused, "{file}: {errors}");
+    }
+    assert_ne!(fixture.run(fixture.shell("touch /sys/x || mkdir /proc/fs/x")).0, 0);
+}
+
+fn devices(fixture: &Fixture) {
+    let core = if std::path::Path::new("/proc/kcore").exists() { "core " } else { "" };
+    let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    assert_eq!(fixture.output("echo $(ls /dev)"), format!("{core}{expected}\n"));
+    assert_eq!(fixture.output("head -c 3 /dev/zero | wc -c; head -c 9 /dev/urandom | wc -c"), "3\n9\n");
+    assert_eq!(fixture.output("echo x > /dev/null; cat /dev/null"), "");
+    let (_, _, errors) = fixture.run(fixture.shell("echo x > /dev/full"));
+    assert!(errors.contains("No space left"), "{errors}");
+    assert_eq!(fixture.output("stat -c '%a %t:%T' /dev/null /dev/tty"), "666 1:3\n666 5:0\n");
+    assert_eq!(
+        fixture.output("df -k /dev/shm | awk 'NR==2 {print $2}'; stat -c %a /dev/shm"),
+        "65536\n1777\n"
+    );
+    assert_eq!(fixture.output("ls /dev/pts; stat -c %a /dev/pts/ptmx"), "ptmx\n666\n");
+    assert_eq!(fixture.output("echo out > /dev/stdout"), "out\n");
+    let mut spec = fixture.shell("df -k /dev/shm | awk 'NR==2 {print $2}'");
+    spec.shm_size = Some(1 << 20);
+    assert_eq!(fixture.output_of(spec), "1024\n");
+    if fixture.is_root() {
+        // A change of ours must not reach the host's.
+        fixture.output("chmod 600 /dev/null");
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(std::fs::metadata("/dev/null").unwrap().mode() & 0o777, 0o666);
+    }
+}
+
+fn no_descriptors(fixture: &Fixture) {
+    let open = std::fs::File::open("/etc/passwd").unwrap();
+    rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).unwrap();
+    // The fourth is that of the directory being listed.
+    assert_eq!(fixture.output_of(fixture.spec(&["ls", "/proc/self/fd"])), "0\n1\n2\n3\n");
+}
+
+fn only_given_environment(fixture: &Fixture) {
+    let mut spec = fixture.spec(&["env"]);
+    spec.env.push(("GREETING".into(), "hello = world\nnext".into()));
+    spec.env.push(("EMPTY".into(), "".into()));
+    assert_eq!(fixture.output_of(spec), "PATH=/bin\nGREETING=hello = world\nnext\nEMPTY=\nHOME=/root\n");
+    let mut spec = fixture.spec(&["env"]);
+    spec.env.push(("HOME".into(), "/x".into()));
+    assert_eq!(fixture.output_of(spec), "PATH=/bin\nHOME=/x\n");
+}
+
+fn host_name_and_files(fixture: &Fixture) {
+    let mut spec =
+        fixture.shell("hostname; cat /etc/hosts /etc/resolv.conf; echo x >> /etc/hosts || rm /etc/hosts");
+    spec.hostname = "box".to_owned();
+    spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
+    spec.resolv_conf = Some("nameserver 10.0.0.1\n".to_owned());
+    let (code, output, errors) = fixture.run(spec);
+    assert_eq!(output, "box\n127.0.0.1 localhost\nnameserver 10.0.0.1\n");
+    assert!(code != 0 && errors.contains("Read-only file system") && errors.contains("busy"), "{errors}");
+    let own = rustix::system::uname();
+    assert_ne!(own.nodename().to_str().unwrap(), "box");
+}
+
+fn mounts(fixture: &Fixture) {
+    let source = fixture.dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "content").unwrap();
+    let mut spec = fixture.shell(
+        "cat /ro/file /deep/down/file /run/secrets/key; echo new > /rw/new; stat -c %a /run/secrets/key /scratch
+         touch /scratch/x; df -k /scratch | awk 'NR==2 {print $2}'; touch /ro/x 2>&1; touch /deep/down/file 2>&1; true",
+    );
+    let file =
+        |contents: &[u8], mode| MountKind::File { contents: contents.to_owned(), mode, uid: 0, gid: 0 };
+    spec.mounts = vec![
+        bind(&source, "/ro", true),
+        bind(&source, "/rw", false),
+        bind(source.join("file"), "/deep/down/file", true),
+        Mount { target: "/run/secrets/key".into(), kind: file(b"secret\n", 0o400), read_only: true },
+        Mount {
+            target: "/scratch".into(),
+            kind: MountKind::Tmpfs { size: Some(1 << 20), mode: 0o700 },
+            read_only: false,
+        },
+    ];
+    assert_eq!(
+        fixture.output_of(spec),
+        "contentcontentsecret\n400\n700\n1024\ntouch: /ro/x: Read-only file system\n\
+         touch: /deep/down/file: Read-only file system\n"
+    );
+    assert_eq!(std::fs::read_to_string(source.join("new")).unwrap(), "new\n");
+    let mut spec = fixture.shell("true");
+    spec.mounts = vec![bind("/nonexistent-source", "/x", true)];
+    let error = fixture.error(spec).to_string();
+    assert_eq!(error, "bind /nonexistent-source to /x: No such file or directory");
+    for target in ["/", "/proc", "/x/../proc/sys", "/.."] {
+        let mut spec = fixture.shell("true");
+        spec.mounts = vec![bind(&source, target, true)];
+        let error = fixture.error(spec).to_string();
+        assert_eq!(error, format!("mount {target}: nothing can be mounted there"));
+    }
+}
+
+fn forbidden_calls(fixture: &Fixture) {
+    for script in [
+        "mount -t tmpfs none /tmp",
+        "mount -o bind /bin /tmp",
+        "umount /proc",
+        "umount /etc/hosts",
+        "mount -o remount,rw /sys",
+        "unshare -U true",
+        "unshare -m true",
+        "nsenter -t 1 -m true",
+        "hostname other",
+        "swapoff -a -v /bin/busybox",
+        "chroot / pivot_root / /tmp",
+        "sysctl -w kernel.domainname=x",
+        "setarch linux32 setarch uname26 true && setarch i686 -R true",
+    ] {
+        let mut spec = fixture.shell(script);
+        spec.hosts = Some(String::new());
+        let (code, _, _) = fixture.run(spec);
+        assert_ne!(code, 0, "{script}");
+    }
+}
+
+fn no_way_out(fixture: &Fixture) {
+    std::fs::write(fixture.dir.path().join("outside"), "").unwrap();
+    let outside = fixture.dir.path().join("outside");
+    let outside = outside.display();
+    let script = format!(
+        "for dir in / /.. /../.. /proc/1/root /proc/self/root/.. /proc/1/cwd/../.. /dev/../../..; do
+             [ -e $dir/bin/busybox ] || echo \"$dir is elsewhere\"
+             [ -e $dir{outside} ] && echo \"$dir leads out\"
+         done
+         mkdir -p /tmp/jail && cp /bin/busybox /tmp/jail && chroot /tmp/jail /busybox ls ../../../../..
+         grep -c ' / / ' /proc/self/mountinfo"
+    );
+    assert_eq!(fixture.output(&script), "busybox\n1\n");
+    let mountinfo = fixture.output("cut -d' ' -f5 /proc/self/mountinfo");
+    let roots = ["/", "/proc", "/sys", "/dev"];
+    for line in mountinfo.lines() {
+        let known =
+            roots.iter().any(|root| line == *root || *root != "/" && line.starts_with(&format!("{root}/")));
+        assert!(known, "{line} is mounted");
+    }
+}
+
+/// Capabilities allow mknod; what is made must not work, wherever it is made.
+fn no_disks(fixture: &Fixture) {
+    let cache = fixture.dir.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    for dir in ["/tmp", "/dev", "/dev/shm", "/cache", "/scratch"] {
+        let mut spec = fixture.shell(&format!("mknod {dir}/mem c 1 3 && echo made && cat {dir}/mem"));
+        let tmpfs = MountKind::Tmpfs { size: None, mode: 0o755 };
+        spec.mounts = vec![
+            bind(&cache, "/cache", false),
+            Mount { target: "/scratch".into(), kind: tmpfs, read_only: false },
+        ];
+        let (code, output, errors) = fixture.run(spec);
+        assert_eq!((code, output.as_str()), (1, "made\n"), "{dir}");
+        assert!(errors.contains("Permission denied"), "{dir}: {errors}");
+    }
+}
+
+/// CVE-2024-21626: a working directory that is a descriptor of the host.
+fn cwd_is_inside(fixture: &Fixture) {
+    for number in 0..24 {
+        let mut spec = fixture.shell("ls -a ..; cat ../../../../../etc/machine-id");
+        spec.cwd = format!("/proc/self/fd/{number}").into();
+        let text = fixture.error(spec).to_string();
+        assert!(text.contains("working directory"), "{text}");
+    }
+}
+
+/// A specification that can run this very binary, with the host's libraries.
+fn with_host_libraries(fixture: &Fixture, args: &[&str]) -> ProcessSpec {
+    let mut spec = fixture.spec(args);
+    let own = std::env::current_exe().unwrap();
+    spec.mounts = vec![bind(own, "/probe", true)];
+    for dir in ["/lib", "/lib64", "/usr/lib", "/usr/bin"] {
+        if let Ok(real) = std::fs::canonicalize(dir) {
+            spec.mounts.push(bind(real, dir, true));
+        }
+    }
+    spec
+}
+
+fn seccomp(fixture: &Fixture) {
+    let expected = "inet ok\nthread ok\nalg EPERM\nvsock EPERM\nfsopen EPERM\nopen_tree EPERM\nsetns EPERM\npivot EPERM\n";
+    assert_eq!(fixture.output_of(with_host_libraries(fixture, &["/probe", "probe"])), expected);
+}
+
+/// Runs inside: tries calls that the profile decides on.
+pub(crate) fn probe() -> ExitCode {
+    use rustix::io::Errno;
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let show = |name: &str, result: Result<(), Errno>| match result {
+        Ok(()) => println!("{name} ok"),
+        Err(Errno::PERM) => println!("{name} EPERM"),
+        Err(error) => println!("{name} {error}"),
+    };
+    let open = |family| socket(AddressFamily::from_raw(family), SocketType::STREAM, None).map(drop);
+    show("inet", open(2));
+    // The C library tries clone3 first, and only ENOSYS makes it go on to clone.
+    show("thread", std::thread::Builder::new().spawn(|| ()).map(drop).map_err(|_| Errno::AGAIN));
+    show("alg", open(38));
+    show("vsock", open(40));
+    show("fsopen", rustix::mount::fsopen("tmpfs", rustix::mount::FsOpenFlags::empty()).map(drop));
+    let flags = rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE;
+    show("open_tree", rustix::mount::open_tree(rustix::fs::CWD, "/", flags).map(drop));
+    let own = std::fs::File::open("/proc/self/ns/uts").unwrap();
+    use std::os::fd::AsFd;
+    show("setns", rustix::thread::move_into_link_name_space(own.as_fd(), None));
+    show("pivot", rustix::process::pivot_root("/", "/"));
+    ExitCode::SUCCESS
+}
+
+/// The filter comes without no_new_privs, so that su and sudo work.
+fn setuid_programs_work(fixture: &Fixture) {
+    use std::os::unix::fs::PermissionsExt;
+    let program = fixture.lower.join("bin/setuid-id");
+    std::fs::copy("/usr/bin/id", &program).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let mut spec = with_host_libraries(fixture, &["setuid-id", "-u"]);
+    spec.user = User { uid: 1000, gid: 1001, additional_gids: vec![] };
+    assert_eq!(fixture.output_of(spec), "0\n");
+}
+
+/// CVE-2019-5736: executing /proc/self/exe runs the helper's own file, which must not be writable through it.
+fn binary_is_out_of_reach(fixture: &Fixture) {
+    let script = fixture.lower.join("bin/trap");
+    std::fs::write(&script, "#!/proc/self/exe\n").unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let before = std::fs::metadata("/proc/self/exe").unwrap().modified().unwrap();
+    let mut spec = with_host_libraries(fixture, &["/proc/self/exe", "probe"]);
+    spec.mounts.remove(0);
+    let output = fixture.output_of(spec);
+    assert!(output.starts_with("inet ok"), "{output}");
+    let mut spec = with_host_libraries(fixture, &["/proc/self/exe", "write-self"]);
+    spec.args = vec!["/proc/self/exe".into(), "isolation::none".into()];
+    drop(fixture.run_with(spec, &crate::support::Recorder::default()));
+    assert_eq!(std::fs::metadata("/proc/self/exe").unwrap().modified().unwrap(), before);
+    // What a process that got hold of it sees: its mount is read-only.
+    let sandbox = executor::Sandbox::new();
+    let text = format!("{sandbox:?}");
+    let number: String = text.chars().filter(char::is_ascii_digit).collect();
+    let opened = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}"));
+    assert!(opened.is_err(), "{text}");
+}
+
+/// Mount points are looked up inside the root file system, whatever links the image has.
+fn links_do_not_lead_out(fixture: &Fixture) {
+    let outside = fixture.dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, fixture.lower.join("away")).unwrap();
+    std::os::unix::fs::symlink("../../../../../..", fixture.lower.join("up")).unwrap();
+    std::os::unix::fs::symlink("loop", fixture.lower.join("loop")).unwrap();
+    let mut spec = fixture.shell("cat /away/a/hosts /up/b");
+    let file = |text: &str| MountKind::File { contents: text.into(), mode: 0o644, uid: 0, gid: 0 };
+    spec.mounts = vec![
+        Mount { target: "/away/a/hosts".into(), kind: file("a"), read_only: true },
+        Mount { target: "/up/b".into(), kind: file("b"), read_only: true },
+    ];
+    assert_eq!(fixture.output_of(spec), "ab");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    let mut spec = fixture.shell("true");
+    spec.mounts = vec![Mount { target: "/loop/x".into(), kind: file(""), read_only: true }];
+    assert!(fixture.error(spec).to_string().contains("Too many levels of symbolic links"));
+
+    std::fs::remove_dir(fixture.lower.join("proc")).unwrap();
+    std::os::unix::fs::symlink(&outside, fixture.lower.join("proc")).unwrap();
+    let error = fixture.error(fixture.shell("true")).to_string();
+    assert_eq!(error, "prepare the mount point /proc: it is a symbolic link");
+}
+
+/// Where no new /proc can be mounted, that of the surroundings is shown, but leads nowhere.
+fn shared_proc(fixture: &Fixture) {
+    let script = format!(
+        "readlink /proc/self/ns/pid > /dev/null && echo self
+         ls /proc/{0}/root; cat /proc/{0}/environ /proc/{0}/fd/0 /proc/{0}/mem
+         echo 0 > /proc/sys/kernel/domainname; kill -9 {0}",
+        std::process::id()
+    );
+    let recorder = crate::support::Recorder::default();
+    let outcome = fixture.run_with(fixture.shell(&script), &recorder).unwrap();
+    let stdout = recorder.text(executor::OutputStream::Stdout);
+    let stderr = recorder.text(executor::OutputStream::Stderr);
+    assert_eq!(stdout, "self\n", "{stderr}");
+    assert_eq!(stderr.matches("Permission denied").count(), 4, "{stderr}");
+    assert!(stderr.contains("Read-only file system") && stderr.contains("No such process"), "{stderr}");
+    assert!(outcome.notes.len() == 1 && outcome.notes[0].contains("/proc"), "{outcome:?}");
+}
+
+/// The same program in runc, with the capabilities and groups that Docker gives it, sees the same surroundings.
+fn as_runc(fixture: &Fixture) {
+    use std::process::Command;
+    const SCRIPT: &str = "grep -E '^(Cap|NoNew|SigBlk|Groups)' /proc/self/status; ls /dev | grep -v console; umask; id
+        stat -c '%n %a %u:%g' /dev /dev/* /proc /sys; ls -l /dev | grep -o '[a-z]* -> .*'; echo $$ $HOME; pwd
+        cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/sys|^/dev/(null|zero|full|tty|u?random)$|interrupts' | sort -u
+        for file in /proc/kcore /proc/keys /proc/timer_list; do [ -e $file ] && wc -c $file; done
+        for file in /proc/sys/kernel/domainname /sys/kernel/profiling; do echo 0 > $file; done; ls -A /proc/acpi /proc/scsi";
+    let bundle = fixture.dir.path().join("bundle");
+    std::fs::create_dir(&bundle).unwrap();
+    assert!(
+        Command::new("runc").arg("spec").current_dir(&bundle).status().expect("runc is installed").success()
+    );
+    let file = bundle.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let names = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE \
+                 SYS_CHROOT KILL AUDIT_WRITE";
+    let capabilities: Vec<String> = names.split_whitespace().map(|name| format!("CAP_{name}")).collect();
+    let process = &mut config["process"];
+    process["terminal"] = false.into();
+    process["noNewPrivileges"] = false.into();
+    process["args"] = serde_json::json!(["/bin/sh", "-c", SCRIPT]);
+    process["env"] = serde_json::json!(["PATH=/bin"]);
+    // As containerd, Docker and BuildKit ask of it.
+    process["user"]["additionalGids"] = serde_json::json!([0]);
+    process["capabilities"] = serde_json::json!(
+        {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}
+    );
+    config["root"] = serde_json::json!({"path": fixture.lower, "readonly": false});
+    std::fs::write(&file, config.to_string()).unwrap();
+    let name = format!("executor-test-{}", std::process::id());
+    let runc = Command::new("runc")
+        .args(["--root".as_ref(), fixture.dir.path().join("runc").as_os_str(), "run".as_ref(), name.as_ref()])
+        .current_dir(&bundle)
+        .output()
+        .unwrap();
+    let (_, stdout, stderr) = fixture.run(fixture.shell(SCRIPT));
+    assert_eq!(stdout, String::from_utf8(runc.stdout).unwrap());
+    assert_eq!(stderr, String::from_utf8(runc.stderr).unwrap());
+}
