@@ -1,0 +1,75 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use image::{ImageResolver, Platform, Reference, ResolveError, ResolvedImage};
+
+use crate::auth::Scope;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::http::Http;
+use crate::manifest;
+use crate::repository::{InFlight, Repository};
+
+/// Talks to registries. Clones share connections, tokens and limits. Making one costs nothing: certificates,
+/// credentials and connections wait for the first request.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    http: Arc<Http>,
+    hosts: Mutex<HashMap<String, Arc<Host>>>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Client {
+    /// A client that has asked nothing yet.
+    pub fn new(config: Config) -> Client {
+        let http = Arc::new(Http::new(config));
+        Client(Arc::new(Shared { http, hosts: Mutex::default(), in_flight: Arc::default() }))
+    }
+
+    fn host(&self, registry: &str) -> Result<Arc<Host>, Failure> {
+        let mut hosts = self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts.get(registry) {
+            return Ok(Arc::clone(host));
+        }
+        let host = Arc::new(Host::new(registry, Arc::clone(&self.0.http))?);
+        hosts.insert(registry.to_owned(), Arc::clone(&host));
+        Ok(host)
+    }
+
+    fn repository(&self, reference: &Reference) -> Result<Repository, Failure> {
+        Ok(Repository {
+            host: self.host(&reference.registry)?,
+            name: reference.repository.clone(),
+            scope: Scope::pull(&reference.repository),
+            image: reference.to_string(),
+            retry: self.0.http.config.retry.clone(),
+            in_flight: Arc::clone(&self.0.in_flight),
+        })
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl ImageResolver for Client {
+    /// Resolves over HTTP. The blobs of what it finds are fetched verified, at most [`Config::parallel`] of a registry at
+    /// once, each once however many ask for it, and go on where they were when the connection breaks. Dropping the future
+    /// cancels; the store's writer is then dropped on a blocking thread.
+    async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, ResolveError> {
+        let repository =
+            self.repository(reference).map_err(|failure| failure.of_image(&reference.to_string()))?;
+        manifest::resolve(repository, reference, platform).await
+    }
+}

@@ -1,0 +1,8 @@
+//! The client against Debian's `docker-registry`, filled by skopeo, and against servers that misbehave on purpose.
+//! Everything listens on loopback.
+
+mod auth;
+mod faults;
+mod real;
+mod server;
+mod support;
