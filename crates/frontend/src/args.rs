@@ -1,0 +1,151 @@
+//! The ARGs before the first FROM, and the names that builders define themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use image::Platform;
+use parser::{Arg, Diagnostic, Dockerfile, Instruction};
+
+use crate::{Expander, Options, Variables};
+
+/// The variables of FROM lines, which a stage gets by declaring them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GlobalArgs {
+    values: BTreeMap<String, String>,
+    declared: BTreeSet<String>,
+}
+
+impl Variables for GlobalArgs {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+}
+
+impl GlobalArgs {
+    /// Evaluates the global ARGs; `build_args` beat defaults. What cannot be expanded is reported and left out.
+    pub(crate) fn new(
+        dockerfile: &Dockerfile,
+        options: &Options,
+        build_args: &BTreeMap<String, String>,
+        platform: &Platform,
+        report: &mut dyn FnMut(Diagnostic),
+    ) -> Self {
+        let mut args = Self::default();
+        for (name, value) in predefined(dockerfile, options, platform) {
+            let value = build_args.get(name).cloned().unwrap_or(value);
+            args.values.insert(name.to_owned(), value);
+        }
+        let expander = Expander::new(dockerfile.directives.escape.char());
+        for Instruction { kind: Arg { names }, .. } in &dockerfile.args {
+            for name in names {
+                args.declared.insert(name.key.text.clone());
+                let value = match (build_args.get(&name.key.text), &name.value) {
+                    (Some(value), _) => Some(value.clone()),
+                    (None, None) => None,
+                    (None, Some(word)) => match expander.expand(&word.text, &args) {
+                        Ok(expanded) => Some(expanded.text),
+                        Err(error) => {
+                            report(Diagnostic::error(word.span_of(error.range), error.message));
+                            None
+                        }
+                    },
+                };
+                if let Some(value) = value {
+                    args.values.insert(name.key.text.clone(), value);
+                }
+            }
+        }
+        args
+    }
+
+    /// The names that FROM may use.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.declared.iter().chain(self.values.keys()).map(String::as_str)
+    }
+
+    /// Whether FROM may use `name`, which may still be unset.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.declared.contains(name) || self.values.contains_key(name)
+    }
+}
+
+fn predefined(dockerfile: &Dockerfile, options: &Options, target: &Platform) -> [(&'static str, String); 11] {
+    let build = &options.build_platform;
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    let last = dockerfile.stages.last().and_then(|stage| stage.name());
+    let stage = options.target.as_deref().or(last).unwrap_or("default");
+    [
+        ("BUILDPLATFORM", build.to_string()),
+        ("BUILDOS", build.os.clone()),
+        ("BUILDOSVERSION", text(&build.os_version)),
+        ("BUILDARCH", build.architecture.clone()),
+        ("BUILDVARIANT", text(&build.variant)),
+        ("TARGETPLATFORM", target.to_string()),
+        ("TARGETOS", target.os.clone()),
+        ("TARGETOSVERSION", text(&target.os_version)),
+        ("TARGETARCH", target.architecture.clone()),
+        ("TARGETVARIANT", text(&target.variant)),
+        ("TARGETSTAGE", stage.to_owned()),
+    ]
+}
+
+/// Whether builders give `name` a meaning without any ARG.
+pub(crate) fn is_predefined(name: &str) -> bool {
+    let platform = ["BUILD", "TARGET"].iter().any(|prefix| {
+        name.strip_prefix(prefix).is_some_and(|rest| {
+            matches!(rest, "PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE")
+        })
+    });
+    platform || proxy_of(name).is_some() || name.starts_with("BUILDKIT_") || name == "SOURCE_DATE_EPOCH"
+}
+
+/// The proxies among the build arguments, in both spellings that programs read. They reach RUN without any ARG.
+pub(crate) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    // Lower case comes after upper case in the map, and wins.
+    let values: BTreeMap<&str, &String> =
+        build_args.iter().filter_map(|(name, value)| Some((proxy_of(name)?, value))).collect();
+    let spellings = |(name, value): (&str, &String)| {
+        [(name.to_uppercase(), value.clone()), (name.to_owned(), value.clone())]
+    };
+    values.into_iter().filter(|(_, value)| !value.is_empty()).flat_map(spellings).collect()
+}
+
+fn proxy_of(name: &str) -> Option<&'static str> {
+    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"]
+        .into_iter()
+        .find(|proxy| proxy.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_come_in_both_spellings_and_lower_case_wins() {
+        let args = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        let given = [
+            ("ALL_PROXY", "upper"),
+            ("all_proxy", "lower"),
+            ("HTTP_PROXY", "h"),
+            ("FOO", "x"),
+            ("NO_PROXY", ""),
+        ];
+        let expected =
+            [("ALL_PROXY", "lower"), ("all_proxy", "lower"), ("HTTP_PROXY", "h"), ("http_proxy", "h")];
+        let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(proxies(&args(&given)), expected);
+    }
+
+    #[test]
+    fn predefined_names() {
+        for name in
+            ["HTTP_PROXY", "no_proxy", "TARGETARCH", "BUILDPLATFORM", "BUILDKIT_SYNTAX", "SOURCE_DATE_EPOCH"]
+        {
+            assert!(is_predefined(name), "{name}");
+        }
+        for name in ["VERSION", "TARGET", "PROXY"] {
+            assert!(!is_predefined(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Variable expansion: `$v`, `${v:-w}`, quotes and escapes, as BuildKit's shell lexer reads them
+//! (`frontend/dockerfile/shell/lex.go`), which is a little less than a shell does.
+
+mod pattern;
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use scan::Scan;
+
+/// The variables that an expansion may use.
+pub trait Variables {
+    /// The value of `name`; `None` when it is unset, which is not the same as empty.
+    fn get(&self, name: &str) -> Option<&str>;
+}
+
+impl Variables for BTreeMap<String, String> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.get(name).map(String::as_str)
+    }
+}
+
+/// How text is expanded. The same value can be used for many words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expander {
+    escape: char,
+    quoting: bool,
+    keep_quotes: bool,
+    keep_unset: bool,
+}
+
+/// What an expansion gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expanded {
+    /// The text, quotes and escapes resolved.
+    pub text: String,
+    /// The text split at blanks that were not quoted; blanks that come out of a variable count.
+    pub words: Vec<String>,
+    /// The variables that were asked for and are set.
+    pub used: BTreeSet<String>,
+    /// The variables that were asked for and are not set.
+    pub unset: BTreeSet<String>,
+}
+
+/// Text that cannot be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ExpandError {
+    /// What is wrong, in one line.
+    pub message: String,
+    /// Where, in bytes of the text.
+    pub range: Range<usize>,
+}
+
+impl Expander {
+    /// The ordinary expansion of words, with the file's escape character.
+    pub const fn new(escape: char) -> Self {
+        Self { escape, quoting: true, keep_quotes: false, keep_unset: false }
+    }
+
+    /// For the bodies of heredocs: quotes mean nothing there, and the escape character is always the backslash.
+    pub const fn for_heredoc() -> Self {
+        Self { escape: '\\', quoting: false, keep_quotes: false, keep_unset: false }
+    }
+
+    /// For showing a command to people: quotes stay, and so do variables that are not set.
+    pub const fn for_display(escape: char) -> Self {
+        Self { escape, quoting: true, keep_quotes: true, keep_unset: true }
+    }
+
+    /// Expands `text`.
+    ///
+    /// # Errors
+    /// Quotes or braces without an end, operators that do not exist, patterns with a bad escape, `${v:?message}`
+    /// of an empty variable, results beyond 16 MiB, braces nested more than 64 deep.
+    pub fn expand(&self, text: &str, variables: &dyn Variables) -> Result<Expanded, ExpandError> {
+        Scan::new(*self, text, variables).run()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Build checks, under BuildKit's names (`frontend/dockerfile/linter/ruleset.go`), and the options that switch them off.
+
+mod file;
+pub(crate) mod rules;
+
+pub(crate) use file::check_file;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use parser::{Comment, Diagnostic, Dockerfile, Span};
+
+use crate::Options;
+
+/// `skip=A,B|all;error=true;experimental=A,B|all`, from `# check=` and `BUILDKIT_DOCKERFILE_CHECK`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checks {
+    skip_all: bool,
+    skip: BTreeSet<String>,
+    /// Whether a violation fails the build.
+    pub(crate) error: bool,
+}
+
+impl Checks {
+    /// The options of a whole file. The build argument replaces the directive.
+    ///
+    /// # Errors
+    /// Options that do not exist.
+    pub(crate) fn new(dockerfile: &Dockerfile, options: &Options) -> Result<Self, Box<Diagnostic>> {
+        if let Some(text) = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
+            return Self::parse(text).map_err(|message| {
+                let message = format!("in the build argument BUILDKIT_DOCKERFILE_CHECK: {message}");
+                Box::new(Diagnostic::error(Span::default(), message))
+            });
+        }
+        match &dockerfile.directives.check {
+            Some(text) => {
+                Self::parse(text).map_err(|message| Box::new(Diagnostic::error(text.span, message)))
+            }
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut checks = Self::default();
+        for part in text.trim().splitn(3, ';').filter(|_| !text.trim().is_empty()) {
+            let (key, value) =
+                part.split_once('=').ok_or_else(|| format!("invalid check option `{part}`"))?;
+            match (key.trim(), value.trim()) {
+                ("skip", "all") => checks.skip_all = true,
+                ("skip", rules) => checks.skip.extend(rules.split(',').map(|rule| rule.trim().to_owned())),
+                // No rule here is experimental.
+                ("experimental", _) => {}
+                ("error", "1" | "t" | "T" | "true" | "TRUE" | "True") => checks.error = true,
+                ("error", "0" | "f" | "F" | "false" | "FALSE" | "False") => checks.error = false,
+                ("error", value) => return Err(format!("`error={value}`: expected true or false")),
+                (key, _) => {
+                    return Err(format!(
+                        "invalid check option `{key}`: there are skip, error and experimental"
+                    ));
+                }
+            }
+        }
+        Ok(checks)
+    }
+
+    /// These and what `# check=` says in the comments above an instruction. Nonsense there is a comment like any other.
+    pub(crate) fn with_comments(&self, comments: &[Comment]) -> Cow<'_, Self> {
+        let directive = comments.iter().find_map(|comment| {
+            let (key, value) = comment.text.split_once('=')?;
+            key.trim().eq_ignore_ascii_case("check").then(|| value.trim())
+        });
+        let Some(text) = directive else { return Cow::Borrowed(self) };
+        let Ok(more) = Self::parse(text.split(' ').next().unwrap_or_default()) else {
+            return Cow::Borrowed(self);
+        };
+        let mut merged = self.clone();
+        merged.skip_all |= more.skip_all;
+        merged.skip.extend(more.skip);
+        Cow::Owned(merged)
+    }
+
+    /// Whether a violation of `rule` is reported; what is no rule always is.
+    pub(crate) fn allow(&self, rule: Option<&str>) -> bool {
+        rule.is_none_or(|rule| !self.skip_all && !self.skip.contains(rule))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options() {
+        let checks = Checks::parse("skip=A, B;error=true").unwrap();
+        assert!(checks.error && !checks.allow(Some("A")) && !checks.allow(Some("B")));
+        assert!(checks.allow(Some("C")) && checks.allow(None));
+        let checks = Checks::parse("skip=all").unwrap();
+        assert!(!checks.allow(Some("A")) && checks.allow(None));
+        assert_eq!(Checks::parse(" ").unwrap(), Checks::default());
+        for wrong in ["skip", "skipp=A", "error=perhaps"] {
+            assert!(Checks::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Paths of images as text: always `/`, cleaned without looking at any file.
+
+/// The shortest equal path (Go's `path.Clean`): no `.`, no `//`, `..` resolved, no trailing `/`. `..` of the root is the
+/// root.
+pub(crate) fn clean(path: &str) -> String {
+    let absolute = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            ".." if absolute => {}
+            part => parts.push(part),
+        }
+    }
+    match (absolute, parts.join("/")) {
+        (true, rest) => format!("/{rest}"),
+        (false, rest) if rest.is_empty() => ".".to_owned(),
+        (false, rest) => rest,
+    }
+}
+
+/// `path` seen from the directory `base`: `path` itself, untouched, when it is absolute, `base` when it is empty.
+pub(crate) fn absolute(base: &str, path: &str) -> String {
+    match path {
+        "" => absolute("/", if base.is_empty() { "/" } else { base }),
+        path if path.starts_with('/') => path.to_owned(),
+        path => clean(&format!("/{base}/{path}")),
+    }
+}
+
+/// The destination of a copy: clean, and with a `/` at its end where it was written as a directory.
+pub(crate) fn destination(base: &str, path: &str) -> String {
+    let directory = matches!(path, "" | ".") || path.ends_with('/') || path.ends_with("/.");
+    let mut clean = clean(&absolute(base, path));
+    if directory && clean != "/" {
+        clean.push('/');
+    }
+    clean
+}
+
+/// The source of a copy, relative to the root of its tree; nothing leads above the root. Empty means the root.
+pub(crate) fn source(path: &str) -> String {
+    clean(&format!("/{path}")).split_off(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaning() {
+        let cases = [
+            ("", "."),
+            ("/", "/"),
+            ("a//b/./c/..", "a/b"),
+            ("/../a", "/a"),
+            ("../../a", "../../a"),
+            ("/a/b/", "/a/b"),
+            ("a/../..", ".."),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(clean(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn destinations() {
+        let cases = [
+            ("/w", "x", "/w/x"),
+            ("/w", "x/", "/w/x/"),
+            ("/w", "", "/w/"),
+            ("/w", ".", "/w/"),
+            ("/w", "./", "/w/"),
+            ("/w", "/a/../b/.", "/b/"),
+            ("/w", "..", "/"),
+            ("", "x", "/x"),
+            ("/", "/", "/"),
+        ];
+        for (base, path, expected) in cases {
+            assert_eq!(destination(base, path), expected, "{base} {path}");
+        }
+    }
+
+    #[test]
+    fn sources() {
+        for (path, expected) in
+            [("/", ""), (".", ""), ("../../x", "x"), ("/a/./b/", "a/b"), ("a/../../b", "b"), ("", "")]
+        {
+            assert_eq!(source(path), expected, "{path}");
+        }
+    }
+}

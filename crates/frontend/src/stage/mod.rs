@@ -1,0 +1,332 @@
+//! One stage: its instructions, one after the other, to vertices and a config.
+
+mod base;
+mod config;
+mod copy;
+mod expose;
+mod run;
+mod signal;
+mod state;
+mod workdir;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use files::Selection;
+use graph::{Definition, Input, Op, Source, Vertex, VertexId};
+use image::{ImageConfig, Platform, ResolvedImage};
+use parser::{Comment, Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
+
+pub(crate) use base::finish;
+use state::Scope;
+pub(crate) use state::StageState;
+
+use crate::args::GlobalArgs;
+use crate::findings::Findings;
+use crate::lint::{Checks, rules};
+use crate::stages::{BUILD_CONTEXT, Node, Origin, Stages, at_trigger};
+use crate::suggest::closest;
+use crate::{Expander, ImageOrigin, ImageRequest, Options, Variables};
+
+/// What all stages of one platform share.
+pub(crate) struct Lowering<'a> {
+    pub(crate) options: &'a Options,
+    /// `--build-arg`, `SOURCE_DATE_EPOCH` normalised.
+    pub(crate) build_args: &'a BTreeMap<String, String>,
+    pub(crate) stages: &'a Stages<'a>,
+    pub(crate) globals: &'a GlobalArgs,
+    pub(crate) images: &'a BTreeMap<ImageRequest, Arc<ResolvedImage>>,
+    pub(crate) checks: &'a Checks,
+    pub(crate) escape: char,
+    /// The platform that is built.
+    pub(crate) platform: Platform,
+    /// Several are: names of steps say which.
+    pub(crate) multi_platform: bool,
+    /// Undeclared variables of RUN.
+    pub(crate) proxies: Vec<(String, String)>,
+    pub(crate) hostname: String,
+    pub(crate) definition: &'a mut Definition,
+    pub(crate) findings: &'a mut Findings,
+    /// The stages that are done, by index.
+    pub(crate) done: BTreeMap<usize, StageState>,
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowers stage `index`; the stages that it needs are done. Mistakes are reported, and the rest goes on without the
+    /// instruction.
+    pub(crate) fn stage(&mut self, index: usize) {
+        let stages = self.stages;
+        let node = &stages.nodes[index];
+        let checks = self.checks.with_comments(&node.ast.from.comments).into_owned();
+        let Some(state) = base::of(self, index, &checks) else { return };
+        let triggers = if node.replaced { [].iter() } else { node.triggers.iter() };
+        let instructions = if node.replaced { [].iter() } else { node.ast.instructions.iter() };
+        let mut stage = StageLowering {
+            node,
+            name: if stages.single() { None } else { Some(stages.display_name(index)) },
+            no_cache: self.options.no_cache.covers(node.ast.name()),
+            all: self,
+            state,
+            place: Place { checks, trigger: None },
+            total: base::count_steps(node),
+            shown: base::shows_from(node).into(),
+            seen: Seen::default(),
+        };
+        for trigger in triggers {
+            stage.place.trigger = Some((trigger.text.clone(), trigger.foreign));
+            stage.instruction(&trigger.instruction);
+        }
+        stage.place.trigger = None;
+        for instruction in instructions {
+            stage.instruction(instruction);
+        }
+        let state = stage.state;
+        self.done.insert(index, state);
+    }
+
+    /// The vertex of something that is copied from, and whether its files have owners of their own. `None` when it failed.
+    fn origin(&mut self, origin: &Origin) -> Option<(VertexId, bool)> {
+        Some(match origin {
+            Origin::Scratch => (self.scratch(), true),
+            Origin::Stage(index) => (self.done.get(index)?.vertex, true),
+            Origin::Image(request) => {
+                let image = self.images.get(request)?;
+                let name = match &request.origin {
+                    ImageOrigin::Reference(reference) => {
+                        format!("FROM {reference}@{}", image.manifest_digest)
+                    }
+                    ImageOrigin::Context(name) => format!("[context {name}] {}", image.name),
+                };
+                (self.image(request, image, name, None), true)
+            }
+            Origin::Directory(name) => (self.directory(name), false),
+        })
+    }
+
+    fn scratch(&mut self) -> VertexId {
+        self.source(Source::Scratch, "[internal] scratch".to_owned(), None)
+    }
+
+    fn directory(&mut self, name: &str) -> VertexId {
+        let title = match name {
+            BUILD_CONTEXT => "[internal] load build context".to_owned(),
+            name => format!("[context {name}] load from client"),
+        };
+        self.source(Source::Local { name: name.to_owned() }, title, None)
+    }
+
+    /// An image without layers is the empty tree.
+    fn image(
+        &mut self,
+        request: &ImageRequest,
+        image: &ResolvedImage,
+        title: String,
+        lines: Option<(u32, u32)>,
+    ) -> VertexId {
+        if image.layers.is_empty() {
+            return self.scratch();
+        }
+        let source = Source::Image {
+            name: image.name.clone(),
+            manifest: image.manifest_digest,
+            platform: request.platform.clone(),
+        };
+        self.source(source, title, lines)
+    }
+
+    fn source(&mut self, source: Source, name: String, lines: Option<(u32, u32)>) -> VertexId {
+        let op = Op::Source(source);
+        self.definition.add(Vertex { op, inputs: Vec::new(), name, lines, no_cache: false })
+    }
+}
+
+/// A stage at work.
+struct StageLowering<'l, 'a> {
+    all: &'l mut Lowering<'a>,
+    node: &'a Node<'a>,
+    /// For names of steps.
+    name: Option<String>,
+    no_cache: bool,
+    state: StageState,
+    place: Place,
+    /// Steps that have a number, and how many of them were shown.
+    total: usize,
+    shown: usize,
+    seen: Seen,
+}
+
+/// Where findings of the present instruction belong.
+struct Place {
+    checks: Checks,
+    /// The text of the ONBUILD instruction that is run, and whether it comes from another file.
+    trigger: Option<(String, bool)>,
+}
+
+/// Instructions of which only the last one counts: where the last one was, in this stage.
+#[derive(Default)]
+struct Seen {
+    cmd: Option<Span>,
+    entrypoint: Option<Span>,
+    healthcheck: Option<Span>,
+}
+
+impl StageLowering<'_, '_> {
+    fn instruction(&mut self, instruction: &Instruction) {
+        self.place.checks = self.checks_of(&instruction.comments).into_owned();
+        match &instruction.kind {
+            InstructionKind::Add(add) => self.add(instruction, add),
+            InstructionKind::Arg(arg) => self.arg(instruction, arg),
+            InstructionKind::Cmd(cmd) => self.cmd(instruction, cmd),
+            InstructionKind::Copy(copy) => self.copy(instruction, copy),
+            InstructionKind::Entrypoint(entrypoint) => self.entrypoint(instruction, entrypoint),
+            InstructionKind::Env(env) => self.env(instruction, env),
+            InstructionKind::Expose(expose) => self.expose(instruction, expose),
+            InstructionKind::Healthcheck(healthcheck) => self.healthcheck(instruction, healthcheck),
+            InstructionKind::Label(label) => self.label(instruction, label),
+            InstructionKind::Maintainer(maintainer) => self.maintainer(maintainer),
+            InstructionKind::Onbuild(onbuild) => self.onbuild(onbuild),
+            InstructionKind::Run(run) => self.run(instruction, run),
+            InstructionKind::Shell(shell) => self.shell(shell),
+            InstructionKind::Stopsignal(stopsignal) => self.stopsignal(instruction, stopsignal),
+            InstructionKind::User(user) => self.user(instruction, user),
+            InstructionKind::Volume(volume) => self.volume(instruction, volume),
+            InstructionKind::Workdir(workdir) => self.workdir(instruction, workdir),
+        }
+    }
+
+    fn checks_of(&self, comments: &[Comment]) -> Cow<'_, Checks> {
+        self.all.checks.with_comments(comments)
+    }
+
+    /// Reports a finding about the present instruction.
+    fn report(&mut self, finding: Diagnostic) {
+        let finding = self.placed(finding);
+        self.all.findings.add(finding);
+    }
+
+    /// Reports the violation of a rule, unless it is switched off.
+    fn lint(&mut self, finding: Diagnostic) {
+        let finding = self.placed(finding);
+        self.all.findings.lint(&self.place.checks, finding);
+    }
+
+    fn placed(&self, finding: Diagnostic) -> Diagnostic {
+        match &self.place.trigger {
+            Some((text, foreign)) => at_trigger(finding, text, self.node.ast.from.span, *foreign),
+            None => finding,
+        }
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        self.state.scope()
+    }
+
+    /// The words of an instruction, expanded; `None` when one of them cannot be, which is then reported.
+    fn expand_all<'w>(
+        &mut self,
+        of: &Instruction,
+        words: impl IntoIterator<Item = &'w Word>,
+    ) -> Option<Vec<String>> {
+        // All of them, so that all mistakes are found.
+        let expanded: Vec<Option<String>> = words.into_iter().map(|word| self.expand(of, word)).collect();
+        expanded.into_iter().collect()
+    }
+
+    /// A word, expanded.
+    fn expand(&mut self, of: &Instruction, word: &Word) -> Option<String> {
+        let expanded = Expander::new(self.all.escape).expand(&word.text, &self.scope());
+        match expanded {
+            Ok(expanded) => {
+                self.report_undefined(of, &expanded.unset);
+                Some(expanded.text)
+            }
+            Err(error) => {
+                self.report(Diagnostic::error(word.span_of(error.range), error.message));
+                None
+            }
+        }
+    }
+
+    fn report_undefined<'n>(&mut self, of: &Instruction, names: impl IntoIterator<Item = &'n String>) {
+        for name in names {
+            if self.state.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
+                continue;
+            }
+            let known = self.scope().names();
+            let finding =
+                rules::undefined_var(of.span, name, closest(name, known.iter().map(String::as_str)));
+            self.lint(finding);
+        }
+    }
+
+    /// Adds the vertex of a step that makes a layer, and its history. `inputs` come after the tree so far.
+    fn step(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, title: &str, created_by: String) {
+        let name = self.step_name(title);
+        let mut all_inputs = vec![Input { vertex: self.state.vertex, selection: Selection::Whole }];
+        all_inputs.extend(inputs);
+        let lines = self.lines(of.lines);
+        let vertex = Vertex { op, inputs: all_inputs, name, lines, no_cache: self.no_cache };
+        self.state.vertex = self.all.definition.add(vertex);
+        self.state.layer_steps.push(self.state.vertex);
+        self.state.remember(created_by, true);
+    }
+
+    /// The lines to show: of the FROM when the instruction stands in another file.
+    fn lines(&self, lines: Lines) -> Option<(u32, u32)> {
+        let lines = match &self.place.trigger {
+            Some((_, true)) => self.node.ast.from.lines,
+            _ => lines,
+        };
+        Some((lines.first, lines.last))
+    }
+
+    /// `[linux/amd64 build 2/5] RUN …`.
+    fn step_name(&mut self, title: &str) -> String {
+        self.shown += 1;
+        let platform = self.all.multi_platform.then(|| self.platform_prefix());
+        let onbuild = self.place.trigger.is_some();
+        base::step_name(platform.as_deref(), self.name.as_deref(), self.shown, self.total, onbuild, title)
+    }
+
+    /// The stage's platform, and what it compiles for where the target's differs.
+    fn platform_prefix(&self) -> String {
+        let platform = &self.state.platform;
+        let scope = self.scope();
+        let part = |name: &str| scope.get(name).filter(|value| !value.is_empty()).map(str::to_owned);
+        let target = match part("TARGETPLATFORM").and_then(|text| text.parse::<Platform>().ok()) {
+            Some(target) => target,
+            None => Platform {
+                os: part("TARGETOS").unwrap_or_else(|| platform.os.clone()),
+                architecture: part("TARGETARCH").unwrap_or_else(|| platform.architecture.clone()),
+                variant: part("TARGETVARIANT"),
+                os_version: None,
+            },
+        };
+        if target.os != platform.os {
+            format!("{platform}->{target}")
+        } else if target.architecture != platform.architecture {
+            let variant = target.variant.map(|variant| format!("/{variant}")).unwrap_or_default();
+            format!("{platform}->{}{variant}", target.architecture)
+        } else {
+            platform.to_string()
+        }
+    }
+
+    /// The instruction as a step's name shows it: its name in capitals, variables replaced.
+    fn title(&self, of: &Instruction, expander: Expander, suffix: &str) -> String {
+        let text = format!("{}{suffix}", of.text);
+        let shown = match expander.expand(&text, &self.scope()) {
+            Ok(expanded) => expanded.text,
+            Err(_) => text,
+        };
+        match shown.split_once(' ') {
+            Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
+            None => shown.to_uppercase(),
+        }
+    }
+
+    fn config(&mut self) -> &mut ImageConfig {
+        &mut self.state.config
+    }
+}

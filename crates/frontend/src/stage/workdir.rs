@@ -1,0 +1,31 @@
+use graph::{Mkdir, Op};
+use parser::{Instruction, Workdir};
+
+use super::StageLowering;
+use super::copy::owner;
+use crate::lint::rules;
+use crate::{Expander, paths};
+
+impl StageLowering<'_, '_> {
+    pub(super) fn workdir(&mut self, of: &Instruction, workdir: &Workdir) {
+        let Some(path) = self.expand(of, &workdir.path) else { return };
+        if !self.state.workdir_set && !path.starts_with('/') {
+            self.lint(rules::workdir_relative_path(of.span, &path));
+        }
+        self.state.workdir_set = true;
+        let path = paths::absolute(&self.state.config.config.working_dir, &path);
+        self.config().config.working_dir = path.clone();
+        let created_by = format!("WORKDIR {path}");
+        let clean = self.state.cwd();
+        if clean == "/" {
+            self.state.remember(created_by, false);
+            return;
+        }
+        let owner = match self.state.config.config.user.as_str() {
+            "" => owner("0:0"),
+            user => owner(user),
+        };
+        let title = self.title(of, Expander::new(self.all.escape), "");
+        self.step(of, Op::Mkdir(Mkdir { path: clean, owner }), Vec::new(), &title, created_by);
+    }
+}

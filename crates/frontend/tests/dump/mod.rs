@@ -1,0 +1,178 @@
+//! A plan as text, for people to read and for comparing.
+
+use std::fmt::Write;
+
+use files::Selection;
+use frontend::{ImageOrigin, ImageRequest, MissingImage, Plan, Target};
+use graph::{Definition, Exec, Network, Op, Owner, OwnerId, Source, VertexId};
+use image::History;
+use parser::Diagnostic;
+
+pub(crate) fn missing(out: &mut String, source: &str, image: &MissingImage) {
+    let (line, column) = image.span.line_col(source);
+    writeln!(out, "needs `{}`: {} (line {line}, column {column})", image.name, request(&image.request))
+        .unwrap();
+}
+
+pub(crate) fn findings(out: &mut String, source: &str, findings: &[Diagnostic]) {
+    for finding in findings {
+        let kind = if finding.is_error() { "error" } else { "warning" };
+        let (line, column) = finding.line_col(source);
+        let rule = finding.rule.map(|rule| format!(" [{rule}]")).unwrap_or_default();
+        writeln!(out, "{kind} {line}:{column}{rule}: {}", finding.message).unwrap();
+        let marked = source[finding.span.range()].lines().next().unwrap_or_default();
+        if !marked.is_empty() {
+            writeln!(out, "    at `{marked}`").unwrap();
+        }
+        for label in &finding.related {
+            let (line, column) = label.span.line_col(source);
+            writeln!(out, "    {line}:{column}: {}", label.text).unwrap();
+        }
+        for note in &finding.notes {
+            writeln!(out, "    note: {note}").unwrap();
+        }
+        if let Some(help) = &finding.help {
+            writeln!(out, "    help: {help}").unwrap();
+        }
+    }
+}
+
+pub(crate) fn plan(out: &mut String, source: &str, plan: &Plan) {
+    for (id, vertex) in plan.definition.iter() {
+        let lines = vertex.lines.map(|(first, last)| format!(" (lines {first}-{last})")).unwrap_or_default();
+        let fresh = if vertex.no_cache { " NO CACHE" } else { "" };
+        writeln!(out, "#{} {:?}{lines}{fresh}", id.0, vertex.name).unwrap();
+        op(out, &vertex.op);
+        for input in &vertex.inputs {
+            writeln!(out, "    from #{} {}", input.vertex.0, selection(&input.selection)).unwrap();
+        }
+    }
+    for target in &plan.targets {
+        self::target(out, &plan.definition, target);
+    }
+    findings(out, source, &plan.warnings);
+    for name in &plan.unused_build_args {
+        writeln!(out, "unused build argument {name}").unwrap();
+    }
+    if let Some(epoch) = plan.source_date_epoch {
+        writeln!(out, "epoch {epoch}").unwrap();
+    }
+}
+
+fn target(out: &mut String, definition: &Definition, target: &Target) {
+    let name = target.name.as_deref().unwrap_or("(no name)");
+    writeln!(out, "target {name} {} = #{}", target.platform, target.vertex.0).unwrap();
+    if let Some(base) = &target.base {
+        writeln!(out, "    base {}, {} layers", request(&base.request), base.image.layers.len()).unwrap();
+    }
+    let mut config = target.config.clone();
+    let history = std::mem::take(&mut config.history);
+    let json = serde_json::to_string_pretty(&config).unwrap();
+    writeln!(out, "    {}", json.replace('\n', "\n    ")).unwrap();
+    let below = target.base.as_ref().map_or(0, |base| base.image.layers.len());
+    let mut layers = 0;
+    for entry in &history {
+        let layer = (!entry.empty_layer).then(|| {
+            layers += 1;
+            layers - 1
+        });
+        let made_by = match layer {
+            None => "     ".to_owned(),
+            Some(layer) if layer < below => " base".to_owned(),
+            Some(layer) => format!("{:>5}", format!("#{}", target.layer_steps[layer - below].0)),
+        };
+        writeln!(out, "    {made_by} {}", history_line(entry)).unwrap();
+    }
+    assert_eq!(layers, below + target.layer_steps.len(), "each layer has its history entry");
+    let on_chain =
+        |id: &VertexId| definition.find_root(target.vertex, |op| op == &definition.vertex(*id).op).is_some();
+    assert!(target.layer_steps.iter().all(on_chain), "layers are made by the target's own chain");
+}
+
+fn history_line(entry: &History) -> String {
+    let created_by = entry.created_by.clone().unwrap_or_else(|| "(unknown)".to_owned());
+    let comment = match entry.comment.as_deref() {
+        Some("buildkit.dockerfile.v0") => String::new(),
+        other => format!(" (comment {other:?})"),
+    };
+    format!("{}{comment}", created_by.replace('\n', "\\n"))
+}
+
+fn request(request: &ImageRequest) -> String {
+    match &request.origin {
+        ImageOrigin::Reference(reference) => format!("image {reference} for {}", request.platform),
+        ImageOrigin::Context(name) => format!("context {name} for {}", request.platform),
+    }
+}
+
+fn op(out: &mut String, op: &Op) {
+    let text = match op {
+        Op::Source(Source::Scratch) => "scratch".to_owned(),
+        Op::Source(Source::Image { name, platform, .. }) => format!("image {name} {platform}"),
+        Op::Source(Source::Local { name }) => format!("local {name}"),
+        Op::Inline(inline) => {
+            let files: Vec<String> = inline
+                .files
+                .iter()
+                .map(|file| {
+                    format!("{} {:04o} {:?}", file.name, file.mode, String::from_utf8_lossy(&file.content))
+                })
+                .collect();
+            format!("inline {}", files.join(", "))
+        }
+        Op::Mkdir(mkdir) => format!("mkdir {} owner {}", mkdir.path, owner(&mkdir.owner)),
+        Op::Copy(copy) => {
+            let mut text = format!("copy to {}", copy.destination);
+            if let Some(id) = &copy.owner {
+                write!(text, " owner {}", owner(id)).unwrap();
+            }
+            if let Some(mode) = copy.mode {
+                write!(text, " mode {mode:04o}").unwrap();
+            }
+            if copy.unpack {
+                text.push_str(" unpack");
+            }
+            text
+        }
+        Op::Exec(exec) => return self::exec(out, exec),
+    };
+    writeln!(out, "    {text}").unwrap();
+}
+
+fn exec(out: &mut String, exec: &Exec) {
+    writeln!(out, "    exec {:?}", exec.args).unwrap();
+    let user = if exec.user.is_empty() { "(root)" } else { &exec.user };
+    let network = if exec.network == Network::None { "none" } else { "host" };
+    writeln!(out, "    in {} as {user} on {} {} network {network}", exec.cwd, exec.hostname, exec.platform)
+        .unwrap();
+    let pairs = |pairs: &[(String, String)]| {
+        pairs.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>()
+    };
+    writeln!(out, "    env{}", pairs(&exec.env)).unwrap();
+    if !exec.unkeyed_env.is_empty() {
+        writeln!(out, "    unkeyed{}", pairs(&exec.unkeyed_env)).unwrap();
+    }
+    if !exec.extra_hosts.is_empty() {
+        writeln!(out, "    hosts{}", pairs(&exec.extra_hosts)).unwrap();
+    }
+}
+
+fn owner(owner: &Owner) -> String {
+    let id = |id: &OwnerId| match id {
+        OwnerId::Number(number) => number.to_string(),
+        OwnerId::Name(name) => format!("{name:?}"),
+    };
+    let group = owner.group.as_ref().map(|group| format!(":{}", id(group))).unwrap_or_default();
+    format!("{}{group}", id(&owner.user))
+}
+
+fn selection(selection: &Selection) -> String {
+    match selection {
+        Selection::Whole => "whole".to_owned(),
+        Selection::Path { pattern, wildcards, modes, owners } => {
+            let flags = [(*wildcards, " wildcards"), (*modes, " modes"), (*owners, " owners")];
+            let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+            format!("{pattern:?}{flags}")
+        }
+    }
+}

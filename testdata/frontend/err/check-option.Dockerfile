@@ -1,0 +1,2 @@
+# check=skipp=X
+FROM busybox

@@ -1,0 +1,2 @@
+FROM busybox
+#> build-arg=SOURCE_DATE_EPOCH=context

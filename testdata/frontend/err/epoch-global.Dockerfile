@@ -1,0 +1,3 @@
+ARG SOURCE_DATE_EPOCH=mysource
+FROM scratch AS mysource
+FROM scratch

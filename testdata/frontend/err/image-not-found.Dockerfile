@@ -1,0 +1,3 @@
+FROM busybox AS a
+FROM nosuch:tag
+COPY --from=a / /

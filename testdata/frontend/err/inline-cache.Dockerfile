@@ -1,0 +1,2 @@
+FROM busybox
+#> build-arg=BUILDKIT_INLINE_CACHE=1

@@ -1,0 +1,6 @@
+FROM busybox
+RUNN x
+COPY a
+RUN a \
+
+  b

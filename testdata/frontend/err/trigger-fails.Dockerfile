@@ -1,0 +1,2 @@
+FROM onbuild-signal
+STOPSIGNAL SIGALSO

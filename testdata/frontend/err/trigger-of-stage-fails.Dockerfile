@@ -1,0 +1,3 @@
+FROM busybox AS base
+ONBUILD STOPSIGNAL ${S:-SIGNOPE}
+FROM base

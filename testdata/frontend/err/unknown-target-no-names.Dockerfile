@@ -1,0 +1,2 @@
+FROM busybox
+#> target=0

@@ -1,0 +1,2 @@
+FROM busybox
+#> platform=windows/amd64

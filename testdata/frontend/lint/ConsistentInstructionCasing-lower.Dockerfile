@@ -1,0 +1,4 @@
+from busybox
+run a
+RUN b
+Run c

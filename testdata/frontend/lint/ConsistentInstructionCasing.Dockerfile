@@ -1,0 +1,3 @@
+FROM busybox
+run a
+RUN b

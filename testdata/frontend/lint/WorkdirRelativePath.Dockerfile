@@ -1,0 +1,5 @@
+FROM busybox AS a
+WORKDIR app
+WORKDIR again
+FROM a
+WORKDIR inherited

@@ -1,0 +1,9 @@
+FROM full AS base
+ARG VERSION=1
+ENV EXTRA=e
+LABEL a=stage
+FROM base
+ARG OTHER
+RUN echo $VERSION
+ENTRYPOINT ["/new"]
+LABEL b=child

@@ -1,0 +1,4 @@
+FROM full AS none
+HEALTHCHECK NONE
+FROM none AS exec
+HEALTHCHECK --interval=0 CMD ["curl", "-f"]

@@ -1,0 +1,2 @@
+FROM empty
+ENV A=b

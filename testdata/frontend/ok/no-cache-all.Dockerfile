@@ -1,0 +1,6 @@
+FROM busybox
+RUN one
+COPY <<f /f
+x
+f
+#> no-cache

@@ -1,0 +1,5 @@
+FROM busybox
+COPY --from=debian /a /a
+ADD <<EOF /text
+x
+EOF

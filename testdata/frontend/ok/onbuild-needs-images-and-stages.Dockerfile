@@ -1,0 +1,3 @@
+FROM debian AS tools
+RUN make-tools
+FROM onbuild-from

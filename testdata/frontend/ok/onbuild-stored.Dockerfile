@@ -1,0 +1,4 @@
+FROM busybox
+ONBUILD COPY . /app
+ONBUILD RUN make
+ONBUILD CMD ["x"]

@@ -1,0 +1,3 @@
+FROM arm-only
+RUN x
+#> platform=linux/amd64

@@ -1,0 +1,3 @@
+FROM busybox AS a
+RUN never
+#> context=a=directory
