@@ -1,0 +1,12 @@
+//! Looks up or runs every vertex of a build once, in parallel.
+//!
+//! Each vertex has two keys ([`keys`]): the *definition key*, known before anything runs, and the *content key*, known once its
+//! inputs are there. A result is found by either. What an operation means is the [`Worker`]'s; nothing here knows files,
+//! mounts or containers, so that the tests can run arithmetic.
+
+pub mod keys;
+mod solve;
+mod worker;
+
+pub use solve::{SolveError, Solved, Solver};
+pub use worker::{Executed, SourceTree, Worker};

@@ -1,0 +1,547 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, StepRun};
+use files::Selection;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, try_join_all};
+use graph::{Definition, Event, MissReason, Op, Outcome, ProgressSink, Source, Vertex, VertexId};
+use hash::{CacheKey, Clock, ContentDigest};
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
+use crate::worker::{Executed, Worker};
+
+/// How long a claim that another holds is left alone before it is tried again: doubling from the first to the second.
+const CLAIM_BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// How long a claim is waited for before the user is told: its owner may be stopped.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Solves definitions with a worker and a cache.
+pub struct Solver<W: Worker> {
+    worker: Arc<W>,
+    cache: Arc<dyn CacheBackend>,
+    progress: Arc<dyn ProgressSink>,
+    clock: Arc<dyn Clock>,
+    parallelism: usize,
+}
+
+/// The result of a vertex.
+#[derive(Debug)]
+pub struct Solved<T> {
+    /// The tree.
+    pub tree: T,
+    /// Whether it came from the cache, no matter what happened to its inputs.
+    pub cached: bool,
+}
+
+impl<T: Clone> Clone for Solved<T> {
+    fn clone(&self) -> Self {
+        Solved { tree: self.tree.clone(), cached: self.cached }
+    }
+}
+
+/// A vertex could not be solved.
+#[derive(Debug, thiserror::Error)]
+pub enum SolveError<E: std::error::Error + 'static> {
+    /// Its operation failed.
+    #[error("{error}")]
+    Operation {
+        /// Which vertex.
+        vertex: VertexId,
+        /// Why.
+        error: Arc<E>,
+    },
+    /// The cache could not be used.
+    #[error("{error}")]
+    Cache {
+        /// For which vertex.
+        vertex: VertexId,
+        /// Why.
+        error: Arc<CacheError>,
+    },
+    /// A task of this program broke down: a defect, not the user's mistake.
+    #[error("internal error while solving step {}: {message}", .vertex.0)]
+    Internal {
+        /// Which vertex.
+        vertex: VertexId,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl<E: std::error::Error + 'static> SolveError<E> {
+    /// The vertex that failed.
+    pub fn vertex(&self) -> VertexId {
+        match self {
+            SolveError::Operation { vertex, .. }
+            | SolveError::Cache { vertex, .. }
+            | SolveError::Internal { vertex, .. } => *vertex,
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> Clone for SolveError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            SolveError::Operation { vertex, error } => {
+                SolveError::Operation { vertex: *vertex, error: error.clone() }
+            }
+            SolveError::Cache { vertex, error } => {
+                SolveError::Cache { vertex: *vertex, error: error.clone() }
+            }
+            SolveError::Internal { vertex, message } => {
+                SolveError::Internal { vertex: *vertex, message: message.clone() }
+            }
+        }
+    }
+}
+
+impl<W: Worker> Solver<W> {
+    /// A solver that executes at most `parallelism` operations at a time.
+    pub fn new(
+        worker: Arc<W>,
+        cache: Arc<dyn CacheBackend>,
+        progress: Arc<dyn ProgressSink>,
+        clock: Arc<dyn Clock>,
+        parallelism: usize,
+    ) -> Solver<W> {
+        Solver { worker, cache, progress, clock, parallelism }
+    }
+
+    /// Solves the targets and whatever they need, each vertex at most once. The first failure ends the work;
+    /// dropping the future cancels it.
+    pub async fn solve(
+        &self,
+        definition: Arc<Definition>,
+        targets: &[VertexId],
+    ) -> Result<Vec<Solved<W::Tree>>, SolveError<W::Error>> {
+        let run = Arc::new(Run {
+            worker: self.worker.clone(),
+            cache: self.cache.clone(),
+            progress: self.progress.clone(),
+            clock: self.clock.clone(),
+            permits: Semaphore::new(self.parallelism.max(1)),
+            definition,
+            sources: Mutex::default(),
+            contents: Mutex::default(),
+            keys: Mutex::default(),
+            solutions: Mutex::default(),
+            shown: Mutex::default(),
+        });
+        let guard = ShowCancelled(run.clone());
+        run.prepare(targets).await?;
+        let solved = try_join_all(targets.iter().map(|target| run.solution(*target))).await?;
+        drop(guard);
+        Ok(solved)
+    }
+}
+
+type Answer<T, E> = Result<T, SolveError<E>>;
+type Solution<W> = Shared<BoxFuture<'static, Answer<Solved<<W as Worker>::Tree>, <W as Worker>::Error>>>;
+type Content<W> = Shared<BoxFuture<'static, Answer<ContentDigest, <W as Worker>::Error>>>;
+
+/// One call of [`Solver::solve`].
+struct Run<W: Worker> {
+    worker: Arc<W>,
+    cache: Arc<dyn CacheBackend>,
+    progress: Arc<dyn ProgressSink>,
+    clock: Arc<dyn Clock>,
+    permits: Semaphore,
+    definition: Arc<Definition>,
+    /// Local contexts, which are there before anything is solved.
+    sources: Mutex<HashMap<VertexId, W::Tree>>,
+    /// Digests of selections, by the *result* of a vertex: within one run a vertex has one.
+    contents: Mutex<HashMap<(VertexId, Selection), Content<W>>>,
+    keys: Mutex<HashMap<VertexId, Keyed>>,
+    solutions: Mutex<HashMap<VertexId, Solution<W>>>,
+    shown: Mutex<HashMap<VertexId, Shown>>,
+}
+
+/// What is known of a vertex before anything runs.
+#[derive(Debug, Clone, Copy)]
+struct Keyed {
+    /// The definition key.
+    definition: CacheKey,
+    /// Whether it or an ancestor is --no-cache: it is never looked up by definition.
+    fresh: bool,
+}
+
+/// What the progress display knows of a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Started,
+    Finished,
+}
+
+/// Reports what had begun and not ended when the run is over: with a failure elsewhere or when its future was dropped.
+struct ShowCancelled<W: Worker>(Arc<Run<W>>);
+
+impl<W: Worker> Drop for ShowCancelled<W> {
+    fn drop(&mut self) {
+        // The tasks hold the run; without their handles they end, and so does the run.
+        lock(&self.0.solutions).clear();
+        lock(&self.0.contents).clear();
+        let mut started: Vec<VertexId> = lock(&self.0.shown)
+            .iter()
+            .filter(|(_, shown)| **shown == Shown::Started)
+            .map(|(id, _)| *id)
+            .collect();
+        started.sort();
+        for vertex in started {
+            self.0.finished(vertex, Outcome::Cancelled);
+        }
+    }
+}
+
+impl<W: Worker> Run<W> {
+    /// Computes the definition keys of everything that the targets need. That takes the content of local contexts and nothing else, so
+    /// a missing file is found before any step runs.
+    async fn prepare(self: &Arc<Self>, targets: &[VertexId]) -> Answer<(), W::Error> {
+        let needed = self.ancestors(targets);
+        for id in &needed {
+            if is_local(self.definition.vertex(*id)) {
+                self.started(*id);
+                let context = self.worker.source(*id).await.map_err(|error| operation(*id, error))?;
+                lock(&self.sources).insert(*id, context.tree);
+            }
+        }
+        let mut selections = Vec::new();
+        for id in &needed {
+            for input in &self.definition.vertex(*id).inputs {
+                if is_local(self.definition.vertex(input.vertex)) {
+                    selections.push(self.content_of(*id, input.vertex, &input.selection)?);
+                }
+            }
+        }
+        let digested = try_join_all(selections).await;
+        for id in needed.iter().filter(|id| is_local(self.definition.vertex(**id))) {
+            self.finished(*id, Outcome::Done { reason: None });
+        }
+        if let Err(error) = &digested {
+            self.started(error.vertex());
+            self.finished(error.vertex(), Outcome::Failed { message: error.to_string() });
+        }
+        digested?;
+        for id in needed {
+            let keyed = self.key(id).await?;
+            lock(&self.keys).insert(id, keyed);
+        }
+        Ok(())
+    }
+
+    /// The targets and all that they need, in topological order.
+    fn ancestors(&self, targets: &[VertexId]) -> Vec<VertexId> {
+        let mut needed: HashSet<VertexId> = HashSet::new();
+        let mut waiting = targets.to_vec();
+        while let Some(id) = waiting.pop() {
+            if needed.insert(id) {
+                waiting.extend(self.definition.vertex(id).inputs.iter().map(|input| input.vertex));
+            }
+        }
+        let mut needed: Vec<VertexId> = needed.into_iter().collect();
+        needed.sort();
+        needed
+    }
+
+    /// The definition key of a vertex whose inputs have theirs.
+    async fn key(self: &Arc<Self>, id: VertexId) -> Answer<Keyed, W::Error> {
+        let vertex = self.definition.vertex(id);
+        let mut fresh = vertex.no_cache;
+        let mut inputs = Vec::with_capacity(vertex.inputs.len());
+        for input in &vertex.inputs {
+            if is_local(self.definition.vertex(input.vertex)) {
+                let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
+                inputs.push(DefinitionInput::Content(digest));
+            } else {
+                let keyed = self.keyed(input.vertex);
+                fresh |= keyed.fresh;
+                inputs.push(DefinitionInput::Vertex { key: keyed.definition, selection: &input.selection });
+            }
+        }
+        Ok(Keyed { definition: definition_key(&vertex.op, &inputs), fresh })
+    }
+
+    fn keyed(&self, id: VertexId) -> Keyed {
+        // `prepare` fills the table in topological order for everything that the targets need.
+        lock(&self.keys)[&id]
+    }
+
+    /// The digest of a selection of the tree of `input`, for `consumer` (which a failure is ascribed to). Computed once.
+    fn content_of(
+        self: &Arc<Self>,
+        consumer: VertexId,
+        input: VertexId,
+        selection: &Selection,
+    ) -> Answer<Content<W>, W::Error> {
+        let place = (input, selection.clone());
+        if let Some(content) = lock(&self.contents).get(&place) {
+            return Ok(content.clone());
+        }
+        let run = self.clone();
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let known = lock(&run.sources).get(&place.0).cloned();
+            let tree = match known {
+                Some(tree) => tree,
+                None => run.solution(place.0).await?.tree,
+            };
+            run.worker.content_digest(&tree, &place.1).await.map_err(|error| operation(consumer, error))
+        }));
+        let content = joined(consumer, task);
+        Ok(lock(&self.contents).entry((input, selection.clone())).or_insert(content).clone())
+    }
+
+    /// The one shared future that solves a vertex. Each runs as a task of its own, so that a long chain does not recurse.
+    fn solution(self: &Arc<Self>, id: VertexId) -> Solution<W> {
+        let mut solutions = lock(&self.solutions);
+        let start = || joined(id, AbortOnDropHandle::new(tokio::spawn(self.clone().solve_vertex(id))));
+        solutions.entry(id).or_insert_with(start).clone()
+    }
+
+    /// The life of a vertex.
+    async fn solve_vertex(self: Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
+        let answer = self.clone().find_or_execute(id).await;
+        if let Err(error) = &answer
+            && error.vertex() == id
+        {
+            self.started(id);
+            self.finished(id, Outcome::Failed { message: error.to_string() });
+        }
+        answer
+    }
+
+    async fn find_or_execute(self: Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
+        let vertex = self.definition.vertex(id);
+        if let Op::Source(_) = vertex.op {
+            return self.bring(id).await;
+        }
+        let Keyed { definition, fresh } = self.keyed(id);
+        let mut reason = MissReason::FirstBuild;
+        if vertex.no_cache {
+            reason = MissReason::Disabled;
+        }
+        if !fresh {
+            match self.look_up(id, definition).await? {
+                Found::Hit(tree, record) => return Ok(self.hit(id, tree, &record)),
+                Found::Gone => reason = MissReason::Evicted,
+                Found::Nothing => {}
+            }
+        }
+
+        let inputs = try_join_all(vertex.inputs.iter().map(|input| self.input(input.vertex))).await?;
+        let content = self.content_key(id, &inputs).await?;
+        if !vertex.no_cache
+            && let Some(hit) = self.look_up_content(id, definition, content).await?
+        {
+            return Ok(hit);
+        }
+
+        // A --no-cache vertex neither waits for others nor is waited for.
+        let _claim = if vertex.no_cache { None } else { Some(self.claim(id, definition).await?) };
+        if !vertex.no_cache {
+            if !fresh && let Found::Hit(tree, record) = self.look_up(id, definition).await? {
+                return Ok(self.hit(id, tree, &record));
+            }
+            if let Some(hit) = self.look_up_content(id, definition, content).await? {
+                return Ok(hit);
+            }
+        }
+        self.execute(id, inputs, [definition, content], reason).await
+    }
+
+    /// Brings a source other than a local context.
+    async fn bring(&self, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
+        if is_scratch(self.definition.vertex(id)) {
+            let source = self.worker.source(id).await.map_err(|error| operation(id, error))?;
+            return Ok(Solved { tree: source.tree, cached: true });
+        }
+        self.started(id);
+        let source = self.worker.source(id).await.map_err(|error| operation(id, error))?;
+        let outcome = match source.cached {
+            true => Outcome::Cached { saved: Duration::ZERO },
+            false => Outcome::Done { reason: Some(MissReason::FirstBuild) },
+        };
+        self.finished(id, outcome);
+        Ok(Solved { tree: source.tree, cached: source.cached })
+    }
+
+    async fn input(self: &Arc<Self>, id: VertexId) -> Answer<W::Tree, W::Error> {
+        let known = lock(&self.sources).get(&id).cloned();
+        match known {
+            Some(tree) => Ok(tree),
+            None => Ok(self.solution(id).await?.tree),
+        }
+    }
+
+    async fn content_key(self: &Arc<Self>, id: VertexId, inputs: &[W::Tree]) -> Answer<CacheKey, W::Error> {
+        let vertex = self.definition.vertex(id);
+        let parts = vertex.inputs.iter().zip(inputs).map(|(input, tree)| async move {
+            match &input.selection {
+                Selection::Whole if !is_local(self.definition.vertex(input.vertex)) => {
+                    let content = self.worker.content_id(tree).await.map_err(|error| operation(id, error))?;
+                    Ok(ContentInput::Whole(content))
+                }
+                selection => Ok(ContentInput::Selected(self.content_of(id, input.vertex, selection)?.await?)),
+            }
+        });
+        Ok(content_key(&vertex.op, &try_join_all(parts).await?))
+    }
+
+    /// Looks a key up; each candidate counts only if the worker can load it.
+    async fn look_up(&self, id: VertexId, key: CacheKey) -> Answer<Found<W::Tree>, W::Error> {
+        let candidates = self.blocking(id, move |cache| cache.lookup(&key)).await?;
+        let any = !candidates.is_empty();
+        for record in candidates {
+            if let Some(tree) = self.worker.load(id, &record).await.map_err(|error| operation(id, error))? {
+                return Ok(Found::Hit(tree, record));
+            }
+        }
+        Ok(if any { Found::Gone } else { Found::Nothing })
+    }
+
+    /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too.
+    async fn look_up_content(
+        &self,
+        id: VertexId,
+        definition: CacheKey,
+        content: CacheKey,
+    ) -> Answer<Option<Solved<W::Tree>>, W::Error> {
+        let Found::Hit(tree, record) = self.look_up(id, content).await? else { return Ok(None) };
+        let known = record.id;
+        self.blocking(id, move |cache| cache.alias(known, &definition)).await?;
+        Ok(Some(self.hit(id, tree, &record)))
+    }
+
+    async fn claim(&self, id: VertexId, key: CacheKey) -> Answer<Box<dyn Claim>, W::Error> {
+        let (mut wait, longest) = CLAIM_BACK_OFF;
+        let mut patience = Some(Instant::now() + CLAIM_PATIENCE);
+        loop {
+            if let Some(claim) = self.blocking(id, move |cache| cache.try_claim(&key)).await? {
+                return Ok(claim);
+            }
+            if patience.is_some_and(|end| Instant::now() > end) {
+                patience = None;
+                let message = "waiting for another build that executes this step".to_owned();
+                self.progress.event(Event::Warning { vertex: id, message });
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
+    }
+
+    async fn execute(
+        &self,
+        id: VertexId,
+        inputs: Vec<W::Tree>,
+        keys: [CacheKey; 2],
+        reason: MissReason,
+    ) -> Answer<Solved<W::Tree>, W::Error> {
+        // The semaphore is never closed, so a permit always comes.
+        let _permit = self.permits.acquire().await.ok();
+        self.started(id);
+        let (started, clock) = (self.clock.now(), Instant::now());
+        let Executed { tree, layers } =
+            self.worker.execute(id, inputs).await.map_err(|error| operation(id, error))?;
+        let run = StepRun { started, duration: clock.elapsed() };
+        let content = self.worker.content_id(&tree).await.map_err(|error| operation(id, error))?;
+        let description = self.definition.vertex(id).name.clone();
+        let record = NewRecord { content, layers, description, run };
+        self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        self.finished(id, Outcome::Done { reason: Some(reason) });
+        Ok(Solved { tree, cached: false })
+    }
+
+    fn hit(&self, id: VertexId, tree: W::Tree, record: &CacheRecord) -> Solved<W::Tree> {
+        for ancestor in self.untouched_ancestors(id) {
+            self.finished(ancestor, Outcome::Cached { saved: Duration::ZERO });
+        }
+        self.finished(id, Outcome::Cached { saved: record.run.duration });
+        Solved { tree, cached: true }
+    }
+
+    /// The ancestors of which nothing was needed, in topological order: what a user sees as cached.
+    fn untouched_ancestors(&self, id: VertexId) -> Vec<VertexId> {
+        let shown = lock(&self.shown);
+        let mut untouched = HashSet::new();
+        let mut waiting = vec![id];
+        while let Some(id) = waiting.pop() {
+            for input in &self.definition.vertex(id).inputs {
+                // What was shown has ancestors that were shown, or that will be.
+                if !shown.contains_key(&input.vertex) && untouched.insert(input.vertex) {
+                    waiting.push(input.vertex);
+                }
+            }
+        }
+        let mut untouched: Vec<VertexId> =
+            untouched.into_iter().filter(|id| !is_scratch(self.definition.vertex(*id))).collect();
+        untouched.sort();
+        untouched
+    }
+
+    /// Runs a call of the cache on a blocking thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        id: VertexId,
+        call: impl FnOnce(&dyn CacheBackend) -> Result<T, CacheError> + Send + 'static,
+    ) -> Answer<T, W::Error> {
+        let cache = self.cache.clone();
+        match tokio::task::spawn_blocking(move || call(&*cache)).await {
+            Ok(answer) => answer.map_err(|error| SolveError::Cache { vertex: id, error: Arc::new(error) }),
+            Err(error) => Err(SolveError::Internal { vertex: id, message: error.to_string() }),
+        }
+    }
+
+    fn started(&self, vertex: VertexId) {
+        if lock(&self.shown).insert(vertex, Shown::Started) != Some(Shown::Started) {
+            self.progress.event(Event::Started { vertex, at: self.clock.now() });
+        }
+    }
+
+    fn finished(&self, vertex: VertexId, outcome: Outcome) {
+        lock(&self.shown).insert(vertex, Shown::Finished);
+        self.progress.event(Event::Finished { vertex, outcome, at: self.clock.now() });
+    }
+}
+
+/// What a lookup brought.
+enum Found<T> {
+    Hit(T, CacheRecord),
+    /// Records, but nothing that they name.
+    Gone,
+    Nothing,
+}
+
+fn is_local(vertex: &Vertex) -> bool {
+    matches!(vertex.op, Op::Source(Source::Local { .. }))
+}
+
+/// Nothing happens there, so nothing is shown.
+fn is_scratch(vertex: &Vertex) -> bool {
+    matches!(vertex.op, Op::Source(Source::Scratch))
+}
+
+fn operation<E: std::error::Error>(vertex: VertexId, error: E) -> SolveError<E> {
+    SolveError::Operation { vertex, error: Arc::new(error) }
+}
+
+/// Waits for a task; dropping every clone of the future ends the task.
+fn joined<T, E>(
+    vertex: VertexId,
+    task: AbortOnDropHandle<Answer<T, E>>,
+) -> Shared<BoxFuture<'static, Answer<T, E>>>
+where
+    T: Clone + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let answer = async move {
+        task.await.unwrap_or_else(|error| Err(SolveError::Internal { vertex, message: error.to_string() }))
+    };
+    answer.boxed().shared()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,55 @@
+use async_trait::async_trait;
+use cache::{CacheRecord, SnapshotId};
+use files::Selection;
+use graph::VertexId;
+use hash::{ContentDigest, ContentId};
+
+/// Gives operations their meaning. The worker knows the definition; vertices are named by id.
+#[async_trait]
+pub trait Worker: Send + Sync + 'static {
+    /// What a vertex yields. Cheap to clone; while one lives, what it names is kept from garbage collection.
+    type Tree: Clone + Send + Sync + 'static;
+    /// Why an operation failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Hashes what a selection of a tree holds.
+    async fn content_digest(
+        &self,
+        tree: &Self::Tree,
+        selection: &Selection,
+    ) -> Result<ContentDigest, Self::Error>;
+
+    /// The identity of a whole tree by what it holds. For an image that means that its layers were unpacked and verified.
+    async fn content_id(&self, tree: &Self::Tree) -> Result<ContentId, Self::Error>;
+
+    /// The tree of a recorded result of this vertex; `None` when something that it needs is gone.
+    async fn load(&self, vertex: VertexId, record: &CacheRecord) -> Result<Option<Self::Tree>, Self::Error>;
+
+    /// Brings a source: a tree from outside, without inputs. Local contexts must be cheap: nothing is read before it is selected.
+    async fn source(&self, vertex: VertexId) -> Result<SourceTree<Self::Tree>, Self::Error>;
+
+    /// Performs an operation on the trees of its inputs, in their order.
+    async fn execute(
+        &self,
+        vertex: VertexId,
+        inputs: Vec<Self::Tree>,
+    ) -> Result<Executed<Self::Tree>, Self::Error>;
+}
+
+/// What [`Worker::source`] brought.
+#[derive(Debug, Clone)]
+pub struct SourceTree<T> {
+    /// The tree.
+    pub tree: T,
+    /// Whether all of it was here already.
+    pub cached: bool,
+}
+
+/// What [`Worker::execute`] made.
+#[derive(Debug, Clone)]
+pub struct Executed<T> {
+    /// The whole tree.
+    pub tree: T,
+    /// The layers of it that were made here (not an image's), bottom first, inputs' included.
+    pub layers: Vec<SnapshotId>,
+}

@@ -1,0 +1,514 @@
+//! The engine tested with arithmetic: exact call counts, no containers.
+//!
+//! A tree is a number. A base image is a number, a context a list of numbers, a step adds its inputs and a constant of its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cache::{CacheRecord, MemoryCache, SnapshotId};
+use files::Selection;
+use graph::{Definition, Event, Exec, Input, Network, Op, Outcome, Recorder, Source, Vertex, VertexId};
+use hash::{ContentDigest, ContentId, Digest, StableHasher, SystemClock};
+use image::Platform;
+use proptest::prelude::*;
+use solver::{Executed, SolveError, Solver, SourceTree, Worker};
+
+/// What outlives a build: the store of results and the contexts on disk.
+#[derive(Default)]
+struct World {
+    values: Mutex<HashMap<SnapshotId, i64>>,
+    context: Mutex<BTreeMap<String, i64>>,
+    base: Mutex<i64>,
+}
+
+struct Arithmetic {
+    world: Arc<World>,
+    definition: Arc<Definition>,
+    executed: Mutex<Vec<VertexId>>,
+    digested: AtomicUsize,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Tree {
+    Number(i64),
+    Context,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+#[async_trait]
+impl Worker for Arithmetic {
+    type Tree = Tree;
+    type Error = Failure;
+
+    async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, Failure> {
+        self.digested.fetch_add(1, Ordering::SeqCst);
+        let value = self.select(tree, selection)?;
+        Ok(ContentDigest::from_bytes(StableHasher::new("t").with(&value).finish()))
+    }
+
+    async fn content_id(&self, tree: &Tree) -> Result<ContentId, Failure> {
+        let Tree::Number(value) = tree else { return Err(Failure("a context has no id".into())) };
+        Ok(ContentId::from_bytes(StableHasher::new("t").with(value).finish()))
+    }
+
+    async fn load(&self, _: VertexId, record: &CacheRecord) -> Result<Option<Tree>, Failure> {
+        let values = self.world.values.lock().unwrap();
+        Ok(record.layers.last().and_then(|layer| values.get(layer)).map(|value| Tree::Number(*value)))
+    }
+
+    async fn source(&self, id: VertexId) -> Result<SourceTree<Tree>, Failure> {
+        let tree = match &self.definition.vertex(id).op {
+            Op::Source(Source::Local { .. }) => Tree::Context,
+            _ => Tree::Number(*self.world.base.lock().unwrap()),
+        };
+        Ok(SourceTree { tree, cached: false })
+    }
+
+    async fn execute(&self, id: VertexId, inputs: Vec<Tree>) -> Result<Executed<Tree>, Failure> {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_running.fetch_max(running, Ordering::SeqCst);
+        let _guard = Decrement(&self.running);
+        self.executed.lock().unwrap().push(id);
+        let vertex = self.definition.vertex(id);
+        let Op::Exec(exec) = &vertex.op else { return Err(Failure("not a step".into())) };
+        match exec.args[0].as_str() {
+            "fail" => return Err(Failure("told to fail".into())),
+            "sleep" => tokio::time::sleep(Duration::from_millis(200)).await,
+            "forever" => std::future::pending().await,
+            "panic" => panic!("told to panic"),
+            _ => {}
+        }
+        let mut sum: i64 = exec.args[1].parse().map_err(|_| Failure("not a number".into()))?;
+        for (input, tree) in vertex.inputs.iter().zip(&inputs) {
+            sum += self.select(tree, &input.selection)?;
+        }
+        // "parity": many inputs give the same result.
+        let value = if exec.args[0] == "parity" { sum.rem_euclid(2) } else { sum };
+        let mut values = self.world.values.lock().unwrap();
+        let layer = SnapshotId(values.len() as i64);
+        values.insert(layer, value);
+        Ok(Executed { tree: Tree::Number(value), layers: vec![layer] })
+    }
+}
+
+impl Arithmetic {
+    fn select(&self, tree: &Tree, selection: &Selection) -> Result<i64, Failure> {
+        match (tree, selection) {
+            (Tree::Number(value), _) => Ok(*value),
+            (Tree::Context, Selection::Path { pattern, .. }) => {
+                let context = self.world.context.lock().unwrap();
+                context.get(pattern).copied().ok_or_else(|| Failure(format!("\"/{pattern}\": not found")))
+            }
+            (Tree::Context, Selection::Whole) => Err(Failure("a context is selected from".into())),
+        }
+    }
+}
+
+struct Decrement<'a>(&'a AtomicUsize);
+
+impl Drop for Decrement<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A definition under construction.
+#[derive(Default, Clone)]
+struct Graph(Definition);
+
+impl Graph {
+    fn add(&mut self, op: Op, inputs: Vec<Input>, no_cache: bool) -> VertexId {
+        let name = format!("step {}", self.0.len());
+        self.0.add(Vertex { op, inputs, name, lines: None, no_cache })
+    }
+
+    fn base(&mut self) -> VertexId {
+        let manifest = Digest::of(b"base");
+        let source = Source::Image { name: "base".into(), manifest, platform: Platform::host() };
+        self.add(Op::Source(source), vec![], false)
+    }
+
+    fn context(&mut self) -> VertexId {
+        self.add(Op::Source(Source::Local { name: "context".into() }), vec![], false)
+    }
+
+    fn step(&mut self, kind: &str, constant: i64, inputs: Vec<Input>) -> VertexId {
+        self.add(step(kind, constant), inputs, false)
+    }
+}
+
+fn step(kind: &str, constant: i64) -> Op {
+    Op::Exec(Exec {
+        args: vec![kind.into(), constant.to_string()],
+        env: vec![],
+        unkeyed_env: vec![],
+        cwd: "/".into(),
+        user: String::new(),
+        hostname: "h".into(),
+        network: Network::None,
+        platform: Platform {
+            os: "linux".into(),
+            architecture: "amd64".into(),
+            variant: None,
+            os_version: None,
+        },
+        extra_hosts: vec![],
+    })
+}
+
+fn file(context: VertexId, name: &str) -> Input {
+    let selection = Selection::Path { pattern: name.into(), wildcards: false, modes: true, owners: false };
+    Input { vertex: context, selection }
+}
+
+/// A machine on which builds follow each other.
+#[derive(Default)]
+struct Machine {
+    world: Arc<World>,
+    cache: MemoryCache,
+}
+
+struct Built {
+    values: Result<Vec<i64>, SolveError<Failure>>,
+    executed: Vec<VertexId>,
+    digested: usize,
+    most_running: usize,
+    events: Vec<Event>,
+}
+
+impl Built {
+    fn outcome(&self, id: VertexId) -> Option<&Outcome> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::Finished { vertex, outcome, .. } if *vertex == id => Some(outcome),
+            _ => None,
+        })
+    }
+}
+
+impl Machine {
+    fn parts(
+        &self,
+        graph: &Graph,
+        parallelism: usize,
+    ) -> (Arc<Arithmetic>, Arc<Recorder>, Solver<Arithmetic>) {
+        let worker = Arc::new(Arithmetic {
+            world: self.world.clone(),
+            definition: Arc::new(graph.0.clone()),
+            executed: Mutex::default(),
+            digested: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
+        });
+        let recorder = Arc::new(Recorder::default());
+        let cache = Arc::new(self.cache.clone());
+        let solver = Solver::new(worker.clone(), cache, recorder.clone(), Arc::new(SystemClock), parallelism);
+        (worker, recorder, solver)
+    }
+
+    fn build(&self, graph: &Graph, targets: &[VertexId]) -> Built {
+        self.build_with(graph, targets, 8)
+    }
+
+    fn build_with(&self, graph: &Graph, targets: &[VertexId], parallelism: usize) -> Built {
+        let (worker, recorder, solver) = self.parts(graph, parallelism);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let values = runtime.block_on(solver.solve(worker.definition.clone(), targets)).map(|solved| {
+            let number = |tree: &Tree| if let Tree::Number(value) = tree { *value } else { 0 };
+            solved.iter().map(|solved| number(&solved.tree)).collect()
+        });
+        let executed = worker.executed.lock().unwrap().clone();
+        Built {
+            values,
+            executed,
+            digested: worker.digested.load(Ordering::SeqCst),
+            most_running: worker.most_running.load(Ordering::SeqCst),
+            events: recorder.events(),
+        }
+    }
+}
+
+#[test]
+fn a_second_build_runs_and_brings_nothing() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let first = graph.step("add", 1, vec![Input::whole(base)]);
+    let second = graph.step("add", 2, vec![Input::whole(first)]);
+    let built = machine.build(&graph, &[second]);
+    assert_eq!(built.values.as_ref().unwrap(), &[3]);
+    assert_eq!(built.executed, [first, second]);
+
+    let again = machine.build(&graph, &[second]);
+    assert_eq!(again.values.as_ref().unwrap(), &[3]);
+    assert_eq!(again.executed, []);
+    assert!(
+        !again.events.iter().any(|event| matches!(event, Event::Started { .. })),
+        "not even the base was looked at"
+    );
+    for id in [base, first, second] {
+        assert!(matches!(again.outcome(id), Some(Outcome::Cached { .. })), "{id:?}");
+    }
+}
+
+#[test]
+fn a_changed_file_reruns_what_depends_on_it() {
+    let machine = Machine::default();
+    machine.world.context.lock().unwrap().extend([("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    let mut graph = Graph::default();
+    let (base, context) = (graph.base(), graph.context());
+    let a = graph.step("add", 0, vec![Input::whole(base), file(context, "a")]);
+    let b = graph.step("add", 0, vec![Input::whole(base), file(context, "b")]);
+    let both = graph.step("add", 0, vec![Input::whole(a), Input::whole(b)]);
+    assert_eq!(machine.build(&graph, &[both]).values.unwrap(), [3]);
+
+    machine.world.context.lock().unwrap().insert("b".into(), 5);
+    let again = machine.build(&graph, &[both]);
+    assert_eq!(again.executed, [b, both]);
+    assert_eq!(again.values.unwrap(), [6]);
+}
+
+#[test]
+fn each_selection_is_digested_once() {
+    let machine = Machine::default();
+    machine.world.context.lock().unwrap().insert("a".to_owned(), 1);
+    let mut graph = Graph::default();
+    let (base, context) = (graph.base(), graph.context());
+    let left = graph.step("add", 1, vec![Input::whole(base), file(context, "a")]);
+    let right = graph.step("add", 2, vec![Input::whole(base), file(context, "a")]);
+    assert_eq!(machine.build(&graph, &[left, right]).digested, 1);
+}
+
+#[test]
+fn a_step_that_gives_the_same_again_spares_its_children() {
+    let machine = Machine::default();
+    machine.world.context.lock().unwrap().insert("a".to_owned(), 1);
+    let mut graph = Graph::default();
+    let (base, context) = (graph.base(), graph.context());
+    let parity = graph.step("parity", 0, vec![Input::whole(base), file(context, "a")]);
+    let child = graph.step("add", 10, vec![Input::whole(parity)]);
+    let grandchild = graph.step("add", 10, vec![Input::whole(child)]);
+    machine.build(&graph, &[grandchild]);
+
+    machine.world.context.lock().unwrap().insert("a".into(), 3);
+    let again = machine.build(&graph, &[grandchild]);
+    assert_eq!(again.executed, [parity]);
+    assert_eq!(again.values.unwrap(), [21]);
+    assert_eq!(machine.build(&graph, &[grandchild]).executed, [], "and is then known by its definition too");
+}
+
+#[test]
+fn no_cache_runs_again_and_its_children_only_where_they_differ() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let step_of = |graph: &mut Graph, no_cache| {
+        let first = graph.add(step("add", 1), vec![Input::whole(base)], no_cache);
+        (first, graph.step("add", 2, vec![Input::whole(first)]))
+    };
+    let mut plain = graph.clone();
+    let (_, target) = step_of(&mut plain, false);
+    machine.build(&plain, &[target]);
+
+    let (first, second) = step_of(&mut graph, true);
+    assert_eq!(machine.build(&graph, &[second]).executed, [first]);
+    // What a clean build gives: the outside world (the base of this arithmetic) moved behind the cache's back.
+    *machine.world.base.lock().unwrap() = 100;
+    let again = machine.build(&graph, &[second]);
+    assert_eq!(again.executed, [first, second]);
+    assert_eq!(again.values.unwrap(), [103]);
+}
+
+#[test]
+fn what_is_not_needed_is_not_touched() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let failing = graph.step("fail", 0, vec![Input::whole(base)]);
+    let good = graph.step("add", 1, vec![Input::whole(base)]);
+    let built = machine.build(&graph, &[good]);
+    assert_eq!(built.executed, [good]);
+    assert_eq!(built.outcome(failing), None);
+}
+
+#[test]
+fn evicted_results_are_made_again() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let step = graph.step("add", 1, vec![Input::whole(base)]);
+    machine.build(&graph, &[step]);
+    machine.world.values.lock().unwrap().clear();
+    let again = machine.build(&graph, &[step]);
+    assert_eq!(again.executed, [step]);
+    let reason = Some(graph::MissReason::Evicted);
+    assert_eq!(again.outcome(step), Some(&Outcome::Done { reason }));
+}
+
+#[test]
+fn independent_steps_run_at_the_same_time_within_the_limit() {
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let steps: Vec<VertexId> = (0..6).map(|i| graph.step("sleep", i, vec![Input::whole(base)])).collect();
+    let join = graph.step("add", 0, steps.iter().map(|id| Input::whole(*id)).collect());
+    assert_eq!(Machine::default().build_with(&graph, &[join], 8).most_running, 6);
+    assert_eq!(Machine::default().build_with(&graph, &[join], 2).most_running, 2);
+}
+
+#[test]
+fn a_failure_ends_the_build_and_cancels_the_rest() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let endless = graph.step("forever", 0, vec![Input::whole(base)]);
+    let failing = graph.step("fail", 0, vec![Input::whole(base)]);
+    let join = graph.step("add", 0, vec![Input::whole(endless), Input::whole(failing)]);
+    let built = machine.build(&graph, &[join]);
+    assert_eq!(built.values.as_ref().unwrap_err().vertex(), failing);
+    assert_eq!(built.outcome(failing), Some(&Outcome::Failed { message: "told to fail".into() }));
+    assert_eq!(built.outcome(endless), Some(&Outcome::Cancelled));
+    assert_eq!(built.outcome(join), None);
+    assert_eq!(machine.cache.claims(), 0, "no claim is left");
+}
+
+#[test]
+fn a_panic_in_the_worker_is_an_error() {
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let step = graph.step("panic", 0, vec![Input::whole(base)]);
+    let built = Machine::default().build(&graph, &[step]);
+    assert!(matches!(built.values, Err(SolveError::Internal { .. })));
+}
+
+#[test]
+fn a_missing_file_is_found_before_anything_runs() {
+    let mut graph = Graph::default();
+    let (base, context) = (graph.base(), graph.context());
+    let first = graph.step("add", 1, vec![Input::whole(base)]);
+    let copy = graph.step("add", 0, vec![Input::whole(first), file(context, "missing")]);
+    let built = Machine::default().build(&graph, &[copy]);
+    assert_eq!(built.executed, []);
+    let error = built.values.as_ref().unwrap_err();
+    assert_eq!((error.vertex(), error.to_string()), (copy, "\"/missing\": not found".to_owned()));
+    assert!(matches!(built.outcome(copy), Some(Outcome::Failed { .. })));
+}
+
+#[test]
+fn dropping_the_future_leaks_nothing() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let endless = graph.step("forever", 0, vec![Input::whole(base)]);
+    let (worker, recorder, solver) = machine.parts(&graph, 8);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let targets = [endless];
+        let work = solver.solve(worker.definition.clone(), &targets);
+        assert!(tokio::time::timeout(Duration::from_millis(100), work).await.is_err());
+        while worker.running.load(Ordering::SeqCst) > 0 || machine.cache.claims() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let cancelled = |event: &Event| matches!(event, Event::Finished { outcome: Outcome::Cancelled, .. });
+    assert!(recorder.events().iter().any(cancelled));
+}
+
+#[test]
+fn two_builds_at_once_run_equal_steps_once() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let step = graph.step("sleep", 1, vec![Input::whole(base)]);
+    let (left, _, left_solver) = machine.parts(&graph, 8);
+    let (right, _, right_solver) = machine.parts(&graph, 8);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let targets = [step];
+        let (a, b) = tokio::join!(
+            left_solver.solve(left.definition.clone(), &targets),
+            right_solver.solve(right.definition.clone(), &targets)
+        );
+        assert_eq!(a.unwrap()[0].tree, b.unwrap()[0].tree);
+    });
+    assert_eq!(left.executed.lock().unwrap().len() + right.executed.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_chain_of_ten_thousand_steps_does_not_recurse() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let mut last = graph.base();
+    for _ in 0..10_000 {
+        last = graph.step("add", 1, vec![Input::whole(last)]);
+    }
+    assert_eq!(machine.build(&graph, &[last]).values.unwrap(), [10_000]);
+    assert_eq!(machine.build(&graph, &[last]).executed, []);
+}
+
+/// A random graph: for each step its kind, its constant, which earlier vertices and which of four files it uses, and whether it is --no-cache.
+#[derive(Debug, Clone)]
+struct Shape(Vec<(bool, i64, Vec<prop::sample::Index>, Option<usize>)>);
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let step = (
+        any::<bool>(),
+        0..3i64,
+        prop::collection::vec(any::<prop::sample::Index>(), 1..3),
+        prop::option::of(0..4usize),
+    );
+    prop::collection::vec(step, 1..12).prop_map(Shape)
+}
+
+impl Shape {
+    fn graph(&self, no_cache: &BTreeSet<usize>) -> (Graph, VertexId) {
+        let mut graph = Graph::default();
+        let mut made = vec![graph.base()];
+        let context = graph.context();
+        for (index, (parity, constant, inputs, chosen)) in self.0.iter().enumerate() {
+            let mut inputs: Vec<Input> = inputs.iter().map(|input| Input::whole(*input.get(&made))).collect();
+            inputs.extend(chosen.map(|chosen| file(context, &chosen.to_string())));
+            let op = step(if *parity { "parity" } else { "add" }, *constant);
+            made.push(graph.add(op, inputs, no_cache.contains(&index)));
+        }
+        (graph, made[made.len() - 1])
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_gives_what_a_clean_build_gives(
+        shape in shape(),
+        edits in prop::collection::vec((0..4usize, 0..4i64, prop::collection::btree_set(0..12usize, 0..3)), 1..4),
+    ) {
+        let machine = Machine::default();
+        for name in 0..4 {
+            machine.world.context.lock().unwrap().insert(name.to_string(), 0);
+        }
+        for (name, value, no_cache) in edits {
+            machine.world.context.lock().unwrap().insert(name.to_string(), value);
+            let (graph, target) = shape.graph(&no_cache);
+            let built = machine.build(&graph, &[target]);
+
+            let clean = Machine::default();
+            *clean.world.context.lock().unwrap() = machine.world.context.lock().unwrap().clone();
+            let fresh = clean.build(&graph, &[target]);
+            prop_assert_eq!(built.values.unwrap(), fresh.values.unwrap());
+            let ran: BTreeSet<_> = built.executed.iter().collect();
+            prop_assert_eq!(ran.len(), built.executed.len(), "each vertex runs at most once");
+            prop_assert_eq!(machine.cache.claims(), 0);
+
+            let (plain, target) = shape.graph(&BTreeSet::new());
+            prop_assert_eq!(machine.build(&plain, &[target]).executed, vec![], "then nothing runs");
+        }
+    }
+}
