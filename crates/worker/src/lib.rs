@@ -1,0 +1,388 @@
+//! What each operation means: operations to trees to layers.
+//!
+//! | operation | here |
+//! |---|---|
+//! | image | its layers, fetched and unpacked when somebody looks into them ([`sources`](self)) |
+//! | local context | a directory, read where a selection of it is hashed or copied |
+//! | COPY, WORKDIR, inline files | written straight into the directory of a new layer; nothing is mounted |
+//! | RUN | a process in a sandbox; what it changes is the new layer |
+//!
+//! Which operation runs when, and whether its result is known already, is the solver's business.
+
+mod cancel;
+mod copy;
+mod error;
+mod exec;
+mod pack;
+mod sources;
+mod tree;
+mod users;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use cache::{Changes, RootForm, SnapshotId, Store, TreeView};
+use executor::{Executor, Rootfs};
+use files::{FileTree, Selected, Selection, StatCache};
+use graph::{Definition, Event, Op, ProgressSink, Source, VertexId};
+use hash::{Clock, ContentDigest, ContentId, Digest, StableHasher};
+use image::ResolvedImage;
+use solver::{Executed, SourceTree, Worker};
+use tokio::sync::OnceCell;
+
+pub use cancel::Cancel;
+pub use error::WorkerError;
+pub use pack::{LayerForm, Packed};
+pub use tree::{Context, LayerTree, Tree};
+
+use crate::cancel::blocking;
+use crate::sources::{BaseImage, Bring};
+use crate::tree::TreeId;
+use crate::users::UserDatabase;
+
+/// A context's files, and what is remembered of them.
+pub type OpenContext = (Arc<dyn FileTree>, Arc<dyn StatCache>);
+
+/// Walked and hashed by whoever asks first.
+type SharedDigested = Arc<OnceCell<Digested>>;
+
+/// What a [`LocalWorker`] works with.
+pub struct Config {
+    /// What is built.
+    pub definition: Arc<Definition>,
+    /// The state directory; a session of it must live as long as the worker.
+    pub store: Store,
+    /// Runs processes.
+    pub executor: Arc<dyn Executor>,
+    /// Told what happens.
+    pub progress: Arc<dyn ProgressSink>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// The directories that [`Source::Local`] names, with their ignore files applied and what is remembered of their files.
+    pub contexts: BTreeMap<String, OpenContext>,
+    /// The images that [`Source::Image`] names, by the digest of the manifest.
+    pub images: Vec<Arc<ResolvedImage>>,
+    /// Ends blocking work.
+    pub cancel: Cancel,
+}
+
+/// Performs operations on this machine.
+pub struct LocalWorker {
+    definition: Arc<Definition>,
+    store: Store,
+    executor: Arc<dyn Executor>,
+    progress: Arc<dyn ProgressSink>,
+    clock: Arc<dyn Clock>,
+    contexts: BTreeMap<String, Context>,
+    images: HashMap<Digest, Arc<BaseImage>>,
+    cancel: Cancel,
+    selected: Mutex<HashMap<(TreeId, Selection), SharedDigested>>,
+}
+
+/// A selection that was walked and hashed; the copy starts from the same walk.
+#[derive(Clone)]
+struct Digested {
+    selected: Arc<Selected>,
+    digest: ContentDigest,
+}
+
+impl LocalWorker {
+    /// A worker for one build.
+    pub fn new(config: Config) -> LocalWorker {
+        let context = |(name, (tree, stats)): (String, (_, _))| {
+            let context = Context { name: name.as_str().into(), tree, stats };
+            (name, context)
+        };
+        let base = |image: Arc<ResolvedImage>| (image.manifest_digest, Arc::new(BaseImage::new(image)));
+        LocalWorker {
+            definition: config.definition,
+            store: config.store,
+            executor: config.executor,
+            progress: config.progress,
+            clock: config.clock,
+            contexts: config.contexts.into_iter().map(context).collect(),
+            images: config.images.into_iter().map(base).collect(),
+            cancel: config.cancel,
+            selected: Mutex::default(),
+        }
+    }
+
+    fn bring(&self, vertex: VertexId) -> Bring<'_> {
+        Bring {
+            store: &self.store,
+            progress: &self.progress,
+            clock: &self.clock,
+            cancel: &self.cancel,
+            vertex,
+        }
+    }
+
+    fn base(&self, manifest: &Digest) -> Result<Arc<BaseImage>, WorkerError> {
+        let missing = || WorkerError::Internal(format!("image {manifest} was not resolved"));
+        self.images.get(manifest).cloned().ok_or_else(missing)
+    }
+
+    /// All layers of a tree, the image's included, bottom first. Brings the image when it is not here.
+    async fn snapshots(&self, tree: &LayerTree, vertex: VertexId) -> Result<Vec<SnapshotId>, WorkerError> {
+        let mut snapshots = match &tree.base {
+            Some(base) => base.bring(&self.bring(vertex)).await?,
+            None => Vec::new(),
+        };
+        snapshots.extend(&tree.layers);
+        Ok(snapshots)
+    }
+
+    /// The vertex that shows what happens to the image of a tree.
+    fn image_vertex(&self, base: &BaseImage) -> VertexId {
+        let manifest = base.image().manifest_digest;
+        let is_it = |op: &Op| matches!(op, Op::Source(Source::Image { manifest: m, .. }) if *m == manifest);
+        self.definition.iter().find(|(_, vertex)| is_it(&vertex.op)).map_or(VertexId(0), |(id, _)| id)
+    }
+
+    /// A tree as files.
+    async fn file_tree(&self, tree: &Tree) -> Result<Arc<dyn FileTree>, WorkerError> {
+        match tree {
+            Tree::Context(context) => Ok(context.tree.clone()),
+            Tree::Layers(tree) => Ok(Arc::new(self.view(tree).await?)),
+        }
+    }
+
+    /// A result as files: everything that the image would hold.
+    pub async fn view(&self, tree: &LayerTree) -> Result<TreeView, WorkerError> {
+        let vertex = tree.base.as_ref().map_or(VertexId(0), |base| self.image_vertex(base));
+        let snapshots = self.snapshots(tree, vertex).await?;
+        let store = self.store.clone();
+        blocking(move || Ok(TreeView::new(&store, &snapshots)?)).await
+    }
+
+    /// Walks and hashes a selection, once for each tree.
+    async fn digested(&self, tree: &Tree, selection: &Selection) -> Result<Digested, WorkerError> {
+        let cell = {
+            let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+            selected.entry((tree.id(), selection.clone())).or_default().clone()
+        };
+        let digested = cell.get_or_try_init(|| async {
+            let files = self.file_tree(tree).await?;
+            let stats: Arc<dyn StatCache> = match tree {
+                Tree::Context(context) => context.stats.clone(),
+                Tree::Layers(_) => Arc::new(files::NoCache),
+            };
+            let (selection, cancel) = (selection.clone(), self.cancel.clone());
+            blocking(move || {
+                let cancelled = || cancel.is_cancelled();
+                let selected = files::select(&*files, &selection, &cancelled)?;
+                let digest = files::digest(&selected, &*files, &*stats, &cancelled)?.digest;
+                Ok(Digested { selected: Arc::new(selected), digest })
+            })
+            .await
+        });
+        Ok(digested.await?.clone())
+    }
+
+    /// Performs a COPY, ADD, WORKDIR or writes inline files, on top of `below`.
+    async fn write_layer(
+        &self,
+        below: LayerTree,
+        vertex: VertexId,
+        write: impl FnOnce(&cache::ActiveSnapshot, &Cancel) -> Result<Changes, WorkerError> + Send + 'static,
+    ) -> Result<LayerTree, WorkerError> {
+        let parents = self.snapshots(&below, vertex).await?;
+        let (store, cancel) = (self.store.clone(), self.cancel.clone());
+        let layer = blocking(move || {
+            let layer = store.begin(&parents)?;
+            let changes = write(&layer, &cancel)?;
+            Ok(layer.commit(&changes)?.id())
+        });
+        Ok(below.with(layer.await?))
+    }
+
+    async fn copy(
+        &self,
+        vertex: VertexId,
+        op: &graph::Copy,
+        inputs: &[Tree],
+    ) -> Result<LayerTree, WorkerError> {
+        let below = first(inputs)?;
+        let mut sources = Vec::new();
+        for (input, tree) in self.definition.vertex(vertex).inputs.iter().zip(inputs).skip(1) {
+            let Digested { selected, digest } = self.digested(tree, &input.selection).await?;
+            for socket in &selected.sockets {
+                let message = format!("\"/{}\" is a socket and was left out", socket.display());
+                self.progress.event(Event::Warning { vertex, message });
+            }
+            sources.push(copy::Source { tree: self.file_tree(tree).await?, selected, digest });
+        }
+        let op = op.clone();
+        self.write_layer(below, vertex, move |layer, cancel| {
+            copy::copy(&op, &sources, layer, &|| cancel.is_cancelled())
+        })
+        .await
+    }
+
+    async fn run(
+        &self,
+        vertex: VertexId,
+        exec: &graph::Exec,
+        inputs: &[Tree],
+    ) -> Result<LayerTree, WorkerError> {
+        let below = first(inputs)?;
+        let parents = self.snapshots(&below, vertex).await?;
+        let (store, name) = (self.store.clone(), exec.user.clone());
+        let Prepared { root, user } = prepare(store, parents, name).await?;
+        let start = exec::Start { vertex, exec, user, rootfs: rootfs(root.form()) };
+        exec::run(start, &*self.executor, &self.progress, &self.clock).await?;
+        let layer = blocking(move || {
+            let layer = root.finish()?;
+            let changes = layer.changes()?;
+            Ok(layer.commit(&changes)?.id())
+        });
+        Ok(below.with(layer.await?))
+    }
+}
+
+/// An image made ready for a process.
+pub struct Prepared {
+    /// Its root; what is written there is gone when the value is dropped.
+    pub root: cache::ActiveRoot,
+    /// Who the process is.
+    pub user: executor::User,
+}
+
+impl LocalWorker {
+    /// Makes a root directory of an image for one process, unpacking what is not unpacked, and looks `user` up in it.
+    pub async fn prepare_run(
+        store: &Store,
+        image: Arc<ResolvedImage>,
+        user: &str,
+        progress: Arc<dyn ProgressSink>,
+        clock: Arc<dyn Clock>,
+        cancel: &Cancel,
+    ) -> Result<Prepared, WorkerError> {
+        let bring = Bring { store, progress: &progress, clock: &clock, cancel, vertex: VertexId(0) };
+        let layers = BaseImage::new(image).bring(&bring).await?;
+        prepare(store.clone(), layers, user.to_owned()).await
+    }
+}
+
+async fn prepare(store: Store, layers: Vec<SnapshotId>, user: String) -> Result<Prepared, WorkerError> {
+    blocking(move || {
+        let root = store.begin_root(&layers)?;
+        let user = UserDatabase::read(root.below())?.process_user(&user)?;
+        Ok(Prepared { root, user })
+    })
+    .await
+}
+
+/// What a process gets as its root, in the executor's words.
+pub fn rootfs(form: &RootForm) -> Rootfs {
+    match form {
+        RootForm::Directory(path) => Rootfs::Directory(path.clone()),
+        RootForm::Overlay { lower, upper, work, userxattr } => Rootfs::Overlay {
+            lower: lower.clone(),
+            upper: upper.clone(),
+            work: work.clone(),
+            userxattr: *userxattr,
+            // The store syncs what it keeps, once a build.
+            volatile: true,
+        },
+    }
+}
+
+fn first(inputs: &[Tree]) -> Result<LayerTree, WorkerError> {
+    match inputs.first() {
+        Some(Tree::Layers(tree)) => Ok(tree.clone()),
+        _ => Err(WorkerError::Internal("a context is no root".to_owned())),
+    }
+}
+
+#[async_trait]
+impl Worker for LocalWorker {
+    type Tree = Tree;
+    type Error = WorkerError;
+
+    async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, WorkerError> {
+        Ok(self.digested(tree, selection).await?.digest)
+    }
+
+    async fn content_id(&self, tree: &Tree) -> Result<ContentId, WorkerError> {
+        let Tree::Layers(tree) = tree else {
+            return Err(WorkerError::Internal("a context has no content id".to_owned()));
+        };
+        let mut content = image::content_id(None);
+        if let Some(base) = &tree.base {
+            base.bring(&self.bring(self.image_vertex(base))).await?;
+            content = base.content_id();
+        }
+        let (store, layers) = (self.store.clone(), tree.layers.clone());
+        blocking(move || {
+            for id in layers {
+                let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
+                let hasher =
+                    StableHasher::new("tree-content-v1").with(&content).with(&layer.changes().digest);
+                content = ContentId::from_bytes(hasher.finish());
+            }
+            Ok(content)
+        })
+        .await
+    }
+
+    async fn load(&self, vertex: VertexId, record: &cache::CacheRecord) -> Result<Option<Tree>, WorkerError> {
+        let root = self.definition.find_root(vertex, |op| matches!(op, Op::Source(Source::Image { .. })));
+        let base = match root.map(|root| &self.definition.vertex(root).op) {
+            Some(Op::Source(Source::Image { manifest, .. })) => Some(self.base(manifest)?),
+            _ => None,
+        };
+        // The backend vouches for the layers; an image can be had again.
+        Ok(Some(Tree::Layers(LayerTree { base, layers: record.layers.clone() })))
+    }
+
+    async fn source(&self, vertex: VertexId) -> Result<SourceTree<Tree>, WorkerError> {
+        match &self.definition.vertex(vertex).op {
+            Op::Source(Source::Scratch) => {
+                Ok(SourceTree { tree: Tree::Layers(LayerTree::default()), cached: true })
+            }
+            Op::Source(Source::Local { name }) => {
+                let missing = || WorkerError::Internal(format!("context {name} was not opened"));
+                let context = self.contexts.get(name).cloned().ok_or_else(missing)?;
+                Ok(SourceTree { tree: Tree::Context(context), cached: true })
+            }
+            Op::Source(Source::Image { manifest, .. }) => {
+                let base = self.base(manifest)?;
+                let cached = base.unpacked(&self.store)?.is_some();
+                base.bring(&self.bring(vertex)).await?;
+                let tree = LayerTree { base: Some(base), layers: Vec::new() };
+                Ok(SourceTree { tree: Tree::Layers(tree), cached })
+            }
+            _ => Err(WorkerError::Internal("not a source".to_owned())),
+        }
+    }
+
+    async fn execute(&self, vertex: VertexId, inputs: Vec<Tree>) -> Result<Executed<Tree>, WorkerError> {
+        let tree = match &self.definition.vertex(vertex).op {
+            Op::Copy(op) => self.copy(vertex, op, &inputs).await?,
+            Op::Exec(op) => self.run(vertex, op, &inputs).await?,
+            Op::Mkdir(op) => {
+                let op = op.clone();
+                let progress = self.progress.clone();
+                let write = move |layer: &cache::ActiveSnapshot, _: &Cancel| {
+                    copy::make_directory(&op, layer, &mut |unknown| {
+                        let message = format!("\"{}\" becomes root's: {unknown}", op.path);
+                        progress.event(Event::Warning { vertex, message });
+                    })
+                };
+                self.write_layer(first(&inputs)?, vertex, write).await?
+            }
+            Op::Inline(op) => {
+                let op = op.clone();
+                let write = move |layer: &cache::ActiveSnapshot, _: &Cancel| copy::write_inline(&op, layer);
+                self.write_layer(LayerTree::default(), vertex, write).await?
+            }
+            Op::Source(_) => {
+                return Err(WorkerError::Internal("a source is brought, not executed".to_owned()));
+            }
+        };
+        let layers = tree.layers.clone();
+        Ok(Executed { tree: Tree::Layers(tree), layers })
+    }
+}

@@ -1,0 +1,233 @@
+//! A tree as an image: its layers as blobs, its config with what only the finished layers know.
+
+use std::io::{self, Read};
+use std::time::SystemTime;
+
+use cache::{Snapshot, Store};
+use image::layer::EntryKind;
+use image::{Compression, Image, ImageConfig, Layer, LayerPacker, PackOptions, Platform};
+use jiff::Timestamp;
+
+use crate::cancel::{Cancel, blocking};
+use crate::{LayerTree, LocalWorker, WorkerError};
+
+/// Layers that are packed at the same time. Each compresses in parallel by itself.
+const PARALLEL_PACKS: usize = 2;
+
+/// How layers are packed: all that decides about a blob's bytes beside what the layer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerForm {
+    /// How the blob is compressed.
+    pub compression: Compression,
+    /// Seconds since 1970 that every time is set to (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<i64>,
+}
+
+impl LayerForm {
+    /// The form of a blob that came with an image and was not made here.
+    pub(crate) const ORIGINAL: &str = "original";
+
+    /// Its name in the store. The version changes when the packer's bytes do.
+    fn name(self) -> String {
+        let compression = match self.compression {
+            Compression::None => "tar",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        };
+        match self.epoch {
+            None => format!("v1 {compression}"),
+            Some(epoch) => format!("v1 {compression} epoch={epoch}"),
+        }
+    }
+}
+
+/// What the frontend says about a result.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// The config; times of new history entries and diff ids are filled in.
+    pub config: ImageConfig,
+    /// Entries of the config's history that came with the base image.
+    pub base_history: usize,
+    /// What the image runs on.
+    pub platform: Platform,
+}
+
+impl LocalWorker {
+    /// Makes an image of a tree: every layer becomes a blob in the store, unless it is one already.
+    ///
+    /// Times are those at which the layers were made, so that the same layers give the same image.
+    pub async fn image(
+        &self,
+        tree: &LayerTree,
+        packed: Packed,
+        form: LayerForm,
+    ) -> Result<Image, WorkerError> {
+        use futures::{StreamExt as _, TryStreamExt as _};
+
+        let mut layers = Vec::new();
+        if let Some(base) = &tree.base {
+            let bring = self.bring(self.image_vertex(base));
+            for layer in &base.image().layers {
+                base.fetch(layer, &bring).await?;
+            }
+            layers.extend(base.image().layers.iter().cloned());
+        }
+        let own: Vec<(Layer, SystemTime)> = futures::stream::iter(tree.layers.iter().copied())
+            .map(|id| {
+                let (store, cancel) = (self.store.clone(), self.cancel.clone());
+                blocking(move || {
+                    let snapshot = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
+                    Ok((pack(&store, &snapshot, form, &cancel)?, snapshot.created()))
+                })
+            })
+            .buffered(PARALLEL_PACKS)
+            .try_collect()
+            .await?;
+        let times: Vec<SystemTime> = own.iter().map(|(_, created)| *created).collect();
+        layers.extend(own.into_iter().map(|(layer, _)| layer));
+        if form.epoch.is_none() {
+            self.file_chains(tree, &layers).await?;
+        }
+
+        let Packed { mut config, base_history, platform } = packed;
+        set_times(&mut config, base_history, &times, form.epoch)?;
+        config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
+        Ok(Image { config, layers, platform })
+    }
+}
+
+impl LocalWorker {
+    /// Files the layers made here under their chain ids, so that an image of them needs no unpacking on this machine. Not for
+    /// layers whose times were set: unpacked, they would have other times than the directories here.
+    async fn file_chains(&self, tree: &LayerTree, layers: &[Layer]) -> Result<(), WorkerError> {
+        let chain_ids = image::chain_ids(layers.iter().map(|layer| &layer.diff_id));
+        let below = layers.len() - tree.layers.len();
+        let own: Vec<_> = chain_ids.into_iter().skip(below).zip(tree.layers.iter().copied()).collect();
+        let store = self.store.clone();
+        blocking(move || {
+            for (chain_id, snapshot) in own {
+                if store.chain(&chain_id)?.is_none() {
+                    store.set_chain(&chain_id, snapshot)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The blob of a layer, made now if it was never made in this form.
+fn pack(store: &Store, snapshot: &Snapshot, form: LayerForm, cancel: &Cancel) -> Result<Layer, WorkerError> {
+    let name = form.name();
+    if let Some(layer) = store.packed(snapshot.id(), &name)? {
+        return Ok(layer);
+    }
+    let failed = |error: image::layer::LayerError| WorkerError::Pack(error.to_string());
+    let options = PackOptions { compression: form.compression, level: None, epoch: form.epoch };
+    let mut packer = LayerPacker::new(store.blobs(), options).map_err(failed)?;
+    let entries = snapshot.entries()?;
+    for entry in entries.entries() {
+        if cancel.is_cancelled() {
+            return Err(files::Error::Cancelled.into());
+        }
+        match entry.kind {
+            EntryKind::File { .. } => {
+                packer.append(entry, &mut Cancellable { file: entries.open(entry)?, cancel })
+            }
+            _ => packer.append(entry, &mut std::io::empty()),
+        }
+        .map_err(failed)?;
+    }
+    let layer = packer.finish().map_err(failed)?;
+    store.set_packed(snapshot.id(), &name, &layer)?;
+    Ok(layer)
+}
+
+/// A file that cannot be read any more once nobody waits for it: one file may take seconds.
+struct Cancellable<'a, R> {
+    file: R,
+    cancel: &'a Cancel,
+}
+
+impl<R: Read> Read for Cancellable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.file.read(buffer)
+    }
+}
+
+/// Sets the times of the image and of its new history entries: of a layer when it was made, of anything else that of the layer before it.
+fn set_times(
+    config: &mut ImageConfig,
+    base_history: usize,
+    layers: &[SystemTime],
+    epoch: Option<i64>,
+) -> Result<(), WorkerError> {
+    let text = |time: Result<Timestamp, jiff::Error>| {
+        time.map(|time| time.to_string())
+            .map_err(|error| WorkerError::Pack(format!("time of the image: {error}")))
+    };
+    let epoch = epoch.map(|seconds| text(Timestamp::from_second(seconds))).transpose()?;
+    let mut layers = layers.iter();
+    let mut present = layers.as_slice().first().copied();
+    for entry in config.history.iter_mut().skip(base_history) {
+        if !entry.empty_layer {
+            present = layers.next().copied().or(present);
+        }
+        entry.created = match (&epoch, present) {
+            (Some(epoch), _) => Some(epoch.clone()),
+            (None, Some(time)) => Some(text(Timestamp::try_from(time))?),
+            (None, None) => config.created.clone(),
+        };
+    }
+    config.created = match (epoch, present) {
+        (Some(epoch), _) => Some(epoch),
+        (None, Some(time)) => Some(text(Timestamp::try_from(time))?),
+        (None, None) => config.created.take(),
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::History;
+    use std::time::Duration;
+
+    fn config(history: &[bool]) -> ImageConfig {
+        let entry = |empty_layer: &bool| History { empty_layer: *empty_layer, ..History::default() };
+        ImageConfig { history: history.iter().map(entry).collect(), ..ImageConfig::default() }
+    }
+
+    fn created(config: &ImageConfig) -> Vec<Option<&str>> {
+        config.history.iter().map(|entry| entry.created.as_deref()).collect()
+    }
+
+    #[test]
+    fn times_are_those_of_the_layers() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut config = config(&[false, true, false, true, false]);
+        set_times(&mut config, 1, &[at(10), at(20)], None).unwrap();
+        let (ten, twenty) = (Some("1970-01-01T00:00:10Z"), Some("1970-01-01T00:00:20Z"));
+        assert_eq!(created(&config), [None, ten, ten, ten, twenty]);
+        assert_eq!(config.created.as_deref(), twenty);
+    }
+
+    #[test]
+    fn an_epoch_replaces_them() {
+        let mut config = config(&[true, false]);
+        set_times(&mut config, 0, &[SystemTime::now()], Some(0)).unwrap();
+        assert_eq!(created(&config), [Some("1970-01-01T00:00:00Z"); 2]);
+        assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn without_new_layers_the_bases_time_stays() {
+        let mut config = config(&[false, true]);
+        config.created = Some("2020-01-01T00:00:00Z".into());
+        set_times(&mut config, 1, &[], None).unwrap();
+        assert_eq!(config.created.as_deref(), Some("2020-01-01T00:00:00Z"));
+    }
+}

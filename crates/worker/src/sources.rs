@@ -1,0 +1,351 @@
+//! Images as trees: their layers are fetched and unpacked when somebody needs to look into them, each once.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cache::{ActiveSnapshot, Changes, SnapshotId, Store, TreeView};
+use files::{Attributes, FileTree, Kind, TreeWriter};
+use futures::StreamExt as _;
+use graph::{Event, ProgressSink, VertexId};
+use hash::{Clock, ContentDigest, Digest, DigestReader, StableHasher};
+use image::layer::{Entry, EntryKind, LayerReader};
+use image::{Layer, ResolvedImage, TransferProgress};
+use tokio::sync::OnceCell;
+
+use crate::cancel::{Cancel, blocking};
+use crate::copy::writer_of;
+use crate::{LayerForm, WorkerError};
+
+/// Layers of one image that are fetched at the same time.
+const PARALLEL_FETCHES: usize = 4;
+
+/// An image at the bottom of a tree.
+#[derive(Debug)]
+pub(crate) struct BaseImage {
+    image: Arc<ResolvedImage>,
+    /// Of each layer together with those below it, bottom first; as the config says until they are unpacked.
+    chain_ids: Vec<Digest>,
+    snapshots: OnceCell<Vec<SnapshotId>>,
+}
+
+/// What bringing an image needs beside it.
+pub(crate) struct Bring<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) progress: &'a Arc<dyn ProgressSink>,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) vertex: VertexId,
+}
+
+impl BaseImage {
+    pub(crate) fn new(image: Arc<ResolvedImage>) -> BaseImage {
+        let chain_ids = image::chain_ids(image.layers.iter().map(|layer| &layer.diff_id));
+        BaseImage { image, chain_ids, snapshots: OnceCell::new() }
+    }
+
+    pub(crate) fn image(&self) -> &ResolvedImage {
+        &self.image
+    }
+
+    /// The identity of the whole image by content. It counts only for an image that was unpacked.
+    pub(crate) fn content_id(&self) -> hash::ContentId {
+        image::content_id(self.chain_ids.last())
+    }
+
+    /// The unpacked layers, bottom first, if all are here.
+    pub(crate) fn unpacked(&self, store: &Store) -> Result<Option<Vec<SnapshotId>>, WorkerError> {
+        if let Some(snapshots) = self.snapshots.get() {
+            return Ok(Some(snapshots.clone()));
+        }
+        Ok(self.chain_ids.iter().map(|chain_id| store.chain(chain_id)).collect::<Result<_, _>>()?)
+    }
+
+    /// The unpacked layers, bottom first; fetches and unpacks what is missing. Layers are unpacked at the same time and finished
+    /// one after the other, since a layer may take for granted what is below it.
+    pub(crate) async fn bring(&self, bring: &Bring<'_>) -> Result<Vec<SnapshotId>, WorkerError> {
+        let snapshots = self.snapshots.get_or_try_init(|| async {
+            let mut brought = futures::stream::iter(0..self.image.layers.len())
+                .map(|index| self.bring_layer(index, bring))
+                .buffered(PARALLEL_FETCHES);
+            let mut snapshots = Vec::new();
+            while let Some(layer) = brought.next().await {
+                let snapshot = match layer? {
+                    Brought::There(snapshot) => snapshot,
+                    Brought::Unpacked(layer) => {
+                        let below = snapshots.clone();
+                        blocking(move || layer.finish(&below)).await?
+                    }
+                };
+                snapshots.push(snapshot);
+            }
+            Ok::<_, WorkerError>(snapshots)
+        });
+        Ok(snapshots.await?.clone())
+    }
+
+    async fn bring_layer(&self, index: usize, bring: &Bring<'_>) -> Result<Brought, WorkerError> {
+        let (layer, chain_id) = (&self.image.layers[index], &self.chain_ids[index]);
+        if let Some(snapshot) = bring.store.chain(chain_id)? {
+            return Ok(Brought::There(snapshot));
+        }
+        self.fetch(layer, bring).await?;
+        let source = LayerBlob {
+            image: self.image.name.clone(),
+            layer: layer.clone(),
+            chain_id: *chain_id,
+            store: bring.store.clone(),
+            cancel: bring.cancel.clone(),
+        };
+        blocking(move || Ok(Brought::Unpacked(Box::new(source.unpack(BTreeMap::new())?)))).await
+    }
+
+    /// Brings a layer's blob into the store.
+    pub(crate) async fn fetch(&self, layer: &Layer, bring: &Bring<'_>) -> Result<(), WorkerError> {
+        let transfer =
+            Transfer { vertex: bring.vertex, progress: bring.progress.clone(), clock: bring.clock.clone() };
+        Ok(self.image.blobs.fetch(&layer.descriptor, bring.store.blobs(), &transfer).await?)
+    }
+}
+
+/// Shows a transfer as progress of a vertex.
+struct Transfer {
+    vertex: VertexId,
+    progress: Arc<dyn ProgressSink>,
+    clock: Arc<dyn Clock>,
+}
+
+impl TransferProgress for Transfer {
+    fn transferred(&self, blob: &Digest, current: u64, total: u64) {
+        let (vertex, id, at) = (self.vertex, blob.to_string(), self.clock.now());
+        self.progress.event(Event::Progress { vertex, id, current, total, at });
+    }
+}
+
+/// A layer of an image.
+enum Brought {
+    /// Unpacked by an earlier build, or another one.
+    There(SnapshotId),
+    /// Unpacked now.
+    Unpacked(Box<UnpackedLayer>),
+}
+
+/// A layer's blob in the store, to be unpacked.
+struct LayerBlob {
+    image: String,
+    layer: Layer,
+    chain_id: Digest,
+    store: Store,
+    cancel: Cancel,
+}
+
+/// A layer that was unpacked and verified, not yet a snapshot. Dropping it removes it.
+struct UnpackedLayer {
+    source: LayerBlob,
+    snapshot: ActiveSnapshot,
+    writer: TreeWriter,
+    /// Directories that are links below, and where those lead to: what the layer has in them was written there.
+    moved: BTreeMap<PathBuf, PathBuf>,
+    /// Whether it removes everything below.
+    replaces_all: bool,
+    changes: Changes,
+}
+
+impl LayerBlob {
+    fn invalid(&self, reason: String) -> WorkerError {
+        WorkerError::Layer { image: self.image.clone(), layer: self.layer.descriptor.digest, reason }
+    }
+
+    /// Unpacks the blob and verifies what it unpacks to. Nothing is left behind by a failure.
+    fn unpack(self, moved: BTreeMap<PathBuf, PathBuf>) -> Result<UnpackedLayer, WorkerError> {
+        let invalid = |reason: String| self.invalid(reason);
+        let blob = image::ContentStore::open(self.store.blobs(), &self.layer.descriptor.digest)
+            .map_err(|error| invalid(error.to_string()))?;
+        let Some(blob) = blob else { return Err(invalid("its blob is not in the store".to_owned())) };
+        let tar = image::decompress(blob).map_err(|error| invalid(error.to_string()))?;
+        let mut tar = DigestReader::new(tar);
+
+        let snapshot = self.store.begin(&[])?;
+        let writer = writer_of(&snapshot)?;
+        let written = write_entries(&mut tar, &writer, &moved, &self.cancel);
+        let Written { entries, size, replaces_all } = written.map_err(|error| match error {
+            Unpack::Invalid(reason) => invalid(reason),
+            Unpack::Worker(error) => error,
+        })?;
+        // What follows the end of the archive belongs to the diff id all the same.
+        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| invalid(error.to_string()))?;
+        let (_, diff_id, _) = tar.finish();
+        if diff_id != self.layer.diff_id {
+            return Err(invalid(format!("it unpacks to {diff_id}, the config says {}", self.layer.diff_id)));
+        }
+        let digest = ContentDigest::from_bytes(StableHasher::new("image-layer-v1").with(&diff_id).finish());
+        let changes = Changes { digest, entries, size };
+        Ok(UnpackedLayer { source: self, snapshot, writer, moved, replaces_all, changes })
+    }
+}
+
+impl UnpackedLayer {
+    /// Makes it a snapshot, filed under its chain id.
+    fn finish(self, below: &[SnapshotId]) -> Result<SnapshotId, WorkerError> {
+        let Some(layer) = self.fit(below)? else {
+            return Err(WorkerError::Internal("a layer follows links without end".to_owned()));
+        };
+        if layer.replaces_all {
+            layer.hide(below)?;
+        }
+        let LayerBlob { layer: blob, chain_id, store, .. } = layer.source;
+        layer.writer.finish()?;
+        let id = layer.snapshot.commit(&layer.changes)?.id();
+        store.set_chain(&chain_id, id)?;
+        store.set_packed(id, LayerForm::ORIGINAL, &blob)?;
+        Ok(id)
+    }
+
+    /// Hides all that is below, name by name: overlay does not look for the mark of an opaque directory on a layer's root.
+    fn hide(&self, below: &[SnapshotId]) -> Result<(), WorkerError> {
+        for (name, _) in TreeView::new(&self.source.store, below)?.list(Path::new(""))? {
+            let here = self.snapshot.dir().join(&name);
+            match std::fs::symlink_metadata(&here) {
+                Ok(found) if found.is_dir() => self.writer.opaque(Path::new(&name))?,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    self.writer.whiteout(Path::new(&name))?;
+                }
+                Err(error) => return Err(WorkerError::io("examine", &here, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A layer need not have entries for the directories that it has something in. They are as they are below, and where a link is
+    /// there, it is followed: as if the archive were unpacked over the layers below.
+    fn fit(mut self, below: &[SnapshotId]) -> Result<Option<UnpackedLayer>, WorkerError> {
+        for _ in 0..MOST_MOVES {
+            let implied = self.writer.implied();
+            if implied.is_empty() || below.is_empty() {
+                return Ok(Some(self));
+            }
+            let below = TreeView::new(&self.source.store, below)?;
+            let mut link = None;
+            for path in implied {
+                match below.metadata(&path)? {
+                    Some(found) if found.kind == Kind::Directory => {
+                        self.writer.directory(&path, &Attributes::of(&found, below.xattrs(&path)?))?;
+                    }
+                    Some(found) if found.kind == Kind::Symlink => {
+                        link = Some((files::resolve(&below, &path, true)?, path));
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            let Some((target, path)) = link else { return Ok(Some(self)) };
+            self.moved.insert(path, target);
+            self = self.source.unpack(self.moved)?;
+        }
+        Ok(None)
+    }
+}
+
+/// More directories of one layer that are links below are taken as malice.
+const MOST_MOVES: usize = 64;
+
+/// A path with the longest of its directories that were moved replaced.
+fn place(path: &Path, moved: &BTreeMap<PathBuf, PathBuf>) -> PathBuf {
+    let above = path.ancestors().skip(1).find_map(|directory| Some((directory, moved.get(directory)?)));
+    match above {
+        Some((directory, target)) => target.join(path.strip_prefix(directory).unwrap_or(path)),
+        None => path.to_owned(),
+    }
+}
+
+/// Why an archive could not be unpacked.
+enum Unpack {
+    /// It is not a valid layer.
+    Invalid(String),
+    /// This side failed.
+    Worker(WorkerError),
+}
+
+impl From<files::Error> for Unpack {
+    fn from(error: files::Error) -> Unpack {
+        match error {
+            files::Error::Unsafe { .. } => Unpack::Invalid(error.to_string()),
+            other => Unpack::Worker(other.into()),
+        }
+    }
+}
+
+/// What the tar of a layer had.
+#[derive(Default)]
+struct Written {
+    entries: u64,
+    /// Bytes of files.
+    size: u64,
+    /// Whether the root is marked opaque.
+    replaces_all: bool,
+}
+
+/// Writes all entries of a layer's tar.
+fn write_entries(
+    tar: &mut dyn Read,
+    writer: &TreeWriter,
+    moved: &BTreeMap<PathBuf, PathBuf>,
+    cancel: &Cancel,
+) -> Result<Written, Unpack> {
+    let mut reader = LayerReader::new(tar);
+    let mut written = Written::default();
+    while let Some(entry) = reader.next_entry().map_err(|error| Unpack::Invalid(error.to_string()))? {
+        if cancel.is_cancelled() {
+            return Err(files::Error::Cancelled.into());
+        }
+        written.entries += 1;
+        match entry.kind {
+            EntryKind::File { size } => written.size += size,
+            EntryKind::Opaque if entry.path.is_empty() => {
+                written.replaces_all = true;
+                continue;
+            }
+            _ => {}
+        }
+        write_entry(&entry, &mut reader, writer, moved)?;
+    }
+    Ok(written)
+}
+
+fn write_entry<R: Read>(
+    entry: &Entry,
+    reader: &mut LayerReader<R>,
+    writer: &TreeWriter,
+    moved: &BTreeMap<PathBuf, PathBuf>,
+) -> Result<(), files::Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let as_path = |bytes| Path::new(std::ffi::OsStr::from_bytes(bytes));
+    let path = &place(as_path(&entry.path), moved);
+    let xattrs = entry.xattrs.iter();
+    let attributes = Attributes {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: Some((entry.mtime, entry.mtime_nanos)),
+        xattrs: xattrs
+            .map(|(name, value)| (std::ffi::OsStr::from_bytes(name).to_owned(), value.clone()))
+            .collect(),
+    };
+    match &entry.kind {
+        EntryKind::File { .. } => writer.file(path, reader, &attributes).map(drop),
+        EntryKind::Directory => writer.directory(path, &attributes),
+        EntryKind::Symlink { target } => writer.symlink(path, as_path(target), &attributes),
+        EntryKind::Hardlink { target } => writer.hard_link(path, &place(as_path(target), moved)),
+        EntryKind::CharDevice { major, minor } => {
+            writer.device(path, files::Kind::CharDevice, (*major, *minor), &attributes)
+        }
+        EntryKind::BlockDevice { major, minor } => {
+            writer.device(path, files::Kind::BlockDevice, (*major, *minor), &attributes)
+        }
+        EntryKind::Fifo => writer.fifo(path, &attributes),
+        EntryKind::Whiteout => writer.whiteout(path),
+        EntryKind::Opaque => writer.opaque(path),
+    }
+}
