@@ -1,0 +1,132 @@
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use async_trait::async_trait;
+use hash::Digest;
+use image::MediaTypes;
+use image::layer::{Entry, EntryKind, LayerError, LayerWriter};
+use serde_json::{Value, json};
+
+use crate::images::{LAYOUT, Prepared, blob_path, index_json, json_bytes, open_blob};
+use crate::task::{Cancel, blocking};
+use crate::{ExportError, Exported, Exporter, Images, Needs, Output, Product};
+
+/// Writes images as one tar: an OCI layout, or what `docker load` reads (which is a layout as well).
+///
+/// Equal images give equal bytes: entries are sorted by name and carry no owners and no times.
+#[derive(Debug, Clone)]
+pub struct ArchiveExporter {
+    output: Output,
+    types: MediaTypes,
+    docker: bool,
+}
+
+impl ArchiveExporter {
+    /// An OCI layout as a tar (`type=oci`).
+    pub fn oci(output: Output) -> ArchiveExporter {
+        ArchiveExporter { output, types: MediaTypes::Oci, docker: false }
+    }
+
+    /// A Docker archive (`type=docker`): one platform, Docker's media types, layers uncompressed or gzip.
+    pub fn docker(output: Output) -> ArchiveExporter {
+        ArchiveExporter { output, types: MediaTypes::Docker, docker: true }
+    }
+
+    /// Other media types than those of the format (`oci-mediatypes=`).
+    pub fn with_types(self, types: MediaTypes) -> ArchiveExporter {
+        ArchiveExporter { types, ..self }
+    }
+}
+
+#[async_trait]
+impl Exporter for ArchiveExporter {
+    fn needs(&self) -> Needs {
+        Needs::Images
+    }
+
+    async fn export(&self, product: Product) -> Result<Exported, ExportError> {
+        let Product::Images(images) = product else { return Err(ExportError::WrongProduct(Needs::Images)) };
+        let exporter = self.clone();
+        blocking(move |cancel| exporter.write(&images, cancel)).await
+    }
+}
+
+/// What a file of the archive holds.
+enum Content {
+    Bytes(Vec<u8>),
+    Layer(Digest, u64),
+}
+
+impl ArchiveExporter {
+    fn write(&self, images: &Images, cancel: &Cancel) -> Result<Exported, ExportError> {
+        if self.docker && images.images.len() > 1 {
+            return Err(ExportError::SeveralPlatforms(images.images.len()));
+        }
+        let prepared = Prepared::new(images, self.types)?;
+        let files = self.files(images, &prepared);
+        self.output.write(|out| write_archive(out, images, &files, cancel))?;
+        Ok(prepared.exported())
+    }
+
+    fn files(&self, images: &Images, prepared: &Prepared) -> BTreeMap<String, Content> {
+        let mut files = BTreeMap::new();
+        for (digest, bytes) in &prepared.documents {
+            files.insert(blob_path(digest), Content::Bytes(bytes.clone()));
+        }
+        for (digest, size) in &prepared.layers {
+            files.insert(blob_path(digest), Content::Layer(*digest, *size));
+        }
+        let entries: Vec<Value> = prepared.entries(&images.names).iter().map(|entry| json!(entry)).collect();
+        files.insert("index.json".to_owned(), Content::Bytes(index_json(&entries)));
+        files.insert("oci-layout".to_owned(), Content::Bytes(LAYOUT.to_vec()));
+        if self.docker {
+            files.insert("manifest.json".to_owned(), Content::Bytes(docker_manifest(images, prepared)));
+        }
+        files
+    }
+}
+
+/// The file by which `docker load` finds everything.
+fn docker_manifest(images: &Images, prepared: &Prepared) -> Vec<u8> {
+    let tags: Vec<String> =
+        images.names.iter().filter(|name| name.tag.is_some()).map(|name| name.familiar()).collect();
+    let one = |packed: &image::PackedManifest| {
+        let layers: Vec<String> = packed.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+        let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
+        json!({ "Config": blob_path(&packed.config_descriptor.digest), "RepoTags": tags, "Layers": layers })
+    };
+    json_bytes(&Value::Array(prepared.manifests.iter().map(one).collect()))
+}
+
+fn write_archive(
+    out: &mut dyn Write,
+    images: &Images,
+    files: &BTreeMap<String, Content>,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
+    let mut tar = LayerWriter::archive(out);
+    let mut append = |path: &str, kind: EntryKind, mode: u32, content: &mut dyn std::io::Read| {
+        tar.append(&Entry { kind, mode, ..Entry::whiteout(path) }, content)
+    };
+    for directory in ["blobs", "blobs/sha256"] {
+        append(directory, EntryKind::Directory, 0o755, &mut std::io::empty())?;
+    }
+    for (path, content) in files {
+        match content {
+            Content::Bytes(bytes) => {
+                append(path, EntryKind::File { size: bytes.len() as u64 }, 0o444, &mut &bytes[..])?;
+            }
+            Content::Layer(digest, size) => {
+                let mut blob = open_blob(&*images.store, digest, cancel)?;
+                append(path, EntryKind::File { size: *size }, 0o444, &mut blob).map_err(
+                    |error| match error {
+                        LayerError::Content { source, .. } => ExportError::Blob { digest: *digest, source },
+                        other => other.into(),
+                    },
+                )?;
+            }
+        }
+    }
+    tar.finish()?;
+    Ok(())
+}

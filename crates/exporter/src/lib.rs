@@ -1,0 +1,90 @@
+//! Writes what was built: images as OCI layouts and Docker archives, trees as directories and tars.
+//!
+//! An exporter says what it [`needs`](Exporter::needs), so that nothing is packed for a directory and no tree is put together for
+//! an archive. Archives appear whole or not at all: they are written beside their destination and renamed.
+
+mod archive;
+mod error;
+mod images;
+mod layout;
+mod output;
+mod task;
+mod trees;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use files::FileTree;
+use hash::Digest;
+use image::{ContentStore, Descriptor, Image, Platform, Reference};
+
+pub use archive::ArchiveExporter;
+pub use error::ExportError;
+pub use layout::LayoutExporter;
+pub use output::Output;
+pub use trees::{DirectoryExporter, DirectoryMode, TarExporter};
+
+/// Writes a result somewhere.
+#[async_trait]
+pub trait Exporter: Send + Sync {
+    /// Which kind of [`Product`] it writes.
+    fn needs(&self) -> Needs;
+
+    /// Writes `product`. Dropping the future ends the work at the next file or MiB; an archive is then not there.
+    ///
+    /// # Errors
+    /// [`ExportError::WrongProduct`] for a product that it did not ask for, and whatever goes wrong.
+    async fn export(&self, product: Product) -> Result<Exported, ExportError>;
+}
+
+/// What an exporter works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// [`Product::Images`]: layers packed into blobs.
+    Images,
+    /// [`Product::Trees`]: merged trees of files.
+    Trees,
+}
+
+/// What is exported.
+#[derive(Clone)]
+pub enum Product {
+    /// Images with their names.
+    Images(Images),
+    /// Trees of files.
+    Trees(Trees),
+}
+
+/// Images to be exported.
+#[derive(Clone)]
+pub struct Images {
+    /// One a platform, at least one.
+    pub images: Vec<Image>,
+    /// All names that the result gets; may be empty.
+    pub names: Vec<Reference>,
+    /// For the manifests.
+    pub annotations: BTreeMap<String, String>,
+    /// Holds the blobs of all layers.
+    pub store: Arc<dyn ContentStore>,
+}
+
+/// Trees to be exported.
+#[derive(Clone)]
+pub struct Trees {
+    /// One a platform, at least one. Several go into directories of their own, as `linux_amd64`.
+    pub trees: Vec<(Platform, Arc<dyn FileTree>)>,
+    /// The time of every file, in seconds since 1970 (`SOURCE_DATE_EPOCH`); `None` keeps the files' own.
+    pub epoch: Option<i64>,
+}
+
+/// What came of an export.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// For images: the manifest, or the index of several.
+    pub descriptor: Option<Descriptor>,
+    /// For an image of one platform: its config, whose digest Docker calls image id.
+    pub config_digest: Option<Digest>,
+    /// What could not be kept, in words.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,102 @@
+use std::fmt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tempfile::{Builder, NamedTempFile};
+
+use crate::ExportError;
+
+const BUFFER: usize = 256 << 10;
+
+/// Where a single stream of bytes goes.
+#[derive(Clone)]
+pub enum Output {
+    /// A file. It is replaced in one step when all is written; until then what was there stays. Devices and pipes are written to.
+    File(PathBuf),
+    /// A stream, as standard output.
+    Stream(Arc<Mutex<dyn Write + Send>>),
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Output::File(path) => f.debug_tuple("File").field(path).finish(),
+            Output::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Output {
+    /// Has `write` write to it, and completes it when that succeeds.
+    pub(crate) fn write(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        match self {
+            Output::File(path) => write_file(path, write),
+            Output::Stream(stream) => {
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                let name = Path::new("the output stream");
+                let mut buffered = BufWriter::with_capacity(BUFFER, &mut *stream);
+                write(&mut buffered)?;
+                buffered.flush().map_err(ExportError::io("write", name))
+            }
+        }
+    }
+}
+
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    // A link's target is replaced, not the link.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            return Err(ExportError::destination(path, "it is a directory: name the file to be written"));
+        }
+        Ok(found) if !found.is_file() => {
+            let device = OpenOptions::new().write(true).open(path).map_err(ExportError::io("open", path))?;
+            return buffered(path, &device, write);
+        }
+        _ => {}
+    }
+    let temporary = beside(path)?;
+    buffered(path, temporary.as_file(), write)?;
+    temporary.persist(path).map_err(|error| ExportError::io("replace", path)(error.error))?;
+    Ok(())
+}
+
+fn buffered(
+    path: &Path,
+    file: &File,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let mut buffered = BufWriter::with_capacity(BUFFER, file);
+    write(&mut buffered)?;
+    buffered.flush().map_err(ExportError::io("write", path))
+}
+
+/// A temporary file in the directory of `path`, gone when it is dropped. Its mode is what the umask leaves of 0666.
+pub(crate) fn beside(path: &Path) -> Result<NamedTempFile, ExportError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = Builder::new();
+    builder.prefix(".export-").suffix(".tmp").permissions(Permissions::from_mode(0o666));
+    builder.tempfile_in(parent).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound if !parent.exists() => {
+            ExportError::destination(path, format!("the directory {} does not exist", parent.display()))
+        }
+        _ => ExportError::io("write", path)(plain(source)),
+    })
+}
+
+/// An error without the name of the temporary file, which tempfile puts in front and which says nothing to anyone.
+pub(crate) fn plain(error: io::Error) -> io::Error {
+    error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error)
+}
