@@ -1,0 +1,161 @@
+//! The command line as typed. Each command's file in [`crate::commands`] turns its arguments into what they mean.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+};
+
+use crate::commands::{build, du, images, info, prune, run};
+use crate::refused::{self, Refused};
+
+/// The program's version and the commit that it was built from.
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILDER_COMMIT"), ")");
+
+/// Builds OCI images from Dockerfiles: no daemon, root or rootless.
+#[derive(Debug, Parser)]
+#[command(
+    name = "builder",
+    version = VERSION,
+    after_help = "\
+Examples:
+  builder build -t app .       build ./Dockerfile, keep the image as app:latest
+  builder run app              run its program
+  builder build -o out .       write the image's files to ./out
+  builder build -t app -o type=docker,dest=app.tar .
+                               write an archive for `docker load -i app.tar`
+
+State is kept in $BUILDER_HOME, by default $XDG_DATA_HOME/builder or
+~/.local/share/builder, and /var/lib/builder for root.",
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Subcommands,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Subcommands {
+    Build(Box<build::Args>),
+    Images(images::Args),
+    Run(run::Args),
+    Du(du::Args),
+    Prune(prune::Args),
+    Info(info::Args),
+}
+
+const NO_CONTEXT: &str = "\
+the build context is missing: the directory that COPY and ADD take files from
+
+  tip: `builder build .` takes the working directory";
+
+/// Parses the arguments of the process. A mistake, `--help` and `--version` come back as clap's error.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = Cli::command()
+        .mut_subcommand("build", |command| with_refused(command, refused::BUILD))
+        .mut_subcommand("run", |command| with_refused(command, refused::RUN));
+    let matches = command.try_get_matches_from_mut(&arguments).map_err(|error| {
+        // `--secret .` takes the path for its value: what is wrong is the flag, not that the path is missing.
+        let is_missing = error.kind() == ErrorKind::MissingRequiredArgument;
+        match refused::in_arguments(&arguments).filter(|_| is_missing) {
+            Some(flag) => refusal(&mut command, flag),
+            None if is_missing && arguments.get(1).is_some_and(|word| word == "build") => {
+                plain_error(&mut command, ErrorKind::MissingRequiredArgument, NO_CONTEXT)
+            }
+            None => error,
+        }
+    })?;
+    let given = match matches.subcommand() {
+        Some(("build", matches)) => first_given(refused::BUILD, matches),
+        Some(("run", matches)) => first_given(refused::RUN, matches),
+        _ => None,
+    };
+    match given {
+        Some(flag) => Err(refusal(&mut command, flag)),
+        None => Cli::from_arg_matches(&matches),
+    }
+}
+
+/// Whether the arguments are those of `builder run`, whose exit codes are Docker's.
+pub(crate) fn is_run(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    arguments.into_iter().nth(1).is_some_and(|command| command == "run")
+}
+
+fn with_refused(command: Command, flags: &[Refused]) -> Command {
+    flags.iter().fold(command, |command, flag| {
+        let mut argument = Arg::new(flag.name).long(flag.name).hide(true);
+        if let Some(short) = flag.short {
+            argument = argument.short(short);
+        }
+        command.arg(match flag.has_value {
+            true => argument.action(ArgAction::Append).num_args(0..=1),
+            false => argument.action(ArgAction::Count),
+        })
+    })
+}
+
+fn first_given(flags: &'static [Refused], matches: &ArgMatches) -> Option<&'static Refused> {
+    let given =
+        |flag: &&Refused| matches.value_source(flag.name) == Some(clap::parser::ValueSource::CommandLine);
+    flags.iter().find(given)
+}
+
+fn refusal(command: &mut Command, flag: &Refused) -> clap::Error {
+    plain_error(command, ErrorKind::UnknownArgument, flag)
+}
+
+/// An error without the usage, which says nothing about it.
+fn plain_error(command: &mut Command, kind: ErrorKind, message: impl std::fmt::Display) -> clap::Error {
+    clap::Error::raw(kind, format!("{message}\n")).with_cmd(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> String {
+        let arguments = line.split(' ').map(OsString::from);
+        parse(arguments).map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn refused_flags_are_named_wherever_they_stand() {
+        for line in [
+            "builder build --secret id=x .",
+            "builder build --secret=id=x .",
+            "builder build . --secret",
+            "builder build --secret .",
+        ] {
+            assert!(error(line).contains("--secret is not supported yet"), "{line}: {}", error(line));
+        }
+        assert!(error("builder build -m 1g .").contains("--memory is not supported yet"));
+        assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
+        assert!(error("builder run -d app").contains("--detach is not supported yet"));
+    }
+
+    #[test]
+    fn arguments_of_the_program_are_its_own() {
+        let arguments = "builder run app -d --publish x".split(' ').map(OsString::from);
+        assert!(parse(arguments).is_ok());
+    }
+
+    #[test]
+    fn a_missing_context_is_explained() {
+        assert!(error("builder build -t app").contains("`builder build .`"));
+        assert!(error("builder run").contains("IMAGE"));
+    }
+
+    #[test]
+    fn help_is_help_whatever_else_is_there() {
+        assert!(error("builder build --secret --help").contains("Usage: builder build"));
+    }
+}

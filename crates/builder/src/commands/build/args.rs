@@ -1,0 +1,184 @@
+//! The arguments of `build`, as typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, ValueEnum};
+
+use super::output::{self, Output};
+
+/// Build an image from a Dockerfile.
+///
+/// PATH is the build context: COPY and ADD take files from it, and its Dockerfile is read unless -f names another. Without -t, -o, -q
+/// and --iidfile the result stays in the cache.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  builder build -t app .                  keep the image as app:latest
+  builder build -t app --target test .    stop at a stage
+  builder build -f ci/Dockerfile -o out . write the files to ./out
+  builder build -o type=oci,dest=app.tar .
+  builder build --build-context debian=oci-layout://bases/debian .
+                                          `FROM debian` from a local layout
+
+Exit codes: 0 built, 1 the build failed, 2 wrong usage, 3 the machine lacks
+something (see `builder info`), 130 interrupted.")]
+pub(crate) struct Args {
+    /// Directory that COPY and ADD take files from
+    #[arg(value_name = "PATH")]
+    pub(super) context: PathBuf,
+
+    /// Dockerfile; `-` reads it from standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+
+    /// Name for the image in the local image store, as in `name[:tag]`; repeatable
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) tag: Vec<String>,
+
+    /// Stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub(super) target: Option<String>,
+
+    /// Value for an ARG; `NAME` alone takes it from the environment; repeatable
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(super) build_arg: Vec<String>,
+
+    /// What FROM and COPY --from find under a name: a directory, `oci-layout://PATH[:tag|@digest]` or docker-image://IMAGE; repeatable
+    #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
+    pub(super) build_context: Vec<(String, String)>,
+
+    /// Where the result goes: type=oci|docker|tar|local|image,dest=PATH, a directory, or `-`; repeatable
+    #[arg(short, long, value_name = "TYPE", value_parser = output::parse)]
+    pub(super) output: Vec<Output>,
+
+    /// Label for the image; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    pub(super) label: Vec<(String, String)>,
+
+    /// Platform of the image, such as linux/amd64 [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
+
+    /// Run every step again
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) no_cache: bool,
+
+    /// Run every step of these stages again; comma-separated, repeatable
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(super) no_cache_filter: Vec<String>,
+
+    /// Ask registries for newer images of the same name
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) pull: bool,
+
+    /// Network of RUN steps: default (the host's), host or none
+    #[arg(long, value_name = "MODE")]
+    pub(super) network: Option<String>,
+
+    /// Line for /etc/hosts of RUN steps: host:ip or host=ip; repeatable
+    #[arg(long, value_name = "HOST:IP", value_parser = extra_host)]
+    pub(super) add_host: Vec<(String, String)>,
+
+    /// How progress is shown: auto (tty on a terminal, else plain), tty, plain, rawjson, quiet or none
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "MODE",
+        env = "BUILDKIT_PROGRESS",
+        hide_env = true,
+        default_value = "auto"
+    )]
+    pub(super) progress: ProgressMode,
+
+    /// Print nothing but the image's id
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) quiet: bool,
+
+    /// File that receives the image's id (the digest of its config)
+    #[arg(long, value_name = "FILE")]
+    pub(super) iidfile: Option<PathBuf>,
+
+    /// File that receives what was built, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) metadata_file: Option<PathBuf>,
+
+    // Accepted as upstream accepts them: no containers are left that could be kept or removed.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]
+    rm: Vec<bool>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]
+    force_rm: Vec<bool>,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// tty on a terminal, else plain
+    Auto,
+    /// Redrawn in place
+    Tty,
+    /// Line by line
+    Plain,
+    /// One JSON object a line
+    Rawjson,
+    /// Nothing but errors
+    Quiet,
+    /// Nothing but errors
+    None,
+}
+
+fn named_context(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, source)) if !name.is_empty() && !source.is_empty() => {
+            Ok((name.to_lowercase(), source.to_owned()))
+        }
+        _ => Err("expected NAME=SOURCE".to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        _ if text.is_empty() || text.starts_with('=') => Err("expected NAME=VALUE".to_owned()),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        // As upstream: a name alone is a label without value.
+        None => Ok((text.to_owned(), String::new())),
+    }
+}
+
+fn extra_host(text: &str) -> Result<(String, String), String> {
+    let (host, address) =
+        text.split_once('=').or_else(|| text.split_once(':')).ok_or("expected HOST:IP or HOST=IP")?;
+    if address == "host-gateway" {
+        return Err("host-gateway is not supported yet".to_owned());
+    }
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<std::net::IpAddr>() {
+        Ok(address) if !host.is_empty() => Ok((host.to_owned(), address.to_string())),
+        _ => Err(format!("`{address}` is not an IP address")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        let host = |text| extra_host(text).ok();
+        assert_eq!(host("db:10.0.0.1"), Some(("db".into(), "10.0.0.1".into())));
+        assert_eq!(host("db=::1"), Some(("db".into(), "::1".into())));
+        assert_eq!(host("db:[::1]"), Some(("db".into(), "::1".into())));
+        assert_eq!(host("db:x"), None);
+        assert_eq!(host("db"), None);
+    }
+
+    #[test]
+    fn labels() {
+        assert_eq!(label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(label("a"), Ok(("a".into(), String::new())));
+        assert!(label("=b").is_err());
+    }
+}

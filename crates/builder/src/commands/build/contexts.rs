@@ -1,0 +1,254 @@
+//! Where files and images come from: the build context, the Dockerfile, `--build-context`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use files::{DirectoryTree, FileTree, Ignore, Ignoring};
+use image::Reference;
+use image::layout::LayoutAddress;
+
+use super::args::Args;
+use crate::failure::Failure;
+
+/// What messages call a Dockerfile that came from there.
+const STANDARD_INPUT: &str = "standard input";
+
+/// The Dockerfile, read.
+#[derive(Debug)]
+pub(super) struct DockerfileText {
+    /// For messages: as the user would write it.
+    pub(super) path: String,
+    /// As it stands.
+    pub(super) text: String,
+}
+
+impl DockerfileText {
+    /// Its name without the directories.
+    pub(super) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+}
+
+/// A `--build-context`.
+#[derive(Debug, Clone)]
+pub(super) enum NamedContext {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// `docker-image://`.
+    Image(Reference),
+    /// `docker-image://scratch`.
+    Scratch,
+    /// `oci-layout://`.
+    Layout(LayoutAddress),
+}
+
+/// The main context must be a directory, for now.
+pub(super) fn check_context(args: &Args) -> Result<(), Failure> {
+    let path = &args.context;
+    let text = path.to_string_lossy();
+    if text == "-" {
+        return Err(Failure::usage("a build context on standard input (`-`) is not supported yet")
+            .hint("give a directory, and -f - to read the Dockerfile from standard input"));
+    }
+    if is_remote(&text) {
+        return Err(Failure::usage(format!("the build context {text}: URLs are not supported yet"))
+            .hint("fetch it first and give the directory"));
+    }
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::usage(format!("the build context {text} is not a directory"))
+            .hint(format!("to name the Dockerfile use -f: `builder build -f {text} .`"))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(Failure::usage(format!("there is no build context {text}")))
+        }
+        Err(error) => Err(Failure::usage(format!("the build context {text} cannot be read: {error}"))),
+    }
+}
+
+fn is_remote(text: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
+        .iter()
+        .any(|start| text.starts_with(start))
+}
+
+/// Reads the Dockerfile: `-f`, or `Dockerfile` in the context, or `dockerfile` there.
+pub(super) fn read_dockerfile(args: &Args) -> Result<DockerfileText, Failure> {
+    let (path, bytes) = match &args.file {
+        Some(file) if file.as_os_str() == "-" => {
+            let mut bytes = Vec::new();
+            let read = read_text(std::io::stdin(), &mut bytes);
+            read.map_err(|error| Failure::io("read", Path::new(STANDARD_INPUT), &error))?;
+            (STANDARD_INPUT.to_owned(), bytes)
+        }
+        Some(file) if is_remote(&file.to_string_lossy()) => {
+            return Err(Failure::usage(format!("-f {}: URLs are not supported yet", file.display())));
+        }
+        Some(file) => (file.display().to_string(), read_named(file, &args.context)?),
+        None => read_default(&args.context)?,
+    };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::build(format!("{path} is not a text: the byte at offset {at} is not UTF-8"))
+    })?;
+    let path = path.strip_prefix("./").map(str::to_owned).unwrap_or(path);
+    Ok(DockerfileText { path, text })
+}
+
+/// The file of `-f`. As upstream, it is relative to the working directory, not to the context.
+fn read_named(file: &Path, context: &Path) -> Result<Vec<u8>, Failure> {
+    let shown = file.display();
+    let mut bytes = Vec::new();
+    // Named by the user, it may be a pipe of a shell.
+    let read = File::open(file).and_then(|file| read_text(file, &mut bytes));
+    read.map(|()| bytes).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let failure = Failure::build(format!("-f {shown}: there is no such file"));
+            match context.join(file) {
+                inside if inside.is_file() => failure.hint(format!("did you mean -f {}?", inside.display())),
+                _ => failure,
+            }
+        }
+        ErrorKind::IsADirectory => Failure::build(format!("-f {shown} is a directory, not a Dockerfile")),
+        _ => Failure::io("read the Dockerfile", file, &error),
+    })
+}
+
+/// `Dockerfile` in the context, else `dockerfile` there.
+fn read_default(context: &Path) -> Result<(String, Vec<u8>), Failure> {
+    for name in ["Dockerfile", "dockerfile"] {
+        let path = context.join(name);
+        match read_file(&path) {
+            Ok(bytes) => return Ok((path.display().to_string(), bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::io("read the Dockerfile", &path, &error)),
+        }
+    }
+    Err(Failure::build(format!("there is no Dockerfile in {}", context.display()))
+        .hint("-f names a Dockerfile of another name or place"))
+}
+
+/// A build context, opened.
+pub(super) struct Context {
+    /// As given.
+    pub(super) path: PathBuf,
+    /// What COPY and ADD see of it.
+    pub(super) tree: Arc<dyn FileTree>,
+    /// The ignore file that applies to it, when there is one.
+    pub(super) ignore_file: Option<PathBuf>,
+}
+
+/// What stands in a context is somebody else's: a pipe or a device there must not hold the build.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let kind = std::fs::metadata(path)?;
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    read_text(File::open(path)?, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Most of a Dockerfile or ignore file that is read, in bytes: far more than anybody writes.
+const LONGEST_TEXT: u64 = 16 << 20;
+
+fn read_text(from: impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
+    from.take(LONGEST_TEXT + 1).read_to_end(bytes)?;
+    if bytes.len() as u64 > LONGEST_TEXT {
+        return Err(io::Error::other(format!("it is larger than {} MiB", LONGEST_TEXT >> 20)));
+    }
+    Ok(())
+}
+
+/// The main context, with the ignore file that applies to it: `<Dockerfile>.dockerignore` beside the Dockerfile wins over
+/// `.dockerignore` in the context; they are never merged.
+pub(super) fn main_context(args: &Args) -> Result<Context, Failure> {
+    let own = match &args.file {
+        Some(file) if file.as_os_str() != "-" => file.clone(),
+        _ => args.context.join("Dockerfile"),
+    };
+    let mut own = own.into_os_string();
+    own.push(".dockerignore");
+    directory(&args.context, &[PathBuf::from(own), args.context.join(".dockerignore")])
+}
+
+/// A directory with the first of `ignore_files` that exists.
+fn directory(path: &Path, ignore_files: &[PathBuf]) -> Result<Context, Failure> {
+    let tree = DirectoryTree::context(path).map_err(|error| Failure::build(error.to_string()))?;
+    for file in ignore_files {
+        let bytes = match read_file(file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Failure::io("read", file, &error)),
+        };
+        let ignore =
+            Ignore::parse(&bytes).map_err(|error| Failure::build(format!("{}: {error}", file.display())))?;
+        let ignore_file = Some(file.strip_prefix("./").unwrap_or(file).to_owned());
+        return Ok(Context {
+            path: path.to_owned(),
+            tree: Arc::new(Ignoring::new(tree, ignore)),
+            ignore_file,
+        });
+    }
+    Ok(Context { path: path.to_owned(), tree: Arc::new(tree), ignore_file: None })
+}
+
+/// The directories of `--build-context`, each with its own `.dockerignore`.
+pub(super) fn named_directory(path: &Path) -> Result<Arc<dyn FileTree>, Failure> {
+    Ok(directory(path, &[path.join(".dockerignore")])?.tree)
+}
+
+/// The named contexts of the command line.
+pub(super) fn named(args: &Args) -> Result<BTreeMap<String, NamedContext>, Failure> {
+    let mut contexts = BTreeMap::new();
+    for (name, source) in &args.build_context {
+        let context = named_context(source)
+            .map_err(|reason| Failure::usage(format!("--build-context {name}={source}: {reason}")))?;
+        contexts.insert(name.clone(), context);
+    }
+    Ok(contexts)
+}
+
+fn named_context(source: &str) -> Result<NamedContext, String> {
+    if let Some(reference) = source.strip_prefix("docker-image://") {
+        return match reference {
+            "scratch" => Ok(NamedContext::Scratch),
+            _ => reference.parse().map(NamedContext::Image).map_err(|error| error.to_string()),
+        };
+    }
+    if let Some(layout) = source.strip_prefix("oci-layout://") {
+        let address: LayoutAddress =
+            layout.parse().map_err(|error: hash::ParseDigestError| error.to_string())?;
+        // A colon within a directory's name belongs to the path when that path exists.
+        let whole = LayoutAddress { path: PathBuf::from(layout), image: None };
+        return match (whole.path.is_dir(), address.path.is_dir()) {
+            (true, _) => Ok(NamedContext::Layout(whole)),
+            (false, true) => Ok(NamedContext::Layout(address)),
+            (false, false) => Err(format!("there is no directory {}", address.path.display())),
+        };
+    }
+    if let Some((scheme, _)) = source.split_once("://") {
+        return Err(format!("{scheme}:// is not supported yet"));
+    }
+    if is_remote(source) || source.starts_with("target:") {
+        return Err("URLs and targets are not supported yet".to_owned());
+    }
+    match Path::new(source).is_dir() {
+        true => Ok(NamedContext::Directory(PathBuf::from(source))),
+        false => Err("there is no such directory".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_yet_is_named() {
+        assert!(named_context("https://example.com/x.tar").unwrap_err().contains("not supported yet"));
+        assert!(named_context("git@example.com:a/b").unwrap_err().contains("not supported yet"));
+        assert!(named_context("/nonexistent-directory").unwrap_err().contains("no such directory"));
+    }
+}

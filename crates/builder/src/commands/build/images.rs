@@ -1,0 +1,129 @@
+//! Finding the images that a Dockerfile stands on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cache::Store;
+use frontend::{ImageOrigin, ImageRequest};
+use image::layout::{LayoutImage, OciLayout};
+use image::{ContentStore, ImageResolver as _, Platform, Reference, ResolveError, ResolvedImage};
+
+use super::contexts::NamedContext;
+use crate::failure::Failure;
+
+/// Where images are looked for.
+pub(super) struct Finder {
+    store: Store,
+    registry: registry::Client,
+    contexts: BTreeMap<String, NamedContext>,
+    /// `--pull`: ask the registry also for what is here.
+    pull: bool,
+    /// What registries had.
+    pulled: Mutex<Vec<Pulled>>,
+}
+
+/// An image that a registry had.
+struct Pulled {
+    name: Reference,
+    platform: Platform,
+    image: Arc<ResolvedImage>,
+}
+
+impl Finder {
+    /// Nothing has been asked for yet.
+    pub(super) fn new(
+        store: Store,
+        registry: registry::Client,
+        contexts: BTreeMap<String, NamedContext>,
+        pull: bool,
+    ) -> Finder {
+        Finder { store, registry, contexts, pull, pulled: Mutex::default() }
+    }
+
+    /// Gives the images that registries had and that were brought their names in the local store: a tag is not asked for again
+    /// without `--pull`. An image of which no layer was needed stays out.
+    pub(super) fn remember(&self) -> Result<(), Failure> {
+        let pulled = std::mem::take(&mut *self.pulled.lock().unwrap_or_else(PoisonError::into_inner));
+        let blobs: &dyn ContentStore = self.store.blobs();
+        for Pulled { name, platform, image } in pulled {
+            let io = |error: std::io::Error| Failure::io("write to", self.store.root(), &error);
+            let Some(documents) = &image.documents else { continue };
+            let mut layers = image.layers.iter().map(|layer| blobs.size(&layer.descriptor.digest));
+            if !layers.try_fold(true, |all, size| Ok(all && size?.is_some())).map_err(io)? {
+                continue;
+            }
+            blobs.put(&documents.config).map_err(io)?;
+            blobs.put(&documents.manifest).map_err(io)?;
+            self.store.put_image(&name, &platform, &image.manifest)?;
+        }
+        Ok(())
+    }
+
+    /// Finds one image.
+    pub(super) async fn find(&self, request: &ImageRequest) -> Result<Arc<ResolvedImage>, ResolveError> {
+        match &request.origin {
+            ImageOrigin::Reference(reference) => self.by_name(reference, &request.platform).await,
+            ImageOrigin::Context(name) => match self.contexts.get(name) {
+                Some(NamedContext::Image(reference)) => self.by_name(reference, &request.platform).await,
+                Some(NamedContext::Layout(address)) => {
+                    let (address, platform) = (address.clone(), request.platform.clone());
+                    in_layout(address.path, address.image, platform).await.map(Arc::new)
+                }
+                _ => Err(ResolveError::NotFound(format!("named context {name}"))),
+            },
+        }
+    }
+
+    /// The local image of that exact name and platform, then the registry. A digest names the same bytes anywhere.
+    async fn by_name(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let local = || self.store.resolve(reference, platform);
+        if !self.pull {
+            match local().await {
+                Err(ResolveError::NotFound(_) | ResolveError::NoPlatform { .. }) => {}
+                found => return found.map(Arc::new),
+            }
+        }
+        match self.registry.resolve(reference, platform).await {
+            Ok(image) => {
+                let image = Arc::new(image);
+                let pulled =
+                    Pulled { name: reference.clone(), platform: platform.clone(), image: image.clone() };
+                self.pulled.lock().unwrap_or_else(PoisonError::into_inner).push(pulled);
+                Ok(image)
+            }
+            // Built here and pushed nowhere: --pull has nothing newer to offer.
+            Err(missing @ ResolveError::NotFound(_)) if self.pull => {
+                local().await.map(Arc::new).map_err(|_| missing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn in_layout(
+    path: PathBuf,
+    image: Option<LayoutImage>,
+    platform: Platform,
+) -> Result<ResolvedImage, ResolveError> {
+    let name = path.display().to_string();
+    let read = move || OciLayout::open(path)?.resolve(image.as_ref(), &platform);
+    tokio::task::spawn_blocking(read)
+        .await
+        .unwrap_or_else(|error| Err(ResolveError::Invalid { name, message: error.to_string() }))
+}
+
+/// An image as the progress display names it: in full when it is looked up by name, else as the Dockerfile has it.
+pub(super) fn describe(request: &ImageRequest, name: &str) -> String {
+    match &request.origin {
+        ImageOrigin::Reference(reference) => reference.to_string(),
+        ImageOrigin::Context(_) => name.to_owned(),
+    }
+}
+
+/// What has been found so far.
+pub(super) type Found = BTreeMap<ImageRequest, Arc<ResolvedImage>>;

@@ -1,0 +1,278 @@
+mod args;
+mod contexts;
+mod deliver;
+mod done;
+mod explain;
+mod images;
+mod output;
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cache::{DiskStatCache, Session, Store};
+use executor::Sandbox;
+use files::StatCache;
+use frontend::{Lowered, MissingImage, Plan};
+use futures::future::try_join_all;
+use graph::ProgressSink;
+use hash::SystemClock;
+use image::ResolvedImage;
+use solver::Solver;
+use worker::{Cancel, LocalWorker, OpenContext, Tree};
+
+pub(crate) use args::Args;
+use contexts::{Context, NamedContext};
+use done::{Done, Made, Notices};
+use images::{Finder, Found};
+use request::Request;
+
+use crate::failure::{Failure, INTERRUPTED};
+use crate::progress::{Mode, Progress, Settings};
+use crate::{Machine, interrupt, terminal};
+
+/// Steps that run at the same time: many wait more than they work.
+const PARALLEL_STEPS: usize = 16;
+
+/// How long blocking work may take to notice that it was cancelled.
+const CANCEL_TIME: Duration = Duration::from_secs(5);
+
+pub(crate) fn run(args: Args) -> Result<u8, Failure> {
+    build(args).map_err(Failure::of_build)
+}
+
+fn build(args: Args) -> Result<u8, Failure> {
+    let request = request::resolve(&args)?;
+    // Mistakes in the Dockerfile are told before anything is opened or created.
+    let parsed = parser::parse(&request.dockerfile.text);
+    if parsed.errors().next().is_some() {
+        return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
+    }
+    let machine = Machine::enter()?;
+    let store = machine.store()?;
+    let session = store.session()?;
+    if let Some(warning) = machine.warning().filter(|_| !done::is_silent(request.progress)) {
+        terminal::tell(&format!("WARNING: {warning}\n"));
+    }
+    let progress = Arc::new(Progress::on_stderr(
+        request.progress.into(),
+        &Settings::from_env(|name| std::env::var_os(name)),
+    ));
+    let context = contexts::main_context(&args)?;
+    progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
+    if let Some(file) = &context.ignore_file {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        progress.task(&format!("[internal] load {name}")).done();
+    }
+    let cancel = Cancel::new();
+    let notices = Mutex::new(Notices::default());
+    let build = Build {
+        request: &request,
+        parsed: &parsed,
+        session,
+        store,
+        progress: progress.clone(),
+        cancel: cancel.clone(),
+        context,
+        notices: &notices,
+    };
+    let runtime = crate::runtime()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = build.run() => result,
+            () = interrupt::received() => Err(Failure::interrupted()),
+        }
+    });
+    if result.is_err() {
+        cancel.cancel();
+        progress.give_up();
+    }
+    runtime.shutdown_timeout(CANCEL_TIME);
+    let report = progress.finish();
+    let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failure = match result {
+        Ok(made) => return Done { made, notices }.print(&request).map(|()| 0),
+        Err(failure) => failure,
+    };
+    if !done::is_silent(request.progress) && failure.code() != INTERRUPTED {
+        terminal::tell(&notices.text(&request.dockerfile));
+    }
+    let blocks = report.failed.iter().map(ToString::to_string).collect();
+    let said = |words: &str| report.failed.iter().flat_map(|step| &step.log).any(|line| line.contains(words));
+    // What chown(2) answers where the owner has no number.
+    Err(match machine.warning().filter(|_| said("Invalid argument")) {
+        Some(warning) => failure.hint(warning),
+        None => failure,
+    }
+    .with_details_first(blocks))
+}
+
+impl From<args::ProgressMode> for Mode {
+    fn from(mode: args::ProgressMode) -> Mode {
+        match mode {
+            args::ProgressMode::Auto => Mode::Auto,
+            args::ProgressMode::Tty => Mode::Tty,
+            args::ProgressMode::Plain => Mode::Plain,
+            args::ProgressMode::Rawjson => Mode::RawJson,
+            args::ProgressMode::Quiet | args::ProgressMode::None => Mode::Quiet,
+        }
+    }
+}
+
+/// A plan with the images that it stands on.
+struct Planned {
+    plan: Plan,
+    images: Vec<Arc<ResolvedImage>>,
+    finder: Finder,
+}
+
+/// One build.
+struct Build<'a> {
+    request: &'a Request,
+    parsed: &'a parser::Parsed,
+    store: Store,
+    /// Keeps what the build uses from being pruned.
+    session: Session,
+    progress: Arc<Progress>,
+    cancel: Cancel,
+    context: Context,
+    /// For what is noticed, also by a build that fails.
+    notices: &'a Mutex<Notices>,
+}
+
+impl Build<'_> {
+    /// Builds and delivers.
+    async fn run(self) -> Result<Made, Failure> {
+        let Planned { plan, images, finder } = self.plan().await?;
+        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) =
+            Notices { warnings: plan.warnings.clone(), unused_build_args: plan.unused_build_args.clone() };
+        let [target] = plan.targets.as_slice() else {
+            return Err(Failure::usage("several platforms in one build are not supported yet"));
+        };
+        let definition = Arc::new(plan.definition.clone());
+        self.progress.define(&definition);
+        let stats = self.stat_caches()?;
+        let sink: Arc<dyn ProgressSink> = self.progress.clone();
+        let executor = Arc::new(Sandbox::new());
+        let worker = Arc::new(LocalWorker::new(worker::Config {
+            definition: definition.clone(),
+            store: self.store.clone(),
+            executor,
+            progress: sink.clone(),
+            clock: Arc::new(SystemClock),
+            contexts: self.contexts(&stats)?,
+            images,
+            cancel: self.cancel.clone(),
+        }));
+        let records = Arc::new(self.store.records());
+        let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
+        let solved = solver.solve(definition.clone(), &[target.vertex]).await;
+        // What was learned is of use to the next build, however this one ended.
+        for cache in stats.values() {
+            cache.save()?;
+        }
+        finder.remember()?;
+        let solved = solved.map_err(|error| {
+            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
+        })?;
+        let tree = match solved.into_iter().next().map(|solved| solved.tree) {
+            Some(Tree::Layers(tree)) => tree,
+            _ => return Err(Failure::build("internal error: the target has no file tree")),
+        };
+        let image_id = deliver::deliver(&deliver::Built {
+            delivery: &self.request.delivery,
+            store: &self.store,
+            worker: &worker,
+            progress: &self.progress,
+            tree: &tree,
+            target,
+            epoch: plan.source_date_epoch,
+        })
+        .await?;
+        let (session, kept) = (self.session, image_id.is_some());
+        // Whoever asked for an image finds it after a power failure too.
+        crate::blocking(move || {
+            let ended = if kept { session.finish_durably() } else { session.finish() };
+            ended.map_err(Failure::from)
+        })
+        .await?;
+        let config = &target.config.config;
+        let has_program = [&config.entrypoint, &config.cmd].iter().any(|words| words.is_some());
+        Ok(Made { image_id, has_program })
+    }
+
+    /// Lowers the Dockerfile, finding the images that it asks for on the way.
+    async fn plan(&self) -> Result<Planned, Failure> {
+        let registry = registry::Client::new(registry::Config::from_env(|name| std::env::var_os(name)));
+        let contexts = self.request.named_contexts.clone();
+        let finder = Finder::new(self.store.clone(), registry, contexts, self.request.pull);
+        let mut found = Found::new();
+        loop {
+            let lowered = frontend::lower(self.parsed, &self.request.options, &found);
+            match lowered.map_err(|findings| explain::mistakes(&findings, &self.request.dockerfile))? {
+                Lowered::Plan(plan) => {
+                    return Ok(Planned { plan: *plan, images: found.into_values().collect(), finder });
+                }
+                Lowered::Missing(missing) => {
+                    let images = try_join_all(missing.iter().map(|image| self.find(&finder, image))).await?;
+                    found.extend(missing.into_iter().map(|image| image.request).zip(images));
+                }
+            }
+        }
+    }
+
+    async fn find(&self, finder: &Finder, image: &MissingImage) -> Result<Arc<ResolvedImage>, Failure> {
+        let name = images::describe(&image.request, &image.name);
+        let task = self.progress.task(&format!("[internal] load metadata for {name}"));
+        match finder.find(&image.request).await {
+            Ok(found) => {
+                task.done();
+                Ok(found)
+            }
+            Err(error) => {
+                task.failed(&error.to_string());
+                Err(explain::image(image, error, &self.request.dockerfile))
+            }
+        }
+    }
+
+    /// Opens what is remembered of the files of each context.
+    fn stat_caches(&self) -> Result<BTreeMap<String, Arc<DiskStatCache>>, Failure> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut caches = BTreeMap::new();
+        for (name, path) in self.directories() {
+            let path = path.canonicalize().map_err(|error| Failure::io("resolve", path, &error))?;
+            caches.insert(name, Arc::new(self.store.stat_cache(path.as_os_str().as_bytes())?));
+        }
+        Ok(caches)
+    }
+
+    /// The directories that serve as contexts, the main one first.
+    fn directories(&self) -> Vec<(String, &std::path::Path)> {
+        let named = self.request.named_contexts.iter().filter_map(|(name, context)| match context {
+            NamedContext::Directory(path) => Some((name.clone(), path.as_path())),
+            _ => None,
+        });
+        std::iter::once(("context".to_owned(), self.context.path.as_path())).chain(named).collect()
+    }
+
+    fn contexts(
+        &self,
+        stats: &BTreeMap<String, Arc<DiskStatCache>>,
+    ) -> Result<BTreeMap<String, OpenContext>, Failure> {
+        let mut contexts = BTreeMap::new();
+        for (name, path) in self.directories() {
+            let tree = match name.as_str() {
+                "context" => self.context.tree.clone(),
+                _ => contexts::named_directory(path)?,
+            };
+            let stats: Arc<dyn StatCache> = match stats.get(&name) {
+                Some(stats) => stats.clone(),
+                None => Arc::new(files::NoCache),
+            };
+            contexts.insert(name, (tree, stats));
+        }
+        Ok(contexts)
+    }
+}

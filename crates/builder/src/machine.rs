@@ -1,0 +1,82 @@
+//! What this process may do here, and where its state lives.
+
+use std::path::PathBuf;
+
+use cache::{Store, StoreOptions};
+use executor::Identity;
+
+use crate::failure::Failure;
+
+/// The machine as this process may use it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// Root, or root of a user namespace.
+    pub(crate) identity: Identity,
+    /// The state directory.
+    pub(crate) home: PathBuf,
+}
+
+impl Machine {
+    /// Enters the user namespace of an ordinary user. Call it before any thread starts.
+    pub(crate) fn enter() -> Result<Machine, Failure> {
+        // Inside the namespace everybody is root: ask before.
+        let home = home()?;
+        let identity = executor::enter_user_namespace()?;
+        Ok(Machine { identity, home })
+    }
+
+    /// What does not work here although builds do, in one line.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let Identity::SingleId { reason } = &self.identity else { return None };
+        Some(format!(
+            "{reason}, so there is one user id for everything: owners of files are only recorded, and programs in RUN \
+             that change them fail. For more ids install uidmap, and add the line USER:100000:65536 to /etc/subuid and \
+             /etc/subgid."
+        ))
+    }
+
+    /// Opens the state directory.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        let userxattr = self.identity.needs_userxattr();
+        let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
+        let options = StoreOptions { userxattr, recorded_owners, ..StoreOptions::default() };
+        Ok(Store::open(&self.home, options)?)
+    }
+}
+
+/// The state directory: `$BUILDER_HOME`, else where the machine keeps such things.
+pub(crate) fn home() -> Result<PathBuf, Failure> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(home) = variable("BUILDER_HOME") {
+        return std::path::absolute(&home).map_err(|error| Failure::io("resolve", &home, &error));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/builder"));
+    }
+    // The XDG specification wants relative paths ignored.
+    if let Some(data) = variable("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
+        return Ok(data.join("builder"));
+    }
+    match variable("HOME") {
+        Some(home) => Ok(home.join(".local/share/builder")),
+        None => Err(Failure::machine(
+            "neither BUILDER_HOME nor HOME is set: there is no place for the state directory",
+        )
+        .hint("set BUILDER_HOME to a directory on a local disk")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_id_is_worth_a_warning() {
+        let machine = |identity| Machine { identity, home: PathBuf::from("/x") };
+        assert_eq!(machine(Identity::Root).warning(), None);
+        let single = Identity::SingleId { reason: "/etc/subuid has no range for ann".to_owned() };
+        let warning = machine(single).warning().unwrap();
+        assert!(warning.starts_with("/etc/subuid has no range for ann"), "{warning}");
+        assert!(warning.contains("uidmap") && !warning.contains('\n'), "{warning}");
+    }
+}

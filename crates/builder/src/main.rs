@@ -1,0 +1,75 @@
+//! Builds OCI images from Dockerfiles: arguments, composition, rendering, exit codes. What could be used elsewhere lives in the
+//! other crates.
+
+mod cli;
+mod commands;
+mod diagnostics;
+mod failure;
+mod format;
+mod interrupt;
+mod machine;
+mod progress;
+mod refused;
+mod terminal;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use crate::cli::Subcommands;
+use crate::failure::Failure;
+use crate::machine::Machine;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(executor::SANDBOX_ARGUMENT)) {
+        executor::sandbox_init();
+    }
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output, mistakes to standard error; a closed pipe is nobody's problem.
+            let _ = error.print();
+            return ExitCode::from(match error.use_stderr() {
+                true if cli::is_run(std::env::args_os()) => failure::NOT_STARTED,
+                true => failure::WRONG_USAGE,
+                false => 0,
+            });
+        }
+    };
+    match run(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(command: Subcommands) -> Result<u8, Failure> {
+    match command {
+        Subcommands::Build(args) => commands::build::run(*args),
+        Subcommands::Images(args) => commands::images::run(args),
+        Subcommands::Run(args) => commands::run::run(args),
+        Subcommands::Du(args) => commands::du::run(args),
+        Subcommands::Prune(args) => commands::prune::run(args),
+        Subcommands::Info(args) => commands::info::run(args),
+    }
+}
+
+/// The runtime in which a command does its work.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::machine(format!("cannot start threads: {error}")))
+}
+
+/// Runs blocking work beside the runtime's own threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::build(format!("internal error: {error}"))),
+    }
+}

@@ -1,0 +1,59 @@
+//! Words for people and programs: standard output and standard error. Writing to them never panics, whatever is at the
+//! other end.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::failure::Failure;
+
+/// Writes a command's result to standard output. A reader that went away, as `head` does, has what it wanted.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::standard_output(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// Tells the user something on standard error. Nobody can be told when that fails.
+pub(crate) fn tell(text: &str) {
+    let mut stderr = anstream::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+/// Whether a person reads standard error.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Columns of the terminal that standard output goes to; without one there is no reason to cut lines.
+pub(crate) fn columns() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(usize::MAX, |(width, _)| width.0.into())
+}
+
+/// Asks a question that is answered with y or n; anything else is no.
+pub(crate) fn confirm(question: &str) -> bool {
+    tell(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    read.is_ok() && is_yes(&answer)
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+/// Whether there is a person to ask: a terminal to read from, another to see the question on.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && is_watched()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_is_yes() {
+        assert!(is_yes("y\n") && is_yes(" YES\r\n"));
+        assert!(!is_yes("\n") && !is_yes("yeah") && !is_yes("n"));
+    }
+}
