@@ -1,0 +1,245 @@
+//! The same Dockerfiles built by Buildah give the same file trees and configs. Where Buildah 1.28 (Debian 12) does
+//! something else, the difference is listed here with the reason.
+
+use std::path::Path;
+use std::process::Command;
+
+use e2e::{Context, Home, Image, Tree, base, dockerfiles, need_root, run, tempdir, tool, unpack};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Buildah with a store of its own.
+struct Buildah {
+    dir: TempDir,
+}
+
+impl Buildah {
+    fn new() -> Self {
+        need_root();
+        let buildah = Self { dir: tempdir() };
+        for name in ["busybox", "debian"] {
+            let layout = format!("oci:{}:latest", base(name).display());
+            let id = run(buildah.command("pull").args(["--quiet", &layout])).ok().stdout;
+            run(buildah.command("tag").args([id.trim(), &format!("localhost/{name}:latest")])).ok();
+        }
+        buildah
+    }
+
+    fn command(&self, subcommand: &str) -> Command {
+        let mut buildah = tool("buildah");
+        buildah
+            .arg("--root")
+            .arg(self.dir.path().join("root"))
+            .arg("--runroot")
+            .arg(self.dir.path().join("run"));
+        buildah.args(["--storage-driver=overlay", subcommand]);
+        buildah
+    }
+
+    /// Builds; the tree and the config. The Docker format, since the OCI format of this version loses HEALTHCHECK,
+    /// ONBUILD and SHELL. runc, since crun refuses hybrid cgroups.
+    fn build(&self, context: &Path, arguments: &[&str]) -> (Tree, Value) {
+        let mut build = self.command("bud");
+        build.args([
+            "--layers",
+            "--runtime=runc",
+            "--network=host",
+            "--format=docker",
+            "--identity-label=false",
+        ]);
+        run(build.args(["--tag", "built"]).args(arguments).arg(context)).ok();
+        let layout = self.dir.path().join("layout");
+        let _ = std::fs::remove_dir_all(&layout);
+        run(self.command("push").args(["--quiet", "built"]).arg(format!("oci:{}:latest", layout.display())))
+            .ok();
+        let inspect = run(self.command("inspect").args(["--type=image", "built"])).ok().stdout;
+        let inspect: Value = serde_json::from_str(&inspect).expect("JSON");
+        (unpack(&layout), inspect["Docker"]["config"].clone())
+    }
+}
+
+impl Drop for Buildah {
+    fn drop(&mut self) {
+        // Its overlay mounts and layers go with its own command.
+        let _ = self.command("rm").arg("--all").output();
+        let _ = self.command("rmi").args(["--all", "--force"]).output();
+        let _ = tool("umount").arg(self.dir.path().join("root/overlay")).output();
+    }
+}
+
+/// Paths at which the trees differ, and why.
+const DIFFERENT: &[(&str, &str)] = &[
+    ("etc/hostname", "Buildah leaves the place it mounts this file on as an empty file in the layer"),
+    ("etc/hosts", "the same"),
+    ("etc/resolv.conf", "the same"),
+    ("run/.containerenv", "Buildah leaves this mark of its containers"),
+    ("run/secrets", "Buildah makes this directory for its secrets"),
+    ("etc/mtab", "Buildah makes this symlink, as it stands in containers of podman"),
+    ("var/log/", "logs hold times"),
+    ("var/cache/ldconfig/aux-cache", "holds inode numbers and times"),
+    ("var/lib/apt/", "the state of a download, with times"),
+    ("var/cache/apt/", "the same"),
+    ("var/cache/debconf/", "holds paths of temporary files in an order that changes"),
+];
+
+fn explained(path: &str) -> bool {
+    DIFFERENT.iter().any(|(place, _)| path == *place || place.ends_with('/') && path.starts_with(place))
+}
+
+/// The fields of a config that say how to run the image; absent, null and empty mean the same.
+fn config(config: &Value) -> Value {
+    let fields = [
+        "User",
+        "ExposedPorts",
+        "Env",
+        "Entrypoint",
+        "Cmd",
+        "Volumes",
+        "WorkingDir",
+        "Labels",
+        "StopSignal",
+        "Healthcheck",
+        "OnBuild",
+        "Shell",
+    ];
+    let mut known = serde_json::Map::new();
+    for field in fields {
+        let value = &config[field];
+        // An image from scratch has "/" for its working directory, as with BuildKit; Buildah leaves it out.
+        let root = field == "WorkingDir" && *value == json!("/");
+        let empty =
+            root || value.is_null() || *value == json!("") || *value == json!([]) || *value == json!({});
+        if !empty {
+            known.insert(field.to_owned(), value.clone());
+        }
+    }
+    Value::Object(known)
+}
+
+/// Builds with both and compares; `adjust` makes Buildah's result what it would be without a listed difference.
+fn compare(context: &Path, arguments: &[&str], adjust: impl FnOnce(&mut Tree, &mut Value, &Image)) {
+    let buildah = Buildah::new();
+    let (tree, mut their_config) = buildah.build(context, arguments);
+    let mut theirs = tree.without(explained);
+    let home = Home::new();
+    let image = home.export(context, arguments);
+    let ours = image.tree().without(explained);
+    adjust(&mut theirs, &mut their_config, &image);
+    ours.same(&theirs, "built here, and by Buildah");
+    assert_eq!(config(&image.config["config"]), config(&their_config), "config: here, and Buildah's");
+}
+
+/// Takes the directories that WORKDIR names from our tree: Buildah makes them when a container starts,
+/// Docker and BuildKit make them in the image.
+fn with_our_directories(theirs: &mut Tree, image: &Image, names: &[&str]) {
+    let ours = image.tree();
+    for name in names {
+        theirs.0.entry((*name).to_owned()).or_insert_with(|| ours.at(name).clone());
+    }
+}
+
+#[test]
+fn c_scratch() {
+    compare(&dockerfiles().join("c-scratch"), &[], |_, _, _| {});
+}
+
+#[test]
+fn go_hello() {
+    compare(&dockerfiles().join("go-hello"), &["--build-arg=VERSION=3"], |_, _, _| {});
+}
+
+#[test]
+fn node_app() {
+    compare(&dockerfiles().join("node-app"), &[], |_, _, _| {});
+}
+
+#[test]
+fn python_web() {
+    // `COPY --chown DIRECTORY/ ./` leaves the owner of a directory that is there, as with BuildKit; Buildah changes it.
+    compare(&dockerfiles().join("python-web"), &[], |theirs, _, _| {
+        if let Some(app) = theirs.0.get_mut("app") {
+            (app.uid, app.gid) = (0, 0);
+        }
+    });
+}
+
+#[test]
+fn nginx_static() {
+    compare(&dockerfiles().join("nginx-static"), &[], |_, _, _| {});
+}
+
+// shell-tool is left out: Buildah 1.28 knows no heredocs. What it uses besides stands in the next tests.
+
+#[test]
+fn copying() {
+    let context = Context::new(
+        "FROM busybox AS other\nRUN mkdir -p /tree/sub && echo 1 > /tree/sub/1 && ln -s sub/1 /tree/link && chown -R 3:4 /tree \
+         && chmod 2750 /tree/sub && ln /tree/sub/1 /tree/hard\n\
+         FROM busybox\n\
+         COPY a.txt b.txt /into/\n\
+         COPY a.txt /renamed\n\
+         COPY dir /dir-content\n\
+         COPY dir/*.c /wild/\n\
+         COPY --chown=5:6 dir /owned/\n\
+         COPY --chown=www-data a.txt /named\n\
+         COPY --chmod=600 a.txt /moded\n\
+         COPY --from=other /tree /tree\n\
+         COPY --from=other /tree/link /followed\n\
+         WORKDIR /work\n\
+         COPY dir/one.c relative/\n\
+         COPY [\"with space\", \"/sp ace\"]\n\
+         ADD dir/two.c /added/\n",
+    )
+    .file("a.txt", "a\n")
+    .file("b.txt", "b\n")
+    .file("dir/one.c", "1\n")
+    .file("dir/two.c", "2\n")
+    .file("dir/.hidden", "h\n")
+    .file("dir/deep/er/file", "d\n")
+    .file("dir/ignored/x", "x\n")
+    .file("with space", "s\n")
+    .file(".dockerignore", "dir/ignored\n**/*.bak\n!dir/keep.bak\n")
+    .file("dir/lost.bak", "l\n")
+    .file("dir/keep.bak", "k\n");
+    context.chmod("dir/one.c", 0o755);
+    context.chmod("dir/deep", 0o711);
+    compare(context.path(), &[], |_, _, _| {});
+}
+
+#[test]
+fn changes_made_by_steps() {
+    let context = Context::new(
+        "FROM busybox\nRUN mkdir -p /a/b /c/d /e && touch /a/b/1 /c/d/1 /e/1 && chmod 1777 /e && mkfifo /p && ln /e/1 /e/2\n\
+         RUN rm -r /a/b && rm -r /c && mkdir /c && touch /c/new && chown 9:9 /e && echo x > /a/b\n\
+         RUN mv /e /moved && rm /etc/shadow && ln -sf /moved/1 /link\n",
+    );
+    compare(context.path(), &[], |_, _, _| {});
+}
+
+#[test]
+fn metadata() {
+    let context = Context::new(
+        "ARG WHO=world\nFROM busybox\nARG WHO\nARG UNSET\nENV A=1 B=\"two words\" C=$WHO\nENV D=${A}${UNSET:-none} E=${B:+set}\n\
+         LABEL one=1 \"two words\"='single $WHO' three=\"$WHO\"\nEXPOSE 80 443/tcp 53/udp\nVOLUME /data /more\n\
+         WORKDIR /x\nWORKDIR y\nSTOPSIGNAL SIGUSR1\nHEALTHCHECK --interval=5s --timeout=2s --retries=4 CMD [\"true\"]\n\
+         ONBUILD RUN echo $A\nONBUILD COPY a b\nUSER 12:34\nENTRYPOINT [\"/entry\"]\nCMD [\"one\", \"two\"]\n",
+    );
+    compare(context.path(), &[], |theirs, _, image| with_our_directories(theirs, image, &["x", "x/y"]));
+}
+
+#[test]
+fn entrypoint_and_command_of_a_child() {
+    let context = Context::new(
+        "FROM busybox AS parent\nENTRYPOINT [\"/parent\"]\nCMD [\"from parent\"]\nENV P=1\nFROM parent\nENTRYPOINT [\"/child\"]\nUSER 7\n",
+    );
+    compare(context.path(), &[], |_, _, _| {});
+}
+
+#[test]
+fn stage_arguments() {
+    let context = Context::new(
+        "ARG BASE=busybox\nFROM $BASE AS one\nARG X=1\nRUN echo \"x is $X\" > /x\nFROM one AS two\nARG X\nRUN echo \"then $X\" >> /x\n\
+         FROM ${BASE}\nCOPY --from=two /x /x\nCOPY --from=0 /x /first\n",
+    );
+    compare(context.path(), &["--build-arg=X=2"], |_, _, _| {});
+}

@@ -1,0 +1,151 @@
+//! The build contexts of the scenarios, made once and kept.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::bench::Lab;
+use crate::long::Random;
+use crate::shell::{self, Result};
+
+/// A build context and what to say about it.
+pub(crate) struct Context {
+    pub(crate) dir: PathBuf,
+    pub(crate) about: String,
+}
+
+/// What is in a context besides its Dockerfile.
+#[derive(Clone, Copy)]
+pub(crate) enum Content {
+    /// One file of a few bytes.
+    Small,
+    /// A real source tree of 7,578 files.
+    Source,
+    /// 400 directories of 250 files of 100 to 4,000 random bytes.
+    Many,
+    /// One file of 1.1 GB: a tar of /usr/lib, repeated or cut.
+    Large,
+}
+
+/// A tree that real people work on, pinned so that figures can be compared between machines and months.
+const SOURCE: (&str, &str) = ("golang-1.19", "1.19.8-2");
+
+impl Content {
+    /// The context with this content, made when it is not there yet.
+    pub(crate) fn make(self, lab: &Lab, name: &str, dockerfile: &str) -> Result<Context> {
+        let dir = lab.dir.join("contexts").join(name);
+        let stamp = dir.with_extension("about");
+        let about = match fs::read_to_string(&stamp) {
+            Ok(about) => about,
+            Err(_) => {
+                shell::remove(&dir)?;
+                fs::create_dir_all(&dir)?;
+                let about = self.fill(&dir, lab)?;
+                fs::write(&stamp, &about)?;
+                about
+            }
+        };
+        fs::write(dir.join("Dockerfile"), dockerfile)?;
+        Ok(Context { dir, about })
+    }
+
+    fn fill(self, dir: &Path, lab: &Lab) -> Result<String> {
+        match self {
+            Content::Small => {
+                fs::write(dir.join("file"), "a few bytes\n")?;
+                Ok("one small file".to_owned())
+            }
+            Content::Source => source(dir, lab),
+            Content::Many => {
+                let mut random = Random(3);
+                let bytes = tree(dir, 400, 250, || random.between(100, 4_001), 3)?;
+                Ok(format!("generated: 100,000 files, {} MB", bytes / 1_000_000))
+            }
+            Content::Large => large(dir),
+        }
+    }
+}
+
+/// The Debian source package where the machine's apt sources have it; else a generated tree of the same shape.
+fn source(dir: &Path, lab: &Lab) -> Result<String> {
+    let (package, version) = SOURCE;
+    let unpacked = lab.dir.join("source");
+    shell::remove(&unpacked)?;
+    fs::create_dir_all(&unpacked)?;
+    // The package index of sources is not on most machines; a list of its own leaves this one as it is.
+    let fetch = format!(
+        "set -e; mkdir -p lists/partial cache/archives/partial; : > sources.list; \
+         for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do [ ! -f $f ] || sed -n 's/^deb /deb-src /p' $f >> sources.list; done; \
+         mkdir parts; for f in /etc/apt/sources.list.d/*.sources; do [ ! -f $f ] || sed 's/^Types:.*/Types: deb-src/' $f > parts/$(basename $f); done; \
+         apt='-o Dir::Etc::SourceList=$PWD/sources.list -o Dir::Etc::SourceParts=$PWD/parts -o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache -o APT::Sandbox::User=root'; \
+         eval apt-get $apt update -qq && eval apt-get $apt source -qq --only-source {package}={version}"
+    );
+    let fetched = shell::output(shell::command("sh").args(["-c", &fetch]).current_dir(&unpacked));
+    if let Err(error) = &fetched {
+        println!(
+            "note: {package} {version} cannot be fetched: {}",
+            error.to_string().lines().last().unwrap_or("")
+        );
+    }
+    let tree_dir =
+        fs::read_dir(&unpacked)?.filter_map(|entry| entry.ok()).map(|entry| entry.path()).find(|path| {
+            path.is_dir()
+                && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("golang-"))
+        });
+    if let (Ok(_), Some(tree_dir)) = (fetched, tree_dir) {
+        let about = trim(&tree_dir, dir)?;
+        shell::remove(&unpacked)?;
+        return Ok(format!(
+            "Debian source package {package} {version}, the first of less than 500 kB: {about}"
+        ));
+    }
+    shell::remove(&unpacked)?;
+    let mut random = Random(2);
+    // Most source files are small, a few are large: sizes between 200 bytes and 70 kB, their logarithm even.
+    let size = || (200.0 * 350f64.powf(random.between(0, 1_000_000) as f64 / 1e6)) as u64;
+    let bytes = tree(dir, 842, 9, size, 2)?;
+    Ok(format!("generated: 7,578 files, {} MB", bytes / 1_000_000))
+}
+
+/// Moves the first 7,578 files of less than 500 kB of a tree, in order of their paths, to `dir`.
+fn trim(from: &Path, dir: &Path) -> Result<String> {
+    let list = shell::output(
+        shell::command("find").arg(".").args(["-type", "f", "-size", "-500000c"]).current_dir(from),
+    )?;
+    let mut paths: Vec<&str> = list.lines().collect();
+    paths.sort_unstable();
+    let mut bytes = 0;
+    let mut count = 0;
+    for path in paths.iter().take(7_578) {
+        let to = dir.join(path);
+        fs::create_dir_all(to.parent().unwrap_or(dir))?;
+        fs::rename(from.join(path), &to)?;
+        bytes += fs::metadata(&to)?.len();
+        count += 1;
+    }
+    Ok(format!("{count} files, {} MB", bytes / 1_000_000))
+}
+
+/// `directories` directories of `files` files each; the sum of their sizes.
+fn tree(dir: &Path, directories: u32, files: u32, mut size: impl FnMut() -> u64, seed: u64) -> Result<u64> {
+    let mut random = Random(seed ^ 0xb17e5);
+    let mut sum = 0;
+    for directory in 0..directories {
+        let directory = dir.join(format!("tree/d{directory:03}"));
+        fs::create_dir_all(&directory)?;
+        for file in 0..files {
+            let bytes: Vec<u8> = (0..size()).map(|_| random.next() as u8).collect();
+            sum += bytes.len() as u64;
+            fs::write(directory.join(format!("f{file:03}")), bytes)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// 1.1 GB of what compresses as programs do.
+fn large(dir: &Path) -> Result<String> {
+    let script = "i=0; while :; do tar -c -C / --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner usr/lib; i=$((i+1)); \
+                  [ $i -lt 20 ] || break; done 2>/dev/null | head -c 1100000000 > large";
+    shell::output(shell::command("sh").args(["-c", script]).current_dir(dir))?;
+    let size = fs::metadata(dir.join("large"))?.len();
+    Ok(format!("one file of {} MB, a tar of /usr/lib", size / 1_000_000))
+}

@@ -1,0 +1,197 @@
+//! `cargo xtask long`: tests that take longer than a change should wait for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::shell::{self, Result};
+use crate::{bases, packages};
+
+/// Runs a suite of tests that takes its time, within a budget.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    suite: Suite,
+    /// How many seconds it may take.
+    #[arg(long, value_name = "SECONDS")]
+    budget: Option<u64>,
+    /// Seed of what is random; printed, so that a failure can be repeated.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Suite {
+    /// Kills builds at random moments (300 s): the next build on the same state must work, and give the same image.
+    Crash,
+    /// Random histories of edits, kills and prunes (600 s): each build must give what a clean build gives.
+    History,
+    /// Property tests of the crates with many more cases (600 s).
+    Properties,
+}
+
+pub(crate) fn run(args: &Args) -> Result {
+    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("seed {seed}");
+    let budget = |default| Duration::from_secs(args.budget.unwrap_or(default));
+    match args.suite {
+        Suite::Crash => crash(budget(300), &mut Random(seed)),
+        Suite::History => history(budget(600), seed),
+        Suite::Properties => properties(budget(600)),
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): enough randomness for a test, the same on every machine.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `low` up to, not including, `high`.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low)
+    }
+}
+
+const DOCKERFILE: &str = "\
+FROM busybox AS left
+COPY data/ /data/
+RUN for i in 1 2 3 4 5 6 7 8; do cat /data/* > /left.$i; done
+FROM busybox AS right
+WORKDIR /work
+COPY data/ .
+RUN mkdir -p a/b/c && mv 1 a/b/c && chmod 700 a && rm 2
+FROM busybox
+COPY --from=left /left.1 /left.2 /out/
+COPY --from=right /work/ /out/work/
+RUN find /out -type f | sort | xargs sha256sum > /sums
+";
+
+/// In each round: starts a build on a state directory that many killed builds left behind, kills it with its whole
+/// process group after a random time; every few rounds lets one finish, and compares its image with the first one.
+fn crash(budget: Duration, random: &mut Random) -> Result {
+    packages::ensure(packages::BASES)?;
+    let bases = bases::ensure(false)?;
+    let binary = shell::builder(false)?;
+    let dir = tempfile::Builder::new().prefix("builder-crash.").tempdir()?;
+    let context = dir.path().join("context");
+    fs::create_dir_all(context.join("data"))?;
+    fs::write(context.join("Dockerfile"), DOCKERFILE)?;
+    for name in 1..=8 {
+        let bytes: Vec<u8> = (0..200_000).map(|_| random.next() as u8).collect();
+        fs::write(context.join("data").join(name.to_string()), bytes)?;
+    }
+    let build = Crash { binary, bases, context, dir: dir.path().to_owned() };
+
+    let start = Instant::now();
+    let want = build.finish("clean")?;
+    let whole = start.elapsed();
+    println!("undisturbed build: {want} [{}]", shell::seconds(whole));
+    let (mut killed, mut finished) = (0, 0);
+    while start.elapsed() < budget {
+        // A new file makes some of the steps run again, so that there is always something to interrupt.
+        fs::write(build.context.join("data/8"), random.next().to_le_bytes())?;
+        for _ in 0..random.between(1, 5) {
+            let after = Duration::from_micros(random.between(0, (whole.as_micros() as u64 * 5 / 4).max(2)));
+            killed += u32::from(build.kill("battered", after)?);
+        }
+        let battered = build.finish("battered")?;
+        let fresh = build.finish("fresh")?;
+        shell::output(build.command("fresh", "prune").args(["--all", "--force"]))?;
+        if battered != fresh {
+            return Err(
+                format!("after {killed} kills the image is {battered}, a clean build gives {fresh}").into()
+            );
+        }
+        finished += 1;
+    }
+    let left = fs::read_to_string("/proc/self/mountinfo")?;
+    if let Some(mount) = left.lines().find(|line| line.contains(&*dir.path().to_string_lossy())) {
+        return Err(format!("a mount was left behind: {mount}").into());
+    }
+    println!("{killed} builds killed, {finished} finished after kills: each gave the image of a clean build");
+    Ok(())
+}
+
+struct Crash {
+    binary: PathBuf,
+    bases: PathBuf,
+    context: PathBuf,
+    dir: PathBuf,
+}
+
+impl Crash {
+    fn command(&self, state: &str, subcommand: &str) -> Command {
+        let mut command = shell::command(&self.binary);
+        command.env("BUILDER_HOME", self.dir.join(state)).env("SOURCE_DATE_EPOCH", "0").arg(subcommand);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn build(&self, state: &str, iidfile: &Path) -> Command {
+        let mut build = self.command(state, "build");
+        build
+            .arg("--build-context")
+            .arg(format!("busybox=oci-layout://{}", self.bases.join("busybox").display()));
+        build.arg("--progress=quiet").arg("--iidfile").arg(iidfile).arg(&self.context);
+        build
+    }
+
+    /// Builds to the end; the digest of the image.
+    fn finish(&self, state: &str) -> Result<String> {
+        let iidfile = self.dir.join("iid");
+        shell::output(&mut self.build(state, &iidfile))?;
+        Ok(fs::read_to_string(iidfile)?.trim().to_owned())
+    }
+
+    /// Kills a build after a while; whether it was still running.
+    fn kill(&self, state: &str, after: Duration) -> Result<bool> {
+        let mut build = self.build(state, &self.dir.join("iid.killed"));
+        let mut child = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        sleep(after);
+        let running = child.try_wait()?.is_none();
+        if running {
+            // SIGKILL to the builder only: that its children do not outlive it is part of what is tested.
+            child.kill()?;
+        }
+        child.wait()?;
+        Ok(running)
+    }
+}
+
+/// The end-to-end test of the same name, for longer.
+fn history(budget: Duration, seed: u64) -> Result {
+    packages::ensure(packages::BASES)?;
+    packages::ensure(packages::TESTS)?;
+    let mut test = shell::cargo();
+    test.args(["test", "--release", "--package", "e2e", "--test", "history", "--", "--nocapture"]);
+    test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(true)?);
+    test.env("BUILDER_HISTORY_SECONDS", budget.as_secs().to_string());
+    shell::show(test.env("BUILDER_HISTORY_SEED", seed.to_string())).map(drop)
+}
+
+/// The property tests, with as many cases as the budget allows: each round with ten times more.
+fn properties(budget: Duration) -> Result {
+    let start = Instant::now();
+    let mut cases = 2_560;
+    loop {
+        let round = Instant::now();
+        let mut tests = shell::cargo();
+        tests.args(["test", "--release", "--workspace", "--exclude", "e2e", "--lib", "--tests", "--quiet"]);
+        shell::show(tests.env("PROPTEST_CASES", cases.to_string()))?;
+        println!("{cases} cases a property: passed");
+        if start.elapsed() + round.elapsed() * 10 > budget {
+            return Ok(());
+        }
+        cases *= 10;
+    }
+}

@@ -1,0 +1,106 @@
+//! Debian packages: installs what is missing and says so.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::shell::{self, Result};
+
+/// A program and the Debian package that holds it.
+pub(crate) type Need = (&'static str, &'static str);
+
+/// What the base images are made with.
+pub(crate) const BASES: &[Need] =
+    &[("busybox", "busybox-static"), ("mmdebstrap", "mmdebstrap"), ("dpkg-query", "dpkg")];
+
+/// What serving the base images takes.
+pub(crate) const REGISTRY: &[Need] = &[("docker-registry", "docker-registry"), ("skopeo", "skopeo")];
+
+/// What the tests take beside that.
+pub(crate) const TESTS: &[Need] = &[
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("buildah", "buildah"),
+    ("runc", "runc"),
+    ("dockerd", "docker.io"),
+    ("docker-registry", "docker-registry"),
+    ("htpasswd", "apache2-utils"),
+    ("strace", "strace"),
+    ("tmux", "tmux"),
+    ("git", "git"),
+    ("newuidmap", "uidmap"),
+    ("unshare", "util-linux"),
+    ("setpriv", "util-linux"),
+];
+
+/// What the benchmarks take beside the base images.
+pub(crate) const BENCH: &[Need] = &[
+    ("buildah", "buildah"),
+    ("runc", "runc"),
+    ("skopeo", "skopeo"),
+    ("docker-registry", "docker-registry"),
+    ("time", "time"),
+    ("dpkg-source", "dpkg-dev"),
+];
+
+/// Makes sure that every program is there, installing packages where one is not.
+///
+/// # Errors
+/// When something is missing and this process may not install it, or the installation fails.
+pub(crate) fn ensure(needs: &[Need]) -> Result {
+    let mut packages: Vec<&str> = needs
+        .iter()
+        .filter(|(program, _)| shell::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    if !shell::is_root() {
+        return Err(format!("missing Debian packages; as root: apt-get install {list}").into());
+    }
+    println!("installing Debian packages that are missing: {list}");
+    let _quiet = NoServices::begin()?;
+    let update = shell::run(shell::command("apt-get").args(["update", "-qq"]));
+    if let Err(error) = update {
+        // A source that is down matters only when a package cannot be had.
+        eprintln!("note: {error}");
+    }
+    shell::show(
+        shell::command("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"])
+            .args(&packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )?;
+    Ok(())
+}
+
+/// While it lives, packages do not start the services that they bring (a Docker daemon would add firewall rules).
+struct NoServices {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn begin() -> Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n")?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            // Nothing to do about a failure here; the next package installation shows it.
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask test`: every test.
+
+use std::process::Command;
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use crate::shell::{self, Result};
+use crate::{bases, packages};
+
+/// Runs every test, after setting up what they need: packages, base images, the binary.
+///
+/// Besides the tests of the crates these are the end-to-end tests, one part for each file in tests/. They run real
+/// builds, as root and as an ordinary user, against a real registry, Docker daemon and Buildah; each in namespaces and
+/// directories of its own. A part that this machine cannot run fails and says why, unless it is named in --without.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leaves out a part; may be given several times, or as a list with commas.
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    without: Vec<Part>,
+    /// Tests with the optimised binary.
+    #[arg(long)]
+    release: bool,
+    /// Runs only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// The parts, in the order in which they run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The tests of the crates.
+    Crates,
+    /// The examples in documentation comments.
+    Doc,
+    /// Command line, progress, interruption.
+    Cli,
+    /// What a second build does and does not do.
+    Cache,
+    /// Random histories of edits, kills and prunes, against clean builds.
+    History,
+    /// Messages and exit codes.
+    Errors,
+    /// Exports, against skopeo and umoci.
+    Layout,
+    /// The same input, the same digest.
+    Reproducible,
+    /// Builds by an ordinary user.
+    Rootless,
+    /// Pulls from a registry, with and without credentials.
+    Registry,
+    /// Archives loaded and run by a Docker daemon.
+    Docker,
+    /// The programs of Dockerfiles/, built and run.
+    Programs,
+    /// The same Dockerfiles built by Buildah.
+    Buildah,
+}
+
+impl Part {
+    fn name(self) -> String {
+        self.to_possible_value().expect("no part is hidden").get_name().to_owned()
+    }
+
+    fn is_end_to_end(self) -> bool {
+        !matches!(self, Part::Crates | Part::Doc)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result {
+    let start = Instant::now();
+    let parts: Vec<Part> =
+        Part::value_variants().iter().copied().filter(|part| !args.without.contains(part)).collect();
+    let nextest = shell::output(shell::cargo().args(["nextest", "--version"])).is_ok();
+    let mut failed = Vec::new();
+
+    if parts.contains(&Part::Crates) {
+        shell::heading("crates");
+        let mut tests = runner(nextest);
+        tests.args(["--workspace", "--exclude", "e2e"]);
+        if shell::show(with_filter(&mut tests, args)).is_err() {
+            failed.push("crates".to_owned());
+        }
+    }
+    // A filter names tests; there is no such name in documentation.
+    if parts.contains(&Part::Doc) && args.filter.is_none() {
+        shell::heading("doc");
+        let mut tests = shell::cargo();
+        tests.args(["test", "--doc", "--quiet", "--workspace", "--exclude", "e2e"]);
+        if shell::show(&mut tests).is_err() {
+            failed.push("doc".to_owned());
+        }
+    }
+
+    let end_to_end: Vec<Part> = parts.into_iter().filter(|part| part.is_end_to_end()).collect();
+    if !end_to_end.is_empty() {
+        shell::heading("set-up of the end-to-end tests");
+        packages::ensure(packages::BASES)?;
+        packages::ensure(packages::TESTS)?;
+        let bases = bases::ensure(false)?;
+        let binary = shell::builder(args.release)?;
+        let scratch = tempfile::Builder::new().prefix("builder-e2e.").tempdir()?;
+        shell::heading("end to end");
+        let mut tests = runner(nextest);
+        tests.args(["--package", "e2e"]);
+        for part in &end_to_end {
+            tests.args(["--test", &part.name()]);
+        }
+        tests.env("BUILDER_BIN", binary).env("BUILDER_BASES", bases).env("BUILDER_E2E_DIR", scratch.path());
+        let result = shell::show(with_filter(&mut tests, args));
+        // Stores of ordinary users hold directories that even `rm -rf` by their owner cannot enter; root can.
+        if shell::is_root() {
+            shell::remove(scratch.path())?;
+        }
+        if result.is_err() {
+            let names: Vec<String> = end_to_end.iter().map(|part| part.name()).collect();
+            failed.push(format!("end to end ({})", names.join(", ")));
+        }
+    }
+
+    println!("\nall tests: {}", shell::seconds(start.elapsed()));
+    for part in &args.without {
+        println!("left out, as asked: {}", part.name());
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join("; ")).into()) }
+}
+
+/// nextest where it is installed: it runs the tests of all binaries at once and shows their times.
+fn runner(nextest: bool) -> Command {
+    let mut runner = shell::cargo();
+    if nextest {
+        runner.args(["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"]);
+    } else {
+        runner.args(["test", "--no-fail-fast"]);
+    }
+    // A test compares the terminal's colours or their absence with what it expects.
+    runner.env_remove("NO_COLOR").env_remove("BUILDKIT_PROGRESS");
+    runner
+}
+
+fn with_filter<'a>(command: &'a mut Command, args: &Args) -> &'a mut Command {
+    command.args(&args.filter)
+}
