@@ -28,6 +28,8 @@ pub(crate) const TESTS: &[Need] = &[
     ("strace", "strace"),
     ("tmux", "tmux"),
     ("git", "git"),
+    ("openssl", "openssl"),
+    ("python3", "python3"),
     ("newuidmap", "uidmap"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),

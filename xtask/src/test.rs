@@ -73,6 +73,9 @@ pub(crate) fn run(args: &Args) -> Result {
     let nextest = shell::output(shell::cargo().args(["nextest", "--version"])).is_ok();
     let mut failed = Vec::new();
 
+    shell::heading("packages");
+    packages::ensure(packages::BASES)?;
+    packages::ensure(packages::TESTS)?;
     if parts.contains(&Part::Crates) {
         shell::heading("crates");
         let mut tests = runner(nextest);
@@ -94,8 +97,6 @@ pub(crate) fn run(args: &Args) -> Result {
     let end_to_end: Vec<Part> = parts.into_iter().filter(|part| part.is_end_to_end()).collect();
     if !end_to_end.is_empty() {
         shell::heading("set-up of the end-to-end tests");
-        packages::ensure(packages::BASES)?;
-        packages::ensure(packages::TESTS)?;
         let bases = bases::ensure(false)?;
         let binary = shell::builder(args.release)?;
         let scratch = tempfile::Builder::new().prefix("builder-e2e.").tempdir()?;
