@@ -34,6 +34,10 @@ enum Part {
     Doc,
     /// Command line, progress, interruption.
     Cli,
+    /// What a person meets at the command line.
+    Usability,
+    /// What instructions mean, case by case.
+    Semantics,
     /// What a second build does and does not do.
     Cache,
     /// Random histories of edits, kills and prunes, against clean builds.
