@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let ignore = arguments.next().map(std::fs::read).transpose()?.unwrap_or_default();
     let tree = Ignoring::new(DirectoryTree::context(&root)?, Ignore::parse(&ignore)?);
-    let selection = Selection::Path { pattern: String::new(), wildcards: false, modes: true, owners: false };
+    let selection =
+        Selection::Path(files::PathSelection { owners: false, ..files::PathSelection::exact("") });
     let never = || false;
     let cache = MemoryStatCache::new();
     let selected = timed("walk", || select(&tree, &selection, &never))?;

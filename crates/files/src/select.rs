@@ -17,9 +17,9 @@ pub struct Selected {
     pub matches: Vec<Match>,
     /// Sockets, which are left out: relative to the root of the tree.
     pub sockets: Vec<PathBuf>,
-    /// As in [`Selection::Path`].
+    /// As in [`PathSelection`](crate::PathSelection).
     pub modes: bool,
-    /// As in [`Selection::Path`].
+    /// As in [`PathSelection`](crate::PathSelection).
     pub owners: bool,
 }
 
@@ -154,10 +154,10 @@ pub fn select(
 ) -> Result<Selected, Error> {
     let (names, modes, owners) = match selection {
         Selection::Whole => (vec![PathBuf::new()], true, true),
-        Selection::Path { pattern, wildcards, modes, owners } => {
-            let pattern = pattern.trim_matches('/');
-            let names = if *wildcards { expand(tree, pattern)? } else { vec![PathBuf::from(pattern)] };
-            (names, *modes, *owners)
+        Selection::Path(path) => {
+            let pattern = path.pattern.trim_matches('/');
+            let names = if path.wildcards { expand(tree, pattern)? } else { vec![PathBuf::from(pattern)] };
+            (names, path.modes, path.owners)
         }
     };
     let mut selected =

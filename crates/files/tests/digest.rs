@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use common::{Watched, digest_of, make, never, path, selected};
-use files::{DirectoryTree, Error, MemoryStatCache, NoCache, Owners, Selection, digest, select};
+use files::{
+    DirectoryTree, Error, MemoryStatCache, NoCache, Owners, PathSelection, Selection, digest, select,
+};
 use hash::ContentDigest;
 
 /// What is done, and how.
@@ -178,7 +180,8 @@ fn modes_and_owners_count_when_asked_for() {
         tree(dir.path());
         change(dir.path());
         let tree = DirectoryTree::open(dir.path(), &Owners::Real).unwrap();
-        let selection = Selection::Path { pattern: "d".into(), wildcards: true, modes, owners };
+        let selection =
+            Selection::Path(PathSelection { wildcards: true, modes, owners, ..PathSelection::exact("d") });
         let selected = select(&tree, &selection, &never).unwrap();
         files::digest(&selected, &tree, &NoCache, &never).unwrap().digest
     };

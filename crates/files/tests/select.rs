@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{listing, make, selected};
-use files::{DirectoryTree, Error, FileTree, Ignore, Ignoring, Kind, Selection, select};
+use files::{DirectoryTree, Error, FileTree, Ignore, Ignoring, Kind, PathSelection, Selection, select};
 
 fn context(lines: &[&str]) -> (tempfile::TempDir, DirectoryTree) {
     let dir = tempfile::tempdir().unwrap();
@@ -75,7 +75,7 @@ fn patterns_select_what_buildkit_copies() {
 #[test]
 fn without_wildcards_the_path_is_taken_as_it_stands() {
     let (_dir, tree) = context(&["f star* s", "f starry s"]);
-    let selection = Selection::Path { pattern: "star*".into(), wildcards: false, modes: true, owners: true };
+    let selection = Selection::Path(PathSelection::exact("star*"));
     assert_eq!(listing(&select(&tree, &selection, &common::never).unwrap()), ["star*:"]);
 }
 

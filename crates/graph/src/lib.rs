@@ -2,8 +2,14 @@
 
 mod definition;
 mod event;
+mod exec;
 mod op;
+mod source;
 
 pub use definition::{Definition, Input, Vertex, VertexId};
 pub use event::{Event, LogStream, MissReason, Outcome, ProgressSink, Recorder};
-pub use op::{Copy, Exec, Inline, InlineFile, Mkdir, Network, Op, Owner, OwnerId, Source};
+pub use exec::{
+    CacheMount, Device, Exec, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
+};
+pub use op::{Copy, Inline, InlineFile, Mkdir, Op, Owner, OwnerId};
+pub use source::{Git, Http, Source};

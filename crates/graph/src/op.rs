@@ -1,5 +1,7 @@
-use hash::{Digest, StableHash, StableHasher};
-use image::Platform;
+use files::ModeChange;
+use hash::{StableHash, StableHasher};
+
+use crate::{Exec, Source};
 
 /// What a vertex does. The encoding of an operation for cache keys is its [`StableHash`]: only what changes the result goes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,29 +14,10 @@ pub enum Op {
     Mkdir(Mkdir),
     /// COPY, and ADD of local files. Input 0: the tree copied into; the others: the sources, each with its selection.
     Copy(Copy),
-    /// RUN. Input 0: the root.
+    /// `--link`: the layers of input 1 on top of the tree of input 0. Neither looks into the other.
+    Merge,
+    /// RUN. Input 0: the root; the others: what its mounts show.
     Exec(Exec),
-}
-
-/// Where a tree comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// Nothing: `FROM scratch`.
-    Scratch,
-    /// An image, whatever it was resolved from; config values reach steps through their own fields.
-    Image {
-        /// As the user wrote it, for messages only.
-        name: String,
-        /// Digest of the platform's manifest.
-        manifest: Digest,
-        /// The platform.
-        platform: Platform,
-    },
-    /// A directory given on the command line: the build context or a named one. Its consumers are keyed by content.
-    Local {
-        /// `context`, or the name of the named context.
-        name: String,
-    },
 }
 
 /// Files given as text.
@@ -89,42 +72,10 @@ pub struct Copy {
     pub destination: String,
     /// From `--chown`; otherwise owners are kept, and are 0:0 from contexts and inline files.
     pub owner: Option<Owner>,
-    /// From `--chmod`: octal, for files and directories.
-    pub mode: Option<u32>,
+    /// From `--chmod`, for files and directories.
+    pub mode: Option<ModeChange>,
     /// Whether archives among the sources are unpacked (ADD).
     pub unpack: bool,
-}
-
-/// A process in a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exec {
-    /// The program and its arguments, the shell included.
-    pub args: Vec<String>,
-    /// The whole environment: image ENV, declared ARGs, defaults; in the order of definition, names unique.
-    pub env: Vec<(String, String)>,
-    /// Set in the process but no part of the key: undeclared proxy variables.
-    pub unkeyed_env: Vec<(String, String)>,
-    /// Absolute.
-    pub cwd: String,
-    /// `user[:group]` as in USER; empty is root. Looked up in the tree when the step runs.
-    pub user: String,
-    /// Host name inside.
-    pub hostname: String,
-    /// Network asked for.
-    pub network: Network,
-    /// The platform whose programs run.
-    pub platform: Platform,
-    /// `name → address` lines for `/etc/hosts`; addresses are no part of the key.
-    pub extra_hosts: Vec<(String, String)>,
-}
-
-/// Which network a process sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Network {
-    /// The host's.
-    Host,
-    /// A loopback of its own, nothing else.
-    None,
 }
 
 impl StableHash for Op {
@@ -155,34 +106,10 @@ impl StableHash for Op {
                 copy.mode.stable_hash(hasher);
                 copy.unpack.stable_hash(hasher);
             }
+            Op::Merge => "merge".stable_hash(hasher),
             Op::Exec(exec) => {
                 "exec".stable_hash(hasher);
-                exec.args.stable_hash(hasher);
-                exec.env.stable_hash(hasher);
-                exec.cwd.stable_hash(hasher);
-                exec.user.stable_hash(hasher);
-                exec.hostname.stable_hash(hasher);
-                matches!(exec.network, Network::None).stable_hash(hasher);
-                exec.platform.stable_hash(hasher);
-                let hosts: Vec<&String> = exec.extra_hosts.iter().map(|(name, _)| name).collect();
-                hosts.stable_hash(hasher);
-            }
-        }
-    }
-}
-
-impl StableHash for Source {
-    fn stable_hash(&self, hasher: &mut StableHasher) {
-        match self {
-            Source::Scratch => 0u8.stable_hash(hasher),
-            Source::Image { name: _, manifest, platform } => {
-                1u8.stable_hash(hasher);
-                manifest.stable_hash(hasher);
-                platform.stable_hash(hasher);
-            }
-            Source::Local { name } => {
-                2u8.stable_hash(hasher);
-                name.stable_hash(hasher);
+                exec.stable_hash(hasher);
             }
         }
     }

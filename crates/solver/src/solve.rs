@@ -515,7 +515,7 @@ enum Found<T> {
 }
 
 fn is_local(vertex: &Vertex) -> bool {
-    matches!(vertex.op, Op::Source(Source::Local { .. }))
+    matches!(&vertex.op, Op::Source(source) if source.is_keyed_by_content())
 }
 
 /// Nothing happens there, so nothing is shown.

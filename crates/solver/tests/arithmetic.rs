@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cache::{CacheRecord, MemoryCache, SnapshotId};
-use files::Selection;
-use graph::{Definition, Event, Exec, Input, Network, Op, Outcome, Recorder, Source, Vertex, VertexId};
+use files::{PathSelection, Selection};
+use graph::{
+    Definition, Event, Exec, Input, Network, Op, Outcome, Recorder, Security, Source, Vertex, VertexId,
+};
 use hash::{ContentDigest, ContentId, Digest, StableHasher, SystemClock};
 use image::Platform;
 use proptest::prelude::*;
@@ -103,7 +105,7 @@ impl Arithmetic {
     fn select(&self, tree: &Tree, selection: &Selection) -> Result<i64, Failure> {
         match (tree, selection) {
             (Tree::Number(value), _) => Ok(*value),
-            (Tree::Context, Selection::Path { pattern, .. }) => {
+            (Tree::Context, Selection::Path(PathSelection { pattern, .. })) => {
                 let context = self.world.context.lock().unwrap();
                 context.get(pattern).copied().ok_or_else(|| Failure(format!("\"/{pattern}\": not found")))
             }
@@ -148,12 +150,18 @@ impl Graph {
 fn step(kind: &str, constant: i64) -> Op {
     Op::Exec(Exec {
         args: vec![kind.into(), constant.to_string()],
-        env: vec![],
-        unkeyed_env: vec![],
+        env: [].into(),
+        unkeyed_env: [].into(),
         cwd: "/".into(),
         user: String::new(),
         hostname: "h".into(),
         network: Network::None,
+        security: Security::Sandbox,
+        devices: vec![],
+        secret_env: [].into(),
+        mounts: vec![],
+        timeout: None,
+        retries: 0,
         platform: Platform {
             os: "linux".into(),
             architecture: "amd64".into(),
@@ -165,7 +173,7 @@ fn step(kind: &str, constant: i64) -> Op {
 }
 
 fn file(context: VertexId, name: &str) -> Input {
-    let selection = Selection::Path { pattern: name.into(), wildcards: false, modes: true, owners: false };
+    let selection = Selection::Path(PathSelection { owners: false, ..PathSelection::exact(name) });
     Input { vertex: context, selection }
 }
 

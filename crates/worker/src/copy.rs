@@ -47,7 +47,7 @@ pub(crate) fn copy(
         placed: Placed::new(layer.below(), matches > 1),
         writer: &writer,
         owner,
-        mode: op.mode,
+        mode: op.mode.as_ref().and_then(files::ModeChange::fixed),
         destination: &op.destination,
         many: matches > 1,
         entries: 0,

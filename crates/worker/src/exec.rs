@@ -42,6 +42,7 @@ pub(crate) async fn run(
     spec.network = match exec.network {
         Network::Host => executor::Network::Host,
         Network::None => executor::Network::None,
+        Network::Private => return Err(WorkerError::Unsupported("a private network".to_owned())),
     };
     let log = Log { vertex, progress: progress.clone(), clock: clock.clone() };
     let outcome = executor.run(spec, &log).await?;

@@ -362,6 +362,11 @@ impl Worker for LocalWorker {
         let tree = match &self.definition.vertex(vertex).op {
             Op::Copy(op) => self.copy(vertex, op, &inputs).await?,
             Op::Exec(op) => self.run(vertex, op, &inputs).await?,
+            Op::Merge => {
+                let (mut below, above) = (first(&inputs)?, first(inputs.get(1..).unwrap_or_default())?);
+                below.layers.extend(above.layers);
+                below
+            }
             Op::Mkdir(op) => {
                 let op = op.clone();
                 let progress = self.progress.clone();

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use files::{DirectoryTree, Error, FileTree, NoCache, Selected, Selection, digest, select};
+use files::{DirectoryTree, Error, FileTree, NoCache, PathSelection, Selected, Selection, digest, select};
 use hash::ContentDigest;
 
 /// Makes entries from lines: `d path`, `f path content`, `l path target`, `h path existing`, `p path`, `s path`.
@@ -43,7 +43,7 @@ pub(crate) fn xattr(path: &Path, name: &str, value: &[u8]) {
 }
 
 pub(crate) fn path(pattern: &str) -> Selection {
-    Selection::Path { pattern: pattern.to_owned(), wildcards: true, modes: true, owners: true }
+    Selection::Path(PathSelection { wildcards: true, ..PathSelection::exact(pattern) })
 }
 
 pub(crate) fn never() -> bool {

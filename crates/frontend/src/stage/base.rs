@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use files::Selection;
+use files::{PathSelection, Selection};
 use graph::{Copy, Input, Op, Vertex};
 use image::{History, ImageConfig, Platform, ResolvedImage, RootFs};
 use parser::InstructionKind;
@@ -86,7 +86,7 @@ fn of_directory(all: &mut Lowering<'_>, index: usize, name: &str) -> StageState 
     let platform = all.multi_platform.then(|| node.platform.to_string());
     let title = format!("FROM {name}");
     let title = step_name(platform.as_deref(), stage.as_deref(), 1, count_steps(node), false, &title);
-    let selection = Selection::Path { pattern: String::new(), wildcards: false, modes: true, owners: false };
+    let selection = Selection::Path(PathSelection { owners: false, ..PathSelection::exact("") });
     let inputs = vec![Input::whole(all.scratch()), Input { vertex: all.directory(name), selection }];
     let op = Op::Copy(Copy { destination: "/".to_owned(), owner: None, mode: None, unpack: false });
     let lines = node.ast.from.lines;

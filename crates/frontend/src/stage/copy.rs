@@ -1,4 +1,4 @@
-use files::Selection;
+use files::{ModeChange, PathSelection, Selection};
 use graph::{Copy as CopyOp, Inline, InlineFile, Input, Op, Owner, OwnerId, Vertex, VertexId};
 use parser::{Add, Copy, CopySource, Diagnostic, Heredoc, Instruction, Span, Spanned, Word};
 
@@ -14,7 +14,7 @@ struct Transfer {
     dest: String,
     chown: String,
     chmod: String,
-    mode: Option<u32>,
+    mode: Option<ModeChange>,
 }
 
 impl StageLowering<'_, '_> {
@@ -128,23 +128,17 @@ impl StageLowering<'_, '_> {
     }
 
     /// `--chmod`. Nothing when it expands to nothing.
-    fn mode(&mut self, word: &Word, text: &str) -> Option<Option<u32>> {
+    fn mode(&mut self, word: &Word, text: &str) -> Option<Option<ModeChange>> {
         if text.is_empty() {
             return Some(None);
         }
-        if text.bytes().all(|b| b.is_ascii_digit())
-            && let Ok(mode) = u32::from_str_radix(text, 8)
-            && mode <= 0o7777
-        {
-            return Some(Some(mode));
+        match text.parse() {
+            Ok(change) => Some(Some(change)),
+            Err(error) => {
+                self.report(Diagnostic::error(word.span, format!("`{text}` is no mode: {error}")));
+                None
+            }
         }
-        self.report(if is_symbolic_mode(text) {
-            unsupported(word.span, &format!("the symbolic mode `{text}`"))
-                .with_help("write it in octal, as in 0755")
-        } else {
-            Diagnostic::error(word.span, format!("`{text}` is no mode: expected an octal number up to 7777"))
-        });
-        None
     }
 
     fn transfer_step(
@@ -163,20 +157,26 @@ impl StageLowering<'_, '_> {
             }
         }
         let owner = (!transfer.chown.is_empty()).then(|| owner(&transfer.chown));
-        let modes = transfer.mode.is_none();
+        // A symbolic mode works on the one that is there.
+        let modes = transfer.mode.as_ref().and_then(ModeChange::fixed).is_none();
         let mut inputs = Vec::new();
         for (source, _) in &transfer.sources {
             let Some((from, owners)) = self.all.origin(&from) else { return };
             created_by.push_str(&format!(" {source}"));
             let pattern = paths::source(source);
             let wildcards = has_wildcards(&pattern);
-            let selection = Selection::Path { pattern, wildcards, modes, owners: owners && owner.is_none() };
+            let selection = Selection::Path(PathSelection {
+                wildcards,
+                modes,
+                owners: owners && owner.is_none(),
+                ..PathSelection::exact(pattern)
+            });
             inputs.push(Input { vertex: from, selection });
         }
         for file in transfer.heredocs {
             created_by.push_str(&format!(" <<{}", file.name));
             let selection =
-                Selection::Path { pattern: file.name.clone(), wildcards: false, modes, owners: false };
+                Selection::Path(PathSelection { modes, owners: false, ..PathSelection::exact(&file.name) });
             inputs.push(Input { vertex: self.inline(of, file), selection });
         }
         created_by.push_str(&format!(" {} # buildkit", transfer.dest));
@@ -219,14 +219,6 @@ fn has_wildcards(path: &str) -> bool {
         }
     }
     false
-}
-
-/// `u=rwX,go=rX` and its like.
-fn is_symbolic_mode(text: &str) -> bool {
-    text.split(',').all(|clause| {
-        let rest = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-        rest.starts_with(['+', '-', '=']) && rest.chars().all(|c| "+-=rwxXstugo".contains(c))
-    })
 }
 
 fn is_url(source: &str) -> bool {

@@ -1,4 +1,4 @@
-use graph::{Exec, Network, Op};
+use graph::{Exec, Network, Op, Security as Privileges};
 use parser::{Command, Diagnostic, Instruction, Run, Security};
 
 use super::StageLowering;
@@ -23,12 +23,18 @@ impl StageLowering<'_, '_> {
         let created_by = format!("RUN {}{} # buildkit", self.state.history_args(), args.join(" "));
         let exec = Exec {
             args,
-            env,
+            env: env.into(),
             unkeyed_env,
             cwd: self.state.cwd(),
             user: self.state.config.config.user.clone(),
             hostname: self.all.hostname.clone(),
             network,
+            security: Privileges::Sandbox,
+            devices: Vec::new(),
+            secret_env: Vec::new(),
+            mounts: Vec::new(),
+            timeout: None,
+            retries: 0,
             platform: self.state.platform.clone(),
             extra_hosts: self.all.options.extra_hosts.clone(),
         };

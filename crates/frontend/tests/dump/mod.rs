@@ -107,6 +107,9 @@ fn request(request: &ImageRequest) -> String {
 
 fn op(out: &mut String, op: &Op) {
     let text = match op {
+        Op::Merge => "merge".to_owned(),
+        Op::Source(Source::Http(http)) => format!("http {} as {:?} {:?}", http.url, http.name, http.checksum),
+        Op::Source(Source::Git(git)) => format!("{git:?}"),
         Op::Source(Source::Scratch) => "scratch".to_owned(),
         Op::Source(Source::Image { name, platform, .. }) => format!("image {name} {platform}"),
         Op::Source(Source::Local { name }) => format!("local {name}"),
@@ -126,8 +129,8 @@ fn op(out: &mut String, op: &Op) {
             if let Some(id) = &copy.owner {
                 write!(text, " owner {}", owner(id)).unwrap();
             }
-            if let Some(mode) = copy.mode {
-                write!(text, " mode {mode:04o}").unwrap();
+            if let Some(mode) = &copy.mode {
+                write!(text, " mode {mode}").unwrap();
             }
             if copy.unpack {
                 text.push_str(" unpack");
@@ -169,10 +172,17 @@ fn owner(owner: &Owner) -> String {
 fn selection(selection: &Selection) -> String {
     match selection {
         Selection::Whole => "whole".to_owned(),
-        Selection::Path { pattern, wildcards, modes, owners } => {
-            let flags = [(*wildcards, " wildcards"), (*modes, " modes"), (*owners, " owners")];
-            let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
-            format!("{pattern:?}{flags}")
+        Selection::Path(path) => {
+            let flags = [(path.wildcards, " wildcards"), (path.modes, " modes"), (path.owners, " owners")];
+            let mut text = format!("{:?}", path.pattern);
+            text.extend(flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name));
+            if let Some(include) = &path.include {
+                text.push_str(&format!(" include {include:?}"));
+            }
+            for exclude in &path.exclude {
+                text.push_str(&format!(" exclude {exclude:?}"));
+            }
+            text
         }
     }
 }
