@@ -28,7 +28,9 @@ fn main() {
         "file", "lines", "kB", "parse ms", "lower ms", "µs/line", "peak MB"
     );
     let longest = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(100);
-    for (name, generate) in SHAPES {
+    for (name, generate) in
+        SHAPES.into_iter().filter(|(name, _)| std::env::args().nth(2).is_none_or(|only| only == *name))
+    {
         for factor in [1, 10, 100, 1_000].into_iter().filter(|factor| *factor <= longest) {
             measure(name, &generate(LINES * factor));
         }
@@ -75,7 +77,7 @@ fn mixed(lines: usize) -> String {
              COPY --link --chown=1000:1000 src/{1} lib/*.c ./\n\
              RUN --mount=type=cache,target=/root/.cache make \\\n    --jobs=4 \\\n    -C part-{1}\n\
              LABEL part.{0}=\"number {1}\"\nEXPOSE {2}/tcp\n",
-            line % 50,
+            line % 10,
             line,
             1 + line % 60_000,
         )

@@ -363,10 +363,7 @@ impl StageLowering<'_, '_> {
         variables: &dyn Variables,
     ) -> String {
         let text = format!("{}{suffix}", of.text);
-        let shown = match expander.expand(&text, variables) {
-            Ok(expanded) => expanded.text,
-            Err(_) => text,
-        };
+        let shown = expander.expand_text(text, variables).unwrap_or_else(|_| format!("{}{suffix}", of.text));
         match shown.split_once(' ') {
             Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
             None => shown.to_uppercase(),
