@@ -7,11 +7,11 @@ use image::{Platform, Reference, ResolvedImage};
 use parser::{Copy, Diagnostic, Dockerfile, Instruction, InstructionKind, Mount, Span, Stage, Word};
 
 use crate::args::GlobalArgs;
-use crate::findings::{Findings, unsupported};
+use crate::findings::{Findings, unsupported_platform};
 use crate::lint::{Checks, rules};
 use crate::options::Contexts;
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
+use crate::{Expanded, Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
 
 /// What a name in FROM or `--from` stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(crate) struct Node<'a> {
     pub(crate) replaced: bool,
     /// `FROM --platform`, else the target's.
     pub(crate) platform: Platform,
+    /// The global arguments that its FROM uses.
+    pub(crate) used_args: BTreeSet<String>,
     /// ONBUILD instructions of the base, in order.
     pub(crate) triggers: Vec<Trigger>,
     /// What its instructions copy from.
@@ -163,11 +165,19 @@ impl<'a> Stages<'a> {
         findings: &mut Findings,
     ) -> Node<'a> {
         let from = &stage.from.kind;
-        let base_name = self.expand_base(&from.base, globals, checks, findings);
+        let mut used_args = BTreeSet::new();
+        let base_name = self.expand_base(&from.base, globals, checks, findings).map(|expanded| {
+            used_args.extend(expanded.used);
+            expanded.text
+        });
         let platform = from
             .platform
             .as_ref()
             .and_then(|word| self.expand_platform(stage, word, globals, checks, findings))
+            .map(|(platform, used)| {
+                used_args.extend(used);
+                platform
+            })
             .unwrap_or_else(|| self.platform.clone());
         let replacement = stage.name().and_then(|name| self.contexts.find(name, &platform));
         let base = match (replacement, &base_name) {
@@ -189,6 +199,7 @@ impl<'a> Stages<'a> {
             base_name: base_name.unwrap_or_default(),
             replaced: replacement.is_some(),
             platform,
+            used_args,
             triggers: Vec::new(),
             sources: Vec::new(),
         }
@@ -208,7 +219,7 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<String> {
+    ) -> Option<Expanded> {
         let expanded = match self.expander.expand(&word.text, globals) {
             Ok(expanded) => expanded,
             Err(error) => {
@@ -227,7 +238,7 @@ impl<'a> Stages<'a> {
             findings.add(error);
             return None;
         }
-        Some(expanded.text)
+        Some(expanded)
     }
 
     fn expand_platform(
@@ -237,7 +248,7 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<Platform> {
+    ) -> Option<(Platform, BTreeSet<String>)> {
         let expanded = match self.expander.expand(&word.text, globals) {
             Ok(expanded) => expanded,
             Err(error) => {
@@ -274,7 +285,7 @@ impl<'a> Stages<'a> {
                     let finding = rules::from_platform_flag_const_disallowed(word.span, &expanded.text);
                     findings.lint(checks, finding);
                 }
-                Some(platform)
+                Some((platform, expanded.used))
             }
             Err(error) => {
                 findings.add(failed(error.to_string()));
@@ -500,7 +511,7 @@ impl<'a> Stages<'a> {
         if node.platform.os != "linux" {
             let flag = node.ast.from.kind.platform.as_ref();
             let span = flag.map_or(node.ast.from.span, |word| word.span);
-            findings.add(unsupported(span, &format!("the platform `{}`", node.platform)));
+            findings.add(unsupported_platform(span, &node.platform));
         }
     }
 

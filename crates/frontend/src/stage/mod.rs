@@ -29,7 +29,7 @@ use crate::findings::Findings;
 use crate::lint::{Checks, rules};
 use crate::stages::{BUILD_CONTEXT, Node, Origin, Stages, at_trigger};
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, Options, Variables};
+use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables};
 
 /// What all stages of one platform share.
 pub(crate) struct Lowering<'a> {
@@ -52,6 +52,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) findings: &'a mut Findings,
     /// The stages that are done, by index.
     pub(crate) done: BTreeMap<usize, StageState>,
+    /// What each of them can be given.
+    pub(crate) outlines: BTreeMap<usize, Outline>,
 }
 
 impl<'a> Lowering<'a> {
@@ -74,7 +76,11 @@ impl<'a> Lowering<'a> {
             total: base::count_steps(node),
             shown: base::shows_from(node).into(),
             seen: Seen::default(),
+            outline: Outline::default(),
         };
+        if !node.replaced {
+            stage.outline_from();
+        }
         for trigger in triggers {
             stage.place.trigger = Some((trigger.text.clone(), trigger.foreign));
             stage.instruction(&trigger.instruction);
@@ -83,8 +89,9 @@ impl<'a> Lowering<'a> {
         for instruction in instructions {
             stage.instruction(instruction);
         }
-        let state = stage.state;
+        let (state, outline) = (stage.state, stage.outline);
         self.done.insert(index, state);
+        self.outlines.insert(index, outline);
     }
 
     /// The vertex of something that is copied from, and whether its files have owners of their own. `None` when it failed.
@@ -156,6 +163,7 @@ struct StageLowering<'l, 'a> {
     total: usize,
     shown: usize,
     seen: Seen,
+    outline: Outline,
 }
 
 /// Where findings of the present instruction belong.
@@ -199,6 +207,25 @@ impl StageLowering<'_, '_> {
 
     fn checks_of(&self, comments: &[Comment]) -> Cow<'_, Checks> {
         self.all.checks.with_comments(comments)
+    }
+
+    /// What the FROM says for an outline.
+    fn outline_from(&mut self) {
+        let from = &self.node.ast.from;
+        self.outline.name = self.node.ast.name().map(str::to_owned);
+        self.outline.description =
+            self.node.ast.name().and_then(|name| from.description(name)).map(str::to_owned);
+        for name in &self.node.used_args {
+            self.all.globals.outline(name, &mut self.outline.args);
+        }
+    }
+
+    /// Where an instruction stands in this file: a trigger of an image does at the FROM.
+    fn span(&self, of: &Instruction) -> Span {
+        match &self.place.trigger {
+            Some((_, true)) => self.node.ast.from.span,
+            _ => of.span,
+        }
     }
 
     /// Reports a finding about the present instruction.
