@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 
+use crate::cgroup::Groups;
 use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault};
 use crate::keeper::Given;
@@ -42,18 +43,32 @@ fn guard(control: &OwnedFd) -> Result<(), Fault> {
     };
     let task = Task::read(task).context(|| "read the task")?;
     let mut expect = |expected: bool| if expected { descriptors.next() } else { None };
-    let given = Given {
+    let mut given = Given {
         stdin: expect(task.spec.stdio == Stdio::Inherit),
         network: expect(task.spec.network == Network::Private),
+        groups: Vec::new(),
+        devices: false,
     };
-    if !task.spec.limits.is_empty() {
-        return Err(Fault::Unsupported("limits cannot be enforced: this version has no cgroups".to_owned()));
+    let groups = Groups::make(&task.spec)?;
+    let run = groups.entrances().and_then(|entrances| {
+        given.groups = entrances;
+        given.devices = groups.devices;
+        watch(&task, control, given)
+    });
+    if let Some(limit) = groups.out_of_memory() {
+        control::report(control.as_fd(), &Report::OutOfMemory(limit), None);
     }
+    groups.remove();
+    run
+}
+
+/// Runs the keeper to its end, or to the caller's.
+fn watch(task: &Task, control: &OwnedFd, given: Given) -> Result<(), Fault> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .context(|| "open the sandbox's guard")?;
     keeper::separate(UnshareFlags::NEWPID, "process")?;
     let keeper =
-        sys::fork(|| keeper::run(&task, control, &given, &own)).context(|| "start the sandbox's keeper")?;
+        sys::fork(|| keeper::run(task, control, &given, &own)).context(|| "start the sandbox's keeper")?;
     release_streams(control);
     drop(given);
 

@@ -6,6 +6,7 @@
 
 mod isolation;
 mod leaving;
+mod limits;
 mod options;
 mod process;
 mod support;
@@ -89,18 +90,21 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         Identity::Rootless { .. } => "range",
         Identity::SingleId { .. } => "single",
     };
-    let cases: Vec<&Case> = [isolation::CASES, process::CASES, traces::CASES, leaving::CASES, options::CASES]
-        .into_iter()
-        .flatten()
-        .filter(|case| match case.needs {
-            Needs::MaskedProc => masked,
-            _ if masked => false,
-            Needs::Nothing => true,
-            Needs::Ids => identity.can_use(1000, 1001),
-            Needs::Root => *identity == Identity::Root,
-        })
-        .filter(|case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str())))
-        .collect();
+    let cases: Vec<&Case> =
+        [isolation::CASES, process::CASES, traces::CASES, leaving::CASES, limits::CASES, options::CASES]
+            .into_iter()
+            .flatten()
+            .filter(|case| match case.needs {
+                Needs::MaskedProc => masked,
+                _ if masked => false,
+                Needs::Nothing => true,
+                Needs::Ids => identity.can_use(1000, 1001),
+                Needs::Root => *identity == Identity::Root,
+            })
+            .filter(|case| {
+                filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str()))
+            })
+            .collect();
     let mut failed = Vec::new();
     for case in &cases {
         let begin = Instant::now();
