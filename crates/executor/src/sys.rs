@@ -218,8 +218,8 @@ pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32, flags: u32
     Ok(())
 }
 
-/// Watches a descriptor that becomes readable. Must be called from a Tokio runtime.
-pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Watches a descriptor. Must be called from a Tokio runtime.
+pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the value owns its descriptor, which stays open and the same for as long as it lives.
-    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)
 }

@@ -20,6 +20,7 @@
 mod args;
 mod expand;
 mod findings;
+mod git;
 mod go;
 mod lint;
 mod lower;
@@ -29,8 +30,10 @@ mod plan;
 mod stage;
 mod stages;
 mod suggest;
+mod url;
 
 pub use expand::{ExpandError, Expanded, Expander, Variables};
+pub use git::GitReference;
 pub use lower::lower;
 pub use options::{ImageOrigin, ImageRequest, NamedContext, NoCache, Options};
 pub use plan::{BaseImage, Lowered, MissingImage, Plan, Target};

@@ -9,6 +9,7 @@ use parser::{Diagnostic, Dockerfile, InstructionKind, Parsed, Span, Syntax, Synt
 
 use crate::args::{self, GlobalArgs};
 use crate::findings::{Findings, unsupported};
+use crate::go;
 use crate::lint::{Checks, check_file};
 use crate::stage::{self, Lowering};
 use crate::stages::Stages;
@@ -153,7 +154,7 @@ fn findings_about_options(
         (None, None) => {}
     }
     for name in ["BUILDKIT_INLINE_CACHE", "BUILDKIT_MULTI_PLATFORM"] {
-        if options.build_args.get(name).is_some_and(|value| is_true(value)) {
+        if options.build_args.get(name).is_some_and(|value| go::parse_bool(value) == Some(true)) {
             findings.add(unsupported(Span::default(), &format!("the build argument `{name}`")));
         }
     }
@@ -239,9 +240,4 @@ fn fail_on_violations(findings: &mut Findings) {
         let message = format!("lint violation found for rules: {}", rules.join(", "));
         findings.add(Diagnostic::error(Span::default(), message));
     }
-}
-
-/// Go's `strconv.ParseBool`.
-fn is_true(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }

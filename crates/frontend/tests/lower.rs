@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use frontend::{ImageOrigin, ImageRequest, Lowered, NamedContext, NoCache, Options, lower};
@@ -68,7 +69,17 @@ fn options(text: &str) -> Options {
             "no-cache-filter" => {
                 options.no_cache = NoCache::Stages(value.split(',').map(str::to_owned).collect());
             }
-            "network" => options.network = if value == "none" { Network::None } else { Network::Host },
+            "network" => {
+                options.network = match value {
+                    "none" => Network::None,
+                    "private" => Network::Private,
+                    _ => Network::Host,
+                };
+            }
+            "allow" => drop(options.allow.insert(value.to_owned())),
+            "timeout" => options.timeout = Some(Duration::from_secs(value.parse().unwrap())),
+            "retries" => options.retries = value.parse().unwrap(),
+            "secret-version" => options.secret_versions.extend([pair()]),
             "add-host" => options.extra_hosts.push(pair()),
             "build-arg" => options.build_args.extend([pair()]),
             "label" => options.labels.extend([pair()]),

@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use reqwest::Response;
-use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Deserialize;
-use url::Url;
+use transport::Response;
+use transport::Url;
+use transport::header::{HeaderMap, HeaderValue};
 
-use crate::body;
 use crate::challenge::Challenge;
 use crate::config::{Config, Credentials};
 use crate::credentials::{self, Login, Secret};
@@ -102,7 +101,7 @@ impl Authenticator {
                 if !response.status().is_success() {
                     return Err(Failure::of_answer(response).await);
                 }
-                let token = read_token(&body::read(response, MAX_TOKEN_ANSWER).await?)?;
+                let token = read_token(&response.read(MAX_TOKEN_ANSWER).await?)?;
                 self.known().tokens.insert(scope.clone(), token);
             }
             None => {
@@ -147,7 +146,11 @@ impl Authenticator {
             Url::parse(realm).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let url =
             url.ok_or_else(|| Failure::invalid("the address of the registry's token server is not HTTP"))?;
-        if login && url.scheme() == "http" && registry.scheme() == "https" && !config.is_insecure(&url) {
+        if login
+            && url.scheme() == "http"
+            && registry.scheme() == "https"
+            && !config.transport.is_insecure(&url)
+        {
             let message = format!("registry {} wants the login sent unencrypted to {realm}", self.registry);
             return Err(Failure::new(Kind::Denied, message));
         }
@@ -188,7 +191,7 @@ async fn request_token(
     realm.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
     realm.query_pairs_mut().extend_pairs(scope.split(' ').map(|scope| ("scope", scope)));
     let get = Get { url: realm, authorization, headers: HeaderMap::new(), verified: false };
-    Ok(http.get(get).await?.response)
+    http.get(get).await
 }
 
 /// The header that a token server's answer makes, and until when it is good.

@@ -5,10 +5,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hash::Digest;
 use image::{BlobSource, BlobWriter, ContentStore, Descriptor, ResolveError, TransferProgress};
-use reqwest::header::CONTENT_RANGE;
-use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use transport::header::CONTENT_RANGE;
+use transport::{Response, StatusCode};
 
 use crate::backoff::Backoff;
 use crate::failure::Failure;
@@ -87,12 +87,9 @@ struct Transfer<'a> {
 
 impl Transfer<'_> {
     async fn receive(&mut self, mut response: Response) -> Result<(), Failure> {
-        let url = response.url().clone();
         let mut skip = self.received - first_byte(&response, self.received)?;
         self.check_length(&response, skip)?;
-        while let Some(mut piece) =
-            response.chunk().await.map_err(|error| Failure::of_request(&url, &error))?
-        {
+        while let Some(mut piece) = response.chunk().await? {
             let known = skip.min(piece.len() as u64);
             skip -= known;
             let piece = piece.split_off(known as usize);

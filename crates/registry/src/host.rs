@@ -1,15 +1,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Response, StatusCode};
 use tokio::sync::Semaphore;
-use url::Url;
+use transport::Url;
+use transport::header::{ACCEPT, HeaderMap, HeaderValue, RANGE};
+use transport::{Response, StatusCode};
 
 use crate::auth::{Authenticator, Scope};
 use crate::challenge;
 use crate::failure::{Failure, Kind};
-use crate::http::{Answer, Get, Http};
+use crate::http::{Get, Http};
 
 /// One registry: where it is, how it lets us in, how much is asked of it at once.
 pub(crate) struct Host {
@@ -42,7 +42,8 @@ impl Host {
     pub(crate) fn new(name: &str, http: Arc<Http>) -> Result<Host, Failure> {
         let authority = if name == "docker.io" { "registry-1.docker.io" } else { name };
         let secure = address("https", authority)?;
-        let plain = if http.config.is_insecure(&secure) { Some(address("http", authority)?) } else { None };
+        let plain =
+            if http.config.transport.is_insecure(&secure) { Some(address("http", authority)?) } else { None };
         Ok(Host {
             transfers: Semaphore::new(http.config.parallel.max(1)),
             secure,
@@ -71,14 +72,14 @@ impl Host {
     async fn ask_at(&self, base: &Url, question: &Question<'_>) -> Result<Response, Failure> {
         let url = base.join(&question.path).map_err(|error| Failure::invalid(error.to_string()))?;
         let used = self.authenticator.header(question.scope);
-        let mut answer = self.send(&url, question, used.clone()).await?;
-        if answer.direct && answer.response.status() == StatusCode::UNAUTHORIZED {
-            let challenge = challenge::choose(answer.response.headers());
+        let mut response = self.send(&url, question, used.clone()).await?;
+        if response.is_direct() && response.status() == StatusCode::UNAUTHORIZED {
+            let challenge = challenge::choose(response.headers());
             self.authenticator.answer(&self.http, question.scope, &url, challenge, used.as_ref()).await?;
             let header = self.authenticator.header(question.scope);
-            answer = self.send(&url, question, header).await?;
+            response = self.send(&url, question, header).await?;
         }
-        let Answer { response, direct } = answer;
+        let direct = response.is_direct();
         if response.status().is_success() {
             return Ok(response);
         }
@@ -94,7 +95,7 @@ impl Host {
         url: &Url,
         question: &Question<'_>,
         authorization: Option<HeaderValue>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Response, Failure> {
         let mut headers = HeaderMap::new();
         if let Some(accept) = question.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));

@@ -2,9 +2,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hash::Digest;
+use transport::Retry;
 
 use crate::auth::Scope;
-use crate::config::Retry;
 use crate::host::{Host, Question};
 
 /// A repository of a registry, as one image needs it: the [`image::BlobSource`] of what [`crate::Client`] resolves.

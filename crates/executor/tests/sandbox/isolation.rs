@@ -274,7 +274,7 @@ fn cwd_is_inside(fixture: &Fixture) {
 }
 
 /// A specification that can run this very binary, with the host's libraries.
-fn with_host_libraries(fixture: &Fixture, args: &[&str]) -> ProcessSpec {
+pub(crate) fn with_host_libraries(fixture: &Fixture, args: &[&str]) -> ProcessSpec {
     let mut spec = fixture.spec(args);
     let own = std::env::current_exe().unwrap();
     spec.mounts = vec![bind(own, "/probe", true)];
@@ -289,6 +289,17 @@ fn with_host_libraries(fixture: &Fixture, args: &[&str]) -> ProcessSpec {
 fn seccomp(fixture: &Fixture) {
     let expected = "inet ok\nthread ok\nalg EPERM\nvsock EPERM\nfsopen EPERM\nopen_tree EPERM\nsetns EPERM\npivot EPERM\n";
     assert_eq!(fixture.output_of(with_host_libraries(fixture, &["/probe", "probe"])), expected);
+}
+
+/// Runs inside: says something over a socket and prints the answer.
+pub(crate) fn connect(path: &str) -> ExitCode {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    stream.write_all(b"ping\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    print!("{answer}");
+    ExitCode::SUCCESS
 }
 
 /// Runs inside: tries calls that the profile decides on.

@@ -6,6 +6,7 @@
 
 mod isolation;
 mod leaving;
+mod options;
 mod process;
 mod support;
 mod traces;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     }
     match arguments.first().map(String::as_str) {
         Some("probe") => return isolation::probe(),
+        Some("connect") => return isolation::connect(&arguments[1]),
         Some("run-and-wait") => return leaving::run_and_wait(&arguments[1]),
         Some("inherit") => return process::run_inheriting(&arguments[1]),
         _ => {}
@@ -87,7 +89,7 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         Identity::Rootless { .. } => "range",
         Identity::SingleId { .. } => "single",
     };
-    let cases: Vec<&Case> = [isolation::CASES, process::CASES, traces::CASES, leaving::CASES]
+    let cases: Vec<&Case> = [isolation::CASES, process::CASES, traces::CASES, leaving::CASES, options::CASES]
         .into_iter()
         .flatten()
         .filter(|case| match case.needs {

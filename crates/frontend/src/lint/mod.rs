@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use parser::{Comment, Diagnostic, Dockerfile, Span};
 
-use crate::Options;
+use crate::{Options, go};
 
 /// `skip=A,B|all;error=true;experimental=A,B|all`, from `# check=` and `BUILDKIT_DOCKERFILE_CHECK`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,9 +51,10 @@ impl Checks {
                 ("skip", rules) => checks.skip.extend(rules.split(',').map(|rule| rule.trim().to_owned())),
                 // No rule here is experimental.
                 ("experimental", _) => {}
-                ("error", "1" | "t" | "T" | "true" | "TRUE" | "True") => checks.error = true,
-                ("error", "0" | "f" | "F" | "false" | "FALSE" | "False") => checks.error = false,
-                ("error", value) => return Err(format!("`error={value}`: expected true or false")),
+                ("error", value) => {
+                    let error = go::parse_bool(value);
+                    checks.error = error.ok_or_else(|| format!("`error={value}`: expected true or false"))?;
+                }
                 (key, _) => {
                     return Err(format!(
                         "invalid check option `{key}`: there are skip, error and experimental"

@@ -4,16 +4,18 @@ mod base;
 mod config;
 mod copy;
 mod expose;
+mod mount;
+mod mount_keys;
 mod run;
 mod signal;
 mod state;
+mod transfer;
 mod workdir;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use files::Selection;
 use graph::{Definition, Input, Op, Source, Vertex, VertexId};
 use image::{ImageConfig, Platform, ResolvedImage};
 use parser::{Comment, Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
@@ -263,13 +265,17 @@ impl StageLowering<'_, '_> {
     /// Adds the vertex of a step that makes a layer, and its history. `inputs` come after the tree so far.
     fn step(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, title: &str, created_by: String) {
         let name = self.step_name(title);
-        let mut all_inputs = vec![Input { vertex: self.state.vertex, selection: Selection::Whole }];
+        let mut all_inputs = vec![Input::whole(self.state.vertex)];
         all_inputs.extend(inputs);
-        let lines = self.lines(of.lines);
-        let vertex = Vertex { op, inputs: all_inputs, name, lines, no_cache: self.no_cache };
-        self.state.vertex = self.all.definition.add(vertex);
+        self.state.vertex = self.vertex(of, op, all_inputs, name);
         self.state.layer_steps.push(self.state.vertex);
         self.state.remember(created_by, true);
+    }
+
+    /// Adds a vertex that belongs to an instruction.
+    fn vertex(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, name: String) -> VertexId {
+        let lines = self.lines(of.lines);
+        self.all.definition.add(Vertex { op, inputs, name, lines, no_cache: self.no_cache })
     }
 
     /// The lines to show: of the FROM when the instruction stands in another file.
@@ -315,8 +321,19 @@ impl StageLowering<'_, '_> {
 
     /// The instruction as a step's name shows it: its name in capitals, variables replaced.
     fn title(&self, of: &Instruction, expander: Expander, suffix: &str) -> String {
+        self.title_with(of, expander, suffix, &self.scope())
+    }
+
+    /// The same, with other variables.
+    fn title_with(
+        &self,
+        of: &Instruction,
+        expander: Expander,
+        suffix: &str,
+        variables: &dyn Variables,
+    ) -> String {
         let text = format!("{}{suffix}", of.text);
-        let shown = match expander.expand(&text, &self.scope()) {
+        let shown = match expander.expand(&text, variables) {
             Ok(expanded) => expanded.text,
             Err(_) => text,
         };
