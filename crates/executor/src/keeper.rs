@@ -69,7 +69,7 @@ pub(crate) fn run(task: &Task, control: &OwnedFd, given: &Given, guard: &OwnedFd
 }
 
 /// Has this process killed when the guard dies; `false` when it already has.
-fn follow(guard: &OwnedFd) -> bool {
+pub(crate) fn follow(guard: &OwnedFd) -> bool {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return false;
     }
@@ -143,7 +143,7 @@ pub(crate) fn separate(namespace: UnshareFlags, name: &str) -> Result<(), Fault>
     })
 }
 
-fn start_loopback() -> Result<(), Fault> {
+pub(crate) fn start_loopback() -> Result<(), Fault> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .context(|| "open a socket")?;

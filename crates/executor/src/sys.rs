@@ -64,6 +64,26 @@ pub(crate) fn execve(path: &CString, args: &[CString], env: &[CString]) -> io::E
     io::Error::last_os_error()
 }
 
+/// As [`execve`] with an empty environment, with a descriptor as number 3 where there is one, and no others but the
+/// standard streams.
+pub(crate) fn execve_with(path: &CString, args: &[CString], third: Option<BorrowedFd<'_>>) -> io::Error {
+    let number = third.map(|third| third.as_raw_fd());
+    if let Err(error) = close_on_exec_from(3) {
+        return error;
+    }
+    // SAFETY: what had this number is closed, but nothing that owns it is used again: the process becomes another
+    // program, or ends when the only caller returns. Descriptor 3 itself is only unmarked.
+    let handed = match number {
+        Some(3) => unsafe { libc::fcntl(3, libc::F_SETFD, 0) },
+        Some(number) => unsafe { libc::dup2(number, 3) },
+        None => 0,
+    };
+    if handed < 0 {
+        return io::Error::last_os_error();
+    }
+    execve(path, args, &[])
+}
+
 /// Marks every descriptor from `first` on to be closed by exec.
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: only changes descriptor flags; no descriptor is closed while the process goes on.

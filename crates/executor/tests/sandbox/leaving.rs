@@ -92,16 +92,7 @@ impl Drop for Caller {
 /// The other side of the function above.
 pub(crate) fn run_and_wait(dir: &str) -> ExitCode {
     let dir = Path::new(dir);
-    let script = std::fs::read_to_string(dir.join("script")).unwrap();
-    let rootfs = Rootfs::Overlay {
-        lower: vec![dir.join("lower")],
-        upper: dir.join("upper"),
-        work: dir.join("work"),
-        userxattr: std::env::var("EXECUTOR_TEST_XATTR").unwrap() == "true",
-        volatile: false,
-    };
-    let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", &script]);
-    spec.env.push(("PATH".into(), "/bin".into()));
+    let spec = spec_in(dir, &std::fs::read_to_string(dir.join("script")).unwrap());
     let recorder = Recorder::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let outcome = runtime.block_on(async {
@@ -120,6 +111,20 @@ pub(crate) fn run_and_wait(dir: &str) -> ExitCode {
         Err(executor::Error::Killed(_)) => ExitCode::from(77),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// A script in the root file system of the fixture in a directory.
+pub(crate) fn spec_in(dir: &Path, script: &str) -> ProcessSpec {
+    let rootfs = Rootfs::Overlay {
+        lower: vec![dir.join("lower")],
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+        userxattr: std::env::var("EXECUTOR_TEST_XATTR").unwrap() == "true",
+        volatile: false,
+    };
+    let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", script]);
+    spec.env.push(("PATH".into(), "/bin".into()));
+    spec
 }
 
 /// Processes below one, the nearest first.
