@@ -1,7 +1,7 @@
 //! What the caller and the sandbox's processes say to each other.
 //!
-//! The caller sends one packet: a descriptor of a memory file with the [`Task`], and its standard input where that is
-//! inherited. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
+//! The caller sends one packet: a descriptor of a memory file with the [`Task`], its standard input where that is
+//! inherited, and the private network where there is one. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
 //! processes can report over one socket.
 
 use std::fs::File;
@@ -30,10 +30,14 @@ const DESCRIPTORS: usize = 4;
 pub(crate) enum Report {
     /// The process exists; its pidfd comes with the packet.
     Started,
+    /// The process has a terminal; the other end of it comes with the packet.
+    Terminal,
     /// Something was done in another way than usual.
     Note(String),
     /// The process could not be run.
     Fault(Fault),
+    /// The kernel killed something of it for want of memory; the limit in bytes.
+    OutOfMemory(u64),
     /// The process ended, and everything is cleaned up.
     Exited(ExitStatus),
     /// The process that prepares and cleans up was killed by this signal.

@@ -6,9 +6,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 
+use crate::cgroup::Groups;
 use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault};
-use crate::{SANDBOX_ARGUMENT, keeper, sys};
+use crate::keeper::Given;
+use crate::{Network, SANDBOX_ARGUMENT, Stdio, keeper, sys};
 
 /// Turns this process into the sandbox helper when its first argument is [`SANDBOX_ARGUMENT`], and then does not
 /// return. Otherwise it does nothing. Call it first thing in `main`, before any thread exists.
@@ -39,15 +41,36 @@ fn guard(control: &OwnedFd) -> Result<(), Fault> {
     let Some(task) = descriptors.next() else {
         return Err(Fault::Setup(format!("{SANDBOX_ARGUMENT} is for internal use")));
     };
-    let stdin = descriptors.next();
     let task = Task::read(task).context(|| "read the task")?;
+    let mut expect = |expected: bool| if expected { descriptors.next() } else { None };
+    let mut given = Given {
+        stdin: expect(task.spec.stdio == Stdio::Inherit),
+        network: expect(task.spec.network == Network::Private),
+        groups: Vec::new(),
+        devices: false,
+    };
+    let groups = Groups::make(&task.spec)?;
+    let run = groups.entrances().and_then(|entrances| {
+        given.groups = entrances;
+        given.devices = groups.devices;
+        watch(&task, control, given)
+    });
+    if let Some(limit) = groups.out_of_memory() {
+        control::report(control.as_fd(), &Report::OutOfMemory(limit), None);
+    }
+    groups.remove();
+    run
+}
+
+/// Runs the keeper to its end, or to the caller's.
+fn watch(task: &Task, control: &OwnedFd, given: Given) -> Result<(), Fault> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .context(|| "open the sandbox's guard")?;
     keeper::separate(UnshareFlags::NEWPID, "process")?;
-    let keeper = sys::fork(|| keeper::run(&task, control, stdin.as_ref(), &own))
-        .context(|| "start the sandbox's keeper")?;
+    let keeper =
+        sys::fork(|| keeper::run(task, control, &given, &own)).context(|| "start the sandbox's keeper")?;
     release_streams(control);
-    drop(stdin);
+    drop(given);
 
     let watched =
         rustix::process::pidfd_open(keeper, PidfdFlags::empty()).context(|| "watch the sandbox's keeper")?;

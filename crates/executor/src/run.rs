@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio as Redirect};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,12 +15,16 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::sync::OnceCell;
 
 use crate::control::{self, Report, Task};
 use crate::fault::Fault;
 use crate::mount;
 use crate::seccomp::Filter;
-use crate::{Error, ExitStatus, Outcome, ProcessSpec, SANDBOX_ARGUMENT, Stdio, sys};
+use crate::{
+    Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Stdio,
+    Terminal, sys,
+};
 
 /// How much output is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -51,6 +55,15 @@ pub trait OutputSink: Send + Sync {
 pub trait Executor: Send + Sync {
     /// Runs one process to its end. Dropping the future kills it, with everything it started.
     async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, Error>;
+
+    /// What a process with [`Network::Private`] gets. The network is made when this, or such a process, first asks for
+    /// it, and lives as long as the executor. An executor that has none gives the host's.
+    ///
+    /// # Errors
+    /// When something fails that is not a matter of what the machine has.
+    async fn private_network(&self) -> Result<PrivateNetwork, Error> {
+        Ok(PrivateNetwork::none("this executor has no private network"))
+    }
 }
 
 /// Runs processes in namespaces of their own, under Docker's default capabilities and seccomp profile.
@@ -61,6 +74,7 @@ pub struct Sandbox {
     /// The running binary, through a mount that cannot be written to: otherwise a process that executes
     /// `/proc/self/exe` could get hold of the host's file (CVE-2019-5736). Made when the first process starts.
     binary: Arc<OnceLock<OwnedFd>>,
+    network: Arc<OnceCell<PrivateNetwork>>,
 }
 
 impl Sandbox {
@@ -100,11 +114,19 @@ impl Sandbox {
     /// # Errors
     /// When the sandbox cannot be built.
     pub async fn start(&self, spec: &ProcessSpec) -> Result<Running, Error> {
-        let mut running = self.launch(spec)?;
+        let network = match spec.network {
+            Network::Private => Some(self.private_network().await?),
+            Network::Host | Network::None => None,
+        };
+        let mut running = self.launch(spec, network.as_ref())?;
         let mut early = Vec::new();
         while running.process.is_none() {
             match running.receive().await? {
                 Some((Report::Started, Some(process))) => running.process = Some(Arc::new(process)),
+                Some((Report::Terminal, Some(end))) => {
+                    let terminal = Terminal::new(end).map_err(Error::io("open the process's terminal"))?;
+                    running.terminal = Some(terminal);
+                }
                 Some((report, _)) => early.push(report),
                 None => break,
             }
@@ -118,10 +140,12 @@ impl Sandbox {
         Ok(running)
     }
 
-    fn launch(&self, spec: &ProcessSpec) -> Result<Running, Error> {
+    fn launch(&self, spec: &ProcessSpec, network: Option<&PrivateNetwork>) -> Result<Running, Error> {
         let filter = Filter::default_profile().map_err(Error::Unsupported)?;
         let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
-        let task = Task::write(spec, filter).map_err(Error::io("write the sandbox's task"))?;
+        let adapted = network.map(|network| network.adapt(spec));
+        let task = Task::write(adapted.as_ref().unwrap_or(spec), filter)
+            .map_err(Error::io("write the sandbox's task"))?;
         let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
         command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear().stdin(theirs);
         let mut pipes = [None, None];
@@ -135,7 +159,11 @@ impl Sandbox {
                 command.stdout(Redirect::from(stdout_end)).stderr(Redirect::from(stderr_end));
                 pipes = [Some(stdout), Some(stderr)];
             }
+            Stdio::Terminal => {
+                command.stdout(Redirect::null()).stderr(Redirect::null());
+            }
         }
+        descriptors.extend(network.and_then(PrivateNetwork::namespace));
         let guard = command.spawn().map_err(Error::io("start the sandbox"))?;
         // The command holds the other ends of the pipes and of the socket.
         drop(command);
@@ -144,9 +172,13 @@ impl Sandbox {
             guard,
             process: None,
             pipes,
+            terminal: None,
+            deadline: spec.timeout.map(|timeout| (Instant::now(), timeout)),
             verdict: Verdict::default(),
             reaped: false,
+            _network: network.cloned(),
         };
+        running.verdict.notes.extend(network.and_then(PrivateNetwork::take_note));
         if let Some(control) = &running.control {
             let sent = control::send(control.get_ref().as_fd(), b"task", &descriptors);
             // A helper that failed at once has said why, or is gone; both come out of waiting for it.
@@ -160,6 +192,10 @@ impl Sandbox {
 impl Executor for Sandbox {
     async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, Error> {
         self.start(&spec).await?.wait(output).await
+    }
+
+    async fn private_network(&self) -> Result<PrivateNetwork, Error> {
+        self.network.get_or_try_init(PrivateNetwork::open).await.cloned()
     }
 }
 
@@ -202,7 +238,7 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
 }
 
 fn watch(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
-    sys::watch(descriptor).map_err(Error::io("watch the sandbox"))
+    sys::watch(descriptor, Interest::READABLE).map_err(Error::io("watch the sandbox"))
 }
 
 /// A process that was started in a sandbox. Dropping it kills the process with everything it started, and waits until
@@ -215,8 +251,13 @@ pub struct Running {
     process: Option<Arc<OwnedFd>>,
     /// Standard output and error.
     pipes: [Option<pipe::Receiver>; 2],
+    terminal: Option<Terminal>,
+    /// When it began, and how long it may take.
+    deadline: Option<(Instant, Duration)>,
     verdict: Verdict,
     reaped: bool,
+    /// It must outlive the process.
+    _network: Option<PrivateNetwork>,
 }
 
 /// What is known of the end.
@@ -225,6 +266,7 @@ struct Verdict {
     status: Option<ExitStatus>,
     fault: Option<Fault>,
     killed: Option<i32>,
+    cause: Option<Cause>,
     notes: Vec<String>,
     unsent: bool,
 }
@@ -232,7 +274,8 @@ struct Verdict {
 impl Verdict {
     fn take(&mut self, report: Report) {
         match report {
-            Report::Started => {}
+            Report::Started | Report::Terminal => {}
+            Report::OutOfMemory(limit) => self.cause = Some(Cause::OutOfMemory { limit }),
             Report::Note(note) => self.notes.push(note),
             Report::Exited(status) => self.status = Some(status),
             Report::Killed(signal) => self.killed = Some(signal),
@@ -247,7 +290,13 @@ impl Verdict {
             return Err(fault.into());
         }
         match self.status {
-            Some(status) => Ok(Outcome { status, notes: self.notes }),
+            Some(status) => {
+                // It may have ended by itself just before it was killed.
+                let cause = self.cause.filter(|cause| {
+                    !matches!(cause, Cause::TimedOut { .. }) || status == ExitStatus::Signal(libc::SIGKILL)
+                });
+                Ok(Outcome { status, cause, notes: self.notes })
+            }
             None if self.unsent => Err(Error::Killed(format!(" before it began ({guard})"))),
             None => Err(Error::Killed(match self.killed {
                 Some(signal) => format!(" by signal {signal}"),
@@ -327,6 +376,11 @@ impl Running {
         Signaller { process: self.process.clone() }
     }
 
+    /// The other end of its terminal, where it has one of its own ([`Stdio::Terminal`]).
+    pub fn terminal(&self) -> Option<Terminal> {
+        self.terminal.clone()
+    }
+
     /// Waits for the end of the process, and of everything it started; its mounts are gone then. Dropping the future
     /// kills it.
     ///
@@ -335,6 +389,9 @@ impl Running {
     pub async fn wait(mut self, output: &dyn OutputSink) -> Result<Outcome, Error> {
         let [mut stdout, mut stderr] = std::mem::take(&mut self.pipes);
         let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let mut typed = self.terminal.clone();
+        let mut screen = vec![0; if typed.is_some() { CHUNK } else { 0 }];
+        let mut deadline = self.deadline;
         loop {
             tokio::select! {
                 report = self.receive() => match report? {
@@ -343,11 +400,25 @@ impl Running {
                 },
                 read = read(&mut stdout, &mut out) => pass_on(&mut stdout, OutputStream::Stdout, read, &out, output)?,
                 read = read(&mut stderr, &mut err) => pass_on(&mut stderr, OutputStream::Stderr, read, &err, output)?,
+                read = read_terminal(typed.as_ref(), &mut screen) => pass_on(&mut typed, OutputStream::Stdout, read, &screen, output)?,
+                after = expire(deadline) => {
+                    deadline = None;
+                    self.verdict.cause = Some(Cause::TimedOut { after });
+                    self.signaller().signal(libc::SIGKILL)?;
+                }
             }
         }
         // Everything that could write is gone: what is in the pipes now is the rest.
         drain(stdout, OutputStream::Stdout, &mut out, output)?;
         drain(stderr, OutputStream::Stderr, &mut err, output)?;
+        if let Some(terminal) = typed {
+            loop {
+                match terminal.read_now(&mut screen).map_err(Error::io("read the process's output"))? {
+                    0 => break,
+                    length => output.write(OutputStream::Stdout, &screen[..length]),
+                }
+            }
+        }
         self.finish().await
     }
 
@@ -410,8 +481,26 @@ async fn read(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> io::Resul
     }
 }
 
-fn pass_on(
-    pipe: &mut Option<pipe::Receiver>,
+async fn read_terminal(terminal: Option<&Terminal>, buffer: &mut [u8]) -> io::Result<usize> {
+    match terminal {
+        Some(terminal) => terminal.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when the time is over.
+async fn expire(deadline: Option<(Instant, Duration)>) -> Duration {
+    match deadline.and_then(|(begin, after)| Some((begin.checked_add(after)?, after))) {
+        Some((end, after)) => {
+            tokio::time::sleep_until(end.into()).await;
+            after
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn pass_on<Source>(
+    pipe: &mut Option<Source>,
     stream: OutputStream,
     read: io::Result<usize>,
     buffer: &[u8],

@@ -1,5 +1,6 @@
 //! Collecting what there is to say.
 
+use image::Platform;
 use parser::Diagnostic;
 
 use crate::lint::Checks;
@@ -56,7 +57,13 @@ impl Findings {
     }
 }
 
-/// An error about something that other builders do and this one does not yet.
+/// An error about something that other builders do and this one does not.
 pub(crate) fn unsupported(span: parser::Span, what: &str) -> Diagnostic {
-    Diagnostic::error(span, format!("{what} is not supported yet"))
+    Diagnostic::error(span, format!("{what} is not supported"))
+}
+
+/// An error about a platform whose programs do not run here.
+pub(crate) fn unsupported_platform(span: parser::Span, platform: &Platform) -> Diagnostic {
+    unsupported(span, &format!("the platform `{platform}`"))
+        .with_note("images for Linux are built here, on any architecture")
 }

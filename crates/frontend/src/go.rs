@@ -36,6 +36,31 @@ pub(crate) fn quote(text: &str) -> String {
     out
 }
 
+/// A text that is true or false (`strconv.ParseBool`).
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// A number of bytes with a unit, powers of 1024 (`units.RAMInBytes`): `512`, `10m`, `1.5GiB`, `2 KB`.
+pub(crate) fn ram_in_bytes(text: &str) -> Option<u64> {
+    let end = text.rfind(|c: char| c.is_ascii_digit() || matches!(c, '.' | ' '))? + 1;
+    let (number, unit) = (text[..end].strip_suffix(' ').unwrap_or(&text[..end]), &text[end..]);
+    let number = number.parse::<f64>().ok().filter(|number| *number >= 0.0)?;
+    let unit = unit.to_ascii_lowercase();
+    let (letter, rest) = unit.split_at_checked(1).unwrap_or((&unit, ""));
+    let power = match (letter, rest) {
+        ("" | "b", "") => 0,
+        (letter, "" | "b" | "ib") => 1 + "kmgtp".find(letter)? as i32,
+        _ => return None,
+    };
+    let bytes = number * 1024f64.powi(power);
+    (bytes < u64::MAX as f64).then_some(bytes as u64)
+}
+
 /// A duration of nanoseconds (`time.Duration.String`): `1h2m3.5s`, `100ms`, `0s`.
 pub(crate) fn duration(nanoseconds: i64) -> String {
     let sign = if nanoseconds < 0 { "-" } else { "" };
@@ -77,6 +102,25 @@ mod tests {
         assert_eq!(quoted_list(&["sh".to_owned(), "-c".to_owned()]), r#"["sh" "-c"]"#);
         assert_eq!(list(&["a".to_owned(), "b".to_owned()]), "[a b]");
         assert_eq!(list(&[]), "[]");
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("10b", 10),
+            ("10m", 10 << 20),
+            ("1.5GiB", 3 << 29),
+            ("2 KB", 2048),
+            ("3T", 3 << 40),
+            ("1e3", 1000),
+        ] {
+            assert_eq!(ram_in_bytes(text), Some(bytes), "{text}");
+        }
+        for text in ["", "m", "-1", "1x", "1kx", "1ibb", "1bb", "1mib ", "9999999999999999999999p", "é"] {
+            assert_eq!(ram_in_bytes(text), None, "{text}");
+        }
     }
 
     #[test]

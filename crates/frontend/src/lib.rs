@@ -18,19 +18,26 @@
 //! There is no disk, no network, no environment variable here, and nothing is run.
 
 mod args;
+mod epoch;
 mod expand;
 mod findings;
+mod git;
 mod go;
 mod lint;
 mod lower;
 mod options;
+mod outline;
 mod paths;
 mod plan;
 mod stage;
 mod stages;
 mod suggest;
+mod url;
 
+pub use epoch::{EpochSource, EpochTime, epoch_source};
 pub use expand::{ExpandError, Expanded, Expander, Variables};
+pub use git::GitReference;
 pub use lower::lower;
 pub use options::{ImageOrigin, ImageRequest, NamedContext, NoCache, Options};
+pub use outline::{Outline, OutlineArg, OutlineMount, TargetInfo, targets};
 pub use plan::{BaseImage, Lowered, MissingImage, Plan, Target};

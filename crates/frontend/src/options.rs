@@ -1,7 +1,12 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
+use files::Ignore;
 use graph::Network;
 use image::{Platform, Reference};
+
+use crate::EpochTime;
 
 /// What the user asked for beside the Dockerfile.
 #[derive(Clone, Debug)]
@@ -27,6 +32,19 @@ pub struct Options {
     pub extra_hosts: Vec<(String, String)>,
     /// The host name in RUN; the build argument `BUILDKIT_SANDBOX_HOSTNAME` beats it.
     pub hostname: String,
+    /// `--allow`: what steps may ask for beyond the sandbox: `network.host`, `security.insecure`, `device` for all devices,
+    /// `device=NAME` for one.
+    pub allow: BTreeSet<String>,
+    /// The ignore rules of the main context: for the check that a COPY takes something that they leave out.
+    pub ignore: Option<Arc<Ignore>>,
+    /// What `SOURCE_DATE_EPOCH` came to where it names something, see [`epoch_source`](crate::epoch_source).
+    pub epoch: EpochTime,
+    /// How long a RUN without `--timeout` may take.
+    pub timeout: Option<Duration>,
+    /// How many further tries a RUN without `--retry` is given.
+    pub retries: u32,
+    /// What the user says of the content of secrets, by id: `--secret id=…,version=…`. It is in the keys of steps that use them.
+    pub secret_versions: BTreeMap<String, String>,
 }
 
 impl Default for Options {
@@ -42,6 +60,12 @@ impl Default for Options {
             network: Network::Host,
             extra_hosts: Vec::new(),
             hostname: "buildkitsandbox".to_owned(),
+            allow: BTreeSet::new(),
+            ignore: None,
+            epoch: EpochTime::Unresolved,
+            timeout: None,
+            retries: 0,
+            secret_versions: BTreeMap::new(),
         }
     }
 }

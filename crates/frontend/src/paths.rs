@@ -44,6 +44,16 @@ pub(crate) fn source(path: &str) -> String {
     clean(&format!("/{path}")).split_off(1)
 }
 
+/// The last component (Go's `path.Base`); `.` of nothing.
+pub(crate) fn base(path: &str) -> &str {
+    let trimmed = path.trim_end_matches('/');
+    match trimmed.rsplit('/').next() {
+        _ if path.is_empty() => ".",
+        Some("") | None => "/",
+        Some(name) => name,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +89,14 @@ mod tests {
         ];
         for (base, path, expected) in cases {
             assert_eq!(destination(base, path), expected, "{base} {path}");
+        }
+    }
+
+    #[test]
+    fn bases() {
+        for (path, expected) in [("a/b", "b"), ("/a/b/", "b"), ("b", "b"), ("/", "/"), ("", "."), ("//", "/")]
+        {
+            assert_eq!(base(path), expected, "{path}");
         }
     }
 

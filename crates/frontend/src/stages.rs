@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use image::{Platform, Reference, ResolvedImage};
-use parser::{Diagnostic, Dockerfile, Instruction, InstructionKind, Span, Spanned, Stage, Word};
+use parser::{Copy, Diagnostic, Dockerfile, Instruction, InstructionKind, Mount, Span, Stage, Word};
 
 use crate::args::GlobalArgs;
-use crate::findings::{Findings, unsupported};
+use crate::findings::{Findings, unsupported_platform};
 use crate::lint::{Checks, rules};
 use crate::options::Contexts;
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
+use crate::{Expanded, Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
 
 /// What a name in FROM or `--from` stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,19 +40,48 @@ pub(crate) struct Node<'a> {
     pub(crate) replaced: bool,
     /// `FROM --platform`, else the target's.
     pub(crate) platform: Platform,
+    /// The global arguments that its FROM uses.
+    pub(crate) used_args: BTreeSet<String>,
     /// ONBUILD instructions of the base, in order.
     pub(crate) triggers: Vec<Trigger>,
     /// What its instructions copy from.
     sources: Vec<Source>,
 }
 
-/// Something that a stage copies from.
+/// Something whose files an instruction of a stage uses.
 #[derive(Debug)]
 struct Source {
     origin: Origin,
     /// As written.
     name: String,
     span: Span,
+    by: By,
+}
+
+/// How an instruction uses files of something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// `COPY --from`.
+    Copying,
+    /// `RUN --mount=from=…`.
+    Mounting,
+}
+
+impl By {
+    const fn verb(self) -> &'static str {
+        match self {
+            By::Copying => "copy from",
+            By::Mounting => "mount files of",
+        }
+    }
+}
+
+/// A name in `COPY --from` or in `from=` of a mount.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) span: Span,
+    pub(crate) by: By,
 }
 
 /// An ONBUILD instruction that a stage runs.
@@ -136,11 +165,19 @@ impl<'a> Stages<'a> {
         findings: &mut Findings,
     ) -> Node<'a> {
         let from = &stage.from.kind;
-        let base_name = self.expand_base(&from.base, globals, checks, findings);
+        let mut used_args = BTreeSet::new();
+        let base_name = self.expand_base(&from.base, globals, checks, findings).map(|expanded| {
+            used_args.extend(expanded.used);
+            expanded.text
+        });
         let platform = from
             .platform
             .as_ref()
             .and_then(|word| self.expand_platform(stage, word, globals, checks, findings))
+            .map(|(platform, used)| {
+                used_args.extend(used);
+                platform
+            })
             .unwrap_or_else(|| self.platform.clone());
         let replacement = stage.name().and_then(|name| self.contexts.find(name, &platform));
         let base = match (replacement, &base_name) {
@@ -162,6 +199,7 @@ impl<'a> Stages<'a> {
             base_name: base_name.unwrap_or_default(),
             replaced: replacement.is_some(),
             platform,
+            used_args,
             triggers: Vec::new(),
             sources: Vec::new(),
         }
@@ -181,7 +219,7 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<String> {
+    ) -> Option<Expanded> {
         let expanded = match self.expander.expand(&word.text, globals) {
             Ok(expanded) => expanded,
             Err(error) => {
@@ -200,7 +238,7 @@ impl<'a> Stages<'a> {
             findings.add(error);
             return None;
         }
-        Some(expanded.text)
+        Some(expanded)
     }
 
     fn expand_platform(
@@ -210,7 +248,7 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<Platform> {
+    ) -> Option<(Platform, BTreeSet<String>)> {
         let expanded = match self.expander.expand(&word.text, globals) {
             Ok(expanded) => expanded,
             Err(error) => {
@@ -247,7 +285,7 @@ impl<'a> Stages<'a> {
                     let finding = rules::from_platform_flag_const_disallowed(word.span, &expanded.text);
                     findings.lint(checks, finding);
                 }
-                Some(platform)
+                Some((platform, expanded.used))
             }
             Err(error) => {
                 findings.add(failed(error.to_string()));
@@ -280,16 +318,16 @@ impl<'a> Stages<'a> {
     }
 
     /// What `COPY --from` names. The position of the instruction does not matter here.
-    pub(crate) fn copy_origin(&self, from: &Spanned<String>) -> Result<Origin, Box<Diagnostic>> {
-        let expanded = self.expander.expand(from, &Nothing);
-        if !expanded.is_ok_and(|expanded| expanded.text == from.value) {
+    fn copy_origin(&self, from: Named<'_>) -> Result<Origin, Box<Diagnostic>> {
+        let expanded = self.expander.expand(from.name, &Nothing);
+        if !expanded.is_ok_and(|expanded| expanded.text == from.name) {
             let help =
                 "name a stage: `FROM image:${VERSION} AS name` before this stage, and `--from=name` here";
             let error =
                 Diagnostic::error(from.span, "variables are not expanded in `--from`").with_help(help);
             return Err(Box::new(error));
         }
-        if let Ok(index) = from.value.parse::<i64>() {
+        if let Ok(index) = from.name.parse::<i64>() {
             let stages = self.nodes.len();
             return usize::try_from(index)
                 .ok()
@@ -301,10 +339,36 @@ impl<'a> Stages<'a> {
                     Box::new(Diagnostic::error(from.span, message))
                 });
         }
-        match self.names.get(from.to_lowercase().as_str()) {
+        self.named_origin(from)
+    }
+
+    /// What the `from` of a mount names: never a stage by its number.
+    fn mount_origin(&self, from: Named<'_>) -> Result<Origin, Box<Diagnostic>> {
+        let number = from.name.bytes().all(|byte| byte.is_ascii_digit());
+        let known =
+            self.names.contains_key(from.name) || self.contexts.find(from.name, &self.platform).is_some();
+        if number && !known {
+            let message = format!("a mount cannot take stage {} by its number", from.name);
+            let error = Diagnostic::error(from.span, message)
+                .with_help("give the stage a name, `FROM … AS name`, and write `from=name` here");
+            return Err(Box::new(error));
+        }
+        self.named_origin(from)
+    }
+
+    /// What an instruction names, in whichever way.
+    pub(crate) fn origin(&self, from: Named<'_>) -> Result<Origin, Box<Diagnostic>> {
+        match from.by {
+            By::Copying => self.copy_origin(from),
+            By::Mounting => self.mount_origin(from),
+        }
+    }
+
+    fn named_origin(&self, from: Named<'_>) -> Result<Origin, Box<Diagnostic>> {
+        match self.names.get(from.name.to_lowercase().as_str()) {
             Some(index) => Ok(self.stage_origin(*index)),
-            None if from.value == "scratch" => Ok(Origin::Scratch),
-            None => self.image_origin(from, from.span, &self.platform),
+            None if from.name == "scratch" => Ok(Origin::Scratch),
+            None => self.image_origin(from.name, from.span, &self.platform),
         }
     }
 
@@ -315,10 +379,14 @@ impl<'a> Stages<'a> {
         }
         let mut sources = Vec::new();
         for instruction in &node.ast.instructions {
-            let Some(from) = copied_from(instruction) else { continue };
-            match self.copy_origin(from) {
-                Ok(origin) => sources.push(Source { origin, name: from.value.clone(), span: from.span }),
-                Err(error) => findings.add(*error),
+            for from in names_in(instruction) {
+                match self.origin(from) {
+                    Ok(origin) => {
+                        let (name, span) = (from.name.to_owned(), from.span);
+                        sources.push(Source { origin, name, span, by: from.by });
+                    }
+                    Err(error) => findings.add(*error),
+                }
             }
         }
         self.nodes[index].sources = sources;
@@ -424,13 +492,15 @@ impl<'a> Stages<'a> {
             Origin::Scratch | Origin::Directory(_) => {}
         }
         for trigger in &triggers {
-            let Some(from) = copied_from(&trigger.instruction) else { continue };
-            match self.copy_origin(from) {
-                Ok(origin) => {
-                    let span = if trigger.foreign { span } else { from.span };
-                    self.nodes[index].sources.push(Source { origin, name: from.value.clone(), span });
+            for from in names_in(&trigger.instruction) {
+                match self.origin(from) {
+                    Ok(origin) => {
+                        let span = if trigger.foreign { span } else { from.span };
+                        let name = from.name.to_owned();
+                        self.nodes[index].sources.push(Source { origin, name, span, by: from.by });
+                    }
+                    Err(error) => findings.add(at_trigger(*error, &trigger.text, span, trigger.foreign)),
                 }
-                Err(error) => findings.add(at_trigger(*error, &trigger.text, span, trigger.foreign)),
             }
         }
         self.nodes[index].triggers = triggers;
@@ -441,19 +511,20 @@ impl<'a> Stages<'a> {
         if node.platform.os != "linux" {
             let flag = node.ast.from.kind.platform.as_ref();
             let span = flag.map_or(node.ast.from.span, |word| word.span);
-            findings.add(unsupported(span, &format!("the platform `{}`", node.platform)));
+            findings.add(unsupported_platform(span, &node.platform));
         }
     }
 
     /// A stage can only copy from stages above it. Stages that wait for each other are an error even where nobody needs them.
     fn check_order(&self, findings: &mut Findings) {
         for (index, node) in self.nodes.iter().enumerate() {
-            for Source { origin, span, .. } in &node.sources {
+            for Source { origin, span, by, .. } in &node.sources {
                 let Some(source) = stage_of(origin).filter(|source| *source >= index) else { continue };
                 let from = self.nodes[source].ast.from.span;
                 let name = self.display_name(source);
                 if source == index {
-                    findings.add(Diagnostic::error(*span, "a stage cannot copy from itself"));
+                    let message = format!("a stage cannot {} itself", by.verb());
+                    findings.add(Diagnostic::error(*span, message));
                 } else if self.leads_to(source, index) {
                     let message =
                         format!("stages {} and {name} wait for each other", self.display_name(index));
@@ -464,7 +535,10 @@ impl<'a> Stages<'a> {
                 } else if self.reachable.contains(&index) {
                     let error = Diagnostic::error(*span, format!("stage {name} comes after this one"))
                         .with_related(from, "it begins here")
-                        .with_help("a stage can only copy from stages above it: move that stage up");
+                        .with_help(format!(
+                            "a stage can only {} stages above it: move that stage up",
+                            by.verb()
+                        ));
                     findings.add(error);
                 }
             }
@@ -518,12 +592,26 @@ fn context_origin((key, kind): (&str, NamedContext), platform: &Platform) -> Ori
     }
 }
 
-/// The value of `COPY --from`. An empty one means the build context, like none.
-pub(crate) fn copied_from(instruction: &Instruction) -> Option<&Spanned<String>> {
+/// The names that an instruction uses files of. An empty one means the build context, like none.
+pub(crate) fn names_in(instruction: &Instruction) -> Vec<Named<'_>> {
     match &instruction.kind {
-        InstructionKind::Copy(copy) => copy.from.as_ref().filter(|from| !from.is_empty()),
-        _ => None,
+        InstructionKind::Copy(copy) => copied_from(copy).into_iter().collect(),
+        InstructionKind::Run(run) => run.mounts.iter().filter_map(mounted_from).collect(),
+        _ => Vec::new(),
     }
+}
+
+/// `COPY --from`.
+pub(crate) fn copied_from(copy: &Copy) -> Option<Named<'_>> {
+    let from = copy.from.as_ref().filter(|from| !from.is_empty())?;
+    Some(Named { name: &from.value, span: from.span, by: By::Copying })
+}
+
+/// `from` of a mount: the last one counts.
+pub(crate) fn mounted_from(mount: &Mount) -> Option<Named<'_>> {
+    let field = mount.fields.iter().rfind(|field| field.key.value == "from")?;
+    let from = field.value.as_ref().filter(|from| !from.text.is_empty())?;
+    Some(Named { name: &from.text, span: from.span, by: By::Mounting })
 }
 
 fn report_undeclared(

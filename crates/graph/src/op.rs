@@ -76,6 +76,9 @@ pub struct Copy {
     pub mode: Option<ModeChange>,
     /// Whether archives among the sources are unpacked (ADD).
     pub unpack: bool,
+    /// Sources that are copied as they are although `unpack` is set: downloads beside local files. Positions among the sources,
+    /// from 0, ascending.
+    pub packed: Vec<usize>,
 }
 
 impl StableHash for Op {
@@ -105,6 +108,8 @@ impl StableHash for Op {
                 copy.owner.stable_hash(hasher);
                 copy.mode.stable_hash(hasher);
                 copy.unpack.stable_hash(hasher);
+                let packed: Vec<u64> = copy.packed.iter().map(|index| *index as u64).collect();
+                packed.stable_hash(hasher);
             }
             Op::Merge => "merge".stable_hash(hasher),
             Op::Exec(exec) => {

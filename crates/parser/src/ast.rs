@@ -238,6 +238,10 @@ pub struct Run {
     pub security: Option<Spanned<Security>>,
     /// `--device`, in order.
     pub devices: Vec<Device>,
+    /// `--timeout`: how long a try may take; zero is for ever. An extension of this project.
+    pub timeout: Option<Spanned<Duration>>,
+    /// `--retry`: how many further tries a failure is given. An extension of this project.
+    pub retry: Option<Spanned<u32>>,
     /// The command. With heredocs, it is the shell form and holds the `<<NAME` words.
     pub command: Command,
     /// The heredocs that the command names, in order.

@@ -49,7 +49,14 @@ const fn known(keyword: Keyword) -> &'static [(&'static str, Takes)] {
             ("start-interval", Value),
             ("retries", Value),
         ],
-        Keyword::Run => &[("mount", Values), ("network", Value), ("security", Value), ("device", Values)],
+        Keyword::Run => &[
+            ("mount", Values),
+            ("network", Value),
+            ("security", Value),
+            ("device", Values),
+            ("timeout", Value),
+            ("retry", Value),
+        ],
         Keyword::Arg
         | Keyword::Cmd
         | Keyword::Entrypoint

@@ -18,10 +18,10 @@ pub(crate) fn read(
         cx.error(cmd, "Missing command after HEALTHCHECK CMD", "expected a command after it");
         return None;
     }
-    let mut duration = |name: &str| flags.value(name).and_then(|value| interval(cx, name, &value));
-    let (interval, timeout) = (duration("interval"), duration("timeout"));
-    let (start_period, start_interval) = (duration("start-period"), duration("start-interval"));
-    let retries = flags.value("retries").and_then(|value| retries(cx, &value));
+    let mut read = |name: &str| flags.value(name).and_then(|value| duration(cx, name, &value));
+    let (interval, timeout) = (read("interval"), read("timeout"));
+    let (start_period, start_interval) = (read("start-period"), read("start-interval"));
+    let retries = flags.value("retries").and_then(|value| count(cx, "retries", &value));
     Some(Healthcheck::Cmd(HealthcheckCmd {
         interval,
         timeout,
@@ -32,7 +32,8 @@ pub(crate) fn read(
     }))
 }
 
-fn interval(cx: &mut Context<'_, '_>, name: &str, value: &Word) -> Option<Spanned<Duration>> {
+/// The value of a flag that is a duration: zero or at least 1 ms.
+pub(crate) fn duration(cx: &mut Context<'_, '_>, name: &str, value: &Word) -> Option<Spanned<Duration>> {
     match parse_duration(&value.text) {
         Some(nanoseconds @ (0 | 1_000_000..)) => {
             Some(Spanned::new(Duration::from_nanos(nanoseconds.unsigned_abs()), value.span))
@@ -49,20 +50,18 @@ fn interval(cx: &mut Context<'_, '_>, name: &str, value: &Word) -> Option<Spanne
     }
 }
 
-fn retries(cx: &mut Context<'_, '_>, value: &Word) -> Option<Spanned<u32>> {
+/// The value of a flag that is a number of times.
+pub(crate) fn count(cx: &mut Context<'_, '_>, name: &str, value: &Word) -> Option<Spanned<u32>> {
     match value.text.parse::<i32>().map(u32::try_from) {
-        Ok(Ok(retries)) => Some(Spanned::new(retries, value.span)),
+        Ok(Ok(count)) => Some(Spanned::new(count, value.span)),
         Ok(Err(_)) => {
-            let message = format!("--retries cannot be negative ({})", value.text);
+            let message = format!("--{name} cannot be negative ({})", value.text);
             cx.error(value.span, message, "expected a number");
             None
         }
         Err(_) => {
-            cx.error(
-                value.span,
-                format!("invalid number for --retries: {}", value.text),
-                "expected a number",
-            );
+            let message = format!("invalid number for --{name}: {}", value.text);
+            cx.error(value.span, message, "expected a number");
             None
         }
     }

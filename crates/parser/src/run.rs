@@ -5,6 +5,7 @@ use crate::context::{Context, part};
 use crate::diagnostic::Diagnostic;
 use crate::flags::Flags;
 use crate::grammar::{self, Rule};
+use crate::healthcheck::{count, duration};
 use crate::span::{Span, Spanned, Word};
 use crate::suggest;
 
@@ -34,11 +35,13 @@ pub(crate) fn read(cx: &mut Context<'_, '_>, mut flags: Flags, command: Command)
     let devices = flags.values("device").into_iter().filter_map(|value| device(cx, value)).collect();
     let network = flags.exact_value("network").and_then(|value| network(cx, &value));
     let security = flags.exact_value("security").and_then(|value| security(cx, &value));
+    let timeout = flags.value("timeout").and_then(|value| duration(cx, "timeout", &value));
+    let retry = flags.value("retry").and_then(|value| count(cx, "retry", &value));
     let heredocs = match command {
         Command::Shell(_) => cx.heredocs().into_iter().map(|announced| announced.heredoc).collect(),
         Command::Exec(_) => Vec::new(),
     };
-    Run { mounts, network, security, devices, command, heredocs }
+    Run { mounts, network, security, devices, timeout, retry, command, heredocs }
 }
 
 fn network(cx: &mut Context<'_, '_>, value: &Word) -> Option<Spanned<Network>> {
@@ -48,7 +51,7 @@ fn network(cx: &mut Context<'_, '_>, value: &Word) -> Option<Spanned<Network>> {
         "host" => Network::Host,
         other => {
             let message = format!("invalid network mode \"{other}\"");
-            cx.error(value.span, message, "expected `default`, `none` or `host`");
+            wrong_word(cx, value, message, &["default", "none", "host"]);
             return None;
         }
     };
@@ -61,11 +64,23 @@ fn security(cx: &mut Context<'_, '_>, value: &Word) -> Option<Spanned<Security>>
         "insecure" => Security::Insecure,
         other => {
             let message = format!("security \"{other}\" is not valid");
-            cx.error(value.span, message, "expected `sandbox` or `insecure`");
+            wrong_word(cx, value, message, &["sandbox", "insecure"]);
             return None;
         }
     };
     Some(Spanned::new(security, value.span))
+}
+
+/// Reports a word that is none of `known`.
+fn wrong_word(cx: &mut Context<'_, '_>, value: &Word, message: String, known: &[&'static str]) {
+    let (last, others) = known.split_last().unwrap_or((&"", &[]));
+    let others: Vec<String> = others.iter().map(|word| format!("`{word}`")).collect();
+    let mut diagnostic = Diagnostic::error(value.span, message)
+        .with_label(format!("expected {} or `{last}`", others.join(", ")));
+    if let Some(near) = suggest::nearest(&value.text, known.iter().copied()) {
+        diagnostic = diagnostic.with_help(format!("did you mean {near}?"));
+    }
+    cx.report(diagnostic);
 }
 
 fn mount(cx: &mut Context<'_, '_>, value: Word) -> Option<Mount> {

@@ -19,7 +19,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// An argument to find processes by.
-fn marker(name: &str) -> String {
+pub(crate) fn marker(name: &str) -> String {
     format!("98765.{name}{}", std::process::id()).replace(|c: char| !c.is_ascii_digit() && c != '.', "7")
 }
 
@@ -62,7 +62,7 @@ fn drop_ends_the_tree(fixture: &Fixture) {
 }
 
 /// Starts a process that starts a sandbox; returns once the tree stands.
-fn start_caller(fixture: &Fixture, marker: &str) -> Caller {
+pub(crate) fn start_caller(fixture: &Fixture, marker: &str) -> Caller {
     let script = fixture.dir.path().join("script");
     std::fs::write(&script, tree(marker, "sleep 1000")).unwrap();
     let mut command = Command::new("/proc/self/exe");
@@ -80,7 +80,7 @@ fn start_caller(fixture: &Fixture, marker: &str) -> Caller {
 }
 
 /// Does not outlive a case that fails.
-struct Caller(Child);
+pub(crate) struct Caller(pub(crate) Child);
 
 impl Drop for Caller {
     fn drop(&mut self) {
@@ -123,7 +123,7 @@ pub(crate) fn run_and_wait(dir: &str) -> ExitCode {
 }
 
 /// Processes below one, the nearest first.
-fn descendants(pid: u32) -> Vec<u32> {
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut at = 0;
     while at < found.len() {
@@ -136,7 +136,7 @@ fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-fn kill(pids: &[u32]) {
+pub(crate) fn kill(pids: &[u32]) {
     let pids = pids.iter().map(u32::to_string);
     assert!(Command::new("kill").arg("-KILL").args(pids).status().unwrap().success());
 }

@@ -6,6 +6,8 @@
 
 mod isolation;
 mod leaving;
+mod limits;
+mod options;
 mod process;
 mod support;
 mod traces;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     }
     match arguments.first().map(String::as_str) {
         Some("probe") => return isolation::probe(),
+        Some("connect") => return isolation::connect(&arguments[1]),
         Some("run-and-wait") => return leaving::run_and_wait(&arguments[1]),
         Some("inherit") => return process::run_inheriting(&arguments[1]),
         _ => {}
@@ -87,18 +90,21 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         Identity::Rootless { .. } => "range",
         Identity::SingleId { .. } => "single",
     };
-    let cases: Vec<&Case> = [isolation::CASES, process::CASES, traces::CASES, leaving::CASES]
-        .into_iter()
-        .flatten()
-        .filter(|case| match case.needs {
-            Needs::MaskedProc => masked,
-            _ if masked => false,
-            Needs::Nothing => true,
-            Needs::Ids => identity.can_use(1000, 1001),
-            Needs::Root => *identity == Identity::Root,
-        })
-        .filter(|case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str())))
-        .collect();
+    let cases: Vec<&Case> =
+        [isolation::CASES, process::CASES, traces::CASES, leaving::CASES, limits::CASES, options::CASES]
+            .into_iter()
+            .flatten()
+            .filter(|case| match case.needs {
+                Needs::MaskedProc => masked,
+                _ if masked => false,
+                Needs::Nothing => true,
+                Needs::Ids => identity.can_use(1000, 1001),
+                Needs::Root => *identity == Identity::Root,
+            })
+            .filter(|case| {
+                filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str()))
+            })
+            .collect();
     let mut failed = Vec::new();
     for case in &cases {
         let begin = Instant::now();

@@ -88,7 +88,13 @@ fn of_directory(all: &mut Lowering<'_>, index: usize, name: &str) -> StageState 
     let title = step_name(platform.as_deref(), stage.as_deref(), 1, count_steps(node), false, &title);
     let selection = Selection::Path(PathSelection { owners: false, ..PathSelection::exact("") });
     let inputs = vec![Input::whole(all.scratch()), Input { vertex: all.directory(name), selection }];
-    let op = Op::Copy(Copy { destination: "/".to_owned(), owner: None, mode: None, unpack: false });
+    let op = Op::Copy(Copy {
+        destination: "/".to_owned(),
+        owner: None,
+        mode: None,
+        unpack: false,
+        packed: Vec::new(),
+    });
     let lines = node.ast.from.lines;
     let lines = Some((lines.first, lines.last));
     let no_cache = all.options.no_cache.covers(node.ast.name());

@@ -1,284 +1,208 @@
-use files::{ModeChange, PathSelection, Selection};
-use graph::{Copy as CopyOp, Inline, InlineFile, Input, Op, Owner, OwnerId, Vertex, VertexId};
-use parser::{Add, Copy, CopySource, Diagnostic, Heredoc, Instruction, Span, Spanned, Word};
+use std::fmt::Display;
+use std::path::Path;
+
+use graph::{Http, Input, Source};
+use hash::Digest;
+use parser::{Add, Copy, Diagnostic, Instruction, Span, Spanned};
 
 use super::StageLowering;
-use crate::findings::unsupported;
+use super::transfer::{Sources, Transfer, Words};
+use crate::git::{GitReference, is_hexadecimal};
+use crate::lint::rules;
 use crate::stages::{BUILD_CONTEXT, Origin, copied_from};
-use crate::{Expander, paths};
+use crate::{paths, url};
 
-/// What COPY and ADD have in common, expanded.
-struct Transfer {
-    sources: Vec<(String, Span)>,
-    heredocs: Vec<InlineFile>,
-    dest: String,
-    chown: String,
-    chmod: String,
-    mode: Option<ModeChange>,
+/// The kinds of sources of ADD.
+enum Added {
+    Local,
+    Http(Http),
+    Git(graph::Git),
 }
 
 impl StageLowering<'_, '_> {
     pub(super) fn copy(&mut self, of: &Instruction, copy: &Copy) {
-        self.refuse_if_set(copy.link.as_ref(), "`COPY --link`");
-        self.refuse_if_set(copy.parents.as_ref(), "`COPY --parents`");
-        self.refuse_excludes(&copy.excludes, "`COPY --exclude`");
-        let words = (&copy.sources, &copy.dest, copy.chown.as_ref(), copy.chmod.as_ref());
-        let transfer = self.transfer(of, words.0, words.1, words.2, words.3);
-        let from = match copied_from(of) {
+        let words = Words {
+            sources: &copy.sources,
+            dest: &copy.dest,
+            chown: copy.chown.as_ref(),
+            chmod: copy.chmod.as_ref(),
+            link: copy.link.as_ref(),
+            excludes: &copy.excludes,
+        };
+        let transfer = self.transfer(of, words);
+        let from = match copied_from(copy) {
             // Mistakes in the name were reported when the stages were looked at.
-            Some(from) => self.all.stages.copy_origin(from).ok(),
+            Some(from) => self.all.stages.origin(from).ok(),
             None => Some(Origin::Directory(BUILD_CONTEXT.to_owned())),
         };
-        let (Some(transfer), Some(from)) = (transfer, from) else { return };
+        let (Some(mut transfer), Some(from)) = (transfer, from) else { return };
+        transfer.parents = copy.parents.as_ref().is_some_and(|parents| parents.value);
+        let mut sources = Sources::default();
         for (source, span) in &transfer.sources {
-            if is_git(source) {
-                self.report(Diagnostic::error(*span, "COPY cannot take a repository; ADD can"));
-            } else if is_url(source) {
-                self.report(Diagnostic::error(*span, "COPY cannot take a URL; ADD can"));
+            let what = match GitReference::parse(source) {
+                Ok(Some(_)) | Err(_) => Some("repository"),
+                Ok(None) => url::is_http(source).then_some("URL"),
+            };
+            if let Some(what) = what {
+                self.report(Diagnostic::error(*span, format!("COPY cannot take a {what}; ADD can")));
             }
+            if copied_from(copy).is_none() {
+                self.check_ignored(of, "Copy", source);
+            }
+            let Some((vertex, owned)) = self.all.origin(&from) else { return };
+            sources.inputs.push(Input { vertex, selection: transfer.select(source, owned) });
         }
-        self.transfer_step(of, "COPY", transfer, from, false);
+        self.transfer_step(of, "COPY", transfer, sources);
     }
 
     pub(super) fn add(&mut self, of: &Instruction, add: &Add) {
-        self.refuse_if_set(add.link.as_ref(), "`ADD --link`");
-        self.refuse_excludes(&add.excludes, "`ADD --exclude`");
-        let transfer = self.transfer(of, &add.sources, &add.dest, add.chown.as_ref(), add.chmod.as_ref());
-        if let Some(checksum) = &add.checksum {
-            self.report(unsupported(checksum.span, "`ADD --checksum`"));
-        }
-        let Some(transfer) = transfer else { return };
-        for (source, span) in &transfer.sources {
-            if is_git(source) || is_url(source) {
-                self.report(unsupported(*span, &format!("`ADD {source}`")));
-            }
-        }
-        // A heredoc is text, never an archive.
-        let unpack = add.unpack.as_ref().is_none_or(|unpack| unpack.value) && !transfer.sources.is_empty();
-        self.transfer_step(of, "ADD", transfer, Origin::Directory(BUILD_CONTEXT.to_owned()), unpack);
-    }
-
-    fn refuse_if_set(&mut self, flag: Option<&Spanned<bool>>, what: &str) {
-        if let Some(flag) = flag.filter(|flag| flag.value) {
-            self.report(unsupported(flag.span, what));
-        }
-    }
-
-    fn refuse_excludes(&mut self, excludes: &[Spanned<String>], what: &str) {
-        for exclude in excludes {
-            self.report(unsupported(exclude.span, what));
-        }
-    }
-
-    /// Expands everything, so that all mistakes are found.
-    fn transfer(
-        &mut self,
-        of: &Instruction,
-        sources: &[CopySource],
-        dest: &Word,
-        chown: Option<&Word>,
-        chmod: Option<&Word>,
-    ) -> Option<Transfer> {
-        let chown_text = chown.map_or(Some(String::new()), |word| self.expand(of, word));
-        let chmod_text = chmod.map_or(Some(String::new()), |word| self.expand(of, word));
-        let mode = match (chmod, chmod_text.as_deref()) {
-            (Some(word), Some(text)) => self.mode(word, text),
-            _ => Some(None),
+        let words = Words {
+            sources: &add.sources,
+            dest: &add.dest,
+            chown: add.chown.as_ref(),
+            chmod: add.chmod.as_ref(),
+            link: add.link.as_ref(),
+            excludes: &add.excludes,
         };
-        let mut paths = Vec::new();
-        let mut heredocs = Vec::new();
-        for source in sources {
-            match source {
-                CopySource::Path(word) => paths.push(self.expand(of, word).map(|text| (text, word.span))),
-                CopySource::Heredoc(heredoc) => heredocs.push(self.heredoc(of, heredoc)),
+        let transfer = self.transfer(of, words);
+        let checksum = match &add.checksum {
+            Some(word) => self.expand(of, word).map(|text| Some(Spanned::new(text, word.span))),
+            None => Some(None),
+        };
+        let (Some(transfer), Some(checksum)) = (transfer, checksum) else { return };
+        let checksum = checksum.filter(|checksum| !checksum.is_empty());
+        let Some(added) = self.added(&transfer, add, checksum.as_ref()) else { return };
+        for ((source, _), added) in transfer.sources.iter().zip(&added) {
+            if matches!(added, Added::Local) {
+                self.check_ignored(of, "Add", source);
             }
         }
-        let dest = self.expand(of, dest);
-        Some(Transfer {
-            sources: paths.into_iter().collect::<Option<_>>()?,
-            heredocs: heredocs.into_iter().collect::<Option<_>>()?,
-            dest: dest?,
-            chown: chown_text?,
-            chmod: chmod_text?,
-            mode: mode?,
-        })
+        let sources = self.added_sources(&transfer, added, add.unpack.as_ref().map(|unpack| unpack.value));
+        self.transfer_step(of, "ADD", transfer, sources);
     }
 
-    fn heredoc(&mut self, of: &Instruction, heredoc: &Heredoc) -> Option<InlineFile> {
-        if heredoc.name.contains('/') || matches!(heredoc.name.as_str(), "" | "." | "..") {
-            let message = format!("`{}` cannot be the name of a file", heredoc.name);
-            self.report(Diagnostic::error(heredoc.span, message));
+    /// Something that the ignore rules leave out cannot be copied. With exceptions among the rules that is not so clear.
+    fn check_ignored(&mut self, of: &Instruction, keyword: &str, source: &str) {
+        /// No pattern means this very file, so rules that leave it out leave everything out.
+        const ANYTHING: &str = "\u{10ffff}";
+        let Some(ignore) = self.all.options.ignore.as_ref().filter(|ignore| !ignore.has_exceptions()) else {
+            return;
+        };
+        let path = paths::clean(source);
+        let asked = if matches!(path.as_str(), "." | "/") { ANYTHING } else { &path };
+        // Rules are about paths without a slash in front.
+        if !asked.starts_with('/') && ignore.judge_whole(Path::new(asked)).is_excluded() {
+            self.lint(rules::copy_ignored_file(of.span, keyword, &path));
+        }
+    }
+
+    /// What each source is; `None` when one is wrong, which is reported.
+    fn added(
+        &mut self,
+        transfer: &Transfer,
+        add: &Add,
+        checksum: Option<&Spanned<String>>,
+    ) -> Option<Vec<Added>> {
+        let single = transfer.sources.len() == 1;
+        if let (Some(checksum), false) = (checksum, single) {
+            let message = "a checksum is for one download, and there are other sources";
+            self.report(Diagnostic::error(checksum.span, message).with_help("use one ADD for each"));
             return None;
         }
-        let mut content = heredoc.body().into_owned();
-        if heredoc.expand {
-            match Expander::for_heredoc().expand(&content, &self.scope()) {
-                Ok(expanded) => {
-                    self.report_undefined(of, &expanded.unset);
-                    content = expanded.text;
+        let mut all = Vec::new();
+        for (source, span) in &transfer.sources {
+            let added = match GitReference::parse(source) {
+                Ok(Some(git)) => added_git(git, add, checksum, *span).map(Added::Git),
+                Ok(None) if url::is_http(source) => added_http(source, checksum).map(Added::Http),
+                Ok(None) => match checksum {
+                    None => Ok(Added::Local),
+                    Some(checksum) => {
+                        let message = format!("a checksum is for downloads: `{source}` is a local path");
+                        Err(Box::new(Diagnostic::error(checksum.span, message)))
+                    }
+                },
+                Err(message) => Err(error(*span, message)),
+            };
+            all.push(added.map_err(|error| self.report(*error)).ok());
+        }
+        all.into_iter().collect()
+    }
+
+    /// Local archives are unpacked unless somebody says no, downloaded ones when somebody says yes. A heredoc is text, never an
+    /// archive.
+    fn added_sources(&mut self, transfer: &Transfer, added: Vec<Added>, unpack: Option<bool>) -> Sources {
+        let mut sources = Sources::default();
+        for (index, (added, (source, _))) in added.into_iter().zip(&transfer.sources).enumerate() {
+            let (vertex, selection, unpacked) = match added {
+                Added::Local => {
+                    let vertex = self.all.directory(BUILD_CONTEXT);
+                    (vertex, transfer.select(source, false), unpack.unwrap_or(true))
                 }
-                Err(error) => {
-                    let word = Word::new(content, heredoc.content_span);
-                    self.report(Diagnostic::error(word.span_of(error.range), error.message));
-                    return None;
+                Added::Http(http) => {
+                    let selection = files::Selection::Path(transfer.exact(&http.name, false));
+                    let title = format!("[internal] load {}", url::without_user(&http.url));
+                    let vertex = self.all.source(Source::Http(http), title, None);
+                    (vertex, selection, unpack.unwrap_or(false))
                 }
+                Added::Git(git) => {
+                    let title = format!("[internal] load {}", url::without_user(&git.remote));
+                    let vertex = self.all.source(Source::Git(git), title, None);
+                    // A directory, so there is nothing that could be unpacked.
+                    (vertex, transfer.all(), false)
+                }
+            };
+            sources.inputs.push(Input { vertex, selection });
+            if unpacked {
+                sources.unpack = true;
+            } else {
+                sources.packed.push(index);
             }
         }
-        Some(InlineFile { name: heredoc.name.clone(), mode: 0o644, content: content.into_bytes() })
-    }
-
-    /// `--chmod`. Nothing when it expands to nothing.
-    fn mode(&mut self, word: &Word, text: &str) -> Option<Option<ModeChange>> {
-        if text.is_empty() {
-            return Some(None);
+        if !sources.unpack {
+            sources.packed.clear();
         }
-        match text.parse() {
-            Ok(change) => Some(Some(change)),
-            Err(error) => {
-                self.report(Diagnostic::error(word.span, format!("`{text}` is no mode: {error}")));
-                None
-            }
-        }
-    }
-
-    fn transfer_step(
-        &mut self,
-        of: &Instruction,
-        keyword: &str,
-        transfer: Transfer,
-        from: Origin,
-        unpack: bool,
-    ) {
-        let title = self.title(of, Expander::new(self.all.escape), "");
-        let mut created_by = keyword.to_owned();
-        for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
-            if !value.is_empty() {
-                created_by.push_str(&format!(" --{flag}={value}"));
-            }
-        }
-        let owner = (!transfer.chown.is_empty()).then(|| owner(&transfer.chown));
-        // A symbolic mode works on the one that is there.
-        let modes = transfer.mode.as_ref().and_then(ModeChange::fixed).is_none();
-        let mut inputs = Vec::new();
-        for (source, _) in &transfer.sources {
-            let Some((from, owners)) = self.all.origin(&from) else { return };
-            created_by.push_str(&format!(" {source}"));
-            let pattern = paths::source(source);
-            let wildcards = has_wildcards(&pattern);
-            let selection = Selection::Path(PathSelection {
-                wildcards,
-                modes,
-                owners: owners && owner.is_none(),
-                ..PathSelection::exact(pattern)
-            });
-            inputs.push(Input { vertex: from, selection });
-        }
-        for file in transfer.heredocs {
-            created_by.push_str(&format!(" <<{}", file.name));
-            let selection =
-                Selection::Path(PathSelection { modes, owners: false, ..PathSelection::exact(&file.name) });
-            inputs.push(Input { vertex: self.inline(of, file), selection });
-        }
-        created_by.push_str(&format!(" {} # buildkit", transfer.dest));
-        let destination = paths::destination(&self.state.cwd(), &transfer.dest);
-        let op = Op::Copy(CopyOp { destination, owner, mode: transfer.mode, unpack });
-        self.step(of, op, inputs, &title, created_by);
-    }
-
-    fn inline(&mut self, of: &Instruction, file: InlineFile) -> VertexId {
-        let lines = self.lines(of.lines);
-        let name = "[internal] preparing inline document".to_owned();
-        let op = Op::Inline(Inline { files: vec![file] });
-        self.all.definition.add(Vertex { op, inputs: Vec::new(), name, lines, no_cache: false })
+        sources
     }
 }
 
-/// `user[:group]`. An empty user with a group is root.
-pub(super) fn owner(text: &str) -> Owner {
-    // The largest number is no id: to the kernel it means "leave it as it is".
-    let id = |text: &str| match text.parse::<u32>() {
-        // The largest number is no id: chown(2) takes it for "leave it as it is".
-        Ok(number) if number != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => {
-            OwnerId::Number(number)
+fn added_http(url: &str, checksum: Option<&Spanned<String>>) -> Result<Http, Box<Diagnostic>> {
+    let checksum = checksum.map(|text| match text.parse::<Digest>() {
+        Ok(digest) => Ok(digest),
+        Err(reason) => Err(error(text.span, format!("`{}` is no checksum: {reason}", **text))),
+    });
+    Ok(Http { url: url.to_owned(), name: url::file_name(url), checksum: checksum.transpose()? })
+}
+
+fn added_git(
+    mut git: GitReference,
+    add: &Add,
+    checksum: Option<&Spanned<String>>,
+    span: Span,
+) -> Result<graph::Git, Box<Diagnostic>> {
+    if let Some(checksum) = checksum {
+        if !is_hexadecimal(checksum) {
+            let message = format!("`{}` cannot be the id of a commit: it is not hexadecimal", checksum.value);
+            return Err(error(checksum.span, message));
         }
-        _ => OwnerId::Name(text.to_owned()),
+        if let Some(other) = git.checksum.replace(checksum.value.clone())
+            && other != checksum.value
+        {
+            let message =
+                format!("`--checksum` and the source name different commits: `{}` and `{other}`", **checksum);
+            return Err(Box::new(Diagnostic::error(checksum.span, message).with_related(span, "the source")));
+        }
+    }
+    let keep = match (&add.keep_git_dir, git.keep_git_dir) {
+        (Some(flag), Some(query)) if flag.value != query => {
+            let message = "`--keep-git-dir` and the source's `keep-git-dir` contradict each other";
+            return Err(Box::new(Diagnostic::error(flag.span, message).with_related(span, "the source")));
+        }
+        (Some(flag), _) => flag.value,
+        (None, query) => query.unwrap_or(false),
     };
-    let (user, group) = text.split_once(':').unwrap_or((text, ""));
-    let user = if user.is_empty() { OwnerId::Number(0) } else { id(user) };
-    Owner { user, group: (!group.is_empty()).then(|| id(group)) }
+    Ok(git.source(keep))
 }
 
-/// Whether `*`, `?` or `[` stands in a path, not escaped.
-fn has_wildcards(path: &str) -> bool {
-    let mut chars = path.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '*' | '?' | '[' => return true,
-            '\\' => drop(chars.next()),
-            _ => {}
-        }
-    }
-    false
-}
-
-fn is_url(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
-}
-
-/// Whether a source names a git repository: by its scheme, as `user@host:path`, or over HTTP by a path that ends in `.git`.
-fn is_git(source: &str) -> bool {
-    if ["git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme)) {
-        return true;
-    }
-    if is_url(source) {
-        return source.split(['#', '?']).next().is_some_and(|path| path.ends_with(".git"));
-    }
-    let Some((user, rest)) = source.split_once('@') else { return false };
-    let Some((host, _)) = rest.split_once(':') else { return false };
-    let word = |text: &str, more: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-    };
-    word(user, "-_") && word(host, "-.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn owners() {
-        let name = |text: &str| OwnerId::Name(text.to_owned());
-        assert_eq!(owner("1000"), Owner { user: OwnerId::Number(1000), group: None });
-        assert_eq!(owner("4294967295").user, name("4294967295"));
-        assert_eq!(owner("app:10"), Owner { user: name("app"), group: Some(OwnerId::Number(10)) });
-        assert_eq!(owner("app:"), Owner { user: name("app"), group: None });
-        assert_eq!(owner(":wheel"), Owner { user: OwnerId::Number(0), group: Some(name("wheel")) });
-        assert_eq!(owner("+1"), Owner { user: name("+1"), group: None });
-    }
-
-    #[test]
-    fn wildcards() {
-        for path in ["*.c", "a/?", "[ab]"] {
-            assert!(has_wildcards(path), "{path}");
-        }
-        for path in ["a", r"a\*b", r"a\\", ""] {
-            assert!(!has_wildcards(path), "{path}");
-        }
-    }
-
-    #[test]
-    fn repositories() {
-        for source in [
-            "git@github.com:a/b",
-            "git://x/y",
-            "ssh://git@x/y",
-            "https://x/y.git",
-            "https://x/y.git#main:dir",
-        ] {
-            assert!(is_git(source), "{source}");
-        }
-        for source in ["https://x/y.tar.gz", "a@b", "github.com/a/b", "./x:y", "a.git"] {
-            assert!(!is_git(source), "{source}");
-        }
-    }
+fn error(span: Span, message: impl Display) -> Box<Diagnostic> {
+    Box::new(Diagnostic::error(span, message.to_string()))
 }

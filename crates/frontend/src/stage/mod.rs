@@ -4,16 +4,18 @@ mod base;
 mod config;
 mod copy;
 mod expose;
+mod mount;
+mod mount_keys;
 mod run;
 mod signal;
 mod state;
+mod transfer;
 mod workdir;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use files::Selection;
 use graph::{Definition, Input, Op, Source, Vertex, VertexId};
 use image::{ImageConfig, Platform, ResolvedImage};
 use parser::{Comment, Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
@@ -27,7 +29,7 @@ use crate::findings::Findings;
 use crate::lint::{Checks, rules};
 use crate::stages::{BUILD_CONTEXT, Node, Origin, Stages, at_trigger};
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, Options, Variables};
+use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables};
 
 /// What all stages of one platform share.
 pub(crate) struct Lowering<'a> {
@@ -50,6 +52,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) findings: &'a mut Findings,
     /// The stages that are done, by index.
     pub(crate) done: BTreeMap<usize, StageState>,
+    /// What each of them can be given.
+    pub(crate) outlines: BTreeMap<usize, Outline>,
 }
 
 impl<'a> Lowering<'a> {
@@ -72,7 +76,11 @@ impl<'a> Lowering<'a> {
             total: base::count_steps(node),
             shown: base::shows_from(node).into(),
             seen: Seen::default(),
+            outline: Outline::default(),
         };
+        if !node.replaced {
+            stage.outline_from();
+        }
         for trigger in triggers {
             stage.place.trigger = Some((trigger.text.clone(), trigger.foreign));
             stage.instruction(&trigger.instruction);
@@ -81,8 +89,9 @@ impl<'a> Lowering<'a> {
         for instruction in instructions {
             stage.instruction(instruction);
         }
-        let state = stage.state;
+        let (state, outline) = (stage.state, stage.outline);
         self.done.insert(index, state);
+        self.outlines.insert(index, outline);
     }
 
     /// The vertex of something that is copied from, and whether its files have owners of their own. `None` when it failed.
@@ -154,6 +163,7 @@ struct StageLowering<'l, 'a> {
     total: usize,
     shown: usize,
     seen: Seen,
+    outline: Outline,
 }
 
 /// Where findings of the present instruction belong.
@@ -197,6 +207,25 @@ impl StageLowering<'_, '_> {
 
     fn checks_of(&self, comments: &[Comment]) -> Cow<'_, Checks> {
         self.all.checks.with_comments(comments)
+    }
+
+    /// What the FROM says for an outline.
+    fn outline_from(&mut self) {
+        let from = &self.node.ast.from;
+        self.outline.name = self.node.ast.name().map(str::to_owned);
+        self.outline.description =
+            self.node.ast.name().and_then(|name| from.description(name)).map(str::to_owned);
+        for name in &self.node.used_args {
+            self.all.globals.outline(name, &mut self.outline.args);
+        }
+    }
+
+    /// Where an instruction stands in this file: a trigger of an image does at the FROM.
+    fn span(&self, of: &Instruction) -> Span {
+        match &self.place.trigger {
+            Some((_, true)) => self.node.ast.from.span,
+            _ => of.span,
+        }
     }
 
     /// Reports a finding about the present instruction.
@@ -263,13 +292,17 @@ impl StageLowering<'_, '_> {
     /// Adds the vertex of a step that makes a layer, and its history. `inputs` come after the tree so far.
     fn step(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, title: &str, created_by: String) {
         let name = self.step_name(title);
-        let mut all_inputs = vec![Input { vertex: self.state.vertex, selection: Selection::Whole }];
+        let mut all_inputs = vec![Input::whole(self.state.vertex)];
         all_inputs.extend(inputs);
-        let lines = self.lines(of.lines);
-        let vertex = Vertex { op, inputs: all_inputs, name, lines, no_cache: self.no_cache };
-        self.state.vertex = self.all.definition.add(vertex);
+        self.state.vertex = self.vertex(of, op, all_inputs, name);
         self.state.layer_steps.push(self.state.vertex);
         self.state.remember(created_by, true);
+    }
+
+    /// Adds a vertex that belongs to an instruction.
+    fn vertex(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, name: String) -> VertexId {
+        let lines = self.lines(of.lines);
+        self.all.definition.add(Vertex { op, inputs, name, lines, no_cache: self.no_cache })
     }
 
     /// The lines to show: of the FROM when the instruction stands in another file.
@@ -315,8 +348,19 @@ impl StageLowering<'_, '_> {
 
     /// The instruction as a step's name shows it: its name in capitals, variables replaced.
     fn title(&self, of: &Instruction, expander: Expander, suffix: &str) -> String {
+        self.title_with(of, expander, suffix, &self.scope())
+    }
+
+    /// The same, with other variables.
+    fn title_with(
+        &self,
+        of: &Instruction,
+        expander: Expander,
+        suffix: &str,
+        variables: &dyn Variables,
+    ) -> String {
         let text = format!("{}{suffix}", of.text);
-        let shown = match expander.expand(&text, &self.scope()) {
+        let shown = match expander.expand(&text, variables) {
             Ok(expanded) => expanded.text,
             Err(_) => text,
         };

@@ -1,4 +1,5 @@
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use graph::VertexId;
 use image::{History, ImageConfig, Platform};
@@ -64,7 +65,7 @@ impl StageState {
     }
 
     /// The environment of a process: the image's, then the arguments that it does not hide. Each name once.
-    pub(crate) fn process_env(&self) -> Vec<(String, String)> {
+    pub(crate) fn process_env(&self) -> Arc<[(String, String)]> {
         let values = self.values();
         let mut seen = HashSet::new();
         let scope = self.scope();

@@ -2,7 +2,7 @@ use graph::{Mkdir, Op};
 use parser::{Instruction, Workdir};
 
 use super::StageLowering;
-use super::copy::owner;
+use super::transfer::owner;
 use crate::lint::rules;
 use crate::{Expander, paths};
 

@@ -3,8 +3,11 @@
 use std::fmt::Write;
 
 use files::Selection;
-use frontend::{ImageOrigin, ImageRequest, MissingImage, Plan, Target};
-use graph::{Definition, Exec, Network, Op, Owner, OwnerId, Source, VertexId};
+use frontend::{EpochSource, ImageOrigin, ImageRequest, MissingImage, Outline, Plan, Target, TargetInfo};
+use graph::{
+    CacheMount, Definition, Exec, Git, MountKind, Network, Op, Owner, OwnerId, SecretFile, Security, Source,
+    VertexId,
+};
 use image::History;
 use parser::Diagnostic;
 
@@ -51,12 +54,56 @@ pub(crate) fn plan(out: &mut String, source: &str, plan: &Plan) {
         self::target(out, &plan.definition, target);
     }
     findings(out, source, &plan.warnings);
+    if plan.inline_cache {
+        writeln!(out, "inline cache").unwrap();
+    }
+    if let Some(multi) = plan.multi_platform {
+        writeln!(out, "multi-platform {multi}").unwrap();
+    }
     for name in &plan.unused_build_args {
         writeln!(out, "unused build argument {name}").unwrap();
     }
     if let Some(epoch) = plan.source_date_epoch {
         writeln!(out, "epoch {epoch}").unwrap();
     }
+}
+
+pub(crate) fn targets(out: &mut String, source: &str, targets: &[TargetInfo]) {
+    for target in targets {
+        let default = if target.default { " (default)" } else { "" };
+        let platform = target.platform.as_ref().map(|p| format!(" on {p}")).unwrap_or_default();
+        let name = target.name.as_deref().unwrap_or("(no name)");
+        let line = target.span.line_col(source).0;
+        writeln!(out, "stage {name}{default} from {}{platform}, line {line}", target.base).unwrap();
+        if let Some(description) = &target.description {
+            writeln!(out, "    {description}").unwrap();
+        }
+    }
+}
+
+pub(crate) fn outline(out: &mut String, source: &str, outline: &Outline) {
+    let name = outline.name.as_deref().unwrap_or("(no name)");
+    writeln!(out, "outline of {name}: {}", outline.description.as_deref().unwrap_or_default()).unwrap();
+    for arg in &outline.args {
+        let value = arg.value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
+        let description = arg.description.as_deref().unwrap_or_default();
+        writeln!(out, "    arg {}{value}, line {}: {description}", arg.name, arg.span.line_col(source).0)
+            .unwrap();
+    }
+    for (kind, mounts) in [("secret", &outline.secrets), ("ssh", &outline.ssh), ("cache", &outline.caches)] {
+        for mount in mounts {
+            let line = mount.span.line_col(source).0;
+            writeln!(out, "    {kind} {}{}, line {line}", mount.id, required(mount.required)).unwrap();
+        }
+    }
+}
+
+pub(crate) fn epoch_source(out: &mut String, source: &EpochSource) {
+    match source {
+        EpochSource::Context(name) => writeln!(out, "the time of the context {name}"),
+        EpochSource::Source(source) => writeln!(out, "the time of {source:?}"),
+    }
+    .unwrap();
 }
 
 fn target(out: &mut String, definition: &Definition, target: &Target) {
@@ -108,8 +155,11 @@ fn request(request: &ImageRequest) -> String {
 fn op(out: &mut String, op: &Op) {
     let text = match op {
         Op::Merge => "merge".to_owned(),
-        Op::Source(Source::Http(http)) => format!("http {} as {:?} {:?}", http.url, http.name, http.checksum),
-        Op::Source(Source::Git(git)) => format!("{git:?}"),
+        Op::Source(Source::Http(http)) => {
+            let checksum = http.checksum.map(|checksum| format!(" {checksum}")).unwrap_or_default();
+            format!("http {} as {:?}{checksum}", http.url, http.name)
+        }
+        Op::Source(Source::Git(git)) => self::git(git),
         Op::Source(Source::Scratch) => "scratch".to_owned(),
         Op::Source(Source::Image { name, platform, .. }) => format!("image {name} {platform}"),
         Op::Source(Source::Local { name }) => format!("local {name}"),
@@ -135,6 +185,9 @@ fn op(out: &mut String, op: &Op) {
             if copy.unpack {
                 text.push_str(" unpack");
             }
+            for index in &copy.packed {
+                write!(text, " but source {index} stays packed").unwrap();
+            }
             text
         }
         Op::Exec(exec) => return self::exec(out, exec),
@@ -145,7 +198,11 @@ fn op(out: &mut String, op: &Op) {
 fn exec(out: &mut String, exec: &Exec) {
     writeln!(out, "    exec {:?}", exec.args).unwrap();
     let user = if exec.user.is_empty() { "(root)" } else { &exec.user };
-    let network = if exec.network == Network::None { "none" } else { "host" };
+    let network = match exec.network {
+        Network::None => "none",
+        Network::Private => "private",
+        Network::Host => "host",
+    };
     writeln!(out, "    in {} as {user} on {} {} network {network}", exec.cwd, exec.hostname, exec.platform)
         .unwrap();
     let pairs = |pairs: &[(String, String)]| {
@@ -158,6 +215,80 @@ fn exec(out: &mut String, exec: &Exec) {
     if !exec.extra_hosts.is_empty() {
         writeln!(out, "    hosts{}", pairs(&exec.extra_hosts)).unwrap();
     }
+    if exec.security == Security::Insecure {
+        writeln!(out, "    insecure").unwrap();
+    }
+    for device in &exec.devices {
+        writeln!(out, "    device {}{}", device.name, required(device.required)).unwrap();
+    }
+    for secret in &exec.secret_env {
+        let version = version(secret.version.as_deref());
+        writeln!(
+            out,
+            "    {} from secret {}{}{version}",
+            secret.variable,
+            secret.id,
+            required(secret.required)
+        )
+        .unwrap();
+    }
+    for mount in &exec.mounts {
+        let access = if mount.read_only { "ro" } else { "rw" };
+        writeln!(out, "    mount {} {access} {}", mount.target, self::mount(&mount.kind)).unwrap();
+    }
+    if let Some(timeout) = exec.timeout {
+        writeln!(out, "    timeout {timeout:?}").unwrap();
+    }
+    if exec.retries > 0 {
+        writeln!(out, "    retries {}", exec.retries).unwrap();
+    }
+}
+
+fn mount(kind: &MountKind) -> String {
+    let file = |what: &str, file: &SecretFile| {
+        let (required, version) = (required(file.required), version(file.version.as_deref()));
+        format!("{what} {} {:04o} {}:{}{required}{version}", file.id, file.mode, file.uid, file.gid)
+    };
+    match kind {
+        MountKind::Bind { input } => format!("bind of input {input}"),
+        MountKind::Cache(cache) => {
+            let seed = cache.seed.map(|input| format!(" seeded by input {input}")).unwrap_or_default();
+            let CacheMount { id, sharing, mode, uid, gid, .. } = cache;
+            format!("cache {id} {sharing:?} {mode:04o} {uid}:{gid}{seed}")
+        }
+        MountKind::Tmpfs { size } => {
+            format!("tmpfs{}", size.map(|size| format!(" of {size} bytes")).unwrap_or_default())
+        }
+        MountKind::Secret(secret) => file("secret", secret),
+        MountKind::Ssh(agent) => file("ssh", agent),
+    }
+}
+
+fn required(required: bool) -> &'static str {
+    if required { " required" } else { "" }
+}
+
+fn version(version: Option<&str>) -> String {
+    version.map(|version| format!(" version {version}")).unwrap_or_default()
+}
+
+fn git(git: &Git) -> String {
+    let mut text = format!("git {} {}", git.remote, git.reference.as_deref().unwrap_or("(default branch)"));
+    if !git.directory.is_empty() {
+        write!(text, " directory {}", git.directory).unwrap();
+    }
+    if let Some(checksum) = &git.checksum {
+        write!(text, " checksum {checksum}").unwrap();
+    }
+    for (set, name) in [
+        (git.keep_git_dir, " with .git"),
+        (!git.submodules, " without submodules"),
+        (git.fetch_by_commit, " fetched by commit"),
+        (git.commit_times, " times of the commit"),
+    ] {
+        text.push_str(if set { name } else { "" });
+    }
+    text
 }
 
 fn owner(owner: &Owner) -> String {

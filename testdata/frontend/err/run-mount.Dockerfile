@@ -1,0 +1,29 @@
+FROM busybox
+WORKDIR /
+RUN --mount=type=cahce,target=/c true
+RUN --mount=type=bind,target=/ true
+RUN --mount=type=bind true
+RUN --mount=type=bind,target=/x,mode=0700 true
+RUN --mount=type=tmpfs,target=/x,uid=1 true
+RUN --mount=type=bind,target=/x,gid=1 true
+RUN --mount=type=cache,target=/x,mode=9 true
+RUN --mount=type=cache,target=/x,mode=10000 true
+RUN --mount=type=cache,target=/x,uid=-1 true
+RUN --mount=type=cache,target=/x,gid=4294967295 true
+RUN --mount=type=cache,target=/x,sharing=loked true
+RUN --mount=type=bind,target=/x,sharing=shared true
+RUN --mount=type=bind,target=/x,required true
+RUN --mount=required=true,type=secret,id=x true
+RUN --mount=type=cache,target=/x,size=1m true
+RUN --mount=type=tmpfs,target=/x,size=1x true
+RUN --mount=type=bind,target=/x,ro=maybe true
+RUN --mount=type=bind,target=/x,rw=maybe true
+RUN --mount=type=secret true
+RUN --mount=type=secret,id=x,source=y true
+RUN --mount=type=secret,id=x,from=busybox true
+RUN --mount=type=secret,id=x,sharing=shared true
+RUN --mount=type=secret,id=x,required=maybe true
+RUN --mount=type=secret,id=x,env=A=B true
+RUN --mount=type=ssh,source=x true
+RUN --mount=type=cache,target=/x,source=y true
+RUN --mount=type=cache,target=${X:?needed} true

@@ -1,0 +1,7 @@
+FROM busybox
+RUN <<"a/b"
+#!/bin/sh
+a/b
+RUN <<..
+#!/bin/sh
+..
