@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use image::{ImageResolver, Platform, Reference, ResolveError, ResolvedImage};
+use transport::Retry;
 
 use crate::auth::Scope;
 use crate::config::Config;
@@ -30,7 +31,7 @@ impl Client {
         Client(Arc::new(Shared { http, hosts: Mutex::default(), in_flight: Arc::default() }))
     }
 
-    fn host(&self, registry: &str) -> Result<Arc<Host>, Failure> {
+    pub(crate) fn host(&self, registry: &str) -> Result<Arc<Host>, Failure> {
         let mut hosts = self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(host) = hosts.get(registry) {
             return Ok(Arc::clone(host));
@@ -40,13 +41,17 @@ impl Client {
         Ok(host)
     }
 
+    pub(crate) fn retry(&self) -> Retry {
+        self.0.http.config.retry.clone()
+    }
+
     fn repository(&self, reference: &Reference) -> Result<Repository, Failure> {
         Ok(Repository {
             host: self.host(&reference.registry)?,
             name: reference.repository.clone(),
             scope: Scope::pull(&reference.repository),
             image: reference.to_string(),
-            retry: self.0.http.config.retry.clone(),
+            retry: self.retry(),
             in_flight: Arc::clone(&self.0.in_flight),
         })
     }
