@@ -45,15 +45,25 @@ impl Client {
         self.0.http.config.retry.clone()
     }
 
-    fn repository(&self, reference: &Reference) -> Result<Repository, Failure> {
-        Ok(Repository {
-            host: self.host(&reference.registry)?,
+    /// The repository of an image, on each of its registry's mirrors and then where it really is.
+    fn repositories(&self, reference: &Reference) -> Result<Vec<Repository>, Failure> {
+        let mirrors = self.0.http.config.mirrors.get(&reference.registry).into_iter().flatten();
+        let hosts: Result<Vec<_>, Failure> =
+            mirrors.chain([&reference.registry]).map(|registry| self.host(registry)).collect();
+        let hosts = hosts?;
+        let from = |first: usize| self.repository(reference, &hosts[first..]);
+        Ok((0..hosts.len()).map(from).collect())
+    }
+
+    fn repository(&self, reference: &Reference, hosts: &[Arc<Host>]) -> Repository {
+        Repository {
+            hosts: hosts.to_vec(),
             name: reference.repository.clone(),
             scope: Scope::pull(&reference.repository),
             image: reference.to_string(),
             retry: self.retry(),
             in_flight: Arc::clone(&self.0.in_flight),
-        })
+        }
     }
 }
 
@@ -73,8 +83,19 @@ impl ImageResolver for Client {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<ResolvedImage, ResolveError> {
-        let repository =
-            self.repository(reference).map_err(|failure| failure.of_image(&reference.to_string()))?;
-        manifest::resolve(repository, reference, platform).await
+        let name = reference.to_string();
+        let mut repositories = self.repositories(reference).map_err(|failure| failure.of_image(&name))?;
+        let origin = repositories.pop();
+        for mirror in repositories {
+            match manifest::resolve(mirror, reference, platform).await {
+                Err(error @ (ResolveError::Io { .. } | ResolveError::NoPlatform { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::debug!(%error, "a mirror does not help"),
+                Ok(image) => return Ok(image),
+            }
+        }
+        let origin = origin.ok_or(ResolveError::NotFound(name))?;
+        manifest::resolve(origin, reference, platform).await
     }
 }
