@@ -149,6 +149,7 @@ impl Memory {
         match (request.method.as_str(), upload) {
             ("HEAD", _) if self.blobs.contains_key(&last) => Reply::new(200, ""),
             ("HEAD", _) => Reply::new(404, ""),
+            ("DELETE", Some(_)) => Reply::new(204, ""),
             ("POST", _) => {
                 self.uploads.push(Vec::new());
                 Reply::new(202, "").with("Location", at(self.uploads.len() - 1))
@@ -360,4 +361,30 @@ async fn credentials_do_not_follow_an_upload_to_another_server() {
     assert_eq!((stored.method.as_str(), stored.body.as_slice()), ("PUT", b"small".as_slice()));
     assert!(stored.target.starts_with("/upload?signed=yes&digest=sha256%3A"), "{}", stored.target);
     assert_eq!(stored.header("authorization"), None);
+}
+
+#[tokio::test]
+async fn one_token_is_enough_for_a_push() {
+    let tokens = Server::start(|request, _| {
+        let query = request.target.split_once('?').unwrap().1.to_owned();
+        Reply::new(200, json!({"token": query.replace("%3A", ":").replace("%2C", ",")}).to_string())
+    });
+    let realm = format!("http://{}/token", tokens.address);
+    let (server, memory) = faulty(move |_, request, _| {
+        let token = request.header("authorization").unwrap_or_default();
+        let may =
+            ["repository:app:pull,push", "repository:base:pull"].iter().all(|scope| token.contains(scope));
+        // It names only what the request at hand needs.
+        let challenge = format!("Bearer realm=\"{realm}\",scope=\"repository:app:pull\"");
+        (!may).then(|| Reply::new(401, "").with("WWW-Authenticate", challenge))
+    });
+    let name = |name: &str| format!("{}/{name}", server.address).parse::<Reference>().unwrap();
+    let push = Push {
+        to: name("app:v1"),
+        blobs: vec![PushBlob { mount_from: Some(name("base")), ..blob(b"small") }],
+        manifests: vec![manifest(MANIFEST, b"{}")],
+    };
+    Client::new(config()).push(&push, &store(&[b"small"]), &Told::default()).await.unwrap();
+    assert_eq!(memory.lock().unwrap().manifests["v1"], b"{}");
+    assert_eq!(tokens.requests().len(), 1);
 }
