@@ -1,7 +1,9 @@
 //! Collecting what there is to say.
 
+use std::collections::HashSet;
+
 use image::Platform;
-use parser::Diagnostic;
+use parser::{Diagnostic, Span};
 
 use crate::lint::Checks;
 
@@ -9,6 +11,7 @@ use crate::lint::Checks;
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     all: Vec<Diagnostic>,
+    known: HashSet<(Span, String)>,
 }
 
 impl Findings {
@@ -26,7 +29,7 @@ impl Findings {
 
     /// Adds a finding unless it is there already: each platform is lowered on its own and finds the same things.
     pub(crate) fn add(&mut self, diagnostic: Diagnostic) {
-        if !self.all.contains(&diagnostic) {
+        if self.known.insert((diagnostic.span, diagnostic.message.clone())) {
             self.all.push(diagnostic);
         }
     }

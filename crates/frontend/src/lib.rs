@@ -18,6 +18,7 @@
 //! There is no disk, no network, no environment variable here, and nothing is run.
 
 mod args;
+mod chain;
 mod epoch;
 mod expand;
 mod findings;

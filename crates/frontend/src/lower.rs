@@ -136,17 +136,18 @@ fn lower_platform(mut lowering: Lowering<'_>, asked_for: Option<&Platform>) -> O
     for index in &stages.reachable {
         lowering.stage(*index);
     }
-    let mut state = lowering.done.remove(&stages.target)?;
+    let state = lowering.done.remove(&stages.target)?;
+    let mut config = state.full_config();
     let outline = lowering.outlines.remove(&stages.target).unwrap_or_default();
     // The nearest of the stages that it needs come first.
     let outline = outline.merge(lowering.outlines.values().rev());
-    stage::finish(&mut state.config, asked_for, &lowering.options.labels);
+    stage::finish(&mut config, asked_for, &lowering.options.labels);
     Some(Target {
         name: stages.nodes[stages.target].ast.name().map(str::to_owned),
         platform: lowering.platform,
         vertex: state.vertex,
-        config: state.config,
-        layer_steps: state.layer_steps,
+        config,
+        layer_steps: state.layer_steps(),
         outline,
         base: state.base,
     })

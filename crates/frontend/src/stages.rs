@@ -153,7 +153,6 @@ impl<'a> Stages<'a> {
                 return None;
             }
         }
-        stages.reach();
         Some(stages)
     }
 
@@ -422,32 +421,24 @@ impl<'a> Stages<'a> {
         })
     }
 
-    fn reach(&mut self) {
-        let mut open = vec![self.target];
-        self.reachable.clear();
-        while let Some(index) = open.pop() {
-            let Some(node) = self.nodes.get(index) else { continue };
-            if self.reachable.insert(index) {
-                open.extend(stage_of(&node.base));
-                open.extend(node.sources.iter().filter_map(|source| stage_of(&source.origin)));
-            }
-        }
-    }
-
-    /// Finds the ONBUILD triggers of all bases that are known, and the stages and images that they need. Returns the images
-    /// that have to be resolved first.
+    /// Finds the stages that the target needs, with the ONBUILD triggers of all bases that are known, and the stages and images that
+    /// those need. Returns the images that have to be resolved first.
     pub(crate) fn complete(
         &mut self,
         images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>,
         findings: &mut Findings,
     ) -> Vec<MissingImage> {
-        let mut done = BTreeSet::new();
-        while let Some(index) = self.reachable.iter().copied().find(|index| !done.contains(index)) {
-            done.insert(index);
+        let mut open = vec![self.target];
+        while let Some(index) = open.pop() {
+            if index >= self.nodes.len() || !self.reachable.insert(index) {
+                continue;
+            }
             if !self.nodes[index].replaced {
                 self.find_triggers(index, images, findings);
-                self.reach();
             }
+            let node = &self.nodes[index];
+            open.extend(stage_of(&node.base));
+            open.extend(node.sources.iter().filter_map(|source| stage_of(&source.origin)));
         }
         for index in &self.reachable {
             self.check_platform(*index, findings);
@@ -547,9 +538,10 @@ impl<'a> Stages<'a> {
 
     fn missing(&self, images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>) -> Vec<MissingImage> {
         let mut missing: Vec<MissingImage> = Vec::new();
+        let mut asked = BTreeSet::new();
         let mut ask = |origin: &Origin, name: &str, span: Span| {
             let Origin::Image(request) = origin else { return };
-            if !images.contains_key(request) && !missing.iter().any(|missing| missing.request == *request) {
+            if !images.contains_key(request) && asked.insert(request.clone()) {
                 missing.push(MissingImage { request: request.clone(), name: name.to_owned(), span });
             }
         };

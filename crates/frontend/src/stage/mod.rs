@@ -10,6 +10,7 @@ mod run;
 mod signal;
 mod state;
 mod transfer;
+mod variables;
 mod workdir;
 
 use std::borrow::Cow;
@@ -21,8 +22,8 @@ use image::{ImageConfig, Platform, ResolvedImage};
 use parser::{Comment, Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
 
 pub(crate) use base::finish;
-use state::Scope;
 pub(crate) use state::StageState;
+use variables::Scope;
 
 use crate::args::GlobalArgs;
 use crate::findings::Findings;
@@ -30,6 +31,9 @@ use crate::lint::{Checks, rules};
 use crate::stages::{BUILD_CONTEXT, Node, Origin, Stages, at_trigger};
 use crate::suggest::closest;
 use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables};
+
+/// From so many on, a variable that does not exist gets no suggestion.
+const MANY_VARIABLES: usize = 1_000;
 
 /// What all stages of one platform share.
 pub(crate) struct Lowering<'a> {
@@ -247,7 +251,7 @@ impl StageLowering<'_, '_> {
         }
     }
 
-    fn scope(&self) -> Scope<'_> {
+    fn scope(&self) -> &Scope {
         self.state.scope()
     }
 
@@ -264,7 +268,7 @@ impl StageLowering<'_, '_> {
 
     /// A word, expanded.
     fn expand(&mut self, of: &Instruction, word: &Word) -> Option<String> {
-        let expanded = Expander::new(self.all.escape).expand(&word.text, &self.scope());
+        let expanded = Expander::new(self.all.escape).expand(&word.text, self.scope());
         match expanded {
             Ok(expanded) => {
                 self.report_undefined(of, &expanded.unset);
@@ -279,12 +283,12 @@ impl StageLowering<'_, '_> {
 
     fn report_undefined<'n>(&mut self, of: &Instruction, names: impl IntoIterator<Item = &'n String>) {
         for name in names {
-            if self.state.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
+            if self.scope().declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
                 continue;
             }
-            let known = self.scope().names();
-            let finding =
-                rules::undefined_var(of.span, name, closest(name, known.iter().map(String::as_str)));
+            // Nobody looks for one name among so many.
+            let known = (self.scope().len() < MANY_VARIABLES).then(|| self.scope().names());
+            let finding = rules::undefined_var(of.span, name, closest(name, known.into_iter().flatten()));
             self.lint(finding);
         }
     }
@@ -294,9 +298,8 @@ impl StageLowering<'_, '_> {
         let name = self.step_name(title);
         let mut all_inputs = vec![Input::whole(self.state.vertex)];
         all_inputs.extend(inputs);
-        self.state.vertex = self.vertex(of, op, all_inputs, name);
-        self.state.layer_steps.push(self.state.vertex);
-        self.state.remember(created_by, true);
+        let vertex = self.vertex(of, op, all_inputs, name);
+        self.state.add_layer(vertex, created_by);
     }
 
     /// Adds a vertex that belongs to an instruction.
@@ -348,7 +351,7 @@ impl StageLowering<'_, '_> {
 
     /// The instruction as a step's name shows it: its name in capitals, variables replaced.
     fn title(&self, of: &Instruction, expander: Expander, suffix: &str) -> String {
-        self.title_with(of, expander, suffix, &self.scope())
+        self.title_with(of, expander, suffix, self.scope())
     }
 
     /// The same, with other variables.
@@ -360,10 +363,7 @@ impl StageLowering<'_, '_> {
         variables: &dyn Variables,
     ) -> String {
         let text = format!("{}{suffix}", of.text);
-        let shown = match expander.expand(&text, variables) {
-            Ok(expanded) => expanded.text,
-            Err(_) => text,
-        };
+        let shown = expander.expand_text(text, variables).unwrap_or_else(|_| format!("{}{suffix}", of.text));
         match shown.split_once(' ') {
             Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
             None => shown.to_uppercase(),
