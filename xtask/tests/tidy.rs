@@ -74,9 +74,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("docker_credential", &["registry"]),
     ("pest", &["parser"]),
     ("pest_derive", &["parser"]),
-    ("reqwest", &["registry"]),
+    ("reqwest", &["transport"]),
     ("rusqlite", &["cache"]),
-    ("rustls", &["registry"]),
+    ("rustls", &["transport"]),
     ("seccompiler", &["executor"]),
     ("tar", &["exporter", "image"]),
     ("terminal_size", &["builder"]),
@@ -125,6 +125,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("exporter", &["TcpStream", "TcpListener", "UdpSocket", "std::env::var", "std::process::Command"]),
     ("worker", &["TcpStream", "TcpListener", "UdpSocket", "std::env::var", "std::process::Command"]),
     ("registry", &["std::process::Command", "println!"]),
+    ("transport", &["std::process", "std::env::var", "println!"]),
+    ("remote", &["std::env::var", "println!"]),
 ];
 
 #[test]

@@ -15,6 +15,10 @@ use crate::layout::Layout;
 const SCHEMA: &str = include_str!("schema.sql");
 const COMPLETE: i64 = 1;
 
+/// Tables that older programs do not know, and its last one.
+const ADDITIONS: &str = include_str!("additions.sql");
+const ADDED: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'steps')";
+
 /// How long to wait for a writer of another process. Transactions last milliseconds; a disk that stalls lasts longer.
 const BUSY: Duration = Duration::from_secs(60);
 
@@ -121,7 +125,7 @@ fn connect(path: &Path, create: bool) -> rusqlite::Result<Option<Connection>> {
     db.pragma_update(None, "foreign_keys", true)?;
     db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
-    if version(&db)? == COMPLETE {
+    if version(&db)? == COMPLETE && db.query_row(ADDED, [], |row| row.get(0))? {
         return Ok(Some(db));
     }
     if !create {
@@ -133,6 +137,7 @@ fn connect(path: &Path, create: bool) -> rusqlite::Result<Option<Connection>> {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "user_version", COMPLETE)?;
     }
+    transaction.execute_batch(ADDITIONS)?;
     transaction.commit()?;
     Ok(Some(db))
 }

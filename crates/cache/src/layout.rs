@@ -35,7 +35,7 @@ impl Layout {
         check_owner(&root)?;
         check_format(&root, options)?;
         let layout = Layout { root };
-        for dir in [layout.blobs(), layout.snapshots(), layout.scratch(), layout.claims(), layout.stats()] {
+        for dir in layout.directories() {
             match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
                 Ok(()) => {}
                 Err(error) => return refuse_read_only(&dir, error).map(|()| layout),
@@ -47,6 +47,19 @@ impl Layout {
             .map(drop)
             .or_else(|error| refuse_read_only(&layout.root, error))?;
         Ok(layout)
+    }
+
+    fn directories(&self) -> [PathBuf; 8] {
+        [
+            self.blobs(),
+            self.snapshots(),
+            self.scratch(),
+            self.claims(),
+            self.stats(),
+            self.mounts(),
+            self.remotes(),
+            self.logs(),
+        ]
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -109,6 +122,23 @@ impl Layout {
     pub(crate) fn stats(&self) -> PathBuf {
         self.root.join("stat-v1")
     }
+
+    pub(crate) fn mounts(&self) -> PathBuf {
+        self.root.join("mounts-v1")
+    }
+
+    pub(crate) fn remotes(&self) -> PathBuf {
+        self.root.join("remotes-v1")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs-v1")
+    }
+
+    /// What the step printed that made the layer.
+    pub(crate) fn log(&self, id: SnapshotId) -> PathBuf {
+        self.logs().join(id.to_string())
+    }
 }
 
 pub(crate) fn open_lock_file(path: &Path) -> io::Result<File> {
@@ -120,6 +150,19 @@ pub(crate) fn create_dir(path: &Path, mode: u32) -> Result<(), CacheError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.at("create", path),
     }
+}
+
+/// All names that are text: others are none of ours. None when the directory is gone.
+pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>, CacheError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.at("list", dir)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.at("list", dir)?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 fn unusable<T>(path: &Path, reason: impl Into<String>) -> Result<T, CacheError> {

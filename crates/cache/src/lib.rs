@@ -12,10 +12,13 @@
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   stat-v1/<context>            digests of a context's files by their stat
+//!   logs-v1/<id>                 what the step printed that made the layer
+//!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
+//!   remotes-v1/<hash>/<n>/       git repositories, likewise
 //!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
 //! ```
 //!
-//! A file or directory counts only if the database has a row for it, and the row is written after the file is complete and in place
+//! A layer or blob counts only if the database has a row for it, and the row is written after the file is complete and in place
 //! (for a snapshot: before the rename, when nobody has its id). Whatever has no row is rubbish, and what has a row but is not
 //! there is forgotten when it is asked for. So a kill at any instant leaves a store that works. After a power failure,
 //! rows that were not followed by a `syncfs` are dropped (`Session`).
@@ -25,11 +28,15 @@ mod changes;
 mod claims;
 mod copying;
 mod database;
+mod downloads;
 mod entries;
 mod error;
 mod images;
+mod kept;
 mod layout;
+mod logs;
 mod memory;
+mod mounts;
 mod packed;
 mod prune;
 mod record;
@@ -46,10 +53,14 @@ mod view;
 
 pub use blobs::BlobStore;
 pub use changes::Changes;
+pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;
 pub use images::StoredImage;
+pub use kept::{KeptId, KeptStep};
+pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
+pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

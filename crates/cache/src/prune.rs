@@ -1,24 +1,24 @@
 use std::collections::HashSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rayon::prelude::*;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::claims;
-use crate::database::{bytes32, from_sql};
+use crate::database::{bytes32, from_sql, to_millis};
 use crate::error::At;
+use crate::layout::names_in;
 use crate::remove::remove_tree;
 use crate::session::open_lock;
 use crate::usage::measure;
-use crate::{CacheError, Store};
+use crate::{CacheError, Store, claims, downloads};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PruneOptions {
-    /// Everything: results, layers, images, blobs. Otherwise only what nothing names.
+    /// Everything: results, layers, images, blobs, cache mounts. Otherwise only what nothing names, or what was kept for a
+    /// time that is over.
     pub all: bool,
     /// Whether to wait for running builds instead of failing with [`CacheError::Busy`]. A caller with a
     /// [`crate::Session`] of its own would wait for itself.
@@ -36,17 +36,25 @@ pub struct Pruned {
     pub images: u64,
     /// Results of steps.
     pub records: u64,
+    /// Cache mounts and git repositories.
+    pub mounts: u64,
+    /// What failed steps left.
+    pub kept: u64,
     /// Bytes freed on the disk.
     pub bytes: u64,
 }
 
-const EVERYTHING: &str = "DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records; DELETE FROM snapshots; DELETE FROM blobs;";
+const EVERYTHING: &str = "
+    DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
+    DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM steps;";
 
 /// Records without a key cannot be found; layers without a record or a chain neither; blobs serve packed layers and images.
 const UNREFERENCED: &str = "
     DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
-    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains);
-    DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs);";
+    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
+        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers));
+    DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs)
+        AND digest NOT IN (SELECT digest FROM downloads);";
 
 impl Store {
     /// Removes what is not needed. Nothing is removed while a build is running, in whatever process; a build that starts
@@ -67,13 +75,16 @@ impl Store {
         let mut trash = Trash::new(self);
         pruned.snapshots = self.take_snapshots(&mut trash)?;
         pruned.blobs = self.take_blobs(&mut trash)?;
+        self.take_logs(&mut trash)?;
+        let mounts = self.prune_mounts(options.all)?;
+        pruned.mounts = mounts.count;
         if options.all {
             trash.take_all_in(&inner.layout.stats())?;
             inner.database.vacuum()?;
         }
         claims::remove_unused(&inner.layout)?;
         drop(lock);
-        pruned.bytes = trash.empty()?;
+        pruned.bytes = mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
         Ok(pruned)
     }
@@ -84,20 +95,21 @@ impl Store {
             let count = |table: &str| -> rusqlite::Result<u64> {
                 db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0).map(from_sql))
             };
-            let before = (count("images")?, count("records")?);
+            let before = (count("images")?, count("records")?, count("kept")?);
+            db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])?;
+            db.execute("DELETE FROM downloads WHERE used < ?1", [downloads::oldest()])?;
             db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
             Ok(Pruned {
                 images: before.0 - count("images")?,
                 records: before.1 - count("records")?,
+                kept: before.2 - count("kept")?,
                 ..Pruned::default()
             })
         })
     }
 
     fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let known: HashSet<i64> = self.inner.database.read("list snapshots", |db| {
-            db.prepare("SELECT id FROM snapshots")?.query_map([], |row| row.get(0))?.collect()
-        })?;
+        let known = self.known_snapshots()?;
         let dir = self.inner.layout.snapshots();
         let mut taken = 0;
         for name in names_in(&dir)? {
@@ -112,6 +124,24 @@ impl Store {
             taken += u64::from(is_layer);
         }
         Ok(taken)
+    }
+
+    /// A log goes with its layer.
+    fn take_logs(&self, trash: &mut Trash<'_>) -> Result<(), CacheError> {
+        let known = self.known_snapshots()?;
+        let dir = self.inner.layout.logs();
+        for name in names_in(&dir)? {
+            if !name.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
+                trash.take(&dir.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn known_snapshots(&self) -> Result<HashSet<i64>, CacheError> {
+        self.inner.database.read("list snapshots", |db| {
+            db.prepare("SELECT id FROM snapshots")?.query_map([], |row| row.get(0))?.collect()
+        })
     }
 
     fn take_blobs(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
@@ -173,17 +203,4 @@ impl<'a> Trash<'a> {
             })
             .sum()
     }
-}
-
-/// All names that are text: others are none of ours.
-fn names_in(dir: &Path) -> Result<Vec<String>, CacheError> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.at("list", dir)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry.at("list", dir)?.file_name().into_string().ok());
-    }
-    Ok(names)
 }

@@ -228,15 +228,23 @@ impl ActiveSnapshot {
         &self.below
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn entries(&self) -> Result<Entries, CacheError> {
+        Entries::read(self.open()?, self.describes_root()?)
+    }
+
     /// Reads and hashes what was written; needed where the writer was a process. Marks that hide nothing are taken away first, so that
     /// every way of writing the same layer gives the same digest. Sockets are taken away: a layer has none, and a later step must not
     /// see what the image will not have.
     pub fn changes(&self) -> Result<Changes, CacheError> {
         self.resolve_opaque_root()?;
-        let mut entries = Entries::read(self.open()?, self.describes_root()?)?;
+        let mut entries = self.entries()?;
         if !entries.sockets().is_empty() {
             self.remove_sockets(entries.sockets())?;
-            entries = Entries::read(self.open()?, self.describes_root()?)?;
+            entries = self.entries()?;
         }
         if !self.has_parents {
             return Changes::of(&entries);
@@ -252,7 +260,7 @@ impl ActiveSnapshot {
             }
         }
         if stale {
-            return Changes::of(&Entries::read(self.open()?, self.describes_root()?)?);
+            return Changes::of(&self.entries()?);
         }
         Changes::of(&entries)
     }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::database::{from_millis, from_sql};
 use crate::error::At;
-use crate::{CacheError, SnapshotId, Store};
+use crate::{CacheError, CacheMountInfo, SnapshotId, Store};
 
 /// Number and bytes of things of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +32,14 @@ pub struct Usage {
     pub records: Amount,
     /// Stat caches.
     pub stat_caches: Amount,
+    /// Cache mounts.
+    pub cache_mounts: Amount,
+    /// Git repositories.
+    pub remotes: Amount,
+    /// What steps printed.
+    pub logs: Amount,
+    /// What failed steps left; their bytes are among the snapshots.
+    pub kept: Amount,
     /// Unfinished or left over.
     pub temporary: Amount,
     /// The database.
@@ -43,10 +51,17 @@ pub struct Usage {
 impl Usage {
     /// Bytes of everything.
     pub fn total(&self) -> u64 {
-        [self.snapshots, self.blobs, self.stat_caches, self.temporary, self.database]
-            .iter()
-            .map(|kind| kind.bytes)
-            .sum()
+        let apart = [
+            self.snapshots,
+            self.blobs,
+            self.stat_caches,
+            self.cache_mounts,
+            self.remotes,
+            self.logs,
+            self.temporary,
+            self.database,
+        ];
+        apart.iter().map(|kind| kind.bytes).sum()
     }
 }
 
@@ -63,26 +78,27 @@ pub struct SnapshotUsage {
     pub created: SystemTime,
     /// When a build last used it, to within ten minutes.
     pub last_used: SystemTime,
-    /// Whether a step's result or an image's chain names it: what nothing names goes with the next prune.
+    /// Whether a step's result, an image's chain or a kept failed step names it: what nothing names goes with the next prune.
     pub referenced: bool,
 }
 
 /// A layer that a step made is the last of that step's layers.
 const LAYERS: &str = "
     SELECT id, size, created, used,
-           coalesce((SELECT description FROM records JOIN record_layers AS own ON own.record = records.id
+           coalesce((SELECT name FROM kept WHERE snapshot = snapshots.id), (SELECT description FROM records JOIN record_layers AS own ON own.record = records.id
                      WHERE own.snapshot = snapshots.id
                        AND own.position = (SELECT max(position) FROM record_layers WHERE record = own.record)
                      ORDER BY records.id LIMIT 1), ''),
            EXISTS (SELECT 1 FROM record_layers WHERE snapshot = snapshots.id)
              OR EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id)
+             OR id IN (SELECT value FROM kept, json_each(kept.layers))
     FROM snapshots ORDER BY id";
 
 impl Store {
     /// What the state directory holds. Reads the database, and lists what is temporary.
     pub fn usage(&self) -> Result<Usage, CacheError> {
         let layout = &self.inner.layout;
-        let (layers, blobs, images, records) = self.inner.database.read("add up", |db| {
+        let (layers, blobs, images, records, kept) = self.inner.database.read("add up", |db| {
             let layers: Vec<SnapshotUsage> = db
                 .prepare_cached(LAYERS)?
                 .query_map([], |row| {
@@ -99,7 +115,11 @@ impl Store {
             let blobs = amount(db, "SELECT count(*), coalesce(sum(size), 0) FROM blobs")?;
             let images = amount(db, "SELECT count(*), 0 FROM images")?;
             let records = amount(db, "SELECT count(*), 0 FROM records")?;
-            Ok((layers, blobs, images, records))
+            let kept = amount(
+                db,
+                "SELECT count(*), coalesce(sum(size), 0) FROM kept JOIN snapshots ON snapshots.id = kept.snapshot",
+            )?;
+            Ok((layers, blobs, images, records, kept))
         })?;
         let snapshots =
             Amount { count: layers.len() as u64, bytes: layers.iter().map(|layer| layer.size).sum() };
@@ -123,11 +143,19 @@ impl Store {
             images,
             records,
             stat_caches: inside(&layout.stats())?,
+            cache_mounts: together(&self.cache_mounts()?),
+            remotes: together(&self.remote_dirs()?),
+            logs: inside(&layout.logs())?,
+            kept,
             temporary: inside(&layout.scratch())?,
             database,
             layers,
         })
     }
+}
+
+fn together(mounts: &[CacheMountInfo]) -> Amount {
+    Amount { count: mounts.len() as u64, bytes: mounts.iter().map(|mount| mount.size.bytes).sum() }
 }
 
 fn amount(db: &Connection, query: &str) -> rusqlite::Result<Amount> {

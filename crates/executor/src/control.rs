@@ -1,7 +1,7 @@
 //! What the caller and the sandbox's processes say to each other.
 //!
-//! The caller sends one packet: a descriptor of a memory file with the [`Task`], and its standard input where that is
-//! inherited. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
+//! The caller sends one packet. For a step it has a descriptor of a memory file with the [`Task`], its standard input where that is
+//! inherited, and the private network where there is one. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
 //! processes can report over one socket.
 
 use std::fs::File;
@@ -25,15 +25,23 @@ const PACKET: usize = 16 * 1024;
 /// Most descriptors in one packet.
 const DESCRIPTORS: usize = 4;
 
+/// The caller's packet begins with one of these: a step, or a helper for the private network.
+pub(crate) const STEP: &[u8] = b"step";
+pub(crate) const NETWORK: &[u8] = b"network";
+
 /// What the sandbox tells the caller.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// The process exists; its pidfd comes with the packet.
     Started,
+    /// The process has a terminal; the other end of it comes with the packet.
+    Terminal,
     /// Something was done in another way than usual.
     Note(String),
     /// The process could not be run.
     Fault(Fault),
+    /// The kernel killed something of it for want of memory; the limit in bytes.
+    OutOfMemory(u64),
     /// The process ended, and everything is cleaned up.
     Exited(ExitStatus),
     /// The process that prepares and cleans up was killed by this signal.

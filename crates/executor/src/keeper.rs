@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
@@ -17,7 +17,13 @@ use crate::guard::release_streams;
 use crate::mount::{self, FileSystem};
 use crate::scratch::Scratch;
 use crate::stubs::{Kind, Stubs, lexical};
-use crate::{ExitStatus, Mount, MountKind, Network, ProcessSpec, program, rootfs, sys, system};
+use crate::{
+    ExitStatus, HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, program, rootfs, sys,
+    system,
+};
+
+/// Rows and columns of a terminal whose size nobody knows.
+const USUAL_SIZE: (u16, u16) = (24, 80);
 
 /// Everything that the program's process needs to enter the sandbox.
 pub(crate) struct World {
@@ -27,14 +33,30 @@ pub(crate) struct World {
     pub(crate) proc: OwnedFd,
     pub(crate) scratch: Scratch,
     pub(crate) stubs: Stubs,
+    /// The process's end of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// Flags of mounts in which there may be device nodes.
+    nodes: MountAttrFlags,
+}
+
+/// The descriptors that come with a task.
+pub(crate) struct Given {
+    /// The caller's standard input, where it is inherited.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// The network namespace, where it is a private one.
+    pub(crate) network: Option<OwnedFd>,
+    /// Where the program's process enters its control groups.
+    pub(crate) groups: Vec<OwnedFd>,
+    /// Whether these groups decide which devices can be used.
+    pub(crate) devices: bool,
 }
 
 /// Runs a task and reports; returns the exit code of this process.
-pub(crate) fn run(task: &Task, control: &OwnedFd, stdin: Option<&OwnedFd>, guard: &OwnedFd) -> i32 {
+pub(crate) fn run(task: &Task, control: &OwnedFd, given: &Given, guard: &OwnedFd) -> i32 {
     if !follow(guard) {
         return 1;
     }
-    match keep(task, control, stdin) {
+    match keep(task, control, given) {
         Ok(status) => {
             control::report(control.as_fd(), &Report::Exited(status), None);
             0
@@ -47,7 +69,7 @@ pub(crate) fn run(task: &Task, control: &OwnedFd, stdin: Option<&OwnedFd>, guard
 }
 
 /// Has this process killed when the guard dies; `false` when it already has.
-fn follow(guard: &OwnedFd) -> bool {
+pub(crate) fn follow(guard: &OwnedFd) -> bool {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return false;
     }
@@ -56,7 +78,7 @@ fn follow(guard: &OwnedFd) -> bool {
     matches!(poll(&mut events, Some(&now)), Ok(0))
 }
 
-fn keep(task: &Task, control: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<ExitStatus, Fault> {
+fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let home =
         rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).context(|| "open the mount namespace")?;
@@ -64,14 +86,23 @@ fn keep(task: &Task, control: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<ExitS
     separate(UnshareFlags::NEWNS, "mount")?;
     separate(UnshareFlags::NEWIPC, "ipc")?;
     separate(UnshareFlags::NEWUTS, "host name")?;
-    separate(UnshareFlags::NEWCGROUP, "cgroup")?;
-    if task.spec.network == Network::None {
-        separate(UnshareFlags::NEWNET, "network")?;
-        start_loopback()?;
+    match (task.spec.network, &given.network) {
+        (Network::Host, _) => {}
+        (Network::None, _) => {
+            separate(UnshareFlags::NEWNET, "network")?;
+            start_loopback()?;
+        }
+        (Network::Private, Some(network)) => {
+            rustix::thread::move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+                .context(|| "enter the private network")?;
+        }
+        (Network::Private, None) => {
+            return Err(Fault::Setup("enter the private network: there is none".to_owned()));
+        }
     }
     rustix::system::sethostname(task.spec.hostname.as_bytes()).context(|| "set the host name")?;
-    let mut world = World::open(&task.spec)?;
-    let result = world.furnish(&task.spec).and_then(|()| run_program(task, &world, control, stdin));
+    let mut world = World::open(&task.spec, given.devices)?;
+    let result = world.furnish(&task.spec, control).and_then(|()| run_program(task, &world, control, given));
     let cleaned = clean_up(world, &home);
     let status = result?;
     cleaned?;
@@ -79,14 +110,9 @@ fn keep(task: &Task, control: &OwnedFd, stdin: Option<&OwnedFd>) -> Result<ExitS
 }
 
 /// Runs the program to its end.
-fn run_program(
-    task: &Task,
-    world: &World,
-    control: &OwnedFd,
-    stdin: Option<&OwnedFd>,
-) -> Result<ExitStatus, Fault> {
+fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
     separate(UnshareFlags::NEWPID, "process")?;
-    let program = sys::fork(|| program::run(task, world, control.as_fd(), stdin))
+    let program = sys::fork(|| program::run(task, world, control.as_fd(), given))
         .context(|| "start the sandbox's process")?;
     let watched = rustix::process::pidfd_open(program, PidfdFlags::empty()).context(|| "open the process")?;
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
@@ -117,7 +143,7 @@ pub(crate) fn separate(namespace: UnshareFlags, name: &str) -> Result<(), Fault>
     })
 }
 
-fn start_loopback() -> Result<(), Fault> {
+pub(crate) fn start_loopback() -> Result<(), Fault> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .context(|| "open a socket")?;
@@ -126,48 +152,97 @@ fn start_loopback() -> Result<(), Fault> {
 
 impl World {
     /// Mounts the root file system.
-    fn open(spec: &ProcessSpec) -> Result<Self, Fault> {
+    fn open(spec: &ProcessSpec, devices: bool) -> Result<Self, Fault> {
         mount::make_all_private()?;
-        let scratch = Scratch::mount()?;
-        let rootfs::Root { dir: root, upper } = rootfs::mount(&spec.rootfs, &scratch)?;
+        let mut scratch = Scratch::mount()?;
+        let nodes = node_flags(spec, devices);
+        let rootfs::Root { dir: root, upper } = rootfs::mount(&spec.rootfs, &mut scratch, nodes)?;
         let own = rustix::io::fcntl_dupfd_cloexec(&root, 3).context(|| "open the root file system")?;
         let mut stubs = Stubs::new(own, upper)?;
         let proc = stubs.system_target(Path::new("/proc"))?;
-        Ok(Self { root, proc, scratch, stubs })
+        Ok(Self { root, proc, scratch, stubs, terminal: None, nodes })
     }
 
     /// Mounts everything in it but `/proc`.
-    fn furnish(&mut self, spec: &ProcessSpec) -> Result<(), Fault> {
-        let Self { scratch, stubs, .. } = self;
-        system::mount_dev(stubs, scratch, spec.shm_size)?;
-        system::mount_sys(stubs)?;
+    fn furnish(&mut self, spec: &ProcessSpec, control: &OwnedFd) -> Result<(), Fault> {
+        let Self { scratch, stubs, nodes, .. } = self;
+        let insecure = spec.security == Security::Insecure;
+        let dev = system::mount_dev(stubs, scratch, spec.shm_size, *nodes)?;
+        if insecure {
+            dev.add_privileged(scratch)?;
+        }
+        if spec.stdio == Stdio::Terminal {
+            let terminal = dev.terminal(spec.terminal_size.unwrap_or(USUAL_SIZE))?;
+            control::report(control.as_fd(), &Report::Terminal, Some(terminal.controller.as_fd()));
+            self.terminal = Some(terminal.user);
+        }
+        system::mount_sys(stubs, insecure)?;
+        for device in &spec.devices {
+            add_device(device, stubs, scratch)?;
+        }
         for (path, contents) in [("/etc/hosts", &spec.hosts), ("/etc/resolv.conf", &spec.resolv_conf)] {
             let Some(contents) = contents else { continue };
             let contents = contents.clone().into_bytes();
             let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
-            add(&Mount { target: path.into(), kind, read_only: true }, stubs, scratch)?;
+            add(&Mount { target: path.into(), kind, read_only: true }, stubs, scratch, *nodes)?;
         }
         for mount in &spec.mounts {
-            add(mount, stubs, scratch)?;
+            add(mount, stubs, scratch, *nodes)?;
         }
         stubs.seal()
     }
 }
 
+/// A process may call mknod. Unless its control group decides which devices can be used, nothing but these flags stops
+/// it from reaching the machine's disks.
+fn node_flags(spec: &ProcessSpec, guarded: bool) -> MountAttrFlags {
+    if guarded || spec.security == Security::Insecure {
+        MountAttrFlags::empty()
+    } else {
+        MountAttrFlags::MOUNT_ATTR_NODEV
+    }
+}
+
+/// Makes a device of the machine usable.
+fn add_device(device: &HostDevice, stubs: &mut Stubs, scratch: &mut Scratch) -> Result<(), Fault> {
+    let describe = || format!("add the device {}", device.target.display());
+    refuse_proc(&device.target)?;
+    let node = scratch.host_device(&device.path)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount::restrict(node.as_fd(), flags, false).context(describe)?;
+    let place = stubs.target(&device.target, Kind::File)?;
+    mount::attach(node.as_fd(), place.as_fd()).context(describe)
+}
+
+/// `/proc` is mounted later than everything else, from inside; over the root nothing of it would be left.
+fn refuse_proc(target: &Path) -> Result<(), Fault> {
+    if lexical(target).first().is_none_or(|first| first == "proc") {
+        return Err(Fault::Setup(format!("mount {}: nothing can be mounted there", target.display())));
+    }
+    Ok(())
+}
+
 /// Makes one further mount.
-fn add(mount: &Mount, stubs: &mut Stubs, scratch: &mut Scratch) -> Result<(), Fault> {
+fn add(mount: &Mount, stubs: &mut Stubs, scratch: &mut Scratch, nodes: MountAttrFlags) -> Result<(), Fault> {
     let target = mount.target.as_path();
     let describe = || format!("mount {}", target.display());
-    // /proc is mounted later than this, from inside; over the root nothing of it would be left.
-    if lexical(target).first().is_none_or(|first| first == "proc") {
-        return Err(Fault::Setup(format!("{}: nothing can be mounted there", describe())));
-    }
-    let mut flags = MountAttrFlags::MOUNT_ATTR_NODEV;
+    refuse_proc(target)?;
+    let mut flags = nodes;
     flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only);
     let made = match &mount.kind {
         MountKind::Bind { source } => {
             let describe = || format!("bind {} to {}", source.display(), target.display());
             let made = mount::clone_host(source.as_path(), false).context(describe)?;
+            mount::restrict(made.as_fd(), flags, false).context(describe)?;
+            made
+        }
+        MountKind::Layers { lower, writable, userxattr, path } => {
+            let tree = rootfs::mount_layers(lower, writable.as_ref(), *userxattr, scratch, nodes)?;
+            let describe = || format!("mount {} of a tree to {}", path.display(), target.display());
+            let tree = Stubs::new(tree, None)?;
+            let part = tree.find(path, ResolveFlags::empty()).context(describe)?;
+            let made = mount::clone_mount(part.as_fd(), "", false).context(describe)?;
+            flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only || writable.is_none());
             mount::restrict(made.as_fd(), flags, false).context(describe)?;
             made
         }
@@ -193,7 +268,7 @@ fn add(mount: &Mount, stubs: &mut Stubs, scratch: &mut Scratch) -> Result<(), Fa
 
 /// Leaves the sandbox's mounts, which end with that, and removes what was made for them.
 fn clean_up(world: World, home: &OwnedFd) -> Result<(), Fault> {
-    let World { root, proc, scratch, stubs } = world;
+    let World { root, proc, scratch, stubs, .. } = world;
     rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))
         .context(|| "leave the sandbox's mount namespace")?;
     drop((root, proc, scratch));

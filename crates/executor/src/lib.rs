@@ -19,17 +19,22 @@
 //! before it starts a thread.
 //!
 //! The crate knows nothing of snapshots, vertices, image configs or the state directory: it is told directories and
-//! bytes. It does not resolve user names, and it has no limits (cgroups) yet.
+//! bytes. It does not resolve user names.
 
 #![warn(missing_docs)]
 
+mod cdi;
+mod cgroup;
 mod control;
+mod device;
 mod error;
 mod fault;
 mod guard;
 mod identity;
 mod keeper;
+mod limits;
 mod mount;
+mod network;
 mod outcome;
 mod probe;
 mod program;
@@ -41,17 +46,23 @@ mod spec;
 mod stubs;
 mod sys;
 mod system;
+mod terminal;
 mod trial;
 mod userns;
 mod wire;
 
+pub use cdi::{Cdi, DeviceEdits};
+pub use device::HostDevice;
 pub use error::Error;
 pub use guard::sandbox_init;
 pub use identity::{IdRange, Identity};
-pub use outcome::{ExitStatus, Outcome};
+pub use limits::{Limits, Ulimit};
+pub use network::{NetworkKind, PrivateNetwork};
+pub use outcome::{Cause, ExitStatus, Outcome};
 pub use probe::{Feature, Machine, probe};
 pub use run::{Executor, OutputSink, OutputStream, Running, Sandbox, Signaller};
-pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Stdio, User};
+pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Security, Stdio, User, Writable};
+pub use terminal::Terminal;
 pub use trial::{SubordinateIds, try_overlay, try_user_namespace};
 pub use userns::enter_user_namespace;
 

@@ -1,5 +1,7 @@
 //! How a process ended.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// How a process ended.
@@ -31,6 +33,35 @@ impl ExitStatus {
 pub struct Outcome {
     /// How the process ended.
     pub status: ExitStatus,
+    /// Why it ended, where it was not by itself.
+    pub cause: Option<Cause>,
     /// What this machine could not give, and what was done instead; one sentence each, usually none.
     pub notes: Vec<String>,
+}
+
+/// Why a process did not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The kernel killed at least one of its processes, because together they needed more memory than
+    /// [`crate::Limits::memory`]: this many bytes.
+    OutOfMemory {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// It took longer than [`crate::ProcessSpec::timeout`], and was killed.
+    TimedOut {
+        /// The time it was given.
+        after: Duration,
+    },
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OutOfMemory { limit } => {
+                write!(formatter, "killed for want of memory: its limit is {limit} bytes")
+            }
+            Self::TimedOut { after } => write!(formatter, "killed after its timeout of {after:?}"),
+        }
+    }
 }

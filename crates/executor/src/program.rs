@@ -12,12 +12,13 @@ use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Resource, Rlimit};
+use rustix::thread::UnshareFlags;
 
 use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault, reason};
-use crate::keeper::World;
+use crate::keeper::{Given, World};
 use crate::seccomp::DEFAULT_CAPABILITIES;
-use crate::{ProcessSpec, Stdio, sys, system};
+use crate::{ProcessSpec, Security, Stdio, keeper, sys, system};
 
 /// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
 const OPEN_FILES: u64 = 1024;
@@ -27,12 +28,12 @@ const MOST_COVERS: usize = 8;
 const LONGEST_PASSWD: u64 = 4 << 20;
 
 /// Enters the sandbox and executes the program; returns the exit code of this process when that fails.
-pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, stdin: Option<&OwnedFd>) -> i32 {
+pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, given: &Given) -> i32 {
     let failed = |fault| {
         control::report(control, &Report::Fault(fault), None);
         1
     };
-    if let Err(fault) = enter(world, control, stdin) {
+    if let Err(fault) = enter(&task.spec, world, control, given) {
         return failed(fault);
     }
     // From here on no descriptor of the host may be left: a path such as /proc/self/fd/7 would lead out.
@@ -45,17 +46,40 @@ pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, stdin: Op
 }
 
 /// Everything that needs the host's files.
-fn enter(world: &World, control: BorrowedFd<'_>, stdin: Option<&OwnedFd>) -> Result<(), Fault> {
+fn enter(spec: &ProcessSpec, world: &World, control: BorrowedFd<'_>, given: &Given) -> Result<(), Fault> {
+    // First of all: whatever fails to be limited must not run.
+    for group in &given.groups {
+        rustix::io::write(group, b"0").context(|| "enter the step's cgroup")?;
+    }
     sys::reset_signals();
     rustix::process::setsid().context(|| "start a session")?;
     if let Some(note) = system::mount_proc(world.proc.as_fd())? {
         control::report(control, &Report::Note(note), None);
     }
-    system::protect(&world.stubs, &world.scratch)?;
-    if let Some(stdin) = stdin {
+    let insecure = spec.security == Security::Insecure;
+    // The process's own group is the top of what it sees.
+    keeper::separate(UnshareFlags::NEWCGROUP, "cgroup")?;
+    system::mount_cgroup(&world.stubs, insecure);
+    if !insecure {
+        system::protect(&world.stubs, &world.scratch)?;
+    }
+    if let Some(stdin) = &given.stdin {
         rustix::stdio::dup2_stdin(stdin).context(|| "pass on standard input")?;
     }
+    if let Some(terminal) = &world.terminal {
+        control_terminal(terminal, &spec.user).context(|| "take the terminal")?;
+    }
     change_root(&world.root)
+}
+
+/// Makes a terminal the controlling one of this session, and all three streams.
+fn control_terminal(terminal: &OwnedFd, user: &crate::User) -> Result<(), Errno> {
+    rustix::process::ioctl_tiocsctty(terminal)?;
+    // As runc: else the user could not open /dev/stdout. A user that is not mapped is refused later.
+    let _optional = rustix::fs::fchown(terminal, Some(Uid::from_raw(user.uid)), None);
+    rustix::stdio::dup2_stdin(terminal)?;
+    rustix::stdio::dup2_stdout(terminal)?;
+    rustix::stdio::dup2_stderr(terminal)
 }
 
 /// Makes `root` the root of this mount namespace, and takes off everything that the host's root has become part of.
@@ -91,12 +115,15 @@ fn execute(task: &Task) -> Result<Infallible, Fault> {
         own_streams(&spec.user);
     }
     limit_open_files();
+    spec.ulimits.iter().try_for_each(crate::Ulimit::apply)?;
     enter_working_directory(&spec.cwd)?;
     let env = environment(spec)?;
     // Best effort: keys are scarce, and a machine may have none.
     let _optional = sys::new_session_keyring();
     // Before capabilities go: without no_new_privs it needs CAP_SYS_ADMIN.
-    sys::install_filter(&task.filter.program).context(|| "install the seccomp filter")?;
+    if spec.security == Security::Default {
+        sys::install_filter(&task.filter.program).context(|| "install the seccomp filter")?;
+    }
     become_user(spec)?;
 
     let program = find_program(spec)?;
@@ -201,8 +228,12 @@ fn home_in(passwd: &[u8], uid: u32) -> Option<PathBuf> {
 fn become_user(spec: &ProcessSpec) -> Result<(), Fault> {
     use rustix::thread::{CapabilitySet, CapabilitySets};
     let user = &spec.user;
+    let granted = match spec.security {
+        Security::Default => CapabilitySet::from_bits_retain(DEFAULT_CAPABILITIES),
+        Security::Insecure => rustix::thread::capabilities(None).context(|| "read capabilities")?.permitted,
+    };
     for capability in 0..64 {
-        let keep = DEFAULT_CAPABILITIES >> capability & 1 == 1;
+        let keep = granted.bits() >> capability & 1 == 1;
         if !keep && !sys::drop_bounding_capability(capability).context(|| "drop capabilities")? {
             break;
         }
@@ -221,9 +252,17 @@ fn become_user(spec: &ProcessSpec) -> Result<(), Fault> {
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|error| cannot_be(spec, error))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|error| cannot_be(spec, error))?;
     rustix::thread::set_keep_capabilities(false).context(|| "keep capabilities")?;
-    let granted = CapabilitySet::from_bits_retain(DEFAULT_CAPABILITIES);
-    let sets = CapabilitySets { effective: granted, permitted: granted, inheritable: CapabilitySet::empty() };
+    let insecure = spec.security == Security::Insecure;
+    let inheritable = if insecure { granted } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: granted, permitted: granted, inheritable };
     rustix::thread::set_capabilities(None, sets).context(|| "set capabilities")?;
+    if insecure {
+        // So that they outlive exec for users other than root.
+        return granted
+            .iter()
+            .try_for_each(|one| rustix::thread::configure_capability_in_ambient_set(one, true))
+            .context(|| "set ambient capabilities");
+    }
     match rustix::thread::clear_ambient_capability_set() {
         Err(Errno::INVAL) => Ok(()),
         other => other.context(|| "clear ambient capabilities"),

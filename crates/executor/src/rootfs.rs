@@ -3,13 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountFlags};
 
-use crate::Rootfs;
 use crate::fault::{Context, Fault};
 use crate::mount::{self, FileSystem};
-use crate::scratch::Scratch;
+use crate::scratch::{Place, Scratch};
+use crate::{Rootfs, Writable};
 
 /// The kernel's limit of lower directories (`OVL_MAX_STACK`).
 const MAXIMUM_LOWER: usize = 500;
@@ -25,16 +24,35 @@ pub(crate) struct Root {
     pub(crate) upper: Option<OwnedFd>,
 }
 
-/// The parts of [`Rootfs::Overlay`].
+/// What an overlay is made of.
 struct Overlay<'a> {
     lower: &'a [PathBuf],
-    upper: &'a Path,
-    work: &'a Path,
+    /// Upper and work directory.
+    writable: Option<(&'a Path, &'a Path)>,
     userxattr: bool,
     volatile: bool,
+    flags: MountAttrFlags,
 }
 
-impl Overlay<'_> {
+impl<'a> Overlay<'a> {
+    fn paths(&self) -> impl Iterator<Item = &'a Path> {
+        let writable = self.writable.into_iter().flat_map(|(upper, work)| [upper, work]);
+        self.lower.iter().map(PathBuf::as_path).chain(writable)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.lower.is_empty() || self.lower.len() > MAXIMUM_LOWER {
+            return Err(Fault::Setup(format!(
+                "mount an overlay of {} lower directories: the kernel takes 1 to {MAXIMUM_LOWER}",
+                self.lower.len()
+            )));
+        }
+        match self.paths().find(|path| !path.is_dir()) {
+            Some(path) => Err(Fault::Setup(format!("mount an overlay: {} is no directory", path.display()))),
+            None => Ok(()),
+        }
+    }
+
     /// Options without directories. Renamed directories, copied-up metadata and hard links are stored in full, so that
     /// the upper directory reads the same whatever the kernel's defaults are.
     fn options(&self) -> (Vec<(&'static str, &'static str)>, Vec<&'static str>) {
@@ -53,59 +71,84 @@ impl Overlay<'_> {
     }
 }
 
-/// Mounts `rootfs` on the scratch space. Device nodes in it do not work: nothing but this stops a process that may
-/// call mknod from reaching the machine's disks.
-pub(crate) fn mount(rootfs: &Rootfs, scratch: &Scratch) -> Result<Root, Fault> {
+/// Mounts `rootfs` on the scratch space. `flags` are for its mount.
+pub(crate) fn mount(rootfs: &Rootfs, scratch: &mut Scratch, flags: MountAttrFlags) -> Result<Root, Fault> {
     match rootfs {
         Rootfs::Directory(path) => {
-            let describe = || format!("use {} as root file system", path.display());
-            let dir = mount::clone_host(path.as_path(), false).context(describe)?;
-            mount::restrict(dir.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV, false).context(describe)?;
-            attach(&dir, scratch)?;
+            let dir = mount_directory(path, scratch, flags, "use")?;
             Ok(Root { dir, upper: None })
         }
         Rootfs::Overlay { lower, upper, work, userxattr, volatile } => {
-            let overlay = Overlay { lower, upper, work, userxattr: *userxattr, volatile: *volatile };
-            if lower.is_empty() || lower.len() > MAXIMUM_LOWER {
-                return Err(Fault::Setup(format!(
-                    "mount an overlay of {} lower directories: the kernel takes 1 to {MAXIMUM_LOWER}",
-                    lower.len()
-                )));
-            }
-            for dir in lower.iter().map(PathBuf::as_path).chain([upper.as_path(), work.as_path()]) {
-                if !dir.is_dir() {
-                    return Err(Fault::Setup(format!("mount an overlay: {} is no directory", dir.display())));
-                }
-            }
-            let upper =
-                mount::open_path(overlay.upper).context(|| format!("open {}", overlay.upper.display()))?;
+            let overlay = Overlay {
+                lower,
+                writable: Some((upper, work)),
+                userxattr: *userxattr,
+                volatile: *volatile,
+                flags,
+            };
+            overlay.check()?;
+            let upper = mount::open_path(upper.as_path()).context(|| format!("open {}", upper.display()))?;
             let dir = mount_overlay(&overlay, scratch)?;
             Ok(Root { dir, upper: Some(upper) })
         }
     }
 }
 
-fn attach(dir: &OwnedFd, scratch: &Scratch) -> Result<(), Fault> {
-    let target = scratch.root().context(|| "open the sandbox's scratch space")?;
-    mount::attach(dir.as_fd(), target.as_fd()).context(|| "attach the root file system")
+/// Mounts a tree of layers on the scratch space, where nobody sees it, so that parts of it can be bound.
+pub(crate) fn mount_layers(
+    lower: &[PathBuf],
+    writable: Option<&Writable>,
+    userxattr: bool,
+    scratch: &mut Scratch,
+    flags: MountAttrFlags,
+) -> Result<OwnedFd, Fault> {
+    match (lower, writable) {
+        ([single], None) => {
+            mount_directory(single, scratch, flags | MountAttrFlags::MOUNT_ATTR_RDONLY, "mount")
+        }
+        _ => {
+            let writable = writable.map(|Writable { upper, work }| (upper.as_path(), work.as_path()));
+            // What is written is thrown away: nothing of it has to reach a disk.
+            let volatile = writable.is_some();
+            let overlay = Overlay { lower, writable, userxattr, volatile, flags };
+            overlay.check()?;
+            mount_overlay(&overlay, scratch)
+        }
+    }
+}
+
+fn mount_directory(
+    path: &Path,
+    scratch: &mut Scratch,
+    flags: MountAttrFlags,
+    verb: &str,
+) -> Result<OwnedFd, Fault> {
+    let describe = || format!("{verb} {} as file system", path.display());
+    let dir = mount::clone_host(path, false).context(describe)?;
+    mount::restrict(dir.as_fd(), flags, false).context(describe)?;
+    attach(&dir, &scratch.place("tree")?)?;
+    Ok(dir)
+}
+
+fn attach(dir: &OwnedFd, place: &Place) -> Result<(), Fault> {
+    mount::attach(dir.as_fd(), place.dir.as_fd()).context(|| "attach a file system")
 }
 
 /// The new mount API where the kernel's overlay has it (6.7), else mount(2).
-fn mount_overlay(overlay: &Overlay<'_>, scratch: &Scratch) -> Result<OwnedFd, Fault> {
-    let paths = overlay.lower.iter().map(PathBuf::as_path).chain([overlay.upper, overlay.work]);
-    let short = paths.into_iter().all(|path| path.as_os_str().len() <= LONGEST_VALUE);
+fn mount_overlay(overlay: &Overlay<'_>, scratch: &mut Scratch) -> Result<OwnedFd, Fault> {
+    let place = scratch.place("tree")?;
     let mut refusal = None;
-    if short {
+    if overlay.paths().all(|path| path.as_os_str().len() <= LONGEST_VALUE) {
         match configure(overlay) {
             Ok(dir) => {
-                attach(&dir, scratch)?;
+                attach(&dir, &place)?;
                 return Ok(dir);
             }
             Err(refused) if refused.errno == rustix::io::Errno::INVAL => refusal = Some(refused),
             Err(refused) => return Err(refused.into()),
         }
     }
-    mount_by_links(overlay, scratch).map_err(|fault| match (fault, refusal) {
+    mount_by_links(overlay, scratch, &place).map_err(|fault| match (fault, refusal) {
         (Fault::Setup(text), Some(refused)) => Fault::Setup(format!("{text}; before that: {}", refused.text)),
         (fault, _) => fault,
     })
@@ -116,7 +159,9 @@ fn configure(overlay: &Overlay<'_>) -> Result<OwnedFd, mount::Refused> {
     for lower in overlay.lower {
         file_system.set("lowerdir+", lower.as_os_str())?;
     }
-    file_system.set("upperdir", overlay.upper.as_os_str())?.set("workdir", overlay.work.as_os_str())?;
+    if let Some((upper, work)) = overlay.writable {
+        file_system.set("upperdir", upper.as_os_str())?.set("workdir", work.as_os_str())?;
+    }
     let (values, flags) = overlay.options();
     for (key, value) in values {
         file_system.set(key, value)?;
@@ -124,20 +169,15 @@ fn configure(overlay: &Overlay<'_>) -> Result<OwnedFd, mount::Refused> {
     for flag in flags {
         file_system.flag(flag)?;
     }
-    file_system.mount(MountAttrFlags::MOUNT_ATTR_NODEV)
+    file_system.mount(overlay.flags)
 }
 
 /// mount(2), whose options must fit in one page: every directory gets a symbolic link with a short name.
-fn mount_by_links(overlay: &Overlay<'_>, scratch: &Scratch) -> Result<OwnedFd, Fault> {
-    let layers = rustix::fs::openat(
-        scratch.dir(),
-        "layers",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| "open the sandbox's scratch space")?;
+fn mount_by_links(overlay: &Overlay<'_>, scratch: &mut Scratch, place: &Place) -> Result<OwnedFd, Fault> {
+    let links = scratch.place("links")?;
+    let layers = &links.dir;
     let link = |target: &Path, name: &str| {
-        rustix::fs::symlinkat(target, &layers, name).context(|| format!("link {}", target.display()))
+        rustix::fs::symlinkat(target, layers, name).context(|| format!("link {}", target.display()))
     };
     let mut names = Vec::new();
     for (index, lower) in overlay.lower.iter().enumerate() {
@@ -145,9 +185,12 @@ fn mount_by_links(overlay: &Overlay<'_>, scratch: &Scratch) -> Result<OwnedFd, F
         link(lower, &name)?;
         names.push(name);
     }
-    link(overlay.upper, "u")?;
-    link(overlay.work, "w")?;
-    let mut options = format!("lowerdir={},upperdir=u,workdir=w", names.join(":"));
+    let mut options = format!("lowerdir={}", names.join(":"));
+    if let Some((upper, work)) = overlay.writable {
+        link(upper, "u")?;
+        link(work, "w")?;
+        options.push_str(",upperdir=u,workdir=w");
+    }
     let (values, flags) = overlay.options();
     for (key, value) in values {
         options.push_str(&format!(",{key}={value}"));
@@ -158,10 +201,13 @@ fn mount_by_links(overlay: &Overlay<'_>, scratch: &Scratch) -> Result<OwnedFd, F
     let options = std::ffi::CString::new(options.as_bytes()).map_err(std::io::Error::other);
     let options = options.context(|| "mount an overlay")?;
     // The links are found relative to the working directory, whatever `/` is covered with.
-    rustix::process::fchdir(&layers).context(|| "enter the sandbox's scratch space")?;
-    rustix::mount::mount("overlay", "../root", "overlay", MountFlags::NODEV, options.as_c_str())
-        .context(|| format!("mount an overlay of {} on {}", overlay.lower.len(), overlay.upper.display()))?;
-    let dir = scratch.root().context(|| "open the root file system")?;
+    rustix::process::fchdir(layers).context(|| "enter the sandbox's scratch space")?;
+    let target = format!("../{}", place.name);
+    let top = overlay.writable.map_or(overlay.lower[0].as_path(), |(upper, _)| upper);
+    rustix::mount::mount("overlay", target.as_str(), "overlay", MountFlags::empty(), options.as_c_str())
+        .context(|| format!("mount an overlay of {} on {}", overlay.lower.len(), top.display()))?;
+    let dir = scratch.reopen(&place.name).context(|| "open an overlay")?;
+    mount::restrict(dir.as_fd(), overlay.flags, false).context(|| "restrict an overlay")?;
     Ok(dir)
 }
 

@@ -1,11 +1,11 @@
 //! The caller's side of a sandbox.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio as Redirect};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,18 +15,25 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::sync::OnceCell;
 
 use crate::control::{self, Report, Task};
 use crate::fault::Fault;
 use crate::mount;
+use crate::network::Helper;
 use crate::seccomp::Filter;
-use crate::{Error, ExitStatus, Outcome, ProcessSpec, SANDBOX_ARGUMENT, Stdio, sys};
+use crate::{
+    Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Stdio,
+    Terminal, sys,
+};
 
 /// How much output is read at once.
 const CHUNK: usize = 64 * 1024;
 /// How long dropping a run waits for its processes to be gone. They are killed at once; only a process that the kernel
 /// cannot interrupt, such as one waiting for a dead network file system, takes longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a helper for the network may take to get ready.
+const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 /// Flag of pidfd_send_signal(2), since Linux 6.9.
 const PROCESS_GROUP: u32 = 1 << 2;
 
@@ -51,6 +58,15 @@ pub trait OutputSink: Send + Sync {
 pub trait Executor: Send + Sync {
     /// Runs one process to its end. Dropping the future kills it, with everything it started.
     async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, Error>;
+
+    /// What a process with [`Network::Private`] gets. The network is made when this, or such a process, first asks for
+    /// it, and lives as long as the executor. An executor that has none gives the host's.
+    ///
+    /// # Errors
+    /// When something fails that is not a matter of what the machine has.
+    async fn private_network(&self) -> Result<PrivateNetwork, Error> {
+        Ok(PrivateNetwork::none("this executor has no private network"))
+    }
 }
 
 /// Runs processes in namespaces of their own, under Docker's default capabilities and seccomp profile.
@@ -61,6 +77,7 @@ pub struct Sandbox {
     /// The running binary, through a mount that cannot be written to: otherwise a process that executes
     /// `/proc/self/exe` could get hold of the host's file (CVE-2019-5736). Made when the first process starts.
     binary: Arc<OnceLock<OwnedFd>>,
+    network: Arc<OnceCell<PrivateNetwork>>,
 }
 
 impl Sandbox {
@@ -100,11 +117,19 @@ impl Sandbox {
     /// # Errors
     /// When the sandbox cannot be built.
     pub async fn start(&self, spec: &ProcessSpec) -> Result<Running, Error> {
-        let mut running = self.launch(spec)?;
+        let network = match spec.network {
+            Network::Private => Some(self.private_network().await?),
+            Network::Host | Network::None => None,
+        };
+        let mut running = self.launch(spec, network.as_ref())?;
         let mut early = Vec::new();
         while running.process.is_none() {
             match running.receive().await? {
                 Some((Report::Started, Some(process))) => running.process = Some(Arc::new(process)),
+                Some((Report::Terminal, Some(end))) => {
+                    let terminal = Terminal::new(end).map_err(Error::io("open the process's terminal"))?;
+                    running.terminal = Some(terminal);
+                }
                 Some((report, _)) => early.push(report),
                 None => break,
             }
@@ -118,12 +143,63 @@ impl Sandbox {
         Ok(running)
     }
 
-    fn launch(&self, spec: &ProcessSpec) -> Result<Running, Error> {
+    /// Starts a helper for a private network under a guard; both end when the socket that is returned is closed.
+    pub(crate) async fn assist(&self, helper: &Helper, namespace: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+        let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
+        let mut task = std::fs::File::from(
+            rustix::fs::memfd_create(c"network-task", MemfdFlags::CLOEXEC)
+                .map_err(Error::io("write a task"))?,
+        );
+        serde_json::to_writer(&task, helper).map_err(Error::io("write a task"))?;
+        task.rewind().map_err(Error::io("write a task"))?;
+        let mut command = self.command()?;
+        command.stdin(theirs).stdout(Redirect::null()).stderr(Redirect::null());
+        let mut guard = command.spawn().map_err(Error::io("start the sandbox"))?;
+        drop(command);
+        // Nobody waits for it: that would keep its end until the caller's.
+        std::thread::spawn(move || guard.wait());
+        let control = watch(ours)?;
+        control::send(control.get_ref().as_fd(), control::NETWORK, &[task.as_fd(), namespace])
+            .map_err(Error::io("send a task"))?;
+        let ready = async {
+            let mut killed = String::new();
+            loop {
+                let packet =
+                    control.async_io(Interest::READABLE, |socket| control::receive(socket.as_fd())).await;
+                let Some((bytes, _)) = packet.map_err(Error::io("hear from the sandbox"))? else {
+                    return Err(Error::Killed(killed));
+                };
+                let report = serde_json::from_slice(&bytes).map_err(Error::io("understand the sandbox"))?;
+                match report {
+                    Report::Started => return Ok(()),
+                    Report::Fault(fault) => return Err(fault.into()),
+                    Report::Killed(signal) => killed = format!(" by signal {signal}"),
+                    _ => {}
+                }
+            }
+        };
+        match tokio::time::timeout(HELPER_PATIENCE, ready).await {
+            Ok(Ok(())) => Ok(control.into_inner()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Setup(format!("start {}: it does not get ready", helper.program.display()))),
+        }
+    }
+
+    /// The helper's program, with nothing of this one's surroundings.
+    fn command(&self) -> Result<Command, Error> {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
+        command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear();
+        Ok(command)
+    }
+
+    fn launch(&self, spec: &ProcessSpec, network: Option<&PrivateNetwork>) -> Result<Running, Error> {
         let filter = Filter::default_profile().map_err(Error::Unsupported)?;
         let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
-        let task = Task::write(spec, filter).map_err(Error::io("write the sandbox's task"))?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
-        command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear().stdin(theirs);
+        let adapted = network.map(|network| network.adapt(spec));
+        let task = Task::write(adapted.as_ref().unwrap_or(spec), filter)
+            .map_err(Error::io("write the sandbox's task"))?;
+        let mut command = self.command()?;
+        command.stdin(theirs);
         let mut pipes = [None, None];
         let mut descriptors = vec![task.as_fd()];
         let stdin = io::stdin();
@@ -135,7 +211,11 @@ impl Sandbox {
                 command.stdout(Redirect::from(stdout_end)).stderr(Redirect::from(stderr_end));
                 pipes = [Some(stdout), Some(stderr)];
             }
+            Stdio::Terminal => {
+                command.stdout(Redirect::null()).stderr(Redirect::null());
+            }
         }
+        descriptors.extend(network.and_then(PrivateNetwork::namespace));
         let guard = command.spawn().map_err(Error::io("start the sandbox"))?;
         // The command holds the other ends of the pipes and of the socket.
         drop(command);
@@ -144,11 +224,15 @@ impl Sandbox {
             guard,
             process: None,
             pipes,
+            terminal: None,
+            deadline: spec.timeout.map(|timeout| (Instant::now(), timeout)),
             verdict: Verdict::default(),
             reaped: false,
+            _network: network.cloned(),
         };
+        running.verdict.notes.extend(network.and_then(PrivateNetwork::take_note));
         if let Some(control) = &running.control {
-            let sent = control::send(control.get_ref().as_fd(), b"task", &descriptors);
+            let sent = control::send(control.get_ref().as_fd(), control::STEP, &descriptors);
             // A helper that failed at once has said why, or is gone; both come out of waiting for it.
             running.verdict.unsent = sent.is_err();
         }
@@ -160,6 +244,10 @@ impl Sandbox {
 impl Executor for Sandbox {
     async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, Error> {
         self.start(&spec).await?.wait(output).await
+    }
+
+    async fn private_network(&self) -> Result<PrivateNetwork, Error> {
+        self.network.get_or_try_init(|| PrivateNetwork::open(self)).await.cloned()
     }
 }
 
@@ -202,7 +290,7 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
 }
 
 fn watch(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
-    sys::watch(descriptor).map_err(Error::io("watch the sandbox"))
+    sys::watch(descriptor, Interest::READABLE).map_err(Error::io("watch the sandbox"))
 }
 
 /// A process that was started in a sandbox. Dropping it kills the process with everything it started, and waits until
@@ -215,8 +303,13 @@ pub struct Running {
     process: Option<Arc<OwnedFd>>,
     /// Standard output and error.
     pipes: [Option<pipe::Receiver>; 2],
+    terminal: Option<Terminal>,
+    /// When it began, and how long it may take.
+    deadline: Option<(Instant, Duration)>,
     verdict: Verdict,
     reaped: bool,
+    /// It must outlive the process.
+    _network: Option<PrivateNetwork>,
 }
 
 /// What is known of the end.
@@ -225,6 +318,7 @@ struct Verdict {
     status: Option<ExitStatus>,
     fault: Option<Fault>,
     killed: Option<i32>,
+    cause: Option<Cause>,
     notes: Vec<String>,
     unsent: bool,
 }
@@ -232,7 +326,8 @@ struct Verdict {
 impl Verdict {
     fn take(&mut self, report: Report) {
         match report {
-            Report::Started => {}
+            Report::Started | Report::Terminal => {}
+            Report::OutOfMemory(limit) => self.cause = Some(Cause::OutOfMemory { limit }),
             Report::Note(note) => self.notes.push(note),
             Report::Exited(status) => self.status = Some(status),
             Report::Killed(signal) => self.killed = Some(signal),
@@ -247,7 +342,13 @@ impl Verdict {
             return Err(fault.into());
         }
         match self.status {
-            Some(status) => Ok(Outcome { status, notes: self.notes }),
+            Some(status) => {
+                // It may have ended by itself just before it was killed.
+                let cause = self.cause.filter(|cause| {
+                    !matches!(cause, Cause::TimedOut { .. }) || status == ExitStatus::Signal(libc::SIGKILL)
+                });
+                Ok(Outcome { status, cause, notes: self.notes })
+            }
             None if self.unsent => Err(Error::Killed(format!(" before it began ({guard})"))),
             None => Err(Error::Killed(match self.killed {
                 Some(signal) => format!(" by signal {signal}"),
@@ -327,6 +428,11 @@ impl Running {
         Signaller { process: self.process.clone() }
     }
 
+    /// The other end of its terminal, where it has one of its own ([`Stdio::Terminal`]).
+    pub fn terminal(&self) -> Option<Terminal> {
+        self.terminal.clone()
+    }
+
     /// Waits for the end of the process, and of everything it started; its mounts are gone then. Dropping the future
     /// kills it.
     ///
@@ -335,6 +441,9 @@ impl Running {
     pub async fn wait(mut self, output: &dyn OutputSink) -> Result<Outcome, Error> {
         let [mut stdout, mut stderr] = std::mem::take(&mut self.pipes);
         let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let mut typed = self.terminal.clone();
+        let mut screen = vec![0; if typed.is_some() { CHUNK } else { 0 }];
+        let mut deadline = self.deadline;
         loop {
             tokio::select! {
                 report = self.receive() => match report? {
@@ -343,11 +452,25 @@ impl Running {
                 },
                 read = read(&mut stdout, &mut out) => pass_on(&mut stdout, OutputStream::Stdout, read, &out, output)?,
                 read = read(&mut stderr, &mut err) => pass_on(&mut stderr, OutputStream::Stderr, read, &err, output)?,
+                read = read_terminal(typed.as_ref(), &mut screen) => pass_on(&mut typed, OutputStream::Stdout, read, &screen, output)?,
+                after = expire(deadline) => {
+                    deadline = None;
+                    self.verdict.cause = Some(Cause::TimedOut { after });
+                    self.signaller().signal(libc::SIGKILL)?;
+                }
             }
         }
         // Everything that could write is gone: what is in the pipes now is the rest.
         drain(stdout, OutputStream::Stdout, &mut out, output)?;
         drain(stderr, OutputStream::Stderr, &mut err, output)?;
+        if let Some(terminal) = typed {
+            loop {
+                match terminal.read_now(&mut screen).map_err(Error::io("read the process's output"))? {
+                    0 => break,
+                    length => output.write(OutputStream::Stdout, &screen[..length]),
+                }
+            }
+        }
         self.finish().await
     }
 
@@ -410,8 +533,26 @@ async fn read(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> io::Resul
     }
 }
 
-fn pass_on(
-    pipe: &mut Option<pipe::Receiver>,
+async fn read_terminal(terminal: Option<&Terminal>, buffer: &mut [u8]) -> io::Result<usize> {
+    match terminal {
+        Some(terminal) => terminal.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when the time is over.
+async fn expire(deadline: Option<(Instant, Duration)>) -> Duration {
+    match deadline.and_then(|(begin, after)| Some((begin.checked_add(after)?, after))) {
+        Some((end, after)) => {
+            tokio::time::sleep_until(end.into()).await;
+            after
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn pass_on<Source>(
+    pipe: &mut Option<Source>,
     stream: OutputStream,
     read: io::Result<usize>,
     buffer: &[u8],

@@ -6,9 +6,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, OFlags, Uid};
 use rustix::mount::MountAttrFlags;
 
 use crate::fault::{Context, Fault};
@@ -18,7 +19,23 @@ use crate::mount::{self, FileSystem, INERT};
 #[derive(Debug)]
 pub(crate) struct Scratch {
     dir: OwnedFd,
-    files: u32,
+    entries: u32,
+}
+
+/// A directory of the scratch space to mount something on.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) dir: OwnedFd,
+}
+
+/// A device node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node {
+    pub(crate) kind: FileType,
+    pub(crate) device: Dev,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
 }
 
 /// The character devices of every sandbox: name, major and minor number (Documentation/admin-guide/devices.txt).
@@ -34,27 +51,34 @@ impl Scratch {
             .mount(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
         let root = mount::open_path("/").context(|| "open /")?;
         mount::attach(dir.as_fd(), root.as_fd()).context(|| "mount the sandbox's scratch space")?;
-        let scratch = Self { dir, files: 0 };
-        for name in ["root", "empty", "layers"] {
-            rustix::fs::mkdirat(&scratch.dir, name, Mode::from_raw_mode(0o755))
-                .context(|| "create the sandbox's scratch space")?;
-        }
-        Ok(scratch)
+        rustix::fs::mkdirat(&dir, "empty", Mode::from_raw_mode(0o755))
+            .context(|| "create the sandbox's scratch space")?;
+        Ok(Self { dir, entries: 0 })
     }
 
-    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+    /// A new directory whose name begins like this.
+    pub(crate) fn place(&mut self, name: &str) -> Result<Place, Fault> {
+        let name = self.name(name);
+        let describe = || "create a place in the sandbox's scratch space";
+        rustix::fs::mkdirat(&self.dir, &name, Mode::from_raw_mode(0o755)).context(describe)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&self.dir, &name, flags, Mode::empty()).context(describe)?;
+        Ok(Place { name, dir })
     }
 
-    /// Where the root file system is attached.
-    pub(crate) fn root(&self) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::openat(&self.dir, "root", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    /// What a place shows now, with what is mounted on it.
+    pub(crate) fn reopen(&self, name: &str) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn name(&mut self, prefix: &str) -> String {
+        self.entries += 1;
+        format!("{prefix}{}", self.entries)
     }
 
     /// A detached mount of a new file.
     pub(crate) fn file(&mut self, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
-        let name = self.files.to_string();
-        self.files += 1;
+        let name = self.name("file");
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600))?);
         file.write_all(contents)?;
@@ -90,6 +114,37 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// A detached mount of a new node like that of the host at `path`, with its owner and permissions; the host's own
+    /// where none can be made.
+    pub(crate) fn host_device(&mut self, path: &Path) -> Result<OwnedFd, Fault> {
+        let describe = || format!("bind the device {}", path.display());
+        let found = rustix::fs::stat(path).context(describe)?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+            return Err(Fault::Setup(format!("{}: it is no device", describe())));
+        }
+        let node =
+            Node { kind, device: found.st_rdev, mode: found.st_mode, owner: (found.st_uid, found.st_gid) };
+        match self.node(&node).context(describe)? {
+            Some(mount) => Ok(mount),
+            None => mount::clone_host(path, false).context(describe),
+        }
+    }
+
+    /// A detached mount of a new node; `None` where the kernel lets nobody make nodes.
+    pub(crate) fn node(&mut self, node: &Node) -> io::Result<Option<OwnedFd>> {
+        let name = self.name("node");
+        let mode = Mode::from_raw_mode(node.mode & 0o7777);
+        match rustix::fs::mknodat(&self.dir, &name, node.kind, mode, node.device) {
+            Err(rustix::io::Errno::PERM) => return Ok(None),
+            other => other?,
+        }
+        let (uid, gid) = (Uid::from_raw(node.owner.0), Gid::from_raw(node.owner.1));
+        rustix::fs::chownat(&self.dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chmodat(&self.dir, &name, mode, AtFlags::empty())?;
+        mount::clone_mount(self.dir.as_fd(), name, false).map(Some)
     }
 
     /// A detached mount of one of [`DEVICES`]: our own, else the host's.

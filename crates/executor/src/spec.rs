@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::wire;
+use crate::{HostDevice, Limits, Ulimit};
 
 /// One process and everything it can see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +42,18 @@ pub struct ProcessSpec {
     pub stdio: Stdio,
     /// Size of `/dev/shm` in bytes; `None` is 64 MiB, as Docker has it.
     pub shm_size: Option<u64>,
+    /// How much it may do.
+    pub security: Security,
+    /// Limits of each of its processes (setrlimit(2)), over the defaults.
+    pub ulimits: Vec<Ulimit>,
+    /// Limits of all of its processes together.
+    pub limits: Limits,
+    /// Devices of the machine, besides those that every process has.
+    pub devices: Vec<HostDevice>,
+    /// How long it may take; then all of it is killed, and the outcome says so. Needs a Tokio runtime with time.
+    pub timeout: Option<Duration>,
+    /// Rows and columns of the terminal at the start, for [`Stdio::Terminal`]; `None` is 24 and 80.
+    pub terminal_size: Option<(u16, u16)>,
 }
 
 impl ProcessSpec {
@@ -59,8 +73,25 @@ impl ProcessSpec {
             network: Network::Host,
             stdio: Stdio::Captured,
             shm_size: None,
+            security: Security::Default,
+            ulimits: Vec::new(),
+            limits: Limits::default(),
+            devices: Vec::new(),
+            timeout: None,
+            terminal_size: None,
         }
     }
+}
+
+/// How much a process may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// What Docker's defaults allow.
+    #[default]
+    Default,
+    /// As BuildKit's `security.insecure`: every capability that the caller has, no seccomp filter, nothing masked,
+    /// `/sys` and the cgroup tree writable, every device usable. As root of the machine, that is everything.
+    Insecure,
 }
 
 /// Numeric identity of a process. The default is root with no additional groups.
@@ -117,11 +148,26 @@ pub struct Mount {
 /// What a [`Mount`] shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum MountKind {
-    /// A file or directory of the host, without the mounts below it.
+    /// A file, directory or socket of the host, without the mounts below it.
     Bind {
         /// Path on the host.
         #[serde(with = "wire::bytes")]
         source: PathBuf,
+    },
+    /// A file or directory of a tree of layers.
+    Layers {
+        /// Directories, topmost first; at least one, at most 500. A single one that is not written to is used as it
+        /// is, without overlay.
+        #[serde(with = "wire::list")]
+        lower: Vec<PathBuf>,
+        /// Receives what is written, for the caller to throw away. `None`: nothing can be written, whatever
+        /// [`Mount::read_only`] says.
+        writable: Option<Writable>,
+        /// As in [`Rootfs::Overlay`].
+        userxattr: bool,
+        /// What of the tree is mounted. Symbolic links are followed inside the tree, and `..` does not leave it.
+        #[serde(with = "wire::bytes")]
+        path: PathBuf,
     },
     /// An empty file system in memory.
     Tmpfs {
@@ -144,6 +190,17 @@ pub enum MountKind {
     },
 }
 
+/// Where the writes to a tree of layers go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writable {
+    /// An empty directory.
+    #[serde(with = "wire::bytes")]
+    pub upper: PathBuf,
+    /// An empty directory on the same file system, for the kernel's use.
+    #[serde(with = "wire::bytes")]
+    pub work: PathBuf,
+}
+
 /// Which network a process sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
@@ -151,6 +208,9 @@ pub enum Network {
     Host,
     /// A new one with nothing but a loopback device.
     None,
+    /// One of its own, through which it reaches others, shared by all processes of the executor that ask for it; see
+    /// [`crate::Executor::private_network`]. Where none can be had, that of the caller, and the outcome has a note.
+    Private,
 }
 
 /// Where the standard streams of a process go.
@@ -161,4 +221,8 @@ pub enum Stdio {
     /// All three are those of the caller. The process has its own session, so that a terminal's signals reach the
     /// caller only, which passes them on with [`crate::Signaller`].
     Inherit,
+    /// A terminal of its own, which is the process's controlling one. Its output goes to the [`crate::OutputSink`] as
+    /// standard output; [`crate::Running::terminal`] takes input and changes of size. Switching the caller's own
+    /// terminal to raw mode is the caller's.
+    Terminal,
 }

@@ -54,7 +54,8 @@ pub fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Error> {
 fn use_overlay(overlay: &Rootfs) -> Result<(), Fault> {
     sys::unshare(UnshareFlags::NEWNS).context(|| "create a mount namespace")?;
     mount::make_all_private()?;
-    let root = rootfs::mount(overlay, &Scratch::mount()?)?.dir;
+    let flags = rustix::mount::MountAttrFlags::MOUNT_ATTR_NODEV;
+    let root = rootfs::mount(overlay, &mut Scratch::mount()?, flags)?.dir;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o600);
     rustix::fs::openat(&root, "new", flags, mode).context(|| "write a file in an overlay")?;

@@ -18,7 +18,7 @@ mod store;
 
 pub use compress::{Compressor, check_level};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
-pub use decompress::decompress;
+pub use decompress::{StreamCompression, compression_of, decompress};
 pub use descriptor::{Compression, Descriptor, Index, Manifest, MediaType};
 pub use manifest::{
     Document, MAX_DOCUMENT, ManifestError, MediaTypes, NoMatch, PackedManifest, check_config_type,

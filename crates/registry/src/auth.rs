@@ -1,15 +1,14 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use reqwest::Response;
-use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Deserialize;
-use url::Url;
+use transport::Response;
+use transport::Url;
+use transport::header::{HeaderMap, HeaderValue};
 
-use crate::body;
 use crate::challenge::Challenge;
 use crate::config::{Config, Credentials};
 use crate::credentials::{self, Login, Secret};
@@ -31,6 +30,34 @@ impl Scope {
     /// Reading of a repository.
     pub(crate) fn pull(repository: &str) -> Scope {
         Scope(format!("repository:{repository}:pull"))
+    }
+
+    /// Writing of a repository, and reading of those that blobs are mounted from.
+    pub(crate) fn push(repository: &str, from: &BTreeSet<String>) -> Scope {
+        let mut scope = format!("repository:{repository}:pull,push");
+        for from in from.iter().filter(|from| *from != repository) {
+            scope += &format!(" repository:{from}:pull");
+        }
+        Scope(scope)
+    }
+
+    /// What is asked of a token server when the registry asks for `challenged`: for a push all of ours, as the registry names
+    /// only what the request at hand needs.
+    fn with(&self, challenged: Option<&str>) -> String {
+        let Some(challenged) = challenged else { return self.0.clone() };
+        if !self.0.contains(":pull,push") {
+            return challenged.to_owned();
+        }
+        let more = challenged.split(' ').filter(|one| !self.covers(one)).map(|one| format!(" {one}"));
+        self.0.clone() + &more.collect::<String>()
+    }
+
+    fn covers(&self, one: &str) -> bool {
+        let Some((resource, actions)) = one.rsplit_once(':') else { return false };
+        let ours = self.0.split(' ').filter_map(|ours| ours.rsplit_once(':'));
+        let ours = ours.filter(|(ours, _)| *ours == resource).flat_map(|(_, actions)| actions.split(','));
+        let ours: BTreeSet<&str> = ours.collect();
+        actions.split(',').all(|action| ours.contains(action))
     }
 }
 
@@ -93,7 +120,7 @@ impl Authenticator {
             }
             Some(Challenge::Bearer { realm, service, scope: asked }) => {
                 let realm = self.realm(&realm, url, &http.config, login.is_some())?;
-                let asked = asked.unwrap_or_else(|| scope.0.clone());
+                let asked = scope.with(asked.as_deref());
                 let response = request_token(http, realm, service.as_deref(), &asked, login).await?;
                 if response.status().is_client_error() && response.status().as_u16() != 429 {
                     let said = Failure::of_answer(response).await;
@@ -102,7 +129,7 @@ impl Authenticator {
                 if !response.status().is_success() {
                     return Err(Failure::of_answer(response).await);
                 }
-                let token = read_token(&body::read(response, MAX_TOKEN_ANSWER).await?)?;
+                let token = read_token(&response.read(MAX_TOKEN_ANSWER).await?)?;
                 self.known().tokens.insert(scope.clone(), token);
             }
             None => {
@@ -147,7 +174,11 @@ impl Authenticator {
             Url::parse(realm).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let url =
             url.ok_or_else(|| Failure::invalid("the address of the registry's token server is not HTTP"))?;
-        if login && url.scheme() == "http" && registry.scheme() == "https" && !config.is_insecure(&url) {
+        if login
+            && url.scheme() == "http"
+            && registry.scheme() == "https"
+            && !config.transport.is_insecure(&url)
+        {
             let message = format!("registry {} wants the login sent unencrypted to {realm}", self.registry);
             return Err(Failure::new(Kind::Denied, message));
         }
@@ -188,7 +219,7 @@ async fn request_token(
     realm.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
     realm.query_pairs_mut().extend_pairs(scope.split(' ').map(|scope| ("scope", scope)));
     let get = Get { url: realm, authorization, headers: HeaderMap::new(), verified: false };
-    Ok(http.get(get).await?.response)
+    http.get(get).await
 }
 
 /// The header that a token server's answer makes, and until when it is good.
@@ -233,6 +264,17 @@ mod tests {
         for wrong in ["{}", "[]", "", r#"{"token":""}"#, r#"{"token":"a\nb"}"#] {
             assert!(read_token(wrong.as_bytes()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn asks_for_all_that_a_push_needs() {
+        let from = BTreeSet::from(["app".to_owned(), "base".to_owned()]);
+        let scope = Scope::push("app", &from);
+        assert_eq!(scope.0, "repository:app:pull,push repository:base:pull");
+        assert_eq!(scope.with(Some("repository:app:pull")), scope.0);
+        assert_eq!(scope.with(Some("repository:app:push,pull")), scope.0);
+        assert_eq!(scope.with(Some("repository:x:pull")), format!("{} repository:x:pull", scope.0));
+        assert_eq!(Scope::pull("a").with(Some("repository:b:pull")), "repository:b:pull");
     }
 
     #[test]

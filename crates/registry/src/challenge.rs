@@ -1,4 +1,4 @@
-use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+use transport::header::{HeaderMap, WWW_AUTHENTICATE};
 
 /// What a registry asks for with 401 (RFC 9110 section 11.6.1, RFC 6750 section 3, distribution's token specification).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
-//! Finds and pulls images over the OCI distribution protocol (distribution spec 1.1; Docker's token specification for
+//! Finds, pulls and pushes images over the OCI distribution protocol (distribution spec 1.1; Docker's token specification for
 //! logins): [`Client`] implements [`image::ImageResolver`], what it resolves brings its own [`image::BlobSource`].
 //!
 //! From top to bottom: `client` (names to repositories), `manifest` and `blob` (what a repository holds), `host` (one
-//! registry: its address, its login), `auth` (tokens), `http` (requests, redirects, trust). Every request of a
+//! registry: its address, its login), `auth` (tokens), `http` (requests; trust, proxies and redirects are [`transport`]'s). Every request of a
 //! build goes through `host`, which logs in; every repetition through `backoff`.
 //!
 //! Not here: where bytes are kept ([`image::ContentStore`]), what a layer holds, when something is fetched.
@@ -10,7 +10,6 @@
 mod auth;
 mod backoff;
 mod blob;
-mod body;
 mod challenge;
 mod client;
 mod config;
@@ -19,8 +18,10 @@ mod failure;
 mod host;
 mod http;
 mod manifest;
+mod push;
 mod repository;
-mod tls;
+mod upload;
 
 pub use client::Client;
-pub use config::{Config, Credentials, Proxies, Retry};
+pub use config::{Config, Credentials};
+pub use push::{Push, PushBlob, PushError, PushManifest};

@@ -5,11 +5,10 @@ use image::{
     Descriptor, Document, MAX_DOCUMENT, MediaType, Platform, Reference, ResolveError, ResolvedImage,
     check_config_type, parse_document, resolved_from, select_manifest,
 };
-use reqwest::Response;
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use transport::Response;
+use transport::header::{CONTENT_TYPE, HeaderMap};
 
 use crate::backoff::Backoff;
-use crate::body;
 use crate::failure::Failure;
 use crate::host::Question;
 use crate::repository::Repository;
@@ -114,9 +113,9 @@ impl Repository {
         let mut backoff = Backoff::new(&self.retry);
         loop {
             let tried = async {
-                let response = self.host.ask(question).await?;
+                let response = self.hosts[0].ask(question).await?;
                 let (content_type, stated) = (content_type(&response), stated_digest(response.headers()));
-                Ok((content_type, stated, body::read(response, limit as usize).await?))
+                Ok((content_type, stated, response.read(limit as usize).await?))
             };
             match tried.await {
                 Ok(answer) => return Ok(answer),

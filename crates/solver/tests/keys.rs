@@ -7,7 +7,13 @@ use solver::keys::{ContentInput, DefinitionInput, content_key, definition_key};
 
 fn copy() -> Op {
     let owner = Some(Owner { user: OwnerId::Number(1000), group: Some(OwnerId::Name("www".into())) });
-    Op::Copy(Copy { destination: "/srv/".into(), owner, mode: Some(ModeChange::Set(0o644)), unpack: false, packed: Vec::new() })
+    Op::Copy(Copy {
+        destination: "/srv/".into(),
+        owner,
+        mode: Some(ModeChange::Set(0o644)),
+        unpack: false,
+        packed: Vec::new(),
+    })
 }
 
 fn selection() -> Selection {

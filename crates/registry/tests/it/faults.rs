@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use hash::Digest;
 use image::{ContentStore, MemoryStore, ResolveError};
-use registry::{Client, Config, Retry};
+use registry::{Client, Config};
+use transport::{Proxies, Retry};
 
 use crate::server::{Reply, Request, Server};
-use crate::support::{INDEX, MANIFEST, Made, Told, config, descriptor, make, noise, pull, read, resolve};
+use crate::support::{
+    INDEX, MANIFEST, Made, Told, config, descriptor, make, noise, over, pull, read, resolve,
+};
 
 fn name(server: &Server) -> String {
     format!("{}/app:v1", server.address)
@@ -63,6 +66,31 @@ async fn waits_as_long_as_the_registry_asks() {
     let image = resolve(&Client::new(config()), &name(&server)).await.unwrap();
     assert!(begin.elapsed() >= Duration::from_secs(1));
     assert!(pull(&image).await.unwrap() == [made.layer]);
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_not_believed() {
+    let with = |origin: &Server, mirrors: &[&Server]| {
+        let mirrors = mirrors.iter().map(|mirror| mirror.address.to_string()).collect();
+        Client::new(Config { mirrors: [(origin.address.to_string(), mirrors)].into(), ..config() })
+    };
+    let (origin, made) = faulty(noise(1000), |_, _, _, right| right);
+    let (good, _) = faulty(noise(1000), |_, _, _, right| right);
+    let image = resolve(&with(&origin, &[&good]), &name(&origin)).await.unwrap();
+    assert!(pull(&image).await.unwrap() == [made.layer.clone()]);
+    assert_eq!((good.requests().len(), origin.requests().len()), (3, 0));
+
+    // One that has nothing, one whose layer is another one, one that is down.
+    let empty = Server::start(|_, _| Reply::new(404, ""));
+    let (bad, _) = faulty(noise(1000), |_, _, part, right| match part {
+        Part::Layer => Reply::new(200, vec![0; 1000]),
+        _ => right,
+    });
+    let down = Server::start(|_, _| Reply::new(503, ""));
+    let image = resolve(&with(&origin, &[&empty, &bad, &down]), &name(&origin)).await.unwrap();
+    assert!(pull(&image).await.unwrap() == [made.layer]);
+    assert_eq!((empty.requests().len(), bad.requests().len(), origin.requests().len()), (1, 3, 1));
+    assert_eq!(down.requests().len(), 4, "the layer only");
 }
 
 #[tokio::test]
@@ -151,7 +179,7 @@ async fn a_server_that_falls_silent_is_given_up() {
         Reply { delay, ..right }
     });
     let retry = Retry { attempts: 1, ..Retry::default() };
-    let client = Client::new(Config { idle_timeout: Duration::from_millis(300), retry, ..config() });
+    let client = Client::new(Config { retry, ..over(|to| to.idle_timeout = Duration::from_millis(300)) });
     let image = resolve(&client, &name(&server)).await.unwrap();
     let error = pull(&image).await.unwrap_err();
     assert!(error.to_string().contains("no answer in time"), "{error}");
@@ -209,7 +237,7 @@ async fn manifests_and_configs_are_checked() {
     assert!(text.contains(&format!("config {}", Digest::of(&made.config))), "{text}");
 
     let (server, _) = faulty(noise(10), |_, _, _, _| Reply::new(200, vec![b' '; (4 << 20) + 1]));
-    assert!(failure(&server).await.to_string().contains("larger than 4194304 bytes"));
+    assert!(failure(&server).await.to_string().contains("sends more than 4194304 bytes"));
 }
 
 #[tokio::test]
@@ -368,9 +396,11 @@ async fn goes_through_a_proxy_except_to_this_machine() {
         _ => Reply::new(200, made.config.clone()),
     });
     let address = Some(proxy.address.to_string());
-    let proxies =
-        registry::Proxies { http: address.clone(), https: address, except: "other.test".to_owned() };
-    let client = Client::new(Config { proxies, insecure: vec!["registry.test".to_owned()], ..config() });
+    let proxies = Proxies { http: address.clone(), https: address, except: "other.test".to_owned() };
+    let client = Client::new(over(|to| {
+        to.proxies = proxies;
+        to.insecure = vec!["registry.test".to_owned()];
+    }));
     resolve(&client, "registry.test/app:v1").await.unwrap();
     let asked: Vec<String> = proxy.requests().iter().map(|one| one.target.clone()).take(2).collect();
     assert_eq!(asked, ["registry.test:443", "http://registry.test/v2/app/manifests/v1"]);

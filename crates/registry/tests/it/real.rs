@@ -11,7 +11,7 @@ use registry::{Client, Config, Credentials};
 use serde_json::{Value, json};
 
 use crate::server::{Reply, Request, Server};
-use crate::support::{DockerRegistry, config, docker_config, layout, platform, pull, resolve, run};
+use crate::support::{DockerRegistry, config, docker_config, layout, over, platform, pull, resolve, run};
 
 #[tokio::test]
 async fn pulls_an_image_of_one_platform_out_of_an_index() {
@@ -170,13 +170,18 @@ async fn trusts_and_identifies_itself_with_certificates_of_certs_d() {
     fs::copy(&client_certificate, own.join("client.cert")).unwrap();
     registry.push(directory.path(), &["--dest-cert-dir", own.to_str().unwrap()]);
     let name = format!("{}/app:v1", registry.name);
-    let strict = || Config { loopback_is_insecure: false, certificates: vec![all.clone()], ..config() };
+    let strict = || {
+        over(|to| {
+            to.loopback_is_insecure = false;
+            to.certificates = vec![all.clone()];
+        })
+    };
 
     let error = resolve(&Client::new(strict()), &name).await.unwrap_err().to_string();
     assert!(error.contains("an authority that this machine does not know"), "{error}");
 
     // As Docker has it, certificates on loopback are not verified; the client's own is still shown.
-    let lax = Client::new(Config { certificates: vec![all.clone()], ..config() });
+    let lax = Client::new(over(|to| to.certificates = vec![all.clone()]));
     resolve(&lax, &name).await.unwrap();
     resolve(&Client::new(config()), &name).await.unwrap_err();
 
@@ -199,7 +204,12 @@ async fn trusts_a_self_signed_certificate_that_was_put_there() {
     let trusting = directory.path().join(&registry.name);
     fs::create_dir(&trusting).unwrap();
     let certificates = vec![directory.path().to_owned()];
-    let strict = || Config { loopback_is_insecure: false, certificates: certificates.clone(), ..config() };
+    let strict = || {
+        over(|to| {
+            to.loopback_is_insecure = false;
+            to.certificates = certificates.clone();
+        })
+    };
     let name = format!("{}/app:v1", registry.name);
 
     fs::copy(&other, trusting.join("ca.crt")).unwrap();

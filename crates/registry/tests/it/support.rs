@@ -10,18 +10,29 @@ use std::time::{Duration, Instant};
 
 use hash::Digest;
 use image::{ImageResolver, MemoryStore, Platform, Reference, ResolveError, ResolvedImage, TransferProgress};
-use registry::{Client, Config, Retry};
+use registry::{Client, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use transport::Retry;
 
 /// No certificates of this machine, quick retries.
 pub(crate) fn config() -> Config {
     Config {
-        certificates: Vec::new(),
-        idle_timeout: Duration::from_secs(20),
+        transport: transport::Config {
+            certificates: Vec::new(),
+            idle_timeout: Duration::from_secs(20),
+            ..Config::default().transport
+        },
         retry: Retry { first_delay: Duration::from_millis(5), attempts: 4, ..Retry::default() },
         ..Config::default()
     }
+}
+
+/// [`config`] with other trust, proxies or time-outs.
+pub(crate) fn over(change: impl FnOnce(&mut transport::Config)) -> Config {
+    let mut config = config();
+    change(&mut config.transport);
+    config
 }
 
 pub(crate) fn platform() -> Platform {

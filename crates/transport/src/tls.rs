@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use crate::failure::Failure;
+use crate::error::Error;
 
 /// Whom this machine trusts.
 pub(crate) struct SystemRoots {
@@ -22,7 +22,7 @@ pub(crate) struct SystemRoots {
 
 impl SystemRoots {
     /// The system's certificate authorities, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. None at all is no error
-    /// here: a registry may speak plain HTTP or have an authority of its own.
+    /// here: a server may speak plain HTTP or have an authority of its own.
     pub(crate) fn load() -> SystemRoots {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
@@ -34,7 +34,7 @@ impl SystemRoots {
     }
 }
 
-/// What the directories of a registry hold (`certs.d/HOST[:PORT]`).
+/// What the directories of a server hold (`certs.d/HOST[:PORT]`).
 #[derive(Default)]
 pub(crate) struct HostCertificates {
     authorities: Vec<CertificateDer<'static>>,
@@ -43,7 +43,7 @@ pub(crate) struct HostCertificates {
 
 impl HostCertificates {
     /// Reads `*.crt`, and the first `*.cert` with its `*.key`, by name. Missing directories are empty.
-    pub(crate) fn read(directories: &[PathBuf], names: &[String]) -> Result<HostCertificates, Failure> {
+    pub(crate) fn read(directories: &[PathBuf], names: &[String]) -> Result<HostCertificates, Error> {
         let mut found = HostCertificates::default();
         for directory in directories {
             for name in names {
@@ -53,8 +53,8 @@ impl HostCertificates {
         Ok(found)
     }
 
-    fn read_directory(&mut self, directory: &Path) -> Result<(), Failure> {
-        let failed = |path: &Path, error: io::Error| Failure::io(format!("read {}", path.display()), error);
+    fn read_directory(&mut self, directory: &Path) -> Result<(), Error> {
+        let failed = |path: &Path, error: io::Error| Error::io(format!("read {}", path.display()), error);
         let entries = match fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.map_err(|error| failed(directory, error))?,
@@ -78,14 +78,14 @@ impl HostCertificates {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| {
         let error = io::Error::new(io::ErrorKind::InvalidData, error);
-        Failure::io(format!("read certificates of {}", path.display()), error)
+        Error::io(format!("read certificates of {}", path.display()), error)
     })
 }
 
-/// TLS towards one registry.
+/// TLS towards one server.
 pub(crate) fn client_config(
     system: Option<&SystemRoots>,
     host: HostCertificates,
@@ -126,7 +126,7 @@ struct Verifier {
 
 #[derive(Debug)]
 enum Trust {
-    /// For registries that the user, or Docker's rule for loopback, calls insecure.
+    /// For servers that the configuration calls insecure.
     Anyone,
     /// Signed by an authority, or one of those certificates itself. The latter is what `openssl req -x509` makes and what
     /// people put into `certs.d`; Go accepts it, webpki does not, since such a certificate is an authority's.

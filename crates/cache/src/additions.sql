@@ -1,0 +1,31 @@
+-- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
+-- `steps` is the last: where it is, all are.
+
+-- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
+CREATE TABLE IF NOT EXISTS kept (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    layers   TEXT    NOT NULL,
+    name     TEXT    NOT NULL,
+    spec     TEXT    NOT NULL,   -- JSON of whoever kept it
+    created  INTEGER NOT NULL,
+    expires  INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS kept_snapshot ON kept (snapshot);
+
+-- Files fetched over HTTP, with what a server wants to hear when it is asked again (RFC 9110, 8.8).
+CREATE TABLE IF NOT EXISTS downloads (
+    url      TEXT    PRIMARY KEY,
+    etag     TEXT,
+    modified TEXT,
+    digest   BLOB    NOT NULL,   -- of the blob
+    used     INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS downloads_digest ON downloads (digest);
+
+-- What went into the keys of a step when it was last built, to say what is different now.
+CREATE TABLE IF NOT EXISTS steps (
+    step  BLOB    PRIMARY KEY,
+    parts BLOB    NOT NULL,
+    used  INTEGER NOT NULL
+) WITHOUT ROWID;
