@@ -1,0 +1,3 @@
+#> target=0
+FROM busybox AS a
+FROM busybox AS b

@@ -1,0 +1,2 @@
+#> target=stage-0
+FROM busybox

@@ -1,0 +1,4 @@
+FROM busybox
+VOLUME ${A}
+WORKDIR ${A:?no}
+USER ${B?none}

@@ -1,0 +1,3 @@
+FROM full
+CMD []
+ENTRYPOINT []

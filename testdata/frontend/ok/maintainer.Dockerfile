@@ -1,0 +1,3 @@
+# check=skip=all
+FROM busybox
+MAINTAINER $A <a@b>

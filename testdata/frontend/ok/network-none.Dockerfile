@@ -1,0 +1,4 @@
+#> network=none
+FROM busybox
+RUN a
+RUN --network=default b

@@ -1,0 +1,4 @@
+#> network=private
+FROM busybox
+RUN a
+RUN --network=none b

@@ -1,0 +1,5 @@
+FROM busybox
+RUN env
+FROM scratch
+ENV PATH=/own
+COPY a /a

@@ -1,0 +1,5 @@
+FROM notthere AS unused
+RUN --mount=from=neither,target=/x y
+COPY --from=nope a b
+FROM busybox
+RUN z

@@ -1,0 +1,5 @@
+#> target=BUILD
+FROM busybox AS build
+RUN a
+FROM busybox
+RUN b

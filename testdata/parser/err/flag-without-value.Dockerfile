@@ -1,0 +1,5 @@
+FROM a
+COPY --chown a b
+COPY --from= a b
+RUN --mount x
+FROM --platform b

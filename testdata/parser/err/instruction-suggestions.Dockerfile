@@ -1,0 +1,6 @@
+FROM a
+RNU x
+COPPY a b
+ENTRYPOIT x
+WORKDR /
+FOO

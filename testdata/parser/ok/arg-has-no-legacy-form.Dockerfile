@@ -1,0 +1,3 @@
+FROM a
+ARG A B
+ARG C=1 D="2 3"

@@ -1,0 +1,7 @@
+FROM a
+RUN one \
+# dropped
+  # dropped \
+  && two \
+
+  && three

@@ -1,0 +1,5 @@
+#ESCAPE=`
+#  Check = skip=all 
+FROM a
+RUN b `
+  c

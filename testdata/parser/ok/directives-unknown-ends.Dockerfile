@@ -1,0 +1,5 @@
+# nothing=x
+# escape=`
+FROM a
+RUN b \
+  c

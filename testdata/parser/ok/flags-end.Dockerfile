@@ -1,0 +1,4 @@
+FROM a
+RUN -- --network=none
+COPY --link -- --from=x y
+RUN --network=none -- x

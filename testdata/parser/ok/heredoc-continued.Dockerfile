@@ -1,0 +1,5 @@
+FROM a
+RUN cat <<EOF \
+  && true
+body \
+EOF

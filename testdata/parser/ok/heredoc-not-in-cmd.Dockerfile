@@ -1,0 +1,4 @@
+FROM a
+CMD cat <<EOF
+ENTRYPOINT <<EOF
+ENV A=<<EOF

@@ -1,0 +1,7 @@
+FROM a
+COPY <<-EOF /x
+	one
+		two
+  three
+	 four
+	EOF

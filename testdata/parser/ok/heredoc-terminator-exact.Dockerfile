@@ -1,0 +1,6 @@
+FROM a
+COPY <<EOF /x
+ EOF
+EOF 
+EOFF
+EOF

@@ -1,0 +1,5 @@
+FROM a
+COPY <<EOF /x
+one
+EOF
+RUN x

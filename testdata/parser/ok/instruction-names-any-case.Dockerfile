@@ -1,0 +1,3 @@
+from a As B
+rUN x
+EnV A=1

@@ -1,0 +1,4 @@
+FROM a
+CMD ["a\u00e9\n", "\"", "\\"]
+CMD [ ]
+CMD ["a"] b

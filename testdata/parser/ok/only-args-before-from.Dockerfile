@@ -1,0 +1,5 @@
+ARG A=1
+# comment
+
+ARG B=$A C
+FROM a
