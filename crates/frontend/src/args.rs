@@ -44,7 +44,14 @@ impl GlobalArgs {
             args.values.insert(name.to_owned(), value);
         }
         let expander = Expander::new(dockerfile.directives.escape.char());
+        // They are evaluated several times, so there is less room than for all the rest.
+        let mut room: usize = 32 << 20;
         for instruction in &dockerfile.args {
+            if room == 0 {
+                let message = "what the variables expand to is too long, all together";
+                report(Diagnostic::error(instruction.span, message));
+                break;
+            }
             for name in &instruction.kind.names {
                 let key = &name.key.text;
                 args.declared.insert(key.clone());
@@ -60,9 +67,11 @@ impl GlobalArgs {
                             {
                                 made_of.extend(before.made_of.iter().cloned());
                             }
+                            room = room.saturating_sub(expanded.text.len());
                             Some(expanded.text)
                         }
                         Err(error) => {
+                            room = room.saturating_sub(error.cost());
                             report(Diagnostic::error(word.span_of(error.range), error.message));
                             None
                         }

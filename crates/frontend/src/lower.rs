@@ -50,6 +50,7 @@ pub fn lower(
     let platforms =
         if implicit { std::slice::from_ref(&options.build_platform) } else { options.platforms.as_slice() };
     let mut missing: Vec<MissingImage> = Vec::new();
+    let mut asked = BTreeSet::new();
     let mut graphs = Vec::new();
     for platform in platforms {
         let mut globals =
@@ -61,7 +62,7 @@ pub fn lower(
         let stages = Stages::new(dockerfile, options, &globals, platform, &checks, &mut findings);
         if let Some(mut stages) = stages {
             for image in stages.complete(images, &mut findings) {
-                if !missing.iter().any(|known| known.request == image.request) {
+                if asked.insert(image.request.clone()) {
                     missing.push(image);
                 }
             }
@@ -87,6 +88,9 @@ pub fn lower(
             Epoch::Absent | Epoch::Removed => None,
         },
     };
+    let last = dockerfile.stages.last();
+    let end = last.map(|stage| stage.instructions.last().map_or(stage.from.span, |last| last.span).end);
+    let given = stage::ROOM + 8 * end.unwrap_or_default();
     for (platform, globals, stages) in &graphs {
         let lowering = Lowering {
             options,
@@ -104,6 +108,8 @@ pub fn lower(
             definition: &mut plan.definition,
             findings: &mut findings,
             done: BTreeMap::new(),
+            room: given,
+            given,
             outlines: BTreeMap::new(),
         };
         plan.targets.extend(lower_platform(lowering, (!implicit).then_some(platform)));

@@ -133,7 +133,7 @@ impl<'a> Stages<'a> {
             names: BTreeMap::new(),
             contexts: Contexts::new(options),
             platform: platform.clone(),
-            expander: Expander::new(dockerfile.directives.escape.char()),
+            expander: Expander::for_names(dockerfile.directives.escape.char()),
         };
         for stage in &dockerfile.stages {
             let checks = checks.with_comments(&stage.from.comments);

@@ -8,21 +8,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use files::Ignore;
+use files::{Ignore, Selection};
 use frontend::{
     EpochTime, ImageOrigin, ImageRequest, Lowered, NamedContext, NoCache, Options, epoch_source, lower,
     targets,
 };
-use graph::Network;
+use graph::{Definition, MountKind, Network, Op};
 use hash::Digest;
 use image::{
     BlobSource, Compression, ContentStore, Descriptor, ImageConfig, Layer, MediaType, ResolveError,
     ResolvedImage, TransferProgress,
 };
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/frontend")
@@ -234,21 +236,55 @@ fn violations() {
     });
 }
 
+/// Inputs come before what uses them, and mounts name inputs that are there, as one path without wildcards.
+fn verify_inputs(definition: &Definition) {
+    for (id, vertex) in definition.iter() {
+        assert!(vertex.inputs.iter().all(|input| input.vertex < id));
+        let Op::Exec(exec) = &vertex.op else { continue };
+        for mount in &exec.mounts {
+            assert!(mount.target.starts_with('/') && mount.target != "/", "{mount:?}");
+            let input = match &mount.kind {
+                MountKind::Bind { input } => Some(*input),
+                MountKind::Cache(cache) => cache.seed,
+                _ => None,
+            };
+            let Some(input) = input else { continue };
+            assert!(input > 0);
+            let selection = &vertex.inputs[input].selection;
+            assert!(matches!(selection, Selection::Path(path) if !path.wildcards && path.exclude.is_empty()));
+            let of_context = definition.vertex(vertex.inputs[input].vertex);
+            assert!(!matches!(&of_context.op, Op::Source(source) if source.is_keyed_by_content()));
+        }
+    }
+}
+
 /// What every plan must keep to, whatever the file.
 fn verify_plan(text: &str) {
     let parsed = parser::parse(text);
-    let options = options("");
+    let mut options = options("");
+    options.allow.extend(["network.host", "security.insecure", "device"].map(str::to_owned));
+    let places = |findings: &[parser::Diagnostic]| {
+        for finding in findings {
+            assert!(text.get(finding.span.range()).is_some(), "{finding:?}");
+            for label in &finding.related {
+                assert!(text.get(label.span.range()).is_some(), "{finding:?}");
+            }
+        }
+    };
+    for target in targets(&parsed) {
+        assert!(text.get(target.span.range()).is_some(), "{target:?}");
+    }
     let mut images = BTreeMap::new();
     for _ in 0..5 {
         match lower(&parsed, &options, &images) {
             Err(findings) => {
                 assert!(findings.iter().any(parser::Diagnostic::is_error));
-                for finding in findings {
-                    assert!(text.get(finding.span.range()).is_some(), "{finding:?}");
-                }
+                places(&findings);
                 return;
             }
             Ok(Lowered::Plan(plan)) => {
+                places(&plan.warnings);
+                verify_inputs(&plan.definition);
                 for target in &plan.targets {
                     let layers = target.config.history.iter().filter(|entry| !entry.empty_layer).count();
                     let below = target.base.as_ref().map_or(0, |base| base.image.layers.len());
@@ -280,12 +316,47 @@ fn line() -> impl Strategy<Value = String> {
         "..",
         "*",
         "--from=a",
+        "--link",
+        "--parents",
+        "--parents=false",
+        "--exclude=*.md",
+        "--keep-git-dir",
+        "--checksum=sha256:24454f830cdb571e2c4ad15481119c43b3cafd48dd869a9b2945d1036d1dc68d",
+        "--checksum=abc",
+        "--unpack",
+        "--unpack=$A",
+        "--platform=$BUILDPLATFORM",
+        "--platform=linux/arm64",
+        "--network=host",
+        "--network=none",
+        "--security=insecure",
+        "--device=a/b=c,required",
+        "--timeout=1s",
+        "--retry=2",
+        "--mount=type=cache,target=/c,sharing=locked",
+        "--mount=type=bind,target=/b,from=a",
+        "--mount=type=bind,source=$A,rw",
+        "--mount=type=secret,id=s,env=S",
+        "--mount=type=ssh,required",
+        "--mount=type=tmpfs,target=$B,size=1m",
+        "--mount=type=$A,target=/x",
+        "--mount=",
+        "--interval=1s",
+        "--retries=x",
+        "https://x/y.tar",
+        "https://x/y.git#a:b",
+        "git@x:y?ref=$A",
+        "a/./b",
+        "#!/bin/sh",
         "--from=0",
         "--from=c",
         "--chown=a:b",
         "--chmod=755",
         "--chmod=x",
         "<<EOF",
+        "<<-\"E F\"",
+        "\nEOF\n",
+        "\n#!/bin/sh\nEOF\n",
         "A=1",
         "B=$A",
         "[\"x\"]",
@@ -323,6 +394,10 @@ fn line() -> impl Strategy<Value = String> {
         "MAINTAINER",
         "EOF",
         "#",
+        "# check=skip=all;error=true",
+        "# escape=`\nFROM",
+        "ONBUILD ADD",
+        "RUN <<EOF\n#!/bin/sh\nEOF\nRUN",
         "FROM scratch AS",
         "FROM busybox AS",
         "FROM a AS",
@@ -337,5 +412,29 @@ proptest! {
     fn lowering_never_panics(lines in prop::collection::vec(line(), 0..10), bare: bool) {
         let head = if bare { "" } else { "FROM busybox AS c\n" };
         verify_plan(&format!("{head}{}\n", lines.join("\n")));
+    }
+}
+
+/// The same for as long as `FUZZ_SECONDS` says (2 without it), from a seed that `FUZZ_SEED` can repeat.
+#[test]
+fn lowering_never_panics_for_a_while() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let time = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(2));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let seed = number("FUZZ_SEED").unwrap_or(now.as_nanos() as u64);
+    println!("FUZZ_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let files = prop::collection::vec(line(), 0..20);
+    let start = Instant::now();
+    while start.elapsed() < time {
+        let text = files.new_tree(&mut runner).unwrap().current().join("\n");
+        let began = Instant::now();
+        verify_plan(&text);
+        verify_plan(&format!("FROM busybox AS c\n{text}\n"));
+        assert!(began.elapsed() < Duration::from_secs(1), "{text}");
     }
 }

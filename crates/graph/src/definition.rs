@@ -22,10 +22,12 @@ pub struct Definition {
 
 /// Digests of environments, each made once although thousands of steps may share it. They are found by address, so they are kept.
 #[derive(Debug, Clone, Default)]
-struct Environments(HashMap<usize, ([u8; 32], Arc<[(String, String)]>)>);
+struct Environments(HashMap<usize, ([u8; 32], Environment)>);
+
+type Environment = Arc<[(String, String)]>;
 
 impl Environments {
-    fn digest(&mut self, env: &Arc<[(String, String)]>) -> [u8; 32] {
+    fn digest(&mut self, env: &Environment) -> [u8; 32] {
         let address = env.as_ptr() as usize;
         let make = || (StableHasher::new("environment-v1").with(&**env).finish(), env.clone());
         self.0.entry(address).or_insert_with(make).0

@@ -28,7 +28,15 @@ pub struct Expander {
     quoting: bool,
     keep_quotes: bool,
     keep_unset: bool,
+    /// Bytes of a result.
+    longest: usize,
 }
+
+/// Doubling a variable forty times must not fill the memory.
+const LONGEST: usize = 16 << 20;
+
+/// No name of an image is nearly as long.
+const LONGEST_NAME: usize = 1 << 10;
 
 /// What an expansion gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,22 +59,36 @@ pub struct ExpandError {
     pub message: String,
     /// Where, in bytes of the text.
     pub range: Range<usize>,
+    /// The result would be too long: much was done before that was seen.
+    pub too_long: bool,
+}
+
+impl ExpandError {
+    /// What it is taken to have cost, as bytes of text.
+    pub(crate) const fn cost(&self) -> usize {
+        if self.too_long { LONGEST } else { 0 }
+    }
 }
 
 impl Expander {
     /// The ordinary expansion of words, with the file's escape character.
     pub const fn new(escape: char) -> Self {
-        Self { escape, quoting: true, keep_quotes: false, keep_unset: false }
+        Self { escape, quoting: true, keep_quotes: false, keep_unset: false, longest: LONGEST }
+    }
+
+    /// The ordinary expansion of words that name something: images, stages, platforms.
+    pub(crate) const fn for_names(escape: char) -> Self {
+        Self { longest: LONGEST_NAME, ..Self::new(escape) }
     }
 
     /// For the bodies of heredocs: quotes mean nothing there, and the escape character is always the backslash.
     pub const fn for_heredoc() -> Self {
-        Self { escape: '\\', quoting: false, keep_quotes: false, keep_unset: false }
+        Self { escape: '\\', quoting: false, keep_quotes: false, keep_unset: false, longest: LONGEST }
     }
 
     /// For showing a command to people: quotes stay, and so do variables that are not set.
     pub const fn for_display(escape: char) -> Self {
-        Self { escape, quoting: true, keep_quotes: true, keep_unset: true }
+        Self { escape, quoting: true, keep_quotes: true, keep_unset: true, longest: LONGEST }
     }
 
     /// Expands `text`.

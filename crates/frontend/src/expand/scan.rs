@@ -1,10 +1,9 @@
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::pattern::{Match, Pattern};
 use super::{ExpandError, Expanded, Expander, Variables};
 
-/// Doubling a variable forty times must not fill the memory.
-const MAX_LENGTH: usize = 16 << 20;
 /// Nested braces are read by recursion.
 const MAX_DEPTH: usize = 64;
 
@@ -75,14 +74,23 @@ impl<'a> Scan<'a> {
     }
 
     fn error(&self, from: usize, message: impl Into<String>) -> ExpandError {
-        ExpandError { message: message.into(), range: from..self.at }
+        ExpandError { message: message.into(), range: from..self.at, too_long: false }
     }
 
     fn checked(&self, from: usize, length: usize) -> Result<()> {
-        if length > MAX_LENGTH {
-            return Err(self.error(from, "the expansion is longer than 16 MiB"));
+        if length > self.how.longest {
+            return Err(self.too_long(from));
         }
         Ok(())
+    }
+
+    fn too_long(&self, from: usize) -> ExpandError {
+        let longest = match self.how.longest {
+            longest if longest < 1 << 20 => format!("{} KiB", longest >> 10),
+            longest => format!("{} MiB", longest >> 20),
+        };
+        let error = self.error(from, format!("the expansion is longer than {longest}"));
+        ExpandError { too_long: true, ..error }
     }
 
     /// Reads up to `stop` (consumed) or the end. With `raw`, escapes are kept: the text is a pattern.
@@ -128,7 +136,7 @@ impl<'a> Scan<'a> {
             }
         }
         match stop {
-            Some(_) => Err(ExpandError { message: String::new(), range: start..self.at }),
+            Some(_) => Err(ExpandError { message: String::new(), range: start..self.at, too_long: false }),
             None => Ok(out),
         }
     }
@@ -202,18 +210,18 @@ impl<'a> Scan<'a> {
     }
 
     /// `$name` or `${…}`, at the `$`.
-    fn dollar(&mut self) -> Result<String> {
+    fn dollar(&mut self) -> Result<Cow<'a, str>> {
         let from = self.at;
         self.at += 1;
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {
-                return Ok("$".to_owned());
+                return Ok("$".into());
             }
             let value = self.look_up(&name);
             return Ok(match value {
-                None if self.how.keep_unset => format!("${name}"),
-                value => value.unwrap_or_default(),
+                None if self.how.keep_unset => format!("${name}").into(),
+                value => value.unwrap_or_default().into(),
             });
         }
         self.at += 1;
@@ -227,7 +235,7 @@ impl<'a> Scan<'a> {
     }
 
     /// What follows `${`, the `}` included.
-    fn braces(&mut self, from: usize) -> Result<String> {
+    fn braces(&mut self, from: usize) -> Result<Cow<'a, str>> {
         match self.peek() {
             None => return Err(self.error(from, "`${` without `}`")),
             Some('{' | '}' | ':') => {
@@ -243,12 +251,12 @@ impl<'a> Scan<'a> {
             Some('}') => {
                 let value = self.look_up(&name);
                 Ok(match value {
-                    None if self.how.keep_unset => self.text[from..self.at].to_owned(),
-                    value => value.unwrap_or_default(),
+                    None if self.how.keep_unset => self.text[from..self.at].into(),
+                    value => value.unwrap_or_default().into(),
                 })
             }
-            Some('/') => self.replacement(from, &name),
-            Some(c @ ('#' | '%')) => self.trimming(from, &name, c),
+            Some('/') => self.replacement(from, &name).map(Cow::from),
+            Some(c @ ('#' | '%')) => self.trimming(from, &name, c).map(Cow::from),
             Some(c @ ('+' | '-' | '?')) => self.alternative(from, &name, c, false),
             Some(':') => match self.next() {
                 None => Err(self.error(from, "`${` without `}`")),
@@ -274,19 +282,19 @@ impl<'a> Scan<'a> {
         name: &str,
         operator: char,
         empty_is_unset: bool,
-    ) -> Result<String> {
+    ) -> Result<Cow<'a, str>> {
         let word = self.inner(from, '}', false)?;
         let value = self.look_up(name);
         if value.is_none() && self.how.keep_unset {
-            return Ok(self.text[from..self.at].to_owned());
+            return Ok(self.text[from..self.at].into());
         }
-        let there = value.as_ref().is_some_and(|value| !empty_is_unset || !value.is_empty());
+        let there = value.is_some_and(|value| !empty_is_unset || !value.is_empty());
         match operator {
-            '-' if there => Ok(value.unwrap_or_default()),
-            '-' => Ok(word),
-            '+' if there => Ok(word),
-            '+' => Ok(String::new()),
-            _ if there => Ok(value.unwrap_or_default()),
+            '-' if there => Ok(value.unwrap_or_default().into()),
+            '-' => Ok(word.into()),
+            '+' if there => Ok(word.into()),
+            '+' => Ok("".into()),
+            _ if there => Ok(value.unwrap_or_default().into()),
             _ => {
                 let state = if value.is_some() { "empty" } else { "unset" };
                 let reason = if word.is_empty() { format!("is not allowed to be {state}") } else { word };
@@ -310,11 +318,11 @@ impl<'a> Scan<'a> {
         }
         let value = value.unwrap_or_default();
         let trimmed = Pattern::parse(&pattern).and_then(|pattern| match operator {
-            '#' => pattern.trim_prefix(&value, which),
-            _ => pattern.trim_suffix(&value, which),
+            '#' => pattern.trim_prefix(value, which),
+            _ => pattern.trim_suffix(value, which),
         });
         let range = pattern_at..self.at - '}'.len_utf8();
-        trimmed.map_err(|message| ExpandError { message, range })
+        trimmed.map_err(|message| ExpandError { message, range, too_long: false })
     }
 
     /// `${v/pattern/replacement}` and `${v//pattern/replacement}`.
@@ -332,9 +340,11 @@ impl<'a> Scan<'a> {
             return Ok(self.text[from..self.at].to_owned());
         }
         let replaced = Pattern::parse(&pattern)
-            .and_then(|pattern| pattern.replace(&value.unwrap_or_default(), &replacement, all, MAX_LENGTH))
-            .map_err(|message| ExpandError { message, range })?;
-        let value = replaced.ok_or_else(|| self.error(from, "the expansion is longer than 16 MiB"))?;
+            .and_then(|pattern| {
+                pattern.replace(value.unwrap_or_default(), &replacement, all, self.how.longest)
+            })
+            .map_err(|message| ExpandError { message, range, too_long: false })?;
+        let value = replaced.ok_or_else(|| self.too_long(from))?;
         Ok(value)
     }
 
@@ -351,13 +361,15 @@ impl<'a> Scan<'a> {
         rest[..length].to_owned()
     }
 
-    fn look_up(&mut self, name: &str) -> Option<String> {
+    fn look_up(&mut self, name: &str) -> Option<&'a str> {
         if name.is_empty() {
             return None;
         }
         let value = self.variables.get(name);
         let seen = if value.is_some() { &mut self.used } else { &mut self.unset };
-        seen.insert(name.to_owned());
-        value.map(str::to_owned)
+        if !seen.contains(name) {
+            seen.insert(name.to_owned());
+        }
+        value
     }
 }

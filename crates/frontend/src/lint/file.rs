@@ -105,7 +105,7 @@ fn casing(dockerfile: &Dockerfile, checks: &Checks, findings: &mut Findings) {
 
 /// Bases that are no image's name when no build argument is given. `defaults` are the global arguments as of then.
 fn default_bases(dockerfile: &Dockerfile, defaults: &GlobalArgs, checks: &Checks, findings: &mut Findings) {
-    let expander = Expander::new(dockerfile.directives.escape.char());
+    let expander = Expander::for_names(dockerfile.directives.escape.char());
     for stage in &dockerfile.stages {
         let base = &stage.from.kind.base;
         let Ok(expanded) = expander.expand(&base.text, defaults) else { continue };

@@ -35,6 +35,10 @@ use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables};
 /// From so many on, a variable that does not exist gets no suggestion.
 const MANY_VARIABLES: usize = 1_000;
 
+/// How much text the variables of a build may expand to, in bytes, beside several times the length of the file. A few lines can ask
+/// for any amount, in the names and the history of steps too.
+pub(crate) const ROOM: usize = 32 << 20;
+
 /// What all stages of one platform share.
 pub(crate) struct Lowering<'a> {
     pub(crate) options: &'a Options,
@@ -56,6 +60,10 @@ pub(crate) struct Lowering<'a> {
     pub(crate) findings: &'a mut Findings,
     /// The stages that are done, by index.
     pub(crate) done: BTreeMap<usize, StageState>,
+    /// How much text may still be made, in bytes.
+    pub(crate) room: usize,
+    /// How much it was in the beginning.
+    pub(crate) given: usize,
     /// What each of them can be given.
     pub(crate) outlines: BTreeMap<usize, Outline>,
 }
@@ -187,6 +195,9 @@ struct Seen {
 
 impl StageLowering<'_, '_> {
     fn instruction(&mut self, instruction: &Instruction) {
+        if self.all.room == 0 {
+            return;
+        }
         self.place.checks = self.checks_of(&instruction.comments).into_owned();
         match &instruction.kind {
             InstructionKind::Add(add) => self.add(instruction, add),
@@ -207,6 +218,18 @@ impl StageLowering<'_, '_> {
             InstructionKind::Volume(volume) => self.volume(instruction, volume),
             InstructionKind::Workdir(workdir) => self.workdir(instruction, workdir),
         }
+        if self.all.room == 0 {
+            let message = "what the variables expand to is too long, all together";
+            let error = Diagnostic::error(instruction.span, message)
+                .with_label("up to here")
+                .with_note(format!("for this file, there may be {} MiB of it", self.all.given >> 20));
+            self.report(error);
+        }
+    }
+
+    /// Notes that text was made, by an expansion or for history.
+    fn spend(&mut self, bytes: usize) {
+        self.all.room = self.all.room.saturating_sub(bytes);
     }
 
     fn checks_of(&self, comments: &[Comment]) -> Cow<'_, Checks> {
@@ -271,10 +294,12 @@ impl StageLowering<'_, '_> {
         let expanded = Expander::new(self.all.escape).expand(&word.text, self.scope());
         match expanded {
             Ok(expanded) => {
+                self.spend(expanded.text.len());
                 self.report_undefined(of, &expanded.unset);
                 Some(expanded.text)
             }
             Err(error) => {
+                self.spend(error.cost());
                 self.report(Diagnostic::error(word.span_of(error.range), error.message));
                 None
             }
@@ -295,6 +320,7 @@ impl StageLowering<'_, '_> {
 
     /// Adds the vertex of a step that makes a layer, and its history. `inputs` come after the tree so far.
     fn step(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, title: &str, created_by: String) {
+        self.spend(title.len() + created_by.len());
         let name = self.step_name(title);
         let mut all_inputs = vec![Input::whole(self.state.vertex)];
         all_inputs.extend(inputs);

@@ -137,6 +137,7 @@ impl StageLowering<'_, '_> {
         if heredoc.expand {
             match Expander::for_heredoc().expand(&content, self.scope()) {
                 Ok(expanded) => {
+                    self.spend(expanded.text.len());
                     self.report_undefined(of, &expanded.unset);
                     content = expanded.text;
                 }
