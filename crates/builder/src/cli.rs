@@ -7,7 +7,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
 };
 
-use crate::commands::{build, du, images, info, prune, run};
+use crate::commands::{build, du, images, info, parse as parse_command, prune, run};
 use crate::refused::{self, Refused};
 
 /// The program's version and the commit that it was built from.
@@ -45,6 +45,7 @@ pub(crate) enum Subcommands {
     Du(du::Args),
     Prune(prune::Args),
     Info(info::Args),
+    Parse(parse_command::Args),
 }
 
 const NO_CONTEXT: &str = "\
