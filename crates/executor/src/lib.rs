@@ -36,6 +36,7 @@ mod limits;
 mod mount;
 mod network;
 mod outcome;
+mod owners;
 mod probe;
 mod program;
 mod rootfs;

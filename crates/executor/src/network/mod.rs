@@ -6,6 +6,7 @@ mod helper;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -193,6 +194,11 @@ impl PrivateNetwork {
         }
         spec
     }
+}
+
+/// The helper that is tried first, where one is installed.
+pub(crate) fn helper_program() -> Option<PathBuf> {
+    HELPERS.iter().find_map(|(_, name, _)| find_tool(name))
 }
 
 /// The address from which the host reaches others. Nothing is sent.

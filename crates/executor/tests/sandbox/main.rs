@@ -11,6 +11,7 @@ mod leaving;
 mod limits;
 mod network;
 mod options;
+mod owners;
 mod process;
 mod support;
 mod traces;
@@ -101,6 +102,7 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         leaving::CASES,
         limits::CASES,
         network::CASES,
+        owners::CASES,
         escapes::CASES,
         endurance::CASES,
         options::CASES,
