@@ -2,7 +2,7 @@
 //!
 //! In a user namespace with one id nothing can be given to another owner. There the kernel hands the calls of a step over
 //! to the keeper (seccomp_unotify(2)), which writes the owner into an attribute of the file, from where it gets into the
-//! layer, and lets the call succeed. The process itself goes on to see files of its own.
+//! layer, and lets the call succeed. Calls that look at a file show what is recorded.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,7 +23,7 @@ const SAME: u32 = u32::MAX;
 /// The longest path that the kernel takes, with its final zero.
 const LONGEST_PATH: usize = 4096;
 
-/// Calls that change owners, of the native ABI only.
+/// Calls that change or show owners, of the native ABI only.
 const CALLS: &[(libc::c_long, Form)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_chown, Form::Path { follow: true }),
@@ -31,7 +31,17 @@ const CALLS: &[(libc::c_long, Form)] = &[
     (libc::SYS_lchown, Form::Path { follow: false }),
     (libc::SYS_fchown, Form::Descriptor),
     (libc::SYS_fchownat, Form::At),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_stat, Form::Stat { follow: true }),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_lstat, Form::Stat { follow: false }),
+    (libc::SYS_fstat, Form::StatDescriptor),
+    (libc::SYS_newfstatat, Form::StatAt),
+    (libc::SYS_statx, Form::Statx),
 ];
+
+/// Flags of calls that look at a file which do not matter here: of automounts and of remote file systems.
+const LOOKING: i32 = libc::AT_NO_AUTOMOUNT | libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC;
 
 /// Where a call has its arguments.
 #[derive(Clone, Copy)]
@@ -39,6 +49,18 @@ enum Form {
     Path { follow: bool },
     Descriptor,
     At,
+    Stat { follow: bool },
+    StatDescriptor,
+    StatAt,
+    Statx,
+}
+
+/// How a call ends.
+enum Decision {
+    /// With success: it is done.
+    Done,
+    /// As if it had not been handed over.
+    Kernel,
 }
 
 /// Whether this process is in a user namespace with a single id.
@@ -91,14 +113,15 @@ impl Recorder {
                 // An error: the caller was killed meanwhile.
                 if let Ok(call) = sys::receive_call(calls.as_fd()) {
                     let answer = self.decide(calls, &call);
-                    if answer == Err(Errno::OPNOTSUPP) {
+                    if matches!(answer, Err(Errno::OPNOTSUPP)) {
                         lost = Some(
                             "owners of symbolic links, pipes and sockets, and on file systems without attributes, are not recorded",
                         );
                     }
                     let errno = match answer {
-                        Ok(()) | Err(Errno::OPNOTSUPP) => 0,
-                        Err(errno) => errno.raw_os_error(),
+                        Ok(Decision::Done) | Err(Errno::OPNOTSUPP) => Some(0),
+                        Ok(Decision::Kernel) => None,
+                        Err(errno) => Some(errno.raw_os_error()),
                     };
                     let _killed = sys::answer_call(calls.as_fd(), call.id, errno);
                 }
@@ -108,7 +131,7 @@ impl Recorder {
         }
     }
 
-    fn decide(&self, calls: &OwnedFd, call: &Call) -> Result<(), Errno> {
+    fn decide(&self, calls: &OwnedFd, call: &Call) -> Result<Decision, Errno> {
         let form = CALLS.iter().find(|(number, _)| *number == libc::c_long::from(call.number));
         let (_, form) = form.ok_or(Errno::NOSYS)?;
         let word = |index: usize| call.args[index] as u32;
@@ -131,12 +154,69 @@ impl Recorder {
                 let file = self.look_up(calls, call, word(0).cast_signed(), call.args[1], follow, empty)?;
                 (file, word(2), word(3))
             }
+            // What fails here fails in the kernel too, with the right error.
+            Form::Stat { .. } | Form::StatDescriptor | Form::StatAt | Form::Statx => {
+                return Ok(self.show(calls, call, *form).unwrap_or(Decision::Kernel));
+            }
         };
         // Numbers of processes are used again: what was opened is of the caller only if that still waits.
         if !sys::call_is_valid(calls.as_fd(), call.id) {
             return Err(Errno::SRCH);
         }
-        self.record(&file, uid, gid)
+        self.record(&file, uid, gid).map(|()| Decision::Done)
+    }
+
+    /// Answers a call that looks at a file, where an owner is recorded for it.
+    fn show(&self, calls: &OwnedFd, call: &Call, form: Form) -> Result<Decision, Errno> {
+        let word = |index: usize| call.args[index] as u32;
+        let at = |flags: u32| {
+            let flags = flags.cast_signed();
+            if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH | LOOKING) != 0 {
+                return Err(Errno::INVAL);
+            }
+            let (follow, empty) = (flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0);
+            self.look_up(calls, call, word(0).cast_signed(), call.args[1], follow, empty)
+        };
+        let (file, address) = match form {
+            Form::StatDescriptor => (self.of_process(call, &format!("fd/{}", word(0)))?, call.args[1]),
+            Form::StatAt => (at(word(3))?, call.args[2]),
+            Form::Statx => (at(word(2))?, call.args[4]),
+            Form::Stat { follow } => {
+                (self.look_up(calls, call, libc::AT_FDCWD, call.args[0], follow, false)?, call.args[1])
+            }
+            Form::Path { .. } | Form::Descriptor | Form::At => return Err(Errno::INVAL),
+        };
+        let Some(owner) = self.recorded(&file)?.filter(|owner| *owner != (0, 0)) else {
+            return Ok(Decision::Kernel);
+        };
+        let stat = match form {
+            Form::Statx => sys::statx_as(file.as_fd(), word(3), owner),
+            _ => sys::stat_as(file.as_fd(), owner),
+        };
+        let stat = stat.map_err(|_| Errno::IO)?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let name = format!("{}/mem", call.process);
+        let memory = File::from(rustix::fs::openat(&self.processes, name, flags, Mode::empty())?);
+        if !sys::call_is_valid(calls.as_fd(), call.id) {
+            return Err(Errno::SRCH);
+        }
+        memory.write_all_at(&stat, address).map_err(|_| Errno::FAULT)?;
+        Ok(Decision::Done)
+    }
+
+    /// The owner that is recorded for a file.
+    fn recorded(&self, file: &OwnedFd) -> Result<Option<(u32, u32)>, Errno> {
+        self.among_processes(|| recorded_at(&format!("self/fd/{}", file.as_raw_fd())))
+    }
+
+    /// Does something with the directory of processes as working directory: some calls take no descriptor, and none of
+    /// a file that was not opened for reading.
+    fn among_processes<T>(&self, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let own = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::process::fchdir(&self.processes)?;
+        let done = work();
+        rustix::process::fchdir(&own)?;
+        done
     }
 
     /// Opens something in the directory of the calling process in `/proc`.
@@ -211,24 +291,15 @@ impl Recorder {
     fn record(&self, file: &OwnedFd, uid: u32, gid: u32) -> Result<(), Errno> {
         let stat = rustix::fs::statat(file, "", AtFlags::EMPTY_PATH)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        // There is no call for this that takes such a descriptor.
-        let own = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::process::fchdir(&self.processes)?;
         let path = format!("self/fd/{}", file.as_raw_fd());
-        let done = (|| {
+        self.among_processes(|| {
             if !matches!(kind, FileType::RegularFile | FileType::Directory) {
                 return if (uid, gid) == (0, 0) { Ok(()) } else { Err(Errno::OPNOTSUPP) };
             }
-            let mut value = [0; 32];
-            let before = match rustix::fs::getxattr(path.as_str(), OWNER, &mut value) {
-                Ok(length) => decode(&value[..length]),
-                Err(Errno::NODATA | Errno::OPNOTSUPP) => None,
-                Err(error) => return Err(error),
-            };
-            let (old_uid, old_gid) = before.unwrap_or((0, 0));
+            let before = recorded_at(&path)?.unwrap_or((0, 0));
             let chosen = |new, old| if new == SAME { old } else { new };
-            let owner = (chosen(uid, old_uid), chosen(gid, old_gid));
-            if owner != before.unwrap_or((0, 0)) {
+            let owner = (chosen(uid, before.0), chosen(gid, before.1));
+            if owner != before {
                 let text = format!("{}:{}", owner.0, owner.1);
                 rustix::fs::setxattr(path.as_str(), OWNER, text.as_bytes(), XattrFlags::empty())?;
             }
@@ -239,9 +310,17 @@ impl Recorder {
                 rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(kept))?;
             }
             Ok(())
-        })();
-        rustix::process::fchdir(&own)?;
-        done
+        })
+    }
+}
+
+/// The owner that is recorded for the file at a path.
+fn recorded_at(path: &str) -> Result<Option<(u32, u32)>, Errno> {
+    let mut value = [0; 32];
+    match rustix::fs::getxattr(path, OWNER, &mut value) {
+        Ok(length) => Ok(decode(&value[..length])),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -72,7 +72,7 @@ fn identity_feature(identity: Result<&Identity, &crate::Error>) -> Feature {
         Ok(Identity::SingleId { reason }) => missing(
             NAME,
             format!(
-                "rootless with a single id, since {reason}; other owners are only recorded, and USER must be root"
+                "rootless with a single id, since {reason}; other owners are recorded, and USER must be root"
             ),
         ),
         Err(error) => missing(NAME, error.to_string()),

@@ -209,12 +209,44 @@ pub(crate) fn receive_call(listener: BorrowedFd<'_>) -> io::Result<Call> {
     Ok(Call { id: call.id, process: call.pid, number: call.data.nr, args: call.data.args })
 }
 
-/// Ends a call with an error, or with success for 0.
-pub(crate) fn answer_call(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
-    let answer = libc::seccomp_notif_resp { id, val: 0, error: -errno, flags: 0 };
+/// Ends a call with an error, or with success for 0; `None` has the kernel do what it would have done.
+pub(crate) fn answer_call(listener: BorrowedFd<'_>, id: u64, errno: Option<i32>) -> io::Result<()> {
+    // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+    let flags = if errno.is_none() { 1 } else { 0 };
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: -errno.unwrap_or(0), flags };
     // SAFETY: the kernel reads one `seccomp_notif_resp`, whose size is part of the request's number.
     check(unsafe { libc::ioctl(listener.as_raw_fd(), ANSWER as _, &raw const answer) }.into())?;
     Ok(())
+}
+
+/// The bytes of a `struct stat` of a file, as if it belonged to someone.
+pub(crate) fn stat_as(file: BorrowedFd<'_>, (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero bytes are a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty constant, and the kernel writes one `stat`.
+    check(unsafe {
+        libc::fstatat(file.as_raw_fd(), c"".as_ptr(), &raw mut stat, libc::AT_EMPTY_PATH).into()
+    })?;
+    (stat.st_uid, stat.st_gid) = (uid, gid);
+    Ok(bytes_of(&stat))
+}
+
+/// The bytes of a `struct statx` of a file, as if it belonged to someone.
+pub(crate) fn statx_as(file: BorrowedFd<'_>, mask: u32, (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero bytes are a valid `statx`.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty constant, and the kernel writes one `statx`.
+    check(unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &raw mut stat).into()
+    })?;
+    (stat.stx_uid, stat.stx_gid) = (uid, gid);
+    Ok(bytes_of(&stat))
+}
+
+/// A copy of a structure's memory.
+fn bytes_of<T: Copy>(value: &T) -> Vec<u8> {
+    // SAFETY: the callers' structures were zeroed whole before the kernel wrote to them, so that padding is defined too.
+    unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }.to_vec()
 }
 
 /// Whether the caller still waits for its answer.

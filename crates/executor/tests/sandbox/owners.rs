@@ -52,6 +52,28 @@ fn are_recorded(fixture: &Fixture) {
     }
     assert!(!fixture.upper.join("etc/passwd").exists(), "what changes nothing is not copied up");
     assert_eq!(owner(&fixture.lower.join("etc/below")), "none");
+    // Whoever looks sees it, also in a later step: busybox's chown reads what it is to keep.
+    let look = "stat -c '%u:%g %a %s' /srv/a /srv/copy /etc/below /etc/passwd /srv; ls -ln /srv | awk '/copy/ {print $3, $4}'
+        chown :78 /srv/a; stat -c %u:%g /srv/a; chown :34 /srv/a; find /srv -user 9 | sort; [ -r /etc/below ] && echo readable; stat /missing";
+    let (_, output, errors) = fixture.run(fixture.shell(look));
+    let sizes: Vec<&str> =
+        output.lines().map(|line| line.rsplit_once(' ').map_or(line, |(rest, _)| rest)).collect();
+    assert_eq!(
+        sizes,
+        [
+            "33:34 755",
+            "44:45 644",
+            "12:13 644",
+            "0:0 644",
+            "0:0 755",
+            "44",
+            "33:78",
+            "/srv/a/file",
+            "readable"
+        ],
+        "{output} {errors}"
+    );
+    assert_eq!(errors, "stat: can't stat '/missing': No such file or directory\n");
     // A later step begins with what an earlier one recorded.
     assert_eq!(fixture.output("chown 0:0 /srv/copy"), "");
     let keep = "chown(-1, 77, '/srv/a') == 1 or die $!; chown(-1, -1, '/srv/a/file') == 1 or die $!";
