@@ -123,6 +123,11 @@ impl Layout {
         self.root.join("stat-v1")
     }
 
+    /// Random bytes that only this state directory has.
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.root.join("secret-v1")
+    }
+
     pub(crate) fn mounts(&self) -> PathBuf {
         self.root.join("mounts-v1")
     }

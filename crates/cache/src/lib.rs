@@ -14,6 +14,7 @@
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
+//!   secret-v1                    random bytes: secret values are remembered only as hashes made with them
 //!   remotes-v1/<hash>/<n>/       git repositories, likewise
 //!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
 //! ```
@@ -43,6 +44,7 @@ mod record;
 mod records;
 mod remove;
 mod scratch;
+mod secret;
 mod session;
 mod snapshots;
 mod stat_cache;

@@ -44,6 +44,9 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
+/// What went into the keys of a step is forgotten when the step has not run for so long.
+const STEPS_KEPT_MILLIS: i64 = 90 * 24 * 3600 * 1000;
+
 const EVERYTHING: &str = "
     DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
     DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM steps;";
@@ -97,6 +100,10 @@ impl Store {
             };
             let before = (count("images")?, count("records")?, count("kept")?);
             db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])?;
+            db.execute(
+                "DELETE FROM steps WHERE used < ?1",
+                [to_millis(SystemTime::now()) - STEPS_KEPT_MILLIS],
+            )?;
             db.execute("DELETE FROM downloads WHERE used < ?1", [downloads::oldest()])?;
             db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
             Ok(Pruned {
