@@ -88,6 +88,8 @@ impl Store {
         claims::remove_unused(&inner.layout)?;
         drop(lock);
         pruned.bytes = mounts.bytes + trash.empty()?;
+        // Once the layers are gone it shows which objects nobody has.
+        self.prune_objects()?;
         inner.scratch.remove_leftovers()?;
         Ok(pruned)
     }
@@ -120,7 +122,8 @@ impl Store {
         let dir = self.inner.layout.snapshots();
         let mut taken = 0;
         for name in names_in(&dir)? {
-            let (stem, is_layer) = match name.strip_suffix(".owners") {
+            let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".objects"));
+            let (stem, is_layer) = match beside {
                 Some(stem) => (stem, false),
                 None => (name.as_str(), true),
             };
