@@ -32,21 +32,14 @@ const CACHE: &str = "steps of earlier builds on this machine are reused without 
 
 /// Of `docker buildx build`.
 pub(crate) const BUILD: &[Refused] = &[
-    valued("allow", None, ""),
     valued("annotation", None, ""),
     valued("attest", None, ""),
     valued("builder", None, "there is only one builder, and no daemon: leave it out"),
     valued("cache-from", None, CACHE),
     valued("cache-to", None, CACHE),
     valued("call", None, "a build prints the same warnings when it ends"),
-    valued("cgroup-parent", None, ""),
     switch("check", None, "a build prints the same warnings when it ends"),
     switch("compress", None, ""),
-    valued("cpu-period", None, ""),
-    valued("cpu-quota", None, ""),
-    valued("cpu-shares", Some('c'), ""),
-    valued("cpuset-cpus", None, ""),
-    valued("cpuset-mems", None, ""),
     switch("debug", Some('D'), ""),
     valued("isolation", None, ""),
     switch(
@@ -54,19 +47,12 @@ pub(crate) const BUILD: &[Refused] = &[
         None,
         "`-t NAME` keeps the image for `builder run`; for Docker: `-o type=docker,dest=- | docker load`",
     ),
-    valued("memory", Some('m'), ""),
-    valued("memory-swap", None, ""),
     valued("policy", None, ""),
     valued("provenance", None, ""),
     switch("push", None, "write it with `-o type=oci,dest=FILE` and push it with skopeo"),
-    valued("resource", None, ""),
     valued("sbom", None, ""),
-    valued("secret", None, ""),
     valued("security-opt", None, ""),
-    valued("shm-size", None, ""),
     switch("squash", None, ""),
-    valued("ssh", None, ""),
-    valued("ulimit", None, ""),
 ];
 
 /// Of `docker run`, those that people type most.
@@ -120,7 +106,7 @@ mod tests {
     #[test]
     fn a_tip_says_what_to_do_instead() {
         let text = |name| BUILD.iter().find(|flag| flag.name == name).unwrap().to_string();
-        assert_eq!(text("ssh"), "--ssh is not supported yet");
+        assert_eq!(text("squash"), "--squash is not supported yet");
         assert!(text("push").starts_with("--push is not supported yet\n\n  tip: "));
     }
 

@@ -1,6 +1,6 @@
 //! What the caller and the sandbox's processes say to each other.
 //!
-//! The caller sends one packet: a descriptor of a memory file with the [`Task`], its standard input where that is
+//! The caller sends one packet. For a step it has a descriptor of a memory file with the [`Task`], its standard input where that is
 //! inherited, and the private network where there is one. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
 //! processes can report over one socket.
 
@@ -24,6 +24,10 @@ use crate::{ExitStatus, ProcessSpec};
 const PACKET: usize = 16 * 1024;
 /// Most descriptors in one packet.
 const DESCRIPTORS: usize = 4;
+
+/// The caller's packet begins with one of these: a step, or a helper for the private network.
+pub(crate) const STEP: &[u8] = b"step";
+pub(crate) const NETWORK: &[u8] = b"network";
 
 /// What the sandbox tells the caller.
 #[derive(Debug, Serialize, Deserialize)]

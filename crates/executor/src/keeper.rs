@@ -45,6 +45,10 @@ pub(crate) struct Given {
     pub(crate) stdin: Option<OwnedFd>,
     /// The network namespace, where it is a private one.
     pub(crate) network: Option<OwnedFd>,
+    /// Where the program's process enters its control groups.
+    pub(crate) groups: Vec<OwnedFd>,
+    /// Whether these groups decide which devices can be used.
+    pub(crate) devices: bool,
 }
 
 /// Runs a task and reports; returns the exit code of this process.
@@ -65,7 +69,7 @@ pub(crate) fn run(task: &Task, control: &OwnedFd, given: &Given, guard: &OwnedFd
 }
 
 /// Has this process killed when the guard dies; `false` when it already has.
-fn follow(guard: &OwnedFd) -> bool {
+pub(crate) fn follow(guard: &OwnedFd) -> bool {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return false;
     }
@@ -97,10 +101,8 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
         }
     }
     rustix::system::sethostname(task.spec.hostname.as_bytes()).context(|| "set the host name")?;
-    let mut world = World::open(&task.spec)?;
-    let result = world
-        .furnish(&task.spec, control)
-        .and_then(|()| run_program(task, &world, control, given.stdin.as_ref()));
+    let mut world = World::open(&task.spec, given.devices)?;
+    let result = world.furnish(&task.spec, control).and_then(|()| run_program(task, &world, control, given));
     let cleaned = clean_up(world, &home);
     let status = result?;
     cleaned?;
@@ -108,14 +110,9 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
 }
 
 /// Runs the program to its end.
-fn run_program(
-    task: &Task,
-    world: &World,
-    control: &OwnedFd,
-    stdin: Option<&OwnedFd>,
-) -> Result<ExitStatus, Fault> {
+fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
     separate(UnshareFlags::NEWPID, "process")?;
-    let program = sys::fork(|| program::run(task, world, control.as_fd(), stdin))
+    let program = sys::fork(|| program::run(task, world, control.as_fd(), given))
         .context(|| "start the sandbox's process")?;
     let watched = rustix::process::pidfd_open(program, PidfdFlags::empty()).context(|| "open the process")?;
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
@@ -146,7 +143,7 @@ pub(crate) fn separate(namespace: UnshareFlags, name: &str) -> Result<(), Fault>
     })
 }
 
-fn start_loopback() -> Result<(), Fault> {
+pub(crate) fn start_loopback() -> Result<(), Fault> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .context(|| "open a socket")?;
@@ -155,10 +152,10 @@ fn start_loopback() -> Result<(), Fault> {
 
 impl World {
     /// Mounts the root file system.
-    fn open(spec: &ProcessSpec) -> Result<Self, Fault> {
+    fn open(spec: &ProcessSpec, devices: bool) -> Result<Self, Fault> {
         mount::make_all_private()?;
         let mut scratch = Scratch::mount()?;
-        let nodes = node_flags(spec);
+        let nodes = node_flags(spec, devices);
         let rootfs::Root { dir: root, upper } = rootfs::mount(&spec.rootfs, &mut scratch, nodes)?;
         let own = rustix::io::fcntl_dupfd_cloexec(&root, 3).context(|| "open the root file system")?;
         let mut stubs = Stubs::new(own, upper)?;
@@ -196,12 +193,13 @@ impl World {
     }
 }
 
-/// Device nodes work only for who may do everything: nothing but this stops a process that may call mknod from
-/// reaching the machine's disks.
-fn node_flags(spec: &ProcessSpec) -> MountAttrFlags {
-    match spec.security {
-        Security::Default => MountAttrFlags::MOUNT_ATTR_NODEV,
-        Security::Insecure => MountAttrFlags::empty(),
+/// A process may call mknod. Unless its control group decides which devices can be used, nothing but these flags stops
+/// it from reaching the machine's disks.
+fn node_flags(spec: &ProcessSpec, guarded: bool) -> MountAttrFlags {
+    if guarded || spec.security == Security::Insecure {
+        MountAttrFlags::empty()
+    } else {
+        MountAttrFlags::MOUNT_ATTR_NODEV
     }
 }
 

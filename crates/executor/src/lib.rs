@@ -19,11 +19,12 @@
 //! before it starts a thread.
 //!
 //! The crate knows nothing of snapshots, vertices, image configs or the state directory: it is told directories and
-//! bytes. It does not resolve user names, and it has no limits (cgroups) yet.
+//! bytes. It does not resolve user names.
 
 #![warn(missing_docs)]
 
 mod cdi;
+mod cgroup;
 mod control;
 mod device;
 mod error;

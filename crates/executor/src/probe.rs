@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cgroup;
 use crate::mount::FileSystem;
 use crate::seccomp::Filter;
 use crate::system::CGROUP2;
@@ -38,6 +39,7 @@ pub fn probe(identity: Result<&Identity, &crate::Error>) -> Machine {
         overlay(&kernel),
         seccomp(),
         cgroups(),
+        devices(),
         network(),
     ];
     Machine { kernel, features }
@@ -123,16 +125,42 @@ fn seccomp() -> Feature {
 
 fn cgroups() -> Feature {
     const NAME: &str = "cgroups";
-    const UNUSED: &str = "steps run in the caller's cgroup, without limits of their own";
     let is_v2 = |path: &str| rustix::fs::statfs(path).is_ok_and(|found| found.f_type == CGROUP2);
-    if is_v2("/sys/fs/cgroup") {
-        available(NAME, format!("v2; {UNUSED}"))
+    let version = if is_v2("/sys/fs/cgroup") {
+        "v2"
     } else if is_v2("/sys/fs/cgroup/unified") {
-        available(NAME, format!("hybrid of v1 and v2; {UNUSED}"))
+        "hybrid of v1 and v2"
     } else if Path::new("/sys/fs/cgroup").join("devices").exists() {
-        available(NAME, format!("v1; {UNUSED}"))
+        "v1"
     } else {
-        missing(NAME, format!("not mounted; {UNUSED}"))
+        return missing(NAME, "not mounted; limits of memory, processors and processes cannot be enforced");
+    };
+    let (can, cannot) = cgroup::enforceable();
+    if cannot.is_empty() {
+        return available(NAME, format!("{version}; limits can be enforced: {}", can.join(", ")));
+    }
+    let can = if can.is_empty() { "none".to_owned() } else { can.join(", ") };
+    let cannot: Vec<String> = cannot.into_iter().map(|(name, why)| format!("{name} ({why})")).collect();
+    missing(
+        NAME,
+        format!("{version}; limits that can be enforced: {can}; those that cannot: {}", cannot.join(", ")),
+    )
+}
+
+fn devices() -> Feature {
+    const NAME: &str = "device nodes";
+    match cgroup::try_devices() {
+        Ok(version) => {
+            let how = match version {
+                cgroup::Version::One => "the devices controller of cgroups v1",
+                cgroup::Version::Two => "a program in a group of cgroups v2",
+            };
+            available(
+                NAME,
+                format!("steps can make any, and use the harmless ones that Docker allows: {how}"),
+            )
+        }
+        Err(why) => missing(NAME, format!("{why}; those that steps make do not work")),
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault, reason};
-use crate::keeper::World;
+use crate::keeper::{Given, World};
 use crate::seccomp::DEFAULT_CAPABILITIES;
 use crate::{ProcessSpec, Security, Stdio, keeper, sys, system};
 
@@ -28,12 +28,12 @@ const MOST_COVERS: usize = 8;
 const LONGEST_PASSWD: u64 = 4 << 20;
 
 /// Enters the sandbox and executes the program; returns the exit code of this process when that fails.
-pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, stdin: Option<&OwnedFd>) -> i32 {
+pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, given: &Given) -> i32 {
     let failed = |fault| {
         control::report(control, &Report::Fault(fault), None);
         1
     };
-    if let Err(fault) = enter(&task.spec, world, control, stdin) {
+    if let Err(fault) = enter(&task.spec, world, control, given) {
         return failed(fault);
     }
     // From here on no descriptor of the host may be left: a path such as /proc/self/fd/7 would lead out.
@@ -46,12 +46,11 @@ pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, stdin: Op
 }
 
 /// Everything that needs the host's files.
-fn enter(
-    spec: &ProcessSpec,
-    world: &World,
-    control: BorrowedFd<'_>,
-    stdin: Option<&OwnedFd>,
-) -> Result<(), Fault> {
+fn enter(spec: &ProcessSpec, world: &World, control: BorrowedFd<'_>, given: &Given) -> Result<(), Fault> {
+    // First of all: whatever fails to be limited must not run.
+    for group in &given.groups {
+        rustix::io::write(group, b"0").context(|| "enter the step's cgroup")?;
+    }
     sys::reset_signals();
     rustix::process::setsid().context(|| "start a session")?;
     if let Some(note) = system::mount_proc(world.proc.as_fd())? {
@@ -64,7 +63,7 @@ fn enter(
     if !insecure {
         system::protect(&world.stubs, &world.scratch)?;
     }
-    if let Some(stdin) = stdin {
+    if let Some(stdin) = &given.stdin {
         rustix::stdio::dup2_stdin(stdin).context(|| "pass on standard input")?;
     }
     if let Some(terminal) = &world.terminal {

@@ -1,7 +1,7 @@
 //! The caller's side of a sandbox.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio as Redirect};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 use crate::control::{self, Report, Task};
 use crate::fault::Fault;
 use crate::mount;
+use crate::network::Helper;
 use crate::seccomp::Filter;
 use crate::{
     Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Stdio,
@@ -31,6 +32,8 @@ const CHUNK: usize = 64 * 1024;
 /// How long dropping a run waits for its processes to be gone. They are killed at once; only a process that the kernel
 /// cannot interrupt, such as one waiting for a dead network file system, takes longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a helper for the network may take to get ready.
+const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 /// Flag of pidfd_send_signal(2), since Linux 6.9.
 const PROCESS_GROUP: u32 = 1 << 2;
 
@@ -140,14 +143,63 @@ impl Sandbox {
         Ok(running)
     }
 
+    /// Starts a helper for a private network under a guard; both end when the socket that is returned is closed.
+    pub(crate) async fn assist(&self, helper: &Helper, namespace: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+        let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
+        let mut task = std::fs::File::from(
+            rustix::fs::memfd_create(c"network-task", MemfdFlags::CLOEXEC)
+                .map_err(Error::io("write a task"))?,
+        );
+        serde_json::to_writer(&task, helper).map_err(Error::io("write a task"))?;
+        task.rewind().map_err(Error::io("write a task"))?;
+        let mut command = self.command()?;
+        command.stdin(theirs).stdout(Redirect::null()).stderr(Redirect::null());
+        let mut guard = command.spawn().map_err(Error::io("start the sandbox"))?;
+        drop(command);
+        // Nobody waits for it: that would keep its end until the caller's.
+        std::thread::spawn(move || guard.wait());
+        let control = watch(ours)?;
+        control::send(control.get_ref().as_fd(), control::NETWORK, &[task.as_fd(), namespace])
+            .map_err(Error::io("send a task"))?;
+        let ready = async {
+            let mut killed = String::new();
+            loop {
+                let packet =
+                    control.async_io(Interest::READABLE, |socket| control::receive(socket.as_fd())).await;
+                let Some((bytes, _)) = packet.map_err(Error::io("hear from the sandbox"))? else {
+                    return Err(Error::Killed(killed));
+                };
+                let report = serde_json::from_slice(&bytes).map_err(Error::io("understand the sandbox"))?;
+                match report {
+                    Report::Started => return Ok(()),
+                    Report::Fault(fault) => return Err(fault.into()),
+                    Report::Killed(signal) => killed = format!(" by signal {signal}"),
+                    _ => {}
+                }
+            }
+        };
+        match tokio::time::timeout(HELPER_PATIENCE, ready).await {
+            Ok(Ok(())) => Ok(control.into_inner()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Setup(format!("start {}: it does not get ready", helper.program.display()))),
+        }
+    }
+
+    /// The helper's program, with nothing of this one's surroundings.
+    fn command(&self) -> Result<Command, Error> {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
+        command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear();
+        Ok(command)
+    }
+
     fn launch(&self, spec: &ProcessSpec, network: Option<&PrivateNetwork>) -> Result<Running, Error> {
         let filter = Filter::default_profile().map_err(Error::Unsupported)?;
         let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
         let adapted = network.map(|network| network.adapt(spec));
         let task = Task::write(adapted.as_ref().unwrap_or(spec), filter)
             .map_err(Error::io("write the sandbox's task"))?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
-        command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear().stdin(theirs);
+        let mut command = self.command()?;
+        command.stdin(theirs);
         let mut pipes = [None, None];
         let mut descriptors = vec![task.as_fd()];
         let stdin = io::stdin();
@@ -180,7 +232,7 @@ impl Sandbox {
         };
         running.verdict.notes.extend(network.and_then(PrivateNetwork::take_note));
         if let Some(control) = &running.control {
-            let sent = control::send(control.get_ref().as_fd(), b"task", &descriptors);
+            let sent = control::send(control.get_ref().as_fd(), control::STEP, &descriptors);
             // A helper that failed at once has said why, or is gone; both come out of waiting for it.
             running.verdict.unsent = sent.is_err();
         }
@@ -195,7 +247,7 @@ impl Executor for Sandbox {
     }
 
     async fn private_network(&self) -> Result<PrivateNetwork, Error> {
-        self.network.get_or_try_init(PrivateNetwork::open).await.cloned()
+        self.network.get_or_try_init(|| PrivateNetwork::open(self)).await.cloned()
     }
 }
 

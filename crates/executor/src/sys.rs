@@ -3,8 +3,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::ptr;
 
 use rustix::process::Pid;
@@ -61,6 +62,26 @@ pub(crate) fn execve(path: &CString, args: &[CString], env: &[CString]) -> io::E
     // SAFETY: all pointers are to NUL-terminated strings that live until the call returns, in lists that end in null.
     unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// As [`execve`] with an empty environment, with a descriptor as number 3 where there is one, and no others but the
+/// standard streams.
+pub(crate) fn execve_with(path: &CString, args: &[CString], third: Option<BorrowedFd<'_>>) -> io::Error {
+    let number = third.map(|third| third.as_raw_fd());
+    if let Err(error) = close_on_exec_from(3) {
+        return error;
+    }
+    // SAFETY: what had this number is closed, but nothing that owns it is used again: the process becomes another
+    // program, or ends when the only caller returns. Descriptor 3 itself is only unmarked.
+    let handed = match number {
+        Some(3) => unsafe { libc::fcntl(3, libc::F_SETFD, 0) },
+        Some(number) => unsafe { libc::dup2(number, 3) },
+        None => 0,
+    };
+    if handed < 0 {
+        return io::Error::last_os_error();
+    }
+    execve(path, args, &[])
 }
 
 /// Marks every descriptor from `first` on to be closed by exec.
@@ -145,6 +166,68 @@ pub(crate) fn install_filter(program: &[Instruction]) -> io::Result<()> {
             &raw const program,
         )
     })?;
+    Ok(())
+}
+
+/// One instruction of an extended BPF program, as the kernel wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Code {
+    pub(crate) code: u8,
+    /// The register written to in the lower half, the one read in the upper.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) value: i32,
+}
+
+/// Has a program decide over the use of devices in a group of version 2 (bpf(2)).
+pub(crate) fn guard_devices(group: &Path, program: &[Code]) -> io::Result<()> {
+    const LOAD: libc::c_int = 5;
+    const ATTACH: libc::c_int = 8;
+    const CGROUP_DEVICE_PROGRAM: u32 = 15;
+    const CGROUP_DEVICE_HOOK: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    /// The head of `union bpf_attr` for loading.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        length: u32,
+        code: u64,
+        license: u64,
+        log: [u64; 2],
+        version_and_flags: [u32; 2],
+    }
+    /// Likewise for attaching.
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        hook: u32,
+        flags: u32,
+    }
+    let load = Load {
+        kind: CGROUP_DEVICE_PROGRAM,
+        length: u32::try_from(program.len()).map_err(io::Error::other)?,
+        code: program.as_ptr().expose_provenance() as u64,
+        license: c"Apache".as_ptr().expose_provenance() as u64,
+        log: [0; 2],
+        version_and_flags: [0; 2],
+    };
+    // SAFETY: the structure and what it points to live through the call; the kernel keeps copies. On success a new
+    // descriptor is returned, which nobody else owns.
+    let loaded = unsafe {
+        let number = check(libc::syscall(libc::SYS_bpf, LOAD, &raw const load, size_of::<Load>()))?;
+        OwnedFd::from_raw_fd(i32::try_from(number).map_err(io::Error::other)?)
+    };
+    let group = std::fs::File::open(group)?;
+    let attach = Attach {
+        target: group.as_raw_fd().cast_unsigned(),
+        program: loaded.as_raw_fd().cast_unsigned(),
+        hook: CGROUP_DEVICE_HOOK,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: the structure lives through the call, and both descriptors are open.
+    check(unsafe { libc::syscall(libc::SYS_bpf, ATTACH, &raw const attach, size_of::<Attach>()) })?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::digest::{directory_digest, ensure_unchanged, hash_file, vanished};
 use crate::error::check;
-use crate::{Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, TreeWriter};
+use crate::{Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, ModeChange, TreeWriter};
 
 /// How a [`Match`] is copied.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +15,8 @@ pub struct CopyOptions {
     pub destination: PathBuf,
     /// Owner and group of everything, instead of the source's.
     pub owner: Option<(u32, u32)>,
-    /// Mode of everything but symbolic links, instead of the source's.
-    pub mode: Option<u32>,
+    /// What happens to the modes of everything but symbolic links.
+    pub mode: Option<ModeChange>,
     /// Time of everything, instead of the source's: seconds since 1970, nanoseconds.
     pub mtime: Option<(i64, u32)>,
     /// Whether the directory at `destination` keeps its attributes: it was there before.
@@ -166,8 +166,9 @@ impl Copy<'_> {
         if let Some((uid, gid)) = self.options.owner {
             (attributes.uid, attributes.gid) = (uid, gid);
         }
-        if let Some(mode) = self.options.mode {
-            attributes.mode = mode;
+        if let Some(change) = &self.options.mode {
+            let is_directory = entry.metadata.kind == Kind::Directory;
+            attributes.mode = change.apply(attributes.mode, is_directory);
         }
         if self.options.mtime.is_some() {
             attributes.mtime = self.options.mtime;

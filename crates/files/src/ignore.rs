@@ -157,6 +157,11 @@ impl Ignore {
         self.rules.is_empty()
     }
 
+    /// Whether some pattern takes paths in again.
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.exception)
+    }
+
     /// Judges a path, given the verdict on the directory that holds it (the default one for the root).
     pub fn judge(&self, path: &Path, parent: &Verdict) -> Verdict {
         let mut matched = Vec::new();

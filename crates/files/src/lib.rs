@@ -10,6 +10,7 @@ mod copy;
 mod digest;
 mod directory;
 mod error;
+mod filter;
 mod glob;
 mod ignore;
 mod ignoring;

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use rayon::prelude::*;
 
 use crate::error::check;
+use crate::filter::{Filter, Judged, required};
 use crate::pattern::has_wildcards;
 use crate::{Cancelled, Error, FileTree, Kind, Metadata, Pattern, Selection, resolve};
 
@@ -123,6 +124,26 @@ impl Match {
         self.records.push(Record { start, length: path.len() as u32, group: NONE, target, metadata });
     }
 
+    /// Leaves out the entries that are not taken, but for directories that lead to one that is.
+    fn retain(&mut self, taken: &[bool]) {
+        let path_of = |record: &Record| &self.paths[record.start as usize..][..record.length as usize];
+        let mut leading: HashSet<&[u8]> = HashSet::new();
+        for (record, _) in self.records.iter().zip(taken).filter(|(_, taken)| **taken) {
+            let mut path = path_of(record);
+            while let Some(slash) = path.iter().rposition(|&byte| byte == b'/') {
+                path = &path[..slash];
+                if !leading.insert(path) {
+                    break;
+                }
+            }
+        }
+        let kept = self.records.iter().zip(taken);
+        let kept: Vec<bool> =
+            kept.map(|(record, taken)| *taken || leading.contains(path_of(record))).collect();
+        let mut kept = kept.into_iter();
+        self.records.retain(|_| kept.next().unwrap_or(false));
+    }
+
     /// Finds the files with several names.
     fn group(&mut self) {
         let mut first_names: HashMap<(u64, u64), usize> = HashMap::new();
@@ -152,12 +173,15 @@ pub fn select(
     selection: &Selection,
     cancelled: Cancelled<'_>,
 ) -> Result<Selected, Error> {
-    let (names, modes, owners) = match selection {
-        Selection::Whole => (vec![PathBuf::new()], true, true),
+    let (names, modes, owners, filter) = match selection {
+        Selection::Whole => (vec![PathBuf::new()], true, true, None),
         Selection::Path(path) => {
             let pattern = path.pattern.trim_matches('/');
             let names = if path.wildcards { expand(tree, pattern)? } else { vec![PathBuf::from(pattern)] };
-            (names, path.modes, path.owners)
+            if let Some(required) = required(path) {
+                ensure_exists(tree, &Path::new(pattern).join(required.trim_matches('/')))?;
+            }
+            (names, path.modes, path.owners, Filter::of(path)?)
         }
     };
     let mut selected =
@@ -177,12 +201,21 @@ pub fn select(
         }
         found.push(b"", metadata, None);
         if metadata.kind == Kind::Directory {
-            walk(tree, &mut found, &mut selected.sockets, cancelled)?;
+            let walk = Walk { tree, root: &found.source.clone(), filter: filter.as_ref(), cancelled };
+            walk.below(&mut found, &mut selected.sockets)?;
             found.group();
         }
         selected.matches.push(found);
     }
     Ok(selected)
+}
+
+fn ensure_exists(tree: &dyn FileTree, path: &Path) -> Result<(), Error> {
+    let resolved = resolve(tree, path, true)?;
+    if tree.metadata(&resolved)?.is_some() {
+        return Ok(());
+    }
+    Err(Error::NotFound { path: path.to_owned(), hidden_by: tree.hidden_by(&resolved) })
 }
 
 /// The paths that match a pattern, each component on its own.
@@ -261,73 +294,100 @@ struct Item {
 }
 
 enum Node {
-    Entry(Metadata, Option<PathBuf>),
-    /// Index of the directory.
-    Below(usize),
+    Entry {
+        metadata: Metadata,
+        target: Option<PathBuf>,
+        taken: bool,
+    },
+    /// Index of the directory, once it has one, and what the patterns say of it.
+    Below(usize, Judged),
 }
 
-/// Adds all below a directory: one level of directories after the other, each level in parallel, so that no depth of nesting
-/// costs stack.
-fn walk(
-    tree: &dyn FileTree,
-    found: &mut Match,
-    sockets: &mut Vec<PathBuf>,
-    cancelled: Cancelled<'_>,
-) -> Result<(), Error> {
-    let mut directories: Vec<Vec<Item>> = vec![Vec::new()];
-    let mut level = vec![(0, found.source.clone())];
-    while !level.is_empty() {
-        let listed: Vec<Result<Vec<Item>, Error>> =
-            level.par_iter().map(|(_, path)| list(tree, path, cancelled)).collect();
-        let mut next = Vec::new();
-        for ((index, path), items) in level.into_iter().zip(listed) {
-            let mut items = items?;
-            for item in &mut items {
-                match &mut item.node {
-                    Node::Below(directory) => {
-                        *directory = directories.len();
-                        directories.push(Vec::new());
-                        let name = OsStr::from_bytes(item.name.strip_suffix(b"/").unwrap_or(&item.name));
-                        next.push((*directory, path.join(name)));
+/// The walk through one directory.
+struct Walk<'a> {
+    tree: &'a dyn FileTree,
+    root: &'a Path,
+    filter: Option<&'a Filter>,
+    cancelled: Cancelled<'a>,
+}
+
+impl Walk<'_> {
+    /// Adds all below the directory: one level of directories after the other, each level in parallel, so that no depth of nesting
+    /// costs stack.
+    fn below(&self, found: &mut Match, sockets: &mut Vec<PathBuf>) -> Result<(), Error> {
+        let mut directories: Vec<Vec<Item>> = vec![Vec::new()];
+        let mut level = vec![(0, self.root.to_owned(), Judged::default())];
+        while !level.is_empty() {
+            let listed: Vec<Result<Vec<Item>, Error>> =
+                level.par_iter().map(|(_, path, judged)| self.list(path, judged)).collect();
+            let mut next = Vec::new();
+            for ((index, path, _), items) in level.into_iter().zip(listed) {
+                let mut items = items?;
+                for item in &mut items {
+                    match &mut item.node {
+                        Node::Below(directory, judged) => {
+                            *directory = directories.len();
+                            directories.push(Vec::new());
+                            let name = OsStr::from_bytes(item.name.strip_suffix(b"/").unwrap_or(&item.name));
+                            next.push((*directory, path.join(name), std::mem::take(judged)));
+                        }
+                        Node::Entry { metadata, taken: true, .. } if metadata.kind == Kind::Socket => {
+                            sockets.push(path.join(OsStr::from_bytes(&item.name)));
+                        }
+                        Node::Entry { .. } => {}
                     }
-                    Node::Entry(metadata, _) if metadata.kind == Kind::Socket => {
-                        sockets.push(path.join(OsStr::from_bytes(&item.name)));
-                    }
-                    Node::Entry(..) => {}
+                }
+                directories[index] = items;
+            }
+            level = next;
+        }
+        let taken = flatten(directories, found);
+        if self.filter.is_some() {
+            found.retain(&taken);
+        }
+        sockets.sort();
+        Ok(())
+    }
+
+    /// The sorted items of one directory.
+    fn list(&self, path: &Path, above: &Judged) -> Result<Vec<Item>, Error> {
+        check(self.cancelled)?;
+        let entries = self.tree.list(path)?;
+        let mut items = Vec::with_capacity(entries.len());
+        for (name, metadata) in entries {
+            let mut judged = Judged::default();
+            let mut taken = true;
+            let mut look_below = metadata.kind == Kind::Directory;
+            if let Some(filter) = self.filter {
+                let below = path.join(&name);
+                // All that is listed is below the root.
+                let below = below.strip_prefix(self.root).unwrap_or(&below);
+                (taken, judged) = filter.judge(below, above);
+                look_below = look_below && filter.may_take_below(below, &judged);
+                if !taken && !look_below {
+                    continue;
                 }
             }
-            directories[index] = items;
+            let target = match metadata.kind {
+                Kind::Symlink => Some(self.tree.read_link(&path.join(&name))?),
+                _ => None,
+            };
+            let name = name.into_encoded_bytes();
+            if look_below {
+                let below = [&name[..], b"/"].concat();
+                items.push(Item { name: below, node: Node::Below(0, judged) });
+            }
+            items.push(Item { name, node: Node::Entry { metadata, target, taken } });
         }
-        level = next;
+        items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(items)
     }
-    flatten(directories, found);
-    sockets.sort();
-    Ok(())
 }
 
-/// The sorted items of one directory.
-fn list(tree: &dyn FileTree, path: &Path, cancelled: Cancelled<'_>) -> Result<Vec<Item>, Error> {
-    check(cancelled)?;
-    let entries = tree.list(path)?;
-    let mut items = Vec::with_capacity(entries.len());
-    for (name, metadata) in entries {
-        let target = match metadata.kind {
-            Kind::Symlink => Some(tree.read_link(&path.join(&name))?),
-            _ => None,
-        };
-        let name = name.into_encoded_bytes();
-        if metadata.kind == Kind::Directory {
-            let below = [&name[..], b"/"].concat();
-            items.push(Item { name: below, node: Node::Below(0) });
-        }
-        items.push(Item { name, node: Node::Entry(metadata, target) });
-    }
-    items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(items)
-}
-
-fn flatten(directories: Vec<Vec<Item>>, found: &mut Match) {
+/// Adds the items in the order of whole paths; says for each entry of the match whether it is taken.
+fn flatten(directories: Vec<Vec<Item>>, found: &mut Match) -> Vec<bool> {
     let mut directories: Vec<_> = directories.into_iter().map(Vec::into_iter).collect();
+    let mut all_taken = vec![true; found.len()];
     let mut path = Vec::new();
     // Directories entered, each with the length of its path.
     let mut entered = vec![(0, 0)];
@@ -339,9 +399,13 @@ fn flatten(directories: Vec<Vec<Item>>, found: &mut Match) {
         };
         path.extend_from_slice(&item.name);
         match item.node {
-            Node::Below(below) => entered.push((below, path.len())),
-            Node::Entry(metadata, _) if metadata.kind == Kind::Socket => {}
-            Node::Entry(metadata, target) => found.push(&path, metadata, target),
+            Node::Below(below, _) => entered.push((below, path.len())),
+            Node::Entry { metadata, .. } if metadata.kind == Kind::Socket => {}
+            Node::Entry { metadata, target, taken } => {
+                found.push(&path, metadata, target);
+                all_taken.push(taken);
+            }
         }
     }
+    all_taken
 }

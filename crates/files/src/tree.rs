@@ -178,11 +178,8 @@ pub struct TreeError {
 }
 
 impl TreeError {
-    pub(crate) fn new(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-        source: impl Into<io::Error>,
-    ) -> TreeError {
+    /// For trees that are made elsewhere.
+    pub fn new(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> TreeError {
         TreeError { action, path: path.into(), source: source.into() }
     }
 }

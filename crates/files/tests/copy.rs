@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::{make, never, selected};
 use files::{
-    Attributes, CopyOptions, DirectoryTree, Error, FileTree, NoCache, OpaqueMark, Owners, TreeWriter,
-    WriterOptions, digest, write_selected,
+    Attributes, CopyOptions, DirectoryTree, Error, FileTree, ModeChange, NoCache, OpaqueMark, Owners,
+    TreeWriter, WriterOptions, digest, write_selected,
 };
 use hash::ContentDigest;
 
@@ -120,7 +120,7 @@ fn owner_and_mode_can_be_given() {
     let options = CopyOptions {
         destination: "top".into(),
         owner: Some((8, 9)),
-        mode: Some(0o4640),
+        mode: Some(ModeChange::Set(0o4640)),
         keep_top: true,
         ..CopyOptions::default()
     };

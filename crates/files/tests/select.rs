@@ -5,13 +5,62 @@ mod common;
 use std::path::Path;
 
 use common::{listing, make, selected};
-use files::{DirectoryTree, Error, FileTree, Ignore, Ignoring, Kind, PathSelection, Selection, select};
+use files::{
+    DirectoryTree, Error, FileTree, Ignore, Ignoring, Kind, PathSelection, Selection, has_wildcards, select,
+};
 
 fn context(lines: &[&str]) -> (tempfile::TempDir, DirectoryTree) {
     let dir = tempfile::tempdir().unwrap();
     make(dir.path(), lines);
     let tree = DirectoryTree::context(dir.path()).unwrap();
     (dir, tree)
+}
+
+#[test]
+fn what_parents_and_exclude_leave() {
+    let (_dir, tree) = context(&[
+        "f a/x.txt x",
+        "f a/b/y.txt y",
+        "f a/b/c/z.log z",
+        "f a/b-c/w.log w",
+        "f a/n/m/deep.txt d",
+        "d a/empty",
+    ]);
+    let listed = |pattern: &str, include: Option<&str>, exclude: &[&str]| {
+        let selection = Selection::Path(PathSelection {
+            wildcards: has_wildcards(pattern),
+            include: include.map(str::to_owned),
+            exclude: exclude.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            ..PathSelection::exact(pattern)
+        });
+        select(&tree, &selection, &common::never).map(|selected| listing(&selected))
+    };
+    for (pattern, include, exclude, expected) in [
+        // Directories that lead to a match come along, others do not.
+        ("", Some("a/b/y.txt"), &[][..], &[": a a/b a/b/y.txt"][..]),
+        ("a", Some("**/*.log"), &[], &["a: b b-c b-c/w.log b/c b/c/z.log"]),
+        ("a/b", Some("*.log"), &[], &["b:"]),
+        ("", Some("a/*/c"), &[], &[": a a/b a/b/c a/b/c/z.log"]),
+        ("", Some("a/b"), &["**/*.log"], &[": a a/b a/b/c a/b/y.txt"]),
+        ("", Some("**/empty"), &[], &[": a a/empty"]),
+        ("a", Some("."), &["b*"], &["a: empty n n/m n/m/deep.txt x.txt"]),
+        ("a", None, &["b", "n"], &["a: b-c b-c/w.log empty x.txt"]),
+        // An exception takes in again what is below an excluded directory.
+        ("a", None, &["*", "!b/c"], &["a: b b/c b/c/z.log"]),
+        ("a", None, &["**/*.log", "**/*.txt"], &["a: b b-c b/c empty n n/m"]),
+        // The match itself is not judged, nor anything above it.
+        ("a/x.txt", None, &["*.txt"], &["x.txt:"]),
+        ("a/b", None, &["a/b/y.txt"], &["b: c c/z.log y.txt"]),
+        ("a/*", None, &["*.txt"], &["b: c c/z.log", "b-c: w.log", "empty:", "n: m m/deep.txt", "x.txt:"]),
+    ] {
+        assert_eq!(listed(pattern, include, exclude).unwrap(), expected, "{pattern} {include:?} {exclude:?}");
+    }
+    for (pattern, include) in [("", "a/none"), ("a", "b/none"), ("none", "*")] {
+        let error = listed(pattern, Some(include), &[]).unwrap_err();
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    }
+    assert_eq!(listed("", Some("a/none*"), &[]).unwrap(), [":"]);
+    assert!(matches!(listed("a", None, &["[x"]), Err(Error::BadPattern { .. })));
 }
 
 #[test]

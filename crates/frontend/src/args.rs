@@ -3,15 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use image::Platform;
-use parser::{Arg, Diagnostic, Dockerfile, Instruction};
+use parser::{Diagnostic, Dockerfile};
 
-use crate::{Expander, Options, Variables};
+use crate::{Expander, Options, OutlineArg, Variables};
 
 /// The variables of FROM lines, which a stage gets by declaring them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GlobalArgs {
     values: BTreeMap<String, String>,
     declared: BTreeSet<String>,
+    infos: BTreeMap<String, Info>,
+}
+
+/// What an outline says of a declared argument.
+#[derive(Clone, Debug)]
+struct Info {
+    arg: OutlineArg,
+    /// The variables that its default uses, through earlier defaults of the same name too.
+    made_of: BTreeSet<String>,
 }
 
 impl Variables for GlobalArgs {
@@ -35,26 +44,65 @@ impl GlobalArgs {
             args.values.insert(name.to_owned(), value);
         }
         let expander = Expander::new(dockerfile.directives.escape.char());
-        for Instruction { kind: Arg { names }, .. } in &dockerfile.args {
-            for name in names {
-                args.declared.insert(name.key.text.clone());
-                let value = match (build_args.get(&name.key.text), &name.value) {
+        for instruction in &dockerfile.args {
+            for name in &instruction.kind.names {
+                let key = &name.key.text;
+                args.declared.insert(key.clone());
+                let mut made_of = BTreeSet::new();
+                let value = match (build_args.get(key), &name.value) {
                     (Some(value), _) => Some(value.clone()),
                     (None, None) => None,
                     (None, Some(word)) => match expander.expand(&word.text, &args) {
-                        Ok(expanded) => Some(expanded.text),
+                        Ok(expanded) => {
+                            made_of = expanded.used;
+                            if made_of.remove(key)
+                                && let Some(before) = args.infos.get(key)
+                            {
+                                made_of.extend(before.made_of.iter().cloned());
+                            }
+                            Some(expanded.text)
+                        }
                         Err(error) => {
                             report(Diagnostic::error(word.span_of(error.range), error.message));
                             None
                         }
                     },
                 };
+                let arg = OutlineArg {
+                    name: key.clone(),
+                    description: instruction.description(key).map(str::to_owned),
+                    value: None,
+                    span: instruction.span,
+                };
+                args.infos.insert(key.clone(), Info { arg, made_of });
                 if let Some(value) = value {
-                    args.values.insert(name.key.text.clone(), value);
+                    args.values.insert(key.clone(), value);
                 }
             }
         }
         args
+    }
+
+    /// Gives an argument another value, or none.
+    pub(crate) fn set(&mut self, name: &str, value: Option<String>) {
+        match value {
+            Some(value) => drop(self.values.insert(name.to_owned(), value)),
+            None => drop(self.values.remove(name)),
+        }
+    }
+
+    /// What is known about declared arguments: `name` and those that its default is made of.
+    pub(crate) fn outline(&self, name: &str, into: &mut Vec<OutlineArg>) {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![name];
+        while let Some(name) = open.pop() {
+            if let Some(info) = self.infos.get(name)
+                && seen.insert(name)
+            {
+                into.push(OutlineArg { value: self.values.get(name).cloned(), ..info.arg.clone() });
+                open.extend(info.made_of.iter().map(String::as_str));
+            }
+        }
     }
 
     /// The names that FROM may use.
@@ -88,6 +136,21 @@ fn predefined(dockerfile: &Dockerfile, options: &Options, target: &Platform) -> 
     ]
 }
 
+/// The arguments that steer builders instead of steps.
+const OF_BUILDERS: [&str; 11] = [
+    "BUILDKIT_BUILD_NAME",
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_MULTI_PLATFORM",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "BUILDKIT_SYNTAX",
+    "SOURCE_DATE_EPOCH",
+];
+
 /// Whether builders give `name` a meaning without any ARG.
 pub(crate) fn is_predefined(name: &str) -> bool {
     let platform = ["BUILD", "TARGET"].iter().any(|prefix| {
@@ -95,7 +158,7 @@ pub(crate) fn is_predefined(name: &str) -> bool {
             matches!(rest, "PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE")
         })
     });
-    platform || proxy_of(name).is_some() || name.starts_with("BUILDKIT_") || name == "SOURCE_DATE_EPOCH"
+    platform || proxy_of(name).is_some() || OF_BUILDERS.contains(&name)
 }
 
 /// The proxies among the build arguments, in both spellings that programs read. They reach RUN without any ARG.
@@ -144,7 +207,7 @@ mod tests {
         {
             assert!(is_predefined(name), "{name}");
         }
-        for name in ["VERSION", "TARGET", "PROXY"] {
+        for name in ["VERSION", "TARGET", "PROXY", "BUILDKIT_SYNTACKS"] {
             assert!(!is_predefined(name), "{name}");
         }
     }

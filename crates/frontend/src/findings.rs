@@ -1,6 +1,9 @@
 //! Collecting what there is to say.
 
-use parser::Diagnostic;
+use std::collections::HashSet;
+
+use image::Platform;
+use parser::{Diagnostic, Span};
 
 use crate::lint::Checks;
 
@@ -8,6 +11,7 @@ use crate::lint::Checks;
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     all: Vec<Diagnostic>,
+    known: HashSet<(Span, String)>,
 }
 
 impl Findings {
@@ -25,7 +29,7 @@ impl Findings {
 
     /// Adds a finding unless it is there already: each platform is lowered on its own and finds the same things.
     pub(crate) fn add(&mut self, diagnostic: Diagnostic) {
-        if !self.all.contains(&diagnostic) {
+        if self.known.insert((diagnostic.span, diagnostic.message.clone())) {
             self.all.push(diagnostic);
         }
     }
@@ -56,7 +60,13 @@ impl Findings {
     }
 }
 
-/// An error about something that other builders do and this one does not yet.
+/// An error about something that other builders do and this one does not.
 pub(crate) fn unsupported(span: parser::Span, what: &str) -> Diagnostic {
-    Diagnostic::error(span, format!("{what} is not supported yet"))
+    Diagnostic::error(span, format!("{what} is not supported"))
+}
+
+/// An error about a platform whose programs do not run here.
+pub(crate) fn unsupported_platform(span: parser::Span, platform: &Platform) -> Diagnostic {
+    unsupported(span, &format!("the platform `{platform}`"))
+        .with_note("images for Linux are built here, on any architecture")
 }

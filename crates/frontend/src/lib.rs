@@ -18,6 +18,8 @@
 //! There is no disk, no network, no environment variable here, and nothing is run.
 
 mod args;
+mod chain;
+mod epoch;
 mod expand;
 mod findings;
 mod git;
@@ -25,6 +27,7 @@ mod go;
 mod lint;
 mod lower;
 mod options;
+mod outline;
 mod paths;
 mod plan;
 mod stage;
@@ -32,8 +35,10 @@ mod stages;
 mod suggest;
 mod url;
 
+pub use epoch::{EpochSource, EpochTime, epoch_source};
 pub use expand::{ExpandError, Expanded, Expander, Variables};
 pub use git::GitReference;
 pub use lower::lower;
 pub use options::{ImageOrigin, ImageRequest, NamedContext, NoCache, Options};
+pub use outline::{Outline, OutlineArg, OutlineMount, TargetInfo, targets};
 pub use plan::{BaseImage, Lowered, MissingImage, Plan, Target};

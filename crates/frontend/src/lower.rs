@@ -8,11 +8,13 @@ use image::{Platform, ResolvedImage};
 use parser::{Diagnostic, Dockerfile, InstructionKind, Parsed, Span, Syntax, SyntaxNotation};
 
 use crate::args::{self, GlobalArgs};
-use crate::findings::{Findings, unsupported};
+use crate::epoch::{self, Epoch, Given};
+use crate::findings::{Findings, unsupported, unsupported_platform};
 use crate::go;
 use crate::lint::{Checks, check_file};
 use crate::stage::{self, Lowering};
 use crate::stages::Stages;
+use crate::suggest::closest;
 use crate::{ImageRequest, Lowered, MissingImage, Options, Plan, Target};
 
 /// Lowers a Dockerfile.
@@ -42,15 +44,17 @@ pub fn lower(
         return Err(findings.into_sorted());
     }
 
-    let (build_args, epoch) = with_epoch(dockerfile, options, &mut findings);
+    let epoch = epoch_of(dockerfile, options, &mut findings);
+    let build_args = with_epoch(options, epoch);
     let implicit = options.platforms.is_empty();
     let platforms =
         if implicit { std::slice::from_ref(&options.build_platform) } else { options.platforms.as_slice() };
     let mut missing: Vec<MissingImage> = Vec::new();
     let mut graphs = Vec::new();
     for platform in platforms {
-        let globals =
+        let mut globals =
             GlobalArgs::new(dockerfile, options, &build_args, platform, &mut |error| findings.add(error));
+        set_epoch(&mut globals, epoch);
         // As if nobody had given any argument: mistakes there are reported only if they happen with the given ones too.
         let defaults = GlobalArgs::new(dockerfile, options, &BTreeMap::new(), platform, &mut |_| {});
         check_file(dockerfile, &defaults, &checks, &mut findings);
@@ -76,7 +80,12 @@ pub fn lower(
         targets: Vec::new(),
         warnings: Vec::new(),
         unused_build_args: Vec::new(),
-        source_date_epoch: epoch,
+        inline_cache: asked_for(options, "BUILDKIT_INLINE_CACHE").unwrap_or(false),
+        multi_platform: asked_for(options, "BUILDKIT_MULTI_PLATFORM"),
+        source_date_epoch: match epoch {
+            Epoch::Seconds(seconds) => Some(seconds),
+            Epoch::Absent | Epoch::Removed => None,
+        },
     };
     for (platform, globals, stages) in &graphs {
         let lowering = Lowering {
@@ -88,12 +97,14 @@ pub fn lower(
             checks: &checks,
             escape: dockerfile.directives.escape.char(),
             platform: (*platform).clone(),
-            multi_platform: platforms.len() > 1,
+            multi_platform: asked_for(options, "BUILDKIT_MULTI_PLATFORM").unwrap_or(false)
+                || platforms.len() > 1,
             proxies: args::proxies(&build_args),
             hostname: hostname(options),
             definition: &mut plan.definition,
             findings: &mut findings,
             done: BTreeMap::new(),
+            outlines: BTreeMap::new(),
         };
         plan.targets.extend(lower_platform(lowering, (!implicit).then_some(platform)));
     }
@@ -109,6 +120,11 @@ pub fn lower(
     Ok(Lowered::Plan(Box::new(plan)))
 }
 
+/// A build argument that is true or false; nothing when it is not given or neither.
+fn asked_for(options: &Options, name: &str) -> Option<bool> {
+    go::parse_bool(options.build_args.get(name)?)
+}
+
 fn hostname(options: &Options) -> String {
     let given = options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").filter(|name| !name.is_empty());
     given.unwrap_or(&options.hostname).clone()
@@ -120,14 +136,19 @@ fn lower_platform(mut lowering: Lowering<'_>, asked_for: Option<&Platform>) -> O
     for index in &stages.reachable {
         lowering.stage(*index);
     }
-    let mut state = lowering.done.remove(&stages.target)?;
-    stage::finish(&mut state.config, asked_for, &lowering.options.labels);
+    let state = lowering.done.remove(&stages.target)?;
+    let mut config = state.full_config();
+    let outline = lowering.outlines.remove(&stages.target).unwrap_or_default();
+    // The nearest of the stages that it needs come first.
+    let outline = outline.merge(lowering.outlines.values().rev());
+    stage::finish(&mut config, asked_for, &lowering.options.labels);
     Some(Target {
         name: stages.nodes[stages.target].ast.name().map(str::to_owned),
         platform: lowering.platform,
         vertex: state.vertex,
-        config: state.config,
-        layer_steps: state.layer_steps,
+        config,
+        layer_steps: state.layer_steps(),
+        outline,
         base: state.base,
     })
 }
@@ -153,13 +174,42 @@ fn findings_about_options(
         }
         (None, None) => {}
     }
-    for name in ["BUILDKIT_INLINE_CACHE", "BUILDKIT_MULTI_PLATFORM"] {
-        if options.build_args.get(name).is_some_and(|value| go::parse_bool(value) == Some(true)) {
-            findings.add(unsupported(Span::default(), &format!("the build argument `{name}`")));
-        }
+    if let Some(value) = options.build_args.get("BUILDKIT_MULTI_PLATFORM")
+        && go::parse_bool(value).is_none()
+    {
+        let message = format!("invalid boolean value for BUILDKIT_MULTI_PLATFORM: {value}");
+        findings.add(Diagnostic::error(Span::default(), message));
     }
     for platform in options.platforms.iter().filter(|platform| platform.os != "linux") {
-        findings.add(unsupported(Span::default(), &format!("the platform `{platform}`")));
+        findings.add(unsupported_platform(Span::default(), platform));
+    }
+    for entitlement in &options.allow {
+        let known = matches!(entitlement.as_str(), "network.host" | "security.insecure" | "device")
+            || entitlement.strip_prefix("device=").is_some_and(|name| !name.is_empty());
+        if !known {
+            let message = format!("nothing is called `{entitlement}` that a step could be allowed");
+            let error = Diagnostic::error(Span::default(), message)
+                .with_note("there are network.host, security.insecure, device and device=NAME");
+            let near = closest(entitlement, ["network.host", "security.insecure", "device"]);
+            findings.add(match near {
+                Some(near) => error.with_help(format!("did you mean {near}?")),
+                None => error,
+            });
+        }
+    }
+}
+
+/// The newest version of Docker's frontend whose language is known here.
+const NEWEST: (u32, u32) = (1, 20);
+
+/// Whether a version is asked for, as `:1.99` or `:1.99.0-labs`, that is not known here.
+fn is_newer(name: &str) -> bool {
+    let tag = name.split_once(':').map_or("", |(_, tag)| tag);
+    let mut numbers = tag.split(['.', '-']).map(|part| part.parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) > NEWEST,
+        (Some(Ok(major)), _) => major > NEWEST.0,
+        _ => false,
     }
 }
 
@@ -170,6 +220,13 @@ fn check_frontend(image: &str, span: Span, findings: &mut Findings) {
     let known = ["docker/dockerfile", "docker/dockerfile-upstream"]
         .iter()
         .any(|known| name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')));
+    if known && is_newer(name) {
+        let (major, minor) = NEWEST;
+        let message = format!("`{image}` is newer than the frontend that is built in");
+        let warning = Diagnostic::warning(span, message)
+            .with_note(format!("it reads what docker/dockerfile:{major}.{minor} reads"));
+        findings.add(warning);
+    }
     if !known && !matches!(name, "dockerfile.v0" | "") {
         let error = unsupported(span, &format!("the frontend `{image}`"))
             .with_note("the frontend is built in: it reads what docker/dockerfile reads");
@@ -177,34 +234,35 @@ fn check_frontend(image: &str, span: Span, findings: &mut Findings) {
     }
 }
 
-/// The build arguments and the epoch. It comes from an argument, else from a global ARG; an empty one is none.
-fn with_epoch(
-    dockerfile: &Dockerfile,
-    options: &Options,
-    findings: &mut Findings,
-) -> (BTreeMap<String, String>, Option<i64>) {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
+/// The epoch; what is wrong with it is reported.
+fn epoch_of(dockerfile: &Dockerfile, options: &Options, findings: &mut Findings) -> Epoch {
+    let epoch =
+        Given::find(dockerfile, options).map_or(Ok(Epoch::Absent), |given| given.epoch(dockerfile, options));
+    epoch.unwrap_or_else(|error| {
+        findings.add(*error);
+        Epoch::Removed
+    })
+}
+
+/// The build arguments, in which the epoch is a number or nothing.
+fn with_epoch(options: &Options, epoch: Epoch) -> BTreeMap<String, String> {
     let mut build_args = options.build_args.clone();
-    let default = || {
-        // Its default does not depend on the platform in any sensible file.
-        let platform = options.platforms.first().unwrap_or(&options.build_platform);
-        let globals = GlobalArgs::new(dockerfile, options, &build_args, platform, &mut |_| {});
-        crate::Variables::get(&globals, NAME).map(str::to_owned)
-    };
-    let Some(value) = build_args.get(NAME).cloned().or_else(default) else { return (build_args, None) };
-    if value.is_empty() {
-        build_args.remove(NAME);
-        return (build_args, None);
+    if let Some(given) = build_args.get_mut(epoch::NAME) {
+        match epoch {
+            Epoch::Seconds(seconds) => *given = seconds.to_string(),
+            Epoch::Absent | Epoch::Removed => drop(build_args.remove(epoch::NAME)),
+        }
     }
-    let declared = dockerfile.args.iter().flat_map(|arg| &arg.kind.names).find(|name| name.key.text == NAME);
-    let span = if options.build_args.contains_key(NAME) { None } else { declared.map(|name| name.key.span) };
-    let span = span.unwrap_or_default();
-    match value.parse::<i64>() {
-        Ok(epoch) => (build_args, Some(epoch)),
-        Err(_) => {
-            let error = unsupported(span, &format!("`{NAME}={value}`"));
-            findings.add(error.with_help("give the seconds since 1970, as `date +%s` prints them"));
-            (build_args, None)
+    build_args
+}
+
+/// The same for a global ARG.
+fn set_epoch(globals: &mut GlobalArgs, epoch: Epoch) {
+    if crate::Variables::get(globals, epoch::NAME).is_some_and(|value| !value.is_empty()) {
+        match epoch {
+            Epoch::Seconds(seconds) => globals.set(epoch::NAME, Some(seconds.to_string())),
+            Epoch::Removed => globals.set(epoch::NAME, None),
+            Epoch::Absent => {}
         }
     }
 }

@@ -1,8 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use files::Ignore;
 use graph::Network;
 use image::{Platform, Reference};
+
+use crate::EpochTime;
 
 /// What the user asked for beside the Dockerfile.
 #[derive(Clone, Debug)]
@@ -31,6 +35,10 @@ pub struct Options {
     /// `--allow`: what steps may ask for beyond the sandbox: `network.host`, `security.insecure`, `device` for all devices,
     /// `device=NAME` for one.
     pub allow: BTreeSet<String>,
+    /// The ignore rules of the main context: for the check that a COPY takes something that they leave out.
+    pub ignore: Option<Arc<Ignore>>,
+    /// What `SOURCE_DATE_EPOCH` came to where it names something, see [`epoch_source`](crate::epoch_source).
+    pub epoch: EpochTime,
     /// How long a RUN without `--timeout` may take.
     pub timeout: Option<Duration>,
     /// How many further tries a RUN without `--retry` is given.
@@ -53,6 +61,8 @@ impl Default for Options {
             extra_hosts: Vec::new(),
             hostname: "buildkitsandbox".to_owned(),
             allow: BTreeSet::new(),
+            ignore: None,
+            epoch: EpochTime::Unresolved,
             timeout: None,
             retries: 0,
             secret_versions: BTreeMap::new(),

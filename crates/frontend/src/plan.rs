@@ -4,7 +4,7 @@ use graph::{Definition, VertexId};
 use image::{ImageConfig, Platform, ResolvedImage};
 use parser::{Diagnostic, Span};
 
-use crate::ImageRequest;
+use crate::{ImageRequest, Outline};
 
 /// What lowering gave.
 #[derive(Clone, Debug)]
@@ -38,6 +38,10 @@ pub struct Plan {
     pub warnings: Vec<Diagnostic>,
     /// The names of build arguments that no ARG declares.
     pub unused_build_args: Vec<String>,
+    /// The build argument `BUILDKIT_INLINE_CACHE`: the image is to carry what a later build needs to use it as a cache.
+    pub inline_cache: bool,
+    /// The build argument `BUILDKIT_MULTI_PLATFORM`: whether the result is an index, whatever the number of platforms.
+    pub multi_platform: Option<bool>,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970: what the times of new layers and of the config are set to.
     pub source_date_epoch: Option<i64>,
 }
@@ -56,6 +60,8 @@ pub struct Target {
     pub config: ImageConfig,
     /// The vertices that made the layers above the base image's, bottom first.
     pub layer_steps: Vec<VertexId>,
+    /// What can be set from outside.
+    pub outline: Outline,
     /// The image at the bottom; `None` for scratch and directories.
     pub base: Option<BaseImage>,
 }

@@ -7,11 +7,11 @@ use image::{Platform, Reference, ResolvedImage};
 use parser::{Copy, Diagnostic, Dockerfile, Instruction, InstructionKind, Mount, Span, Stage, Word};
 
 use crate::args::GlobalArgs;
-use crate::findings::{Findings, unsupported};
+use crate::findings::{Findings, unsupported_platform};
 use crate::lint::{Checks, rules};
 use crate::options::Contexts;
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
+use crate::{Expanded, Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
 
 /// What a name in FROM or `--from` stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(crate) struct Node<'a> {
     pub(crate) replaced: bool,
     /// `FROM --platform`, else the target's.
     pub(crate) platform: Platform,
+    /// The global arguments that its FROM uses.
+    pub(crate) used_args: BTreeSet<String>,
     /// ONBUILD instructions of the base, in order.
     pub(crate) triggers: Vec<Trigger>,
     /// What its instructions copy from.
@@ -151,7 +153,6 @@ impl<'a> Stages<'a> {
                 return None;
             }
         }
-        stages.reach();
         Some(stages)
     }
 
@@ -163,11 +164,19 @@ impl<'a> Stages<'a> {
         findings: &mut Findings,
     ) -> Node<'a> {
         let from = &stage.from.kind;
-        let base_name = self.expand_base(&from.base, globals, checks, findings);
+        let mut used_args = BTreeSet::new();
+        let base_name = self.expand_base(&from.base, globals, checks, findings).map(|expanded| {
+            used_args.extend(expanded.used);
+            expanded.text
+        });
         let platform = from
             .platform
             .as_ref()
             .and_then(|word| self.expand_platform(stage, word, globals, checks, findings))
+            .map(|(platform, used)| {
+                used_args.extend(used);
+                platform
+            })
             .unwrap_or_else(|| self.platform.clone());
         let replacement = stage.name().and_then(|name| self.contexts.find(name, &platform));
         let base = match (replacement, &base_name) {
@@ -189,6 +198,7 @@ impl<'a> Stages<'a> {
             base_name: base_name.unwrap_or_default(),
             replaced: replacement.is_some(),
             platform,
+            used_args,
             triggers: Vec::new(),
             sources: Vec::new(),
         }
@@ -208,7 +218,7 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<String> {
+    ) -> Option<Expanded> {
         let expanded = match self.expander.expand(&word.text, globals) {
             Ok(expanded) => expanded,
             Err(error) => {
@@ -227,7 +237,7 @@ impl<'a> Stages<'a> {
             findings.add(error);
             return None;
         }
-        Some(expanded.text)
+        Some(expanded)
     }
 
     fn expand_platform(
@@ -237,7 +247,7 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<Platform> {
+    ) -> Option<(Platform, BTreeSet<String>)> {
         let expanded = match self.expander.expand(&word.text, globals) {
             Ok(expanded) => expanded,
             Err(error) => {
@@ -274,7 +284,7 @@ impl<'a> Stages<'a> {
                     let finding = rules::from_platform_flag_const_disallowed(word.span, &expanded.text);
                     findings.lint(checks, finding);
                 }
-                Some(platform)
+                Some((platform, expanded.used))
             }
             Err(error) => {
                 findings.add(failed(error.to_string()));
@@ -411,32 +421,24 @@ impl<'a> Stages<'a> {
         })
     }
 
-    fn reach(&mut self) {
-        let mut open = vec![self.target];
-        self.reachable.clear();
-        while let Some(index) = open.pop() {
-            let Some(node) = self.nodes.get(index) else { continue };
-            if self.reachable.insert(index) {
-                open.extend(stage_of(&node.base));
-                open.extend(node.sources.iter().filter_map(|source| stage_of(&source.origin)));
-            }
-        }
-    }
-
-    /// Finds the ONBUILD triggers of all bases that are known, and the stages and images that they need. Returns the images
-    /// that have to be resolved first.
+    /// Finds the stages that the target needs, with the ONBUILD triggers of all bases that are known, and the stages and images that
+    /// those need. Returns the images that have to be resolved first.
     pub(crate) fn complete(
         &mut self,
         images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>,
         findings: &mut Findings,
     ) -> Vec<MissingImage> {
-        let mut done = BTreeSet::new();
-        while let Some(index) = self.reachable.iter().copied().find(|index| !done.contains(index)) {
-            done.insert(index);
+        let mut open = vec![self.target];
+        while let Some(index) = open.pop() {
+            if index >= self.nodes.len() || !self.reachable.insert(index) {
+                continue;
+            }
             if !self.nodes[index].replaced {
                 self.find_triggers(index, images, findings);
-                self.reach();
             }
+            let node = &self.nodes[index];
+            open.extend(stage_of(&node.base));
+            open.extend(node.sources.iter().filter_map(|source| stage_of(&source.origin)));
         }
         for index in &self.reachable {
             self.check_platform(*index, findings);
@@ -500,7 +502,7 @@ impl<'a> Stages<'a> {
         if node.platform.os != "linux" {
             let flag = node.ast.from.kind.platform.as_ref();
             let span = flag.map_or(node.ast.from.span, |word| word.span);
-            findings.add(unsupported(span, &format!("the platform `{}`", node.platform)));
+            findings.add(unsupported_platform(span, &node.platform));
         }
     }
 
@@ -536,9 +538,10 @@ impl<'a> Stages<'a> {
 
     fn missing(&self, images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>) -> Vec<MissingImage> {
         let mut missing: Vec<MissingImage> = Vec::new();
+        let mut asked = BTreeSet::new();
         let mut ask = |origin: &Origin, name: &str, span: Span| {
             let Origin::Image(request) = origin else { return };
-            if !images.contains_key(request) && !missing.iter().any(|missing| missing.request == *request) {
+            if !images.contains_key(request) && asked.insert(request.clone()) {
                 missing.push(MissingImage { request: request.clone(), name: name.to_owned(), span });
             }
         };

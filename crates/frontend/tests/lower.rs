@@ -11,7 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use frontend::{ImageOrigin, ImageRequest, Lowered, NamedContext, NoCache, Options, lower};
+use files::Ignore;
+use frontend::{
+    EpochTime, ImageOrigin, ImageRequest, Lowered, NamedContext, NoCache, Options, epoch_source, lower,
+    targets,
+};
 use graph::Network;
 use hash::Digest;
 use image::{
@@ -30,6 +34,12 @@ fn lowered(text: &str) -> String {
     let parsed = parser::parse(text);
     let options = options(text);
     let mut images = BTreeMap::new();
+    if asks(text, "targets") {
+        dump::targets(&mut out, text, &targets(&parsed));
+    }
+    if let Ok(Some(source)) = epoch_source(&parsed, &options) {
+        dump::epoch_source(&mut out, &source);
+    }
     for _ in 0..5 {
         match lower(&parsed, &options, &images) {
             Err(findings) => {
@@ -37,6 +47,9 @@ fn lowered(text: &str) -> String {
                 return out;
             }
             Ok(Lowered::Plan(plan)) => {
+                if asks(text, "outline") {
+                    dump::outline(&mut out, text, &plan.targets[0].outline);
+                }
                 dump::plan(&mut out, text, &plan);
                 return out;
             }
@@ -52,6 +65,11 @@ fn lowered(text: &str) -> String {
         }
     }
     panic!("it asks for images again and again: {out}")
+}
+
+/// Whether a file wants more of it to be written than the plan.
+fn asks(text: &str, what: &str) -> bool {
+    text.lines().any(|line| line.strip_prefix("#> ") == Some(what))
 }
 
 fn options(text: &str) -> Options {
@@ -75,6 +93,13 @@ fn options(text: &str) -> Options {
                     "private" => Network::Private,
                     _ => Network::Host,
                 };
+            }
+            "outline" | "targets" => {}
+            "ignore" => {
+                options.ignore = Some(Arc::new(Ignore::from_patterns(value.split(' ')).unwrap()));
+            }
+            "epoch" => {
+                options.epoch = value.parse().map_or(EpochTime::None, EpochTime::Seconds);
             }
             "allow" => drop(options.allow.insert(value.to_owned())),
             "timeout" => options.timeout = Some(Duration::from_secs(value.parse().unwrap())),

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use files::Selection;
 use hash::{StableHash, StableHasher, VertexDigest};
@@ -16,6 +17,19 @@ pub struct Definition {
     vertices: Vec<Vertex>,
     digests: Vec<VertexDigest>,
     by_digest: HashMap<VertexDigest, VertexId>,
+    environments: Environments,
+}
+
+/// Digests of environments, each made once although thousands of steps may share it. They are found by address, so they are kept.
+#[derive(Debug, Clone, Default)]
+struct Environments(HashMap<usize, ([u8; 32], Arc<[(String, String)]>)>);
+
+impl Environments {
+    fn digest(&mut self, env: &Arc<[(String, String)]>) -> [u8; 32] {
+        let address = env.as_ptr() as usize;
+        let make = || (StableHasher::new("environment-v1").with(&**env).finish(), env.clone());
+        self.0.entry(address).or_insert_with(make).0
+    }
 }
 
 /// One operation with its inputs; exactly one output.
@@ -69,8 +83,15 @@ impl Definition {
         id
     }
 
-    fn digest_of(&self, vertex: &Vertex) -> VertexDigest {
-        let mut hasher = StableHasher::new("vertex-v1").with(&vertex.op).with(&vertex.no_cache);
+    fn digest_of(&mut self, vertex: &Vertex) -> VertexDigest {
+        let mut hasher = StableHasher::new("vertex-v1").with(&vertex.no_cache);
+        match &vertex.op {
+            Op::Exec(exec) => {
+                "exec".stable_hash(&mut hasher);
+                exec.hash_with_env(&self.environments.digest(&exec.env), &mut hasher);
+            }
+            op => op.stable_hash(&mut hasher),
+        }
         (vertex.inputs.len() as u64).stable_hash(&mut hasher);
         for input in &vertex.inputs {
             self.digests[input.vertex.0].stable_hash(&mut hasher);

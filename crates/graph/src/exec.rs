@@ -162,8 +162,15 @@ pub struct SecretFile {
 
 impl StableHash for Exec {
     fn stable_hash(&self, hasher: &mut StableHasher) {
+        self.hash_with_env(&*self.env, hasher);
+    }
+}
+
+impl Exec {
+    /// Hashes it with something in place of its environment that stands for the same.
+    pub(crate) fn hash_with_env(&self, env: &(impl StableHash + ?Sized), hasher: &mut StableHasher) {
         self.args.stable_hash(hasher);
-        self.env.stable_hash(hasher);
+        env.stable_hash(hasher);
         self.secret_env.stable_hash(hasher);
         self.cwd.stable_hash(hasher);
         self.user.stable_hash(hasher);

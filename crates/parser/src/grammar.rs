@@ -70,7 +70,12 @@ fn parse(rule: Rule, input: &str) -> Result<Nodes<'_>, Box<Error<Rule>>> {
     static LIMIT: Once = Once::new();
     LIMIT.call_once(|| pest::set_call_limit(NonZeroUsize::new(CALL_LIMIT)));
     let mut entry = Grammar::parse(rule, input).map_err(Box::new)?;
-    Ok(entry.next().map_or(entry, Pair::into_inner))
+    let mut parts = entry.next().map_or(entry, Pair::into_inner);
+    // The instruction's name was known before.
+    if parts.peek().is_some_and(|part| part.as_rule() == Rule::name) {
+        parts.next();
+    }
+    Ok(parts)
 }
 
 fn mismatch(error: Error<Rule>, keyword: Option<Keyword>) -> Mismatch {
@@ -121,6 +126,7 @@ fn describe(rule: Rule, keyword: Option<Keyword>) -> &'static str {
         Rule::quoted_text | Rule::doubled_quote => "a closing quote",
         Rule::flag
         | Rule::flag_char
+        | Rule::flag_any
         | Rule::flag_plain
         | Rule::flag_single
         | Rule::flag_double
@@ -134,6 +140,7 @@ fn describe(rule: Rule, keyword: Option<Keyword>) -> &'static str {
         | Rule::command
         | Rule::word
         | Rule::items
+        | Rule::common
         | Rule::single
         | Rule::double
         | Rule::dangling

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,34 @@ impl Scope {
     /// Reading of a repository.
     pub(crate) fn pull(repository: &str) -> Scope {
         Scope(format!("repository:{repository}:pull"))
+    }
+
+    /// Writing of a repository, and reading of those that blobs are mounted from.
+    pub(crate) fn push(repository: &str, from: &BTreeSet<String>) -> Scope {
+        let mut scope = format!("repository:{repository}:pull,push");
+        for from in from.iter().filter(|from| *from != repository) {
+            scope += &format!(" repository:{from}:pull");
+        }
+        Scope(scope)
+    }
+
+    /// What is asked of a token server when the registry asks for `challenged`: for a push all of ours, as the registry names
+    /// only what the request at hand needs.
+    fn with(&self, challenged: Option<&str>) -> String {
+        let Some(challenged) = challenged else { return self.0.clone() };
+        if !self.0.contains(":pull,push") {
+            return challenged.to_owned();
+        }
+        let more = challenged.split(' ').filter(|one| !self.covers(one)).map(|one| format!(" {one}"));
+        self.0.clone() + &more.collect::<String>()
+    }
+
+    fn covers(&self, one: &str) -> bool {
+        let Some((resource, actions)) = one.rsplit_once(':') else { return false };
+        let ours = self.0.split(' ').filter_map(|ours| ours.rsplit_once(':'));
+        let ours = ours.filter(|(ours, _)| *ours == resource).flat_map(|(_, actions)| actions.split(','));
+        let ours: BTreeSet<&str> = ours.collect();
+        actions.split(',').all(|action| ours.contains(action))
     }
 }
 
@@ -92,7 +120,7 @@ impl Authenticator {
             }
             Some(Challenge::Bearer { realm, service, scope: asked }) => {
                 let realm = self.realm(&realm, url, &http.config, login.is_some())?;
-                let asked = asked.unwrap_or_else(|| scope.0.clone());
+                let asked = scope.with(asked.as_deref());
                 let response = request_token(http, realm, service.as_deref(), &asked, login).await?;
                 if response.status().is_client_error() && response.status().as_u16() != 429 {
                     let said = Failure::of_answer(response).await;
@@ -236,6 +264,17 @@ mod tests {
         for wrong in ["{}", "[]", "", r#"{"token":""}"#, r#"{"token":"a\nb"}"#] {
             assert!(read_token(wrong.as_bytes()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn asks_for_all_that_a_push_needs() {
+        let from = BTreeSet::from(["app".to_owned(), "base".to_owned()]);
+        let scope = Scope::push("app", &from);
+        assert_eq!(scope.0, "repository:app:pull,push repository:base:pull");
+        assert_eq!(scope.with(Some("repository:app:pull")), scope.0);
+        assert_eq!(scope.with(Some("repository:app:push,pull")), scope.0);
+        assert_eq!(scope.with(Some("repository:x:pull")), format!("{} repository:x:pull", scope.0));
+        assert_eq!(Scope::pull("a").with(Some("repository:b:pull")), "repository:b:pull");
     }
 
     #[test]

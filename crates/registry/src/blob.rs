@@ -11,7 +11,8 @@ use transport::header::CONTENT_RANGE;
 use transport::{Response, StatusCode};
 
 use crate::backoff::Backoff;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
+use crate::host::Host;
 use crate::repository::Repository;
 
 /// Pieces that may wait for the disk; a piece is what the network gave at once.
@@ -45,10 +46,30 @@ impl Repository {
             return Ok(());
         }
         let _claim = self.in_flight.claim(&blob.digest).await;
-        let _transfer = self.host.transfers.acquire().await;
         if store.size(&blob.digest).map_err(local)?.is_some() {
             return Ok(());
         }
+        let mut hosts = self.hosts.iter();
+        loop {
+            let Some(host) = hosts.next() else { return Err(Failure::invalid("it has no registry")) };
+            match self.fetch_from(host, blob, store, progress).await {
+                Err(failure) if hosts.len() > 0 && !matches!(failure.kind, Kind::Io(_)) => {
+                    tracing::debug!(digest = %blob.digest, reason = failure.message, "a mirror does not help");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn fetch_from(
+        &self,
+        host: &Host,
+        blob: &Descriptor,
+        store: &dyn ContentStore,
+        progress: &dyn TransferProgress,
+    ) -> Result<(), Failure> {
+        let local = |error: io::Error| Failure::io(format!("store blob {}", blob.digest), error);
+        let _transfer = host.transfers.acquire().await;
         let mut transfer = Transfer {
             blob,
             progress,
@@ -58,7 +79,7 @@ impl Repository {
         };
         let mut backoff = Backoff::new(&self.retry);
         let mut mark = 0;
-        while let Err(failure) = self.receive(&mut transfer).await {
+        while let Err(failure) = self.receive(host, &mut transfer).await {
             if transfer.received >= mark + PROGRESS {
                 backoff.reset();
             }
@@ -69,8 +90,8 @@ impl Repository {
     }
 
     /// Asks for what is still missing and takes all that comes.
-    async fn receive(&self, transfer: &mut Transfer<'_>) -> Result<(), Failure> {
-        let response = self.host.ask(&self.blob_question(&transfer.blob.digest, transfer.received)).await?;
+    async fn receive(&self, host: &Host, transfer: &mut Transfer<'_>) -> Result<(), Failure> {
+        let response = host.ask(&self.blob_question(&transfer.blob.digest, transfer.received)).await?;
         transfer.receive(response).await
     }
 }

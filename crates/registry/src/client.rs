@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use image::{ImageResolver, Platform, Reference, ResolveError, ResolvedImage};
+use transport::Retry;
 
 use crate::auth::Scope;
 use crate::config::Config;
@@ -30,7 +31,7 @@ impl Client {
         Client(Arc::new(Shared { http, hosts: Mutex::default(), in_flight: Arc::default() }))
     }
 
-    fn host(&self, registry: &str) -> Result<Arc<Host>, Failure> {
+    pub(crate) fn host(&self, registry: &str) -> Result<Arc<Host>, Failure> {
         let mut hosts = self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(host) = hosts.get(registry) {
             return Ok(Arc::clone(host));
@@ -40,15 +41,29 @@ impl Client {
         Ok(host)
     }
 
-    fn repository(&self, reference: &Reference) -> Result<Repository, Failure> {
-        Ok(Repository {
-            host: self.host(&reference.registry)?,
+    pub(crate) fn retry(&self) -> Retry {
+        self.0.http.config.retry.clone()
+    }
+
+    /// The repository of an image, on each of its registry's mirrors and then where it really is.
+    fn repositories(&self, reference: &Reference) -> Result<Vec<Repository>, Failure> {
+        let mirrors = self.0.http.config.mirrors.get(&reference.registry).into_iter().flatten();
+        let hosts: Result<Vec<_>, Failure> =
+            mirrors.chain([&reference.registry]).map(|registry| self.host(registry)).collect();
+        let hosts = hosts?;
+        let from = |first: usize| self.repository(reference, &hosts[first..]);
+        Ok((0..hosts.len()).map(from).collect())
+    }
+
+    fn repository(&self, reference: &Reference, hosts: &[Arc<Host>]) -> Repository {
+        Repository {
+            hosts: hosts.to_vec(),
             name: reference.repository.clone(),
             scope: Scope::pull(&reference.repository),
             image: reference.to_string(),
-            retry: self.0.http.config.retry.clone(),
+            retry: self.retry(),
             in_flight: Arc::clone(&self.0.in_flight),
-        })
+        }
     }
 }
 
@@ -68,8 +83,19 @@ impl ImageResolver for Client {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<ResolvedImage, ResolveError> {
-        let repository =
-            self.repository(reference).map_err(|failure| failure.of_image(&reference.to_string()))?;
-        manifest::resolve(repository, reference, platform).await
+        let name = reference.to_string();
+        let mut repositories = self.repositories(reference).map_err(|failure| failure.of_image(&name))?;
+        let origin = repositories.pop();
+        for mirror in repositories {
+            match manifest::resolve(mirror, reference, platform).await {
+                Err(error @ (ResolveError::Io { .. } | ResolveError::NoPlatform { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::debug!(%error, "a mirror does not help"),
+                Ok(image) => return Ok(image),
+            }
+        }
+        let origin = origin.ok_or(ResolveError::NotFound(name))?;
+        manifest::resolve(origin, reference, platform).await
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -11,6 +12,9 @@ pub struct Config {
     pub credentials: Credentials,
     /// Trust, proxies and time-outs. Of the insecure servers, one may also speak plain HTTP when it does not speak TLS.
     pub transport: transport::Config,
+    /// Other registries, `host` or `host:port`, that are asked for images of one, in this order, before it is asked itself. Each
+    /// has its own credentials and its own trust. Nothing is pushed to them.
+    pub mirrors: BTreeMap<String, Vec<String>>,
     /// What happens after failures that may pass.
     pub retry: Retry,
     /// Blobs transferred at once from one registry.
@@ -26,6 +30,7 @@ impl Default for Config {
                 certificates: vec![PathBuf::from("/etc/docker/certs.d")],
                 ..transport::Config::default()
             },
+            mirrors: BTreeMap::new(),
             retry: Retry::default(),
             parallel: 6,
         }

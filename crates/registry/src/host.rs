@@ -2,14 +2,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
-use transport::Url;
+
 use transport::header::{ACCEPT, HeaderMap, HeaderValue, RANGE};
-use transport::{Response, StatusCode};
+use transport::{Body, Method, Redirects, Request, Response, StatusCode, Url};
 
 use crate::auth::{Authenticator, Scope};
 use crate::challenge;
 use crate::failure::{Failure, Kind};
-use crate::http::{Get, Http};
+use crate::http::Http;
 
 /// One registry: where it is, how it lets us in, how much is asked of it at once.
 pub(crate) struct Host {
@@ -37,6 +37,25 @@ pub(crate) struct Question<'a> {
     pub(crate) verified: bool,
 }
 
+/// One request.
+pub(crate) struct Call<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) method: Method,
+    pub(crate) target: Target,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Body>,
+    /// What comes is checked against a digest.
+    pub(crate) verified: bool,
+}
+
+/// Where a request goes.
+pub(crate) enum Target {
+    /// Below `/v2/`.
+    Path(String),
+    /// What the registry gave as `Location`; on another server, we are nobody.
+    Url(Url),
+}
+
 impl Host {
     /// The registry of a name; `docker.io` stands for the host that serves it.
     pub(crate) fn new(name: &str, http: Arc<Http>) -> Result<Host, Failure> {
@@ -56,46 +75,6 @@ impl Host {
 
     /// Asks once, logging in where needed. Gives successful answers only.
     pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Response, Failure> {
-        let Some(plain) = &self.plain else { return self.ask_at(&self.secure, question).await };
-        if !self.is_plain.load(Ordering::Relaxed) {
-            match self.ask_at(&self.secure, question).await {
-                Err(Failure { kind: Kind::NoConnection, .. }) => {}
-                other => return other,
-            }
-        }
-        let answer = self.ask_at(plain, question).await;
-        let connected = !matches!(answer, Err(Failure { kind: Kind::NoConnection, .. }));
-        self.is_plain.fetch_or(connected, Ordering::Relaxed);
-        answer
-    }
-
-    async fn ask_at(&self, base: &Url, question: &Question<'_>) -> Result<Response, Failure> {
-        let url = base.join(&question.path).map_err(|error| Failure::invalid(error.to_string()))?;
-        let used = self.authenticator.header(question.scope);
-        let mut response = self.send(&url, question, used.clone()).await?;
-        if response.is_direct() && response.status() == StatusCode::UNAUTHORIZED {
-            let challenge = challenge::choose(response.headers());
-            self.authenticator.answer(&self.http, question.scope, &url, challenge, used.as_ref()).await?;
-            let header = self.authenticator.header(question.scope);
-            response = self.send(&url, question, header).await?;
-        }
-        let direct = response.is_direct();
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let failure = Failure::of_answer(response).await;
-        if direct && matches!(failure.kind, Kind::Denied) {
-            return Err(self.authenticator.refused(&self.http.config, Some(failure)).await);
-        }
-        Err(failure)
-    }
-
-    async fn send(
-        &self,
-        url: &Url,
-        question: &Question<'_>,
-        authorization: Option<HeaderValue>,
-    ) -> Result<Response, Failure> {
         let mut headers = HeaderMap::new();
         if let Some(accept) = question.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
@@ -105,7 +84,92 @@ impl Host {
         {
             headers.insert(RANGE, range);
         }
-        self.http.get(Get { url: url.clone(), authorization, headers, verified: question.verified }).await
+        let call = Call {
+            scope: question.scope,
+            method: Method::GET,
+            target: Target::Path(question.path.clone()),
+            headers,
+            body: None,
+            verified: question.verified,
+        };
+        let response = self.call(&call, &|_| {}).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.failure(response).await) }
+    }
+
+    /// Calls once, logging in where needed. Gives answers of any status. `told`: how much of a body is on its way.
+    pub(crate) async fn call(
+        &self,
+        call: &Call<'_>,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Response, Failure> {
+        let path = match &call.target {
+            Target::Path(path) => path,
+            Target::Url(url) => {
+                let bases = [Some(&self.secure), self.plain.as_ref()];
+                let is_ours = bases.into_iter().flatten().any(|base| base.origin() == url.origin());
+                return self.call_at(url, is_ours, call, told).await;
+            }
+        };
+        let join = |base: &Url| base.join(path).map_err(|error| Failure::invalid(error.to_string()));
+        let Some(plain) = &self.plain else {
+            return self.call_at(&join(&self.secure)?, true, call, told).await;
+        };
+        if !self.is_plain.load(Ordering::Relaxed) {
+            match self.call_at(&join(&self.secure)?, true, call, told).await {
+                Err(Failure { kind: Kind::NoConnection, .. }) => {}
+                other => return other,
+            }
+        }
+        let answer = self.call_at(&join(plain)?, true, call, told).await;
+        let connected = !matches!(answer, Err(Failure { kind: Kind::NoConnection, .. }));
+        self.is_plain.fetch_or(connected, Ordering::Relaxed);
+        answer
+    }
+
+    /// `is_ours`: it is the registry itself, which may see who we are.
+    async fn call_at(
+        &self,
+        url: &Url,
+        is_ours: bool,
+        call: &Call<'_>,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Response, Failure> {
+        let used = self.authenticator.header(call.scope).filter(|_| is_ours);
+        let response = self.send(url, call, used.clone(), told).await?;
+        if !(is_ours && response.is_direct() && response.status() == StatusCode::UNAUTHORIZED) {
+            return Ok(response);
+        }
+        let challenge = challenge::choose(response.headers());
+        self.authenticator.answer(&self.http, call.scope, url, challenge, used.as_ref()).await?;
+        self.send(url, call, self.authenticator.header(call.scope), told).await
+    }
+
+    async fn send(
+        &self,
+        url: &Url,
+        call: &Call<'_>,
+        authorization: Option<HeaderValue>,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Response, Failure> {
+        let request = Request {
+            method: call.method.clone(),
+            url: url.clone(),
+            authorization,
+            headers: call.headers.clone(),
+            body: call.body.clone(),
+            redirects: if call.verified { Redirects::Any } else { Redirects::Encrypted },
+        };
+        Ok(self.http.transport.send_telling(request, told).await?)
+    }
+
+    /// What an answer that is no success means.
+    pub(crate) async fn failure(&self, response: Response) -> Failure {
+        let direct = response.is_direct();
+        let failure = Failure::of_answer(response).await;
+        if direct && matches!(failure.kind, Kind::Denied) {
+            return self.authenticator.refused(&self.http.config, Some(failure)).await;
+        }
+        failure
     }
 }
 

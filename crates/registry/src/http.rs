@@ -40,7 +40,7 @@ impl Http {
         let request = Request {
             method: Method::POST,
             headers: HeaderMap::from_iter([(HeaderName::from_static("content-type"), kind)]),
-            body: Some(form.into()),
+            body: Some(bytes::Bytes::from(form).into()),
             redirects: Redirects::Never,
             ..Request::get(url.clone())
         };

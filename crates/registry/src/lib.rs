@@ -1,4 +1,4 @@
-//! Finds and pulls images over the OCI distribution protocol (distribution spec 1.1; Docker's token specification for
+//! Finds, pulls and pushes images over the OCI distribution protocol (distribution spec 1.1; Docker's token specification for
 //! logins): [`Client`] implements [`image::ImageResolver`], what it resolves brings its own [`image::BlobSource`].
 //!
 //! From top to bottom: `client` (names to repositories), `manifest` and `blob` (what a repository holds), `host` (one
@@ -18,7 +18,10 @@ mod failure;
 mod host;
 mod http;
 mod manifest;
+mod push;
 mod repository;
+mod upload;
 
 pub use client::Client;
 pub use config::{Config, Credentials};
+pub use push::{Push, PushBlob, PushError, PushManifest};

@@ -113,7 +113,7 @@ impl Repository {
         let mut backoff = Backoff::new(&self.retry);
         loop {
             let tried = async {
-                let response = self.host.ask(question).await?;
+                let response = self.hosts[0].ask(question).await?;
                 let (content_type, stated) = (content_type(&response), stated_digest(response.headers()));
                 Ok((content_type, stated, response.read(limit as usize).await?))
             };

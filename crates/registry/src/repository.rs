@@ -10,7 +10,8 @@ use crate::host::{Host, Question};
 /// A repository of a registry, as one image needs it: the [`image::BlobSource`] of what [`crate::Client`] resolves.
 #[derive(Clone)]
 pub(crate) struct Repository {
-    pub(crate) host: Arc<Host>,
+    /// Where it is asked for; the others have its blobs as well. Never empty.
+    pub(crate) hosts: Vec<Arc<Host>>,
     /// `library/busybox`
     pub(crate) name: String,
     pub(crate) scope: Scope,

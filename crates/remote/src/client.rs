@@ -58,3 +58,27 @@ impl Client {
         Client { config: Arc::new(config), transport }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{Access, Checkout, Download, Resolved};
+
+    fn is_send<T: Send>(_: T) {}
+
+    /// What is fetched is fetched by tasks that move between threads.
+    #[test]
+    fn futures_can_move() {
+        let (client, checkout) = (Client::new(Config::default()), Checkout::default());
+        let secrets: &Secrets<'_> = &|_| None;
+        let download = Download { url: "", checksum: None, known: &[], secrets, progress: &|_, _| {} };
+        let access = Access { secrets, ssh_agent: None, known_hosts: None, log: &|_| {} };
+        let resolved = Resolved { reference: String::new(), object: String::new(), peeled: None };
+        let path = Path::new("");
+        is_send(client.download(&download, path));
+        is_send(client.resolve(&checkout, &access));
+        is_send(client.checkout(&checkout, &resolved, &access, path, path));
+    }
+}

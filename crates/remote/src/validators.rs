@@ -12,19 +12,21 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub struct Validators {
     /// `ETag` as it was sent, with quotes and `W/`.
     pub etag: Option<String>,
-    /// `Last-Modified` as it was sent; only where it was old enough to tell versions apart.
+    /// `Last-Modified` as it was sent. Without an ETag beside it only where it was old enough to tell versions apart, so that
+    /// it can be asked by.
     pub last_modified: Option<String>,
 }
 
 impl Validators {
     pub(crate) fn of(headers: &HeaderMap) -> Validators {
         let etag = text(headers, ETAG).filter(|etag| is_etag(etag));
-        let settled = |modified: &&str| {
+        let settled = |modified: &str| {
             let (modified, date) = (http_date(modified), text(headers, DATE).and_then(http_date));
             matches!((modified, date), (Some(modified), Some(date))
                 if date.duration_since(modified).is_ok_and(|age| age >= SETTLED))
         };
-        let last_modified = text(headers, LAST_MODIFIED).filter(settled);
+        let last_modified =
+            text(headers, LAST_MODIFIED).filter(|modified| etag.is_some() || settled(modified));
         Validators { etag: etag.map(str::to_owned), last_modified: last_modified.map(str::to_owned) }
     }
 
@@ -82,6 +84,9 @@ mod tests {
         assert_eq!(at(59), Validators::default());
         assert_eq!(at(60).strong(), Some(date(0)));
         assert_eq!(validators(&[(LAST_MODIFIED, date(0))]), Validators::default());
+        // Beside an ETag it is the file's time and no more.
+        let beside = validators(&[(LAST_MODIFIED, date(0)), (DATE, date(0)), (ETAG, "W/\"a\"")]);
+        assert_eq!((beside.last_modified.as_deref(), beside.strong()), (Some(date(0)), None));
     }
 
     #[test]

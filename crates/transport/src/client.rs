@@ -1,18 +1,23 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, NoProxy, Proxy, StatusCode, redirect};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use url::Url;
 
+use crate::body::{Body, Sent};
 use crate::config::{Config, authorities, is_loopback};
 use crate::error::Error;
 use crate::tls::{self, HostCertificates, SystemRoots};
 
 const MAX_REDIRECTS: usize = 10;
+/// How often it is told how much was sent.
+const TELL: Duration = Duration::from_millis(100);
 
 /// Sends requests: one HTTP client a server, since trust and proxies differ; each is built when it is first needed.
 /// Clones share connections.
@@ -22,7 +27,8 @@ pub struct Transport(Arc<Shared>);
 struct Shared {
     config: Config,
     roots: OnceLock<SystemRoots>,
-    clients: Mutex<HashMap<String, reqwest::Client>>,
+    /// By server, and by whether something is sent to it.
+    clients: Mutex<HashMap<(String, bool), reqwest::Client>>,
 }
 
 /// What is asked of a server.
@@ -37,7 +43,7 @@ pub struct Request {
     /// All others.
     pub headers: HeaderMap,
     /// What is sent.
-    pub body: Option<Bytes>,
+    pub body: Option<Body>,
     /// Which ones are followed.
     pub redirects: Redirects,
 }
@@ -134,25 +140,35 @@ impl Transport {
 
     /// Sends a request once and follows redirects. Answers of any status are answers.
     pub async fn send(&self, request: Request) -> Result<Response, Error> {
+        self.send_telling(request, &|_| {}).await
+    }
+
+    /// Like [`Transport::send`], and tells how many bytes of the body are on their way, ten times a second.
+    pub async fn send_telling(
+        &self,
+        request: Request,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Response, Error> {
         let origin = request.url.clone();
         let Request { mut method, mut url, authorization, headers, mut body, redirects } = request;
         let mut direct = true;
         for _ in 0..=MAX_REDIRECTS {
-            let client = self.client(&url).await?;
+            let client = self.client(&url, body.is_some()).await?;
             let mut sent = client.request(method.clone(), url.clone()).headers(headers.clone());
             // Once elsewhere, a redirect back gets no credentials either.
             if let Some(authorization) = authorization.as_ref().filter(|_| direct) {
                 sent = sent.header(AUTHORIZATION, authorization.clone());
             }
-            if let Some(body) = &body {
-                sent = sent.body(body.clone());
-            }
-            let answer = sent.send().await;
-            let inner = answer.map_err(|error| Error::of_request(&url, &self.0.config, &error))?;
+            let inner = match &body {
+                None => sent.send().await.map_err(|error| Error::of_request(&url, &self.0.config, &error))?,
+                Some(body) => self.upload(&url, sent, body, told).await?,
+            };
             let Some(next) = redirect_of(&inner, redirects)? else {
                 return Ok(Response { inner, direct, transport: self.clone() });
             };
-            if inner.status() == StatusCode::SEE_OTHER && method != Method::HEAD {
+            let keeps_method =
+                matches!(inner.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+            if !keeps_method && method != Method::HEAD {
                 (method, body) = (Method::GET, None);
             }
             // A name and a password in the address itself take the place of ours.
@@ -162,16 +178,47 @@ impl Transport {
         Err(Error::invalid(&origin, format!("redirects more than {MAX_REDIRECTS} times")))
     }
 
-    async fn client(&self, url: &Url) -> Result<reqwest::Client, Error> {
-        let Some(key) = authorities(url).pop() else {
+    /// Waits for the answer as long as something goes out.
+    async fn upload(
+        &self,
+        url: &Url,
+        request: reqwest::RequestBuilder,
+        body: &Body,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<reqwest::Response, Error> {
+        let sent = Sent::default();
+        let request = request.header(CONTENT_LENGTH, body.length()).body(body.open(&sent));
+        let answer = request.send();
+        tokio::pin!(answer);
+        let (mut before, mut since) = (0, Instant::now());
+        loop {
+            if let Ok(answer) = timeout(TELL, &mut answer).await {
+                return answer.map_err(|error| match sent.failure() {
+                    Some(failure) => Error::io("read what is to be sent", failure),
+                    None => Error::of_request(url, &self.0.config, &error),
+                });
+            }
+            let bytes = sent.bytes();
+            if bytes != before {
+                (before, since) = (bytes, Instant::now());
+                told(bytes);
+            } else if since.elapsed() >= self.0.config.idle_timeout {
+                return Err(Error::silent(url));
+            }
+        }
+    }
+
+    async fn client(&self, url: &Url, sends: bool) -> Result<reqwest::Client, Error> {
+        let Some(server) = authorities(url).pop() else {
             return Err(Error::Config(format!("`{}` is not the address of a server", url.scheme())));
         };
+        let key = (server, sends);
         let mut clients = self.0.clients.lock().await;
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         let (shared, url) = (Arc::clone(&self.0), url.clone());
-        let built = tokio::task::spawn_blocking(move || shared.build(&url)).await;
+        let built = tokio::task::spawn_blocking(move || shared.build(&url, sends)).await;
         let client = built.map_err(|error| Error::io("start an HTTP client", io::Error::other(error)))??;
         clients.insert(key, client.clone());
         Ok(client)
@@ -186,7 +233,7 @@ impl std::fmt::Debug for Transport {
 
 impl Shared {
     /// Reads certificate files, so it may block.
-    fn build(&self, url: &Url) -> Result<reqwest::Client, Error> {
+    fn build(&self, url: &Url, sends: bool) -> Result<reqwest::Client, Error> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::io("start an HTTP client", io::Error::other(error))
         };
@@ -201,9 +248,12 @@ impl Shared {
             .referer(false)
             .user_agent(config.user_agent.as_str())
             .connect_timeout(config.connect_timeout)
-            .read_timeout(config.idle_timeout)
             .http2_adaptive_window(true)
             .no_proxy();
+        // It runs from the moment of asking, so that it would end what takes long to send.
+        if !sends {
+            builder = builder.read_timeout(config.idle_timeout);
+        }
         if !is_loopback(url) {
             for proxy in self.proxies()? {
                 builder = builder.proxy(proxy);
@@ -294,10 +344,11 @@ mod tests {
         let https = Some("socks5://u:secret@p.example".to_owned());
         let config = Config { proxies: Proxies { https, ..Proxies::default() }, ..Config::default() };
         let transport = Transport::new(config);
-        let error = transport.0.build(&Url::parse("https://r.example/").unwrap()).unwrap_err().to_string();
+        let error =
+            transport.0.build(&Url::parse("https://r.example/").unwrap(), false).unwrap_err().to_string();
         assert!(error.contains("proxy") && !error.contains("secret"));
         // Loopback never goes through it.
-        transport.0.build(&Url::parse("https://127.0.0.1:1/").unwrap()).unwrap();
+        transport.0.build(&Url::parse("https://127.0.0.1:1/").unwrap(), true).unwrap();
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Error {
         Error::Invalid { host: host(url), what: what.into() }
     }
 
+    /// A server that neither takes nor gives anything.
+    pub(crate) fn silent(url: &Url) -> Error {
+        Error::Broken { host: host(url), reason: "no answer in time".to_owned(), again: Again::Later }
+    }
+
     /// A request to `url` that got no answer, or whose answer broke off.
     pub(crate) fn of_request(url: &Url, config: &Config, error: &reqwest::Error) -> Error {
         let host = host(url);

@@ -3,12 +3,14 @@
 //!
 //! Not here: the meaning of what is transferred, logins, files.
 
+mod body;
 mod client;
 mod config;
 mod error;
 mod retry;
 mod tls;
 
+pub use body::Body;
 pub use client::{Redirects, Request, Response, Transport};
 pub use config::{Config, Proxies, authorities, is_loopback};
 pub use error::Error;

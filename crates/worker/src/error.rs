@@ -1,19 +1,38 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use executor::ExitStatus;
+use executor::{Cause, ExitStatus};
 
 /// An operation could not be performed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// A process of a RUN did not succeed.
-    #[error("process \"{command}\" did not complete successfully: {}", describe(.status))]
+    #[error("process \"{command}\" did not complete successfully: {}", describe(.status, .cause.as_ref()))]
     Exit {
         /// The program and its arguments.
         command: String,
         /// How it ended.
         status: ExitStatus,
+        /// Why, where it was not by itself.
+        cause: Option<Cause>,
     },
+    /// Programs of this platform do not run here.
+    #[error(
+        "programs for {platform} do not run on this machine ({host}): install an emulator that the kernel knows \
+         (Debian: apt-get install qemu-user-static binfmt-support)"
+    )]
+    Foreign {
+        /// What they are for.
+        platform: String,
+        /// This machine.
+        host: String,
+    },
+    /// A secret or an ssh agent cannot be had.
+    #[error("{0}")]
+    Secret(String),
+    /// A file or repository from elsewhere cannot be had.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
     /// A name is not in the tree's user database.
     #[error("unable to find {kind} {name}: no such entry in the image's {file}")]
     UnknownUser {
@@ -82,7 +101,10 @@ impl WorkerError {
     }
 }
 
-fn describe(status: &ExitStatus) -> String {
+fn describe(status: &ExitStatus, cause: Option<&Cause>) -> String {
+    if let Some(cause) = cause {
+        return cause.to_string();
+    }
     match status {
         ExitStatus::Code(code) => format!("exit code: {code}"),
         ExitStatus::Signal(signal) => format!("killed by signal {signal}"),

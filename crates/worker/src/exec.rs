@@ -1,15 +1,28 @@
 //! RUN: a process in a sandbox, whose changes become a layer.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use executor::{Executor, OutputSink, OutputStream, ProcessSpec, Rootfs, User};
-use graph::{Event, Exec, LogStream, Network, ProgressSink, VertexId};
+use executor::{Cdi, Executor, OutputSink, OutputStream, ProcessSpec, Rootfs, User};
+use graph::{Event, Exec, LogStream, Network, ProgressSink, Security, VertexId};
 use hash::Clock;
 use image::Platform;
 
 use crate::WorkerError;
+use crate::mounts::Mounts;
+use crate::secrets::Masking;
+
+/// What all processes of a build get that no key depends on.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// `--shm-size`, in bytes.
+    pub shm_size: Option<u64>,
+    /// `--ulimit`.
+    pub ulimits: Vec<executor::Ulimit>,
+    /// `--memory` and the like.
+    pub limits: executor::Limits,
+}
 
 /// What a process is started with.
 pub(crate) struct Start<'a> {
@@ -17,6 +30,8 @@ pub(crate) struct Start<'a> {
     pub(crate) exec: &'a Exec,
     pub(crate) user: User,
     pub(crate) rootfs: Rootfs,
+    pub(crate) mounts: &'a Mounts,
+    pub(crate) options: &'a RunOptions,
 }
 
 /// Runs the process of a RUN to its end; anything but success is an error.
@@ -26,33 +41,118 @@ pub(crate) async fn run(
     progress: &Arc<dyn ProgressSink>,
     clock: &Arc<dyn Clock>,
 ) -> Result<(), WorkerError> {
-    let Start { vertex, exec, user, rootfs } = start;
-    let host = Platform::host();
-    if !can_run(&exec.platform, &host) {
-        return Err(WorkerError::Unsupported(format!("RUN for {} on {host}", exec.platform)));
-    }
+    let Start { vertex, exec, user, rootfs, mounts, options } = start;
+    ensure_runnable(&exec.platform)?;
     let mut spec = ProcessSpec::new(rootfs, &exec.args);
     let env = exec.env.iter().chain(&exec.unkeyed_env);
     spec.env = env.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+    for (name, value) in &mounts.env {
+        set(&mut spec.env, name, value);
+    }
     spec.cwd = PathBuf::from(&exec.cwd);
     spec.user = user;
     spec.hostname = exec.hostname.clone();
-    spec.hosts = Some(hosts(exec));
-    spec.resolv_conf = Some(resolv_conf()?);
     spec.network = match exec.network {
         Network::Host => executor::Network::Host,
         Network::None => executor::Network::None,
-        Network::Private => return Err(WorkerError::Unsupported("a private network".to_owned())),
+        Network::Private => executor::Network::Private,
     };
+    spec.resolv_conf = Some(resolv_conf()?);
+    spec.hosts = Some(hosts(exec, executor).await?);
+    spec.security = match exec.security {
+        Security::Sandbox => executor::Security::Default,
+        Security::Insecure => executor::Security::Insecure,
+    };
+    spec.timeout = exec.timeout;
+    spec.shm_size = options.shm_size;
+    spec.ulimits = options.ulimits.clone();
+    spec.limits = options.limits.clone();
+    add_devices(exec, &mut spec)?;
+    spec.mounts.extend(mounts.mounts.iter().cloned());
     let log = Log { vertex, progress: progress.clone(), clock: clock.clone() };
-    let outcome = executor.run(spec, &log).await?;
+    let masking = Masking::new(&log, &mounts.secrets);
+    let outcome = executor.run(spec, &masking).await;
+    masking.finish();
+    let outcome = outcome?;
     for message in outcome.notes {
         progress.event(Event::Warning { vertex, message });
     }
-    if !outcome.status.success() {
-        return Err(WorkerError::Exit { command: exec.args.join(" "), status: outcome.status });
+    if !outcome.status.success() || outcome.cause.is_some() {
+        let command = exec.args.join(" ");
+        return Err(WorkerError::Exit { command, status: outcome.status, cause: outcome.cause });
     }
     Ok(())
+}
+
+/// A later value of a variable takes the place of an earlier one.
+fn set(env: &mut Vec<(OsString, OsString)>, name: &OsString, value: &OsString) {
+    env.retain(|(known, _)| known != name);
+    env.push((name.clone(), value.clone()));
+}
+
+/// `--device`: nodes, mounts, variables and groups that the machine's CDI files describe.
+fn add_devices(exec: &Exec, spec: &mut ProcessSpec) -> Result<(), WorkerError> {
+    if exec.devices.is_empty() {
+        return Ok(());
+    }
+    let described = Cdi::load()?;
+    for device in &exec.devices {
+        let edits = described.resolve(&device.name, device.required)?;
+        spec.devices.extend(edits.devices);
+        spec.mounts.extend(edits.mounts);
+        spec.user.additional_gids.extend(edits.additional_gids);
+        for (name, value) in edits.env {
+            if !spec.env.iter().any(|(known, _)| *known == name) {
+                spec.env.push((name, value));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fails where this machine cannot execute programs of `platform`, neither by itself nor by an interpreter that it was told of.
+fn ensure_runnable(platform: &Platform) -> Result<(), WorkerError> {
+    let host = Platform::host();
+    if can_run(platform, &host) || is_interpreted(platform, Path::new(BINFMT)) {
+        return Ok(());
+    }
+    Err(WorkerError::Foreign { platform: platform.to_string(), host: host.to_string() })
+}
+
+/// Where the kernel shows what interprets foreign programs (Documentation/admin-guide/binfmt-misc.rst).
+const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
+
+/// Whether an interpreter for programs of `platform` is registered that also works in another root: flag `F`.
+fn is_interpreted(platform: &Platform, registered: &Path) -> bool {
+    if platform.os != "linux" {
+        return false;
+    }
+    let Some(names) = qemu_names(platform) else { return false };
+    names.iter().any(|name| {
+        let Ok(entry) = std::fs::read_to_string(registered.join(format!("qemu-{name}"))) else {
+            return false;
+        };
+        let mut lines = entry.lines();
+        let flags = |line: &str| line.strip_prefix("flags:").is_some_and(|flags| flags.contains('F'));
+        lines.next() == Some("enabled") && lines.any(flags)
+    })
+}
+
+/// What QEMU calls an architecture.
+fn qemu_names(platform: &Platform) -> Option<&'static [&'static str]> {
+    Some(match platform.architecture.as_str() {
+        "amd64" => &["x86_64"],
+        "386" => &["i386"],
+        "arm64" => &["aarch64"],
+        "arm" => &["arm"],
+        "riscv64" => &["riscv64"],
+        "ppc64le" => &["ppc64le"],
+        "s390x" => &["s390x"],
+        "loong64" => &["loongarch64"],
+        "mips64le" => &["mips64el"],
+        "mips64" => &["mips64"],
+        _ => return None,
+    })
 }
 
 /// Whether this machine executes programs of `platform` by itself.
@@ -62,14 +162,35 @@ fn can_run(platform: &Platform, host: &Platform) -> bool {
     same || narrower
 }
 
+/// The address that stands for the host itself, as Docker has it.
+const HOST_GATEWAY: &str = "host-gateway";
+
 /// The `/etc/hosts` of a process.
-fn hosts(exec: &Exec) -> String {
+async fn hosts(exec: &Exec, executor: &dyn Executor) -> Result<String, WorkerError> {
     let mut text =
         format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n", exec.hostname);
     for (name, address) in &exec.extra_hosts {
+        let gateway;
+        let address = if address == HOST_GATEWAY {
+            gateway = host_gateway(exec, executor).await?;
+            gateway.as_str()
+        } else {
+            address
+        };
         text.push_str(&format!("{address}\t{name}\n"));
     }
-    text
+    Ok(text)
+}
+
+async fn host_gateway(exec: &Exec, executor: &dyn Executor) -> Result<String, WorkerError> {
+    let gateway = match exec.network {
+        // In the host's network, and in none, nothing is nearer than the loopback.
+        Network::Host | Network::None => Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        Network::Private => executor.private_network().await?.host_gateway(),
+    };
+    let missing =
+        || WorkerError::Unsupported("--add-host=NAME:host-gateway on a host without an address".to_owned());
+    Ok(gateway.ok_or_else(missing)?.to_string())
 }
 
 /// The host's own; a machine without one has no name servers to offer.
@@ -103,6 +224,20 @@ impl OutputSink for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interpreter_must_reach_into_other_roots() {
+        let registered = tempfile::tempdir().unwrap();
+        let arm: Platform = "linux/arm64".parse().unwrap();
+        let interpreted = |text: &str| {
+            std::fs::write(registered.path().join("qemu-aarch64"), text).unwrap();
+            is_interpreted(&arm, registered.path())
+        };
+        assert!(interpreted("enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: OCF\noffset 0\n"));
+        assert!(!interpreted("enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: OC\noffset 0\n"));
+        assert!(!interpreted("disabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: F\n"));
+        assert!(!is_interpreted(&"linux/arm/v7".parse().unwrap(), registered.path()));
+    }
 
     #[test]
     fn foreign_programs_are_told_apart() {

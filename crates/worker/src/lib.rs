@@ -9,17 +9,24 @@
 //!
 //! Which operation runs when, and whether its result is known already, is the solver's business.
 
+mod agent;
+mod archive;
 mod cancel;
 mod copy;
 mod error;
 mod exec;
+mod mounts;
 mod pack;
+mod placed;
+mod remotes;
+mod secrets;
 mod sources;
 mod tree;
 mod users;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use cache::{Changes, RootForm, SnapshotId, Store, TreeView};
@@ -31,12 +38,16 @@ use image::ResolvedImage;
 use solver::{Executed, SourceTree, Worker};
 use tokio::sync::OnceCell;
 
+pub use archive::{is_tar, unpack_archive};
 pub use cancel::Cancel;
 pub use error::WorkerError;
+pub use exec::RunOptions;
 pub use pack::{LayerForm, Packed};
+pub use secrets::{NoSecrets, Secrets, SshAgents};
 pub use tree::{Context, LayerTree, Tree};
 
 use crate::cancel::blocking;
+use crate::mounts::Preparing;
 use crate::sources::{BaseImage, Bring};
 use crate::tree::TreeId;
 use crate::users::UserDatabase;
@@ -63,6 +74,14 @@ pub struct Config {
     pub contexts: BTreeMap<String, OpenContext>,
     /// The images that [`Source::Image`] names, by the digest of the manifest.
     pub images: Vec<Arc<ResolvedImage>>,
+    /// Fetches what ADD names elsewhere.
+    pub remote: remote::Client,
+    /// What the user lends to steps.
+    pub secrets: Arc<dyn Secrets>,
+    /// Likewise.
+    pub agents: Arc<dyn SshAgents>,
+    /// What all processes get.
+    pub run: RunOptions,
     /// Ends blocking work.
     pub cancel: Cancel,
 }
@@ -76,7 +95,15 @@ pub struct LocalWorker {
     clock: Arc<dyn Clock>,
     contexts: BTreeMap<String, Context>,
     images: HashMap<Digest, Arc<BaseImage>>,
+    remote: remote::Client,
+    secrets: Arc<dyn Secrets>,
+    agents: Arc<dyn SshAgents>,
+    options: RunOptions,
     cancel: Cancel,
+    /// When the build began.
+    began: SystemTime,
+    /// Where things from elsewhere are while the build lasts.
+    fetched: Mutex<Vec<cache::ActiveSnapshot>>,
     selected: Mutex<HashMap<(TreeId, Selection), SharedDigested>>,
 }
 
@@ -103,7 +130,13 @@ impl LocalWorker {
             clock: config.clock,
             contexts: config.contexts.into_iter().map(context).collect(),
             images: config.images.into_iter().map(base).collect(),
+            remote: config.remote,
+            secrets: config.secrets,
+            agents: config.agents,
+            options: config.run,
             cancel: config.cancel,
+            began: SystemTime::now(),
+            fetched: Mutex::default(),
             selected: Mutex::default(),
         }
     }
@@ -228,16 +261,78 @@ impl LocalWorker {
     ) -> Result<LayerTree, WorkerError> {
         let below = first(inputs)?;
         let parents = self.snapshots(&below, vertex).await?;
-        let (store, name) = (self.store.clone(), exec.user.clone());
-        let Prepared { root, user } = prepare(store, parents, name).await?;
-        let start = exec::Start { vertex, exec, user, rootfs: rootfs(root.form()) };
+        let mounted = self.mounted(vertex, exec, inputs).await?;
+        let mut failures = 0;
+        loop {
+            match self.attempt(vertex, exec, &mounted, &parents).await {
+                Ok(layer) => return Ok(below.with(layer)),
+                Err(error @ WorkerError::Exit { .. }) if failures < exec.retries => {
+                    failures += 1;
+                    let message = format!("try {failures} of {} failed: {error}", exec.retries + 1);
+                    self.progress.event(Event::Warning { vertex, message });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs the process of a RUN once, on a root that nothing was written to.
+    async fn attempt(
+        &self,
+        vertex: VertexId,
+        exec: &graph::Exec,
+        inputs: &BTreeMap<usize, mounts::Input>,
+        parents: &[SnapshotId],
+    ) -> Result<SnapshotId, WorkerError> {
+        let preparing = Preparing {
+            store: &self.store,
+            cancel: &self.cancel,
+            secrets: &*self.secrets,
+            agents: &*self.agents,
+            inputs,
+            not_before: self.definition.vertex(vertex).no_cache.then_some(self.began),
+        };
+        let mounts = preparing.prepare(exec).await?;
+        let Prepared { root, user } =
+            prepare(self.store.clone(), parents.to_vec(), exec.user.clone()).await?;
+        let rootfs = rootfs(root.form());
+        let start = exec::Start { vertex, exec, user, rootfs, mounts: &mounts, options: &self.options };
         exec::run(start, &*self.executor, &self.progress, &self.clock).await?;
-        let layer = blocking(move || {
+        drop(mounts);
+        blocking(move || {
             let layer = root.finish()?;
             let changes = layer.changes()?;
             Ok(layer.commit(&changes)?.id())
-        });
-        Ok(below.with(layer.await?))
+        })
+        .await
+    }
+
+    /// The inputs that the mounts of a step show.
+    async fn mounted(
+        &self,
+        vertex: VertexId,
+        exec: &graph::Exec,
+        inputs: &[Tree],
+    ) -> Result<BTreeMap<usize, mounts::Input>, WorkerError> {
+        let mut mounted = BTreeMap::new();
+        for mount in &exec.mounts {
+            let (index, is_seed) = match &mount.kind {
+                graph::MountKind::Bind { input } => (*input, false),
+                graph::MountKind::Cache(graph::CacheMount { seed: Some(input), .. }) => (*input, true),
+                _ => continue,
+            };
+            let selection = self.definition.vertex(vertex).inputs.get(index).map(|input| &input.selection);
+            let (Some(tree @ Tree::Layers(layers)), Some(selection)) = (inputs.get(index), selection) else {
+                return Err(WorkerError::Internal("a mount is of no tree of layers".to_owned()));
+            };
+            let digest = match is_seed {
+                true => Some(self.digested(tree, selection).await?.digest.to_string()),
+                false => None,
+            };
+            let (layers, selection) = (self.snapshots(layers, vertex).await?, selection.clone());
+            mounted.insert(index, mounts::Input { layers, selection, digest });
+        }
+        Ok(mounted)
     }
 }
 
@@ -354,6 +449,8 @@ impl Worker for LocalWorker {
                 let tree = LayerTree { base: Some(base), layers: Vec::new() };
                 Ok(SourceTree { tree: Tree::Layers(tree), cached })
             }
+            Op::Source(Source::Http(http)) => self.http(vertex, http).await,
+            Op::Source(Source::Git(git)) => self.git(vertex, git).await,
             _ => Err(WorkerError::Internal("not a source".to_owned())),
         }
     }

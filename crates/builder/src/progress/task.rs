@@ -85,6 +85,11 @@ pub(crate) struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// So many bytes of it are done, of so many where that is known.
+    pub(crate) fn set(&self, current: u64, total: Option<u64>) {
+        self.task.progress(&self.name, current, total.unwrap_or(0), false);
+    }
+
     /// It succeeded.
     pub(crate) fn done(self) {
         self.task.progress(&self.name, 0, 0, true);

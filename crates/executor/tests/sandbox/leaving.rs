@@ -19,7 +19,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// An argument to find processes by.
-fn marker(name: &str) -> String {
+pub(crate) fn marker(name: &str) -> String {
     format!("98765.{name}{}", std::process::id()).replace(|c: char| !c.is_ascii_digit() && c != '.', "7")
 }
 
@@ -62,7 +62,7 @@ fn drop_ends_the_tree(fixture: &Fixture) {
 }
 
 /// Starts a process that starts a sandbox; returns once the tree stands.
-fn start_caller(fixture: &Fixture, marker: &str) -> Caller {
+pub(crate) fn start_caller(fixture: &Fixture, marker: &str) -> Caller {
     let script = fixture.dir.path().join("script");
     std::fs::write(&script, tree(marker, "sleep 1000")).unwrap();
     let mut command = Command::new("/proc/self/exe");
@@ -80,7 +80,7 @@ fn start_caller(fixture: &Fixture, marker: &str) -> Caller {
 }
 
 /// Does not outlive a case that fails.
-struct Caller(Child);
+pub(crate) struct Caller(pub(crate) Child);
 
 impl Drop for Caller {
     fn drop(&mut self) {
@@ -92,16 +92,7 @@ impl Drop for Caller {
 /// The other side of the function above.
 pub(crate) fn run_and_wait(dir: &str) -> ExitCode {
     let dir = Path::new(dir);
-    let script = std::fs::read_to_string(dir.join("script")).unwrap();
-    let rootfs = Rootfs::Overlay {
-        lower: vec![dir.join("lower")],
-        upper: dir.join("upper"),
-        work: dir.join("work"),
-        userxattr: std::env::var("EXECUTOR_TEST_XATTR").unwrap() == "true",
-        volatile: false,
-    };
-    let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", &script]);
-    spec.env.push(("PATH".into(), "/bin".into()));
+    let spec = spec_in(dir, &std::fs::read_to_string(dir.join("script")).unwrap());
     let recorder = Recorder::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let outcome = runtime.block_on(async {
@@ -122,8 +113,22 @@ pub(crate) fn run_and_wait(dir: &str) -> ExitCode {
     }
 }
 
+/// A script in the root file system of the fixture in a directory.
+pub(crate) fn spec_in(dir: &Path, script: &str) -> ProcessSpec {
+    let rootfs = Rootfs::Overlay {
+        lower: vec![dir.join("lower")],
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+        userxattr: std::env::var("EXECUTOR_TEST_XATTR").unwrap() == "true",
+        volatile: false,
+    };
+    let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", script]);
+    spec.env.push(("PATH".into(), "/bin".into()));
+    spec
+}
+
 /// Processes below one, the nearest first.
-fn descendants(pid: u32) -> Vec<u32> {
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut at = 0;
     while at < found.len() {
@@ -136,7 +141,7 @@ fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-fn kill(pids: &[u32]) {
+pub(crate) fn kill(pids: &[u32]) {
     let pids = pids.iter().map(u32::to_string);
     assert!(Command::new("kill").arg("-KILL").args(pids).status().unwrap().success());
 }

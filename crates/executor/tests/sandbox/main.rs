@@ -6,6 +6,8 @@
 
 mod isolation;
 mod leaving;
+mod limits;
+mod network;
 mod options;
 mod process;
 mod support;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     }
     match arguments.first().map(String::as_str) {
         Some("probe") => return isolation::probe(),
+        Some("run-private") => return network::run_private(&arguments[1]),
         Some("connect") => return isolation::connect(&arguments[1]),
         Some("run-and-wait") => return leaving::run_and_wait(&arguments[1]),
         Some("inherit") => return process::run_inheriting(&arguments[1]),
@@ -89,18 +92,26 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         Identity::Rootless { .. } => "range",
         Identity::SingleId { .. } => "single",
     };
-    let cases: Vec<&Case> = [isolation::CASES, process::CASES, traces::CASES, leaving::CASES, options::CASES]
-        .into_iter()
-        .flatten()
-        .filter(|case| match case.needs {
-            Needs::MaskedProc => masked,
-            _ if masked => false,
-            Needs::Nothing => true,
-            Needs::Ids => identity.can_use(1000, 1001),
-            Needs::Root => *identity == Identity::Root,
-        })
-        .filter(|case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str())))
-        .collect();
+    let cases: Vec<&Case> = [
+        isolation::CASES,
+        process::CASES,
+        traces::CASES,
+        leaving::CASES,
+        limits::CASES,
+        network::CASES,
+        options::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|case| match case.needs {
+        Needs::MaskedProc => masked,
+        _ if masked => false,
+        Needs::Nothing => true,
+        Needs::Ids => identity.can_use(1000, 1001),
+        Needs::Root => *identity == Identity::Root,
+    })
+    .filter(|case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str())))
+    .collect();
     let mut failed = Vec::new();
     for case in &cases {
         let begin = Instant::now();
@@ -138,11 +149,17 @@ fn run_as_user(mode: &str, arguments: &[String]) -> bool {
          mount --bind {} /etc/subuid
          mount --bind {} /etc/subgid
          mount --bind {} /etc/passwd
+         if [ -e /dev/net/tun ]; then
+             mknod -m 666 {tun} c 10 200
+             mount --bind {tun} /dev/net/tun
+         fi
          {extra}
          exec setpriv {user} \"$@\"",
         write("subuid", ranges).display(),
         write("subgid", ranges).display(),
         write("passwd", &passwd).display(),
+        // Anyone may use it on most machines.
+        tun = dir.path().join("tun").display(),
     );
     // The user must be able to read the binary, wherever it was built.
     let binary = dir.path().join("sandbox");

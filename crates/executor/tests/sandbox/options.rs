@@ -262,7 +262,8 @@ fn timeout(fixture: &Fixture) {
 fn terminal(fixture: &Fixture) {
     let mut spec = fixture.shell(
         "trap 'stty size' WINCH; stty size; tty; readlink -f /dev/stdin; echo error >&2
-         : > /dev/console; : > /dev/tty; echo ready; read line; echo got $line; read line; echo ^$line; exit 6",
+         : > /dev/console; : > /dev/tty; echo ready; until read line; do :; done; echo got $line
+         until read line; do :; done; echo ^$line; exit 6",
     );
     spec.stdio = Stdio::Terminal;
     spec.terminal_size = Some((30, 100));

@@ -75,7 +75,24 @@ impl Expander {
     /// Quotes or braces without an end, operators that do not exist, patterns with a bad escape, `${v:?message}`
     /// of an empty variable, results beyond 16 MiB, braces nested more than 64 deep.
     pub fn expand(&self, text: &str, variables: &dyn Variables) -> Result<Expanded, ExpandError> {
+        if self.leaves(text) {
+            let words = text.split_whitespace().map(str::to_owned).collect();
+            return Ok(Expanded { text: text.to_owned(), words, ..Expanded::default() });
+        }
         Scan::new(*self, text, variables).run()
+    }
+
+    /// The same for who needs the text alone.
+    pub(crate) fn expand_text(&self, text: String, variables: &dyn Variables) -> Result<String, ExpandError> {
+        if self.leaves(&text) {
+            return Ok(text);
+        }
+        Scan::new(*self, &text, variables).run().map(|expanded| expanded.text)
+    }
+
+    /// Whether nothing in `text` means anything.
+    fn leaves(&self, text: &str) -> bool {
+        !text.contains(['$', '\'', '"', self.escape])
     }
 }
 

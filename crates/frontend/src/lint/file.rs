@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use image::Reference;
-use parser::{Dockerfile, InstructionKind, Span, Spanned};
+use parser::{Arg, Comment, Dockerfile, InstructionKind, Span, Spanned};
 
 use super::{Checks, rules};
 use crate::Expander;
@@ -20,10 +20,40 @@ pub(crate) fn check_file(
     stage_names(dockerfile, checks, findings);
     casing(dockerfile, checks, findings);
     default_bases(dockerfile, defaults, checks, findings);
+    descriptions(dockerfile, checks, findings);
     for instruction in dockerfile.stages.iter().flat_map(|stage| &stage.instructions) {
         if let InstructionKind::Maintainer(_) = instruction.kind {
             let checks = checks.with_comments(&instruction.comments);
             findings.lint(&checks, rules::maintainer_deprecated(instruction.span));
+        }
+    }
+}
+
+/// The comment right above a FROM or ARG describes what it names, and begins with the name. As upstream, what comments say of checks
+/// does not count here.
+fn descriptions(dockerfile: &Dockerfile, checks: &Checks, findings: &mut Findings) {
+    fn arg_names(arg: &Arg) -> Vec<&str> {
+        arg.names.iter().map(|name| name.key.text.as_str()).collect()
+    }
+    let mut check = |span: Span, keyword: &str, names: &[&str], comments: &[Comment]| {
+        let (Some(comment), [first, others @ ..]) = (comments.last(), names) else { return };
+        let word = comment.text.split(' ').next().unwrap_or_default();
+        if !names.contains(&word) {
+            let name = if others.is_empty() { first } else { "<arg_key>" };
+            findings.lint(checks, rules::invalid_definition_description(span, keyword, name));
+        }
+    };
+    for arg in &dockerfile.args {
+        check(arg.span, "ARG", &arg_names(&arg.kind), &arg.comments);
+    }
+    for stage in &dockerfile.stages {
+        if let Some(name) = stage.name() {
+            check(stage.from.span, "FROM", &[name], &stage.from.comments);
+        }
+        for instruction in &stage.instructions {
+            if let InstructionKind::Arg(arg) = &instruction.kind {
+                check(instruction.span, "ARG", &arg_names(arg), &instruction.comments);
+            }
         }
     }
 }

@@ -12,11 +12,16 @@ use parser::{Comment, Diagnostic, Dockerfile, Span};
 
 use crate::{Options, go};
 
+/// The rules that are off unless asked for.
+const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
+
 /// `skip=A,B|all;error=true;experimental=A,B|all`, from `# check=` and `BUILDKIT_DOCKERFILE_CHECK`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Checks {
     skip_all: bool,
     skip: BTreeSet<String>,
+    experimental_all: bool,
+    experimental: BTreeSet<String>,
     /// Whether a violation fails the build.
     pub(crate) error: bool,
 }
@@ -49,8 +54,10 @@ impl Checks {
             match (key.trim(), value.trim()) {
                 ("skip", "all") => checks.skip_all = true,
                 ("skip", rules) => checks.skip.extend(rules.split(',').map(|rule| rule.trim().to_owned())),
-                // No rule here is experimental.
-                ("experimental", _) => {}
+                ("experimental", "all") => checks.experimental_all = true,
+                ("experimental", rules) => {
+                    checks.experimental.extend(rules.split(',').map(|rule| rule.trim().to_owned()));
+                }
                 ("error", value) => {
                     let error = go::parse_bool(value);
                     checks.error = error.ok_or_else(|| format!("`error={value}`: expected true or false"))?;
@@ -78,12 +85,21 @@ impl Checks {
         let mut merged = self.clone();
         merged.skip_all |= more.skip_all;
         merged.skip.extend(more.skip);
+        merged.experimental_all |= more.experimental_all;
+        merged.experimental.extend(more.experimental);
         Cow::Owned(merged)
     }
 
-    /// Whether a violation of `rule` is reported; what is no rule always is.
+    /// Whether a violation of `rule` is reported; what is no rule always is. `skip` means nothing to experimental rules, which are
+    /// reported only where somebody asks for them.
     pub(crate) fn allow(&self, rule: Option<&str>) -> bool {
-        rule.is_none_or(|rule| !self.skip_all && !self.skip.contains(rule))
+        match rule {
+            None => true,
+            Some(rule) if EXPERIMENTAL.contains(&rule) => {
+                self.experimental_all || self.experimental.contains(rule)
+            }
+            Some(rule) => !self.skip_all && !self.skip.contains(rule),
+        }
     }
 }
 
@@ -98,6 +114,15 @@ mod tests {
         assert!(checks.allow(Some("C")) && checks.allow(None));
         let checks = Checks::parse("skip=all").unwrap();
         assert!(!checks.allow(Some("A")) && checks.allow(None));
+        let name = Some("InvalidDefinitionDescription");
+        for (text, allowed) in [
+            ("", false),
+            ("experimental=all;skip=all", true),
+            ("skip=all;experimental=X, InvalidDefinitionDescription", true),
+            ("experimental=X", false),
+        ] {
+            assert_eq!(Checks::parse(text).unwrap().allow(name), allowed, "{text}");
+        }
         assert_eq!(Checks::parse(" ").unwrap(), Checks::default());
         for wrong in ["skip", "skipp=A", "error=perhaps"] {
             assert!(Checks::parse(wrong).is_err(), "{wrong}");

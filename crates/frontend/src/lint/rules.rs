@@ -107,6 +107,17 @@ pub(crate) fn invalid_default_arg_in_from(span: Span, base: &str) -> Diagnostic 
     rule("InvalidDefaultArgInFrom", span, message)
 }
 
+/// `keyword` is `Copy` or `Add`.
+pub(crate) fn copy_ignored_file(span: Span, keyword: &str, path: &str) -> Diagnostic {
+    let message = format!("Attempting to {keyword} file {} that is excluded by .dockerignore", quote(path));
+    rule("CopyIgnoredFile", span, message)
+}
+
+pub(crate) fn invalid_definition_description(span: Span, keyword: &str, name: &str) -> Diagnostic {
+    let message = format!("Comment for {keyword} should follow the format: `# {name} <description>`");
+    rule("InvalidDefinitionDescription", span, message)
+}
+
 pub(crate) fn expose_proto_casing(span: Span, port: &str) -> Diagnostic {
     let message = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
     rule("ExposeProtoCasing", span, message)

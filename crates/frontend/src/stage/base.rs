@@ -20,12 +20,7 @@ pub(super) fn of(all: &mut Lowering<'_>, index: usize, checks: &Checks) -> Optio
     let stages = all.stages;
     let node = &stages.nodes[index];
     let mut state = match &node.base {
-        Origin::Stage(base) => {
-            let mut state = all.done.get(base)?.clone();
-            // Triggers are for this stage, not for those that stand on it.
-            state.config.config.on_build = None;
-            state
-        }
+        Origin::Stage(base) => all.done.get_mut(base)?.child(),
         Origin::Scratch => {
             let vertex = all.scratch();
             // `--platform` means nothing without an image.
@@ -100,8 +95,7 @@ fn of_directory(all: &mut Lowering<'_>, index: usize, name: &str) -> StageState 
     let no_cache = all.options.no_cache.covers(node.ast.name());
     let vertex = all.definition.add(Vertex { op, inputs, name: title, lines, no_cache });
     let mut state = StageState::new(vertex, empty_config(&node.platform), node.platform.clone());
-    state.layer_steps.push(vertex);
-    state.remember(format!("COPY --from={name} / / # buildkit"), true);
+    state.add_layer(vertex, format!("COPY --from={name} / / # buildkit"));
     state
 }
 

@@ -9,7 +9,7 @@ use parser::{
 };
 
 use super::{StageLowering, signal};
-use crate::{go, lint::rules};
+use crate::{OutlineArg, go, lint::rules};
 
 impl StageLowering<'_, '_> {
     pub(super) fn env(&mut self, of: &Instruction, env: &Env) {
@@ -62,6 +62,7 @@ impl StageLowering<'_, '_> {
                 (None, Some(word)) => self.expand(of, word),
                 (None, None) => crate::Variables::get(self.all.globals, key).map(str::to_owned),
             };
+            self.outline_arg(of, key, name.value.is_none(), value.as_deref());
             created_by.push_str(&format!(" {key}"));
             if let Some(value) = &value {
                 created_by.push_str(&format!("={value}"));
@@ -69,6 +70,23 @@ impl StageLowering<'_, '_> {
             self.state.declare(key, value);
         }
         self.state.remember(created_by, false);
+    }
+
+    /// An argument without a default that has its value from a global one is that one.
+    fn outline_arg(&mut self, of: &Instruction, name: &str, bare: bool, value: Option<&str>) {
+        let inherited = bare
+            && !self.all.build_args.contains_key(name)
+            && crate::Variables::get(self.all.globals, name).is_some();
+        if inherited {
+            return self.all.globals.outline(name, &mut self.outline.args);
+        }
+        let arg = OutlineArg {
+            name: name.to_owned(),
+            description: of.description(name).map(str::to_owned),
+            value: value.map(str::to_owned),
+            span: self.span(of),
+        };
+        self.outline.args.push(arg);
     }
 
     pub(super) fn cmd(&mut self, of: &Instruction, cmd: &Cmd) {

@@ -1,4 +1,5 @@
 use std::fmt::Display;
+use std::path::Path;
 
 use graph::{Http, Input, Source};
 use hash::Digest;
@@ -7,8 +8,9 @@ use parser::{Add, Copy, Diagnostic, Instruction, Span, Spanned};
 use super::StageLowering;
 use super::transfer::{Sources, Transfer, Words};
 use crate::git::{GitReference, is_hexadecimal};
+use crate::lint::rules;
 use crate::stages::{BUILD_CONTEXT, Origin, copied_from};
-use crate::url;
+use crate::{paths, url};
 
 /// The kinds of sources of ADD.
 enum Added {
@@ -44,6 +46,9 @@ impl StageLowering<'_, '_> {
             if let Some(what) = what {
                 self.report(Diagnostic::error(*span, format!("COPY cannot take a {what}; ADD can")));
             }
+            if copied_from(copy).is_none() {
+                self.check_ignored(of, "Copy", source);
+            }
             let Some((vertex, owned)) = self.all.origin(&from) else { return };
             sources.inputs.push(Input { vertex, selection: transfer.select(source, owned) });
         }
@@ -67,8 +72,28 @@ impl StageLowering<'_, '_> {
         let (Some(transfer), Some(checksum)) = (transfer, checksum) else { return };
         let checksum = checksum.filter(|checksum| !checksum.is_empty());
         let Some(added) = self.added(&transfer, add, checksum.as_ref()) else { return };
+        for ((source, _), added) in transfer.sources.iter().zip(&added) {
+            if matches!(added, Added::Local) {
+                self.check_ignored(of, "Add", source);
+            }
+        }
         let sources = self.added_sources(&transfer, added, add.unpack.as_ref().map(|unpack| unpack.value));
         self.transfer_step(of, "ADD", transfer, sources);
+    }
+
+    /// Something that the ignore rules leave out cannot be copied. With exceptions among the rules that is not so clear.
+    fn check_ignored(&mut self, of: &Instruction, keyword: &str, source: &str) {
+        /// No pattern means this very file, so rules that leave it out leave everything out.
+        const ANYTHING: &str = "\u{10ffff}";
+        let Some(ignore) = self.all.options.ignore.as_ref().filter(|ignore| !ignore.has_exceptions()) else {
+            return;
+        };
+        let path = paths::clean(source);
+        let asked = if matches!(path.as_str(), "." | "/") { ANYTHING } else { &path };
+        // Rules are about paths without a slash in front.
+        if !asked.starts_with('/') && ignore.judge_whole(Path::new(asked)).is_excluded() {
+            self.lint(rules::copy_ignored_file(of.span, keyword, &path));
+        }
     }
 
     /// What each source is; `None` when one is wrong, which is reported.

@@ -13,7 +13,7 @@ impl StageLowering<'_, '_> {
         let mut ports = Vec::new();
         let mut failed = false;
         for word in words {
-            let expanded = Expander::new(self.all.escape).expand(&word.text, &self.scope());
+            let expanded = Expander::new(self.all.escape).expand(&word.text, self.scope());
             let expanded = match expanded {
                 Ok(expanded) => expanded,
                 Err(error) => {

@@ -10,6 +10,7 @@ mod run;
 mod signal;
 mod state;
 mod transfer;
+mod variables;
 mod workdir;
 
 use std::borrow::Cow;
@@ -21,15 +22,18 @@ use image::{ImageConfig, Platform, ResolvedImage};
 use parser::{Comment, Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
 
 pub(crate) use base::finish;
-use state::Scope;
 pub(crate) use state::StageState;
+use variables::Scope;
 
 use crate::args::GlobalArgs;
 use crate::findings::Findings;
 use crate::lint::{Checks, rules};
 use crate::stages::{BUILD_CONTEXT, Node, Origin, Stages, at_trigger};
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, Options, Variables};
+use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables};
+
+/// From so many on, a variable that does not exist gets no suggestion.
+const MANY_VARIABLES: usize = 1_000;
 
 /// What all stages of one platform share.
 pub(crate) struct Lowering<'a> {
@@ -52,6 +56,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) findings: &'a mut Findings,
     /// The stages that are done, by index.
     pub(crate) done: BTreeMap<usize, StageState>,
+    /// What each of them can be given.
+    pub(crate) outlines: BTreeMap<usize, Outline>,
 }
 
 impl<'a> Lowering<'a> {
@@ -74,7 +80,11 @@ impl<'a> Lowering<'a> {
             total: base::count_steps(node),
             shown: base::shows_from(node).into(),
             seen: Seen::default(),
+            outline: Outline::default(),
         };
+        if !node.replaced {
+            stage.outline_from();
+        }
         for trigger in triggers {
             stage.place.trigger = Some((trigger.text.clone(), trigger.foreign));
             stage.instruction(&trigger.instruction);
@@ -83,8 +93,9 @@ impl<'a> Lowering<'a> {
         for instruction in instructions {
             stage.instruction(instruction);
         }
-        let state = stage.state;
+        let (state, outline) = (stage.state, stage.outline);
         self.done.insert(index, state);
+        self.outlines.insert(index, outline);
     }
 
     /// The vertex of something that is copied from, and whether its files have owners of their own. `None` when it failed.
@@ -156,6 +167,7 @@ struct StageLowering<'l, 'a> {
     total: usize,
     shown: usize,
     seen: Seen,
+    outline: Outline,
 }
 
 /// Where findings of the present instruction belong.
@@ -201,6 +213,25 @@ impl StageLowering<'_, '_> {
         self.all.checks.with_comments(comments)
     }
 
+    /// What the FROM says for an outline.
+    fn outline_from(&mut self) {
+        let from = &self.node.ast.from;
+        self.outline.name = self.node.ast.name().map(str::to_owned);
+        self.outline.description =
+            self.node.ast.name().and_then(|name| from.description(name)).map(str::to_owned);
+        for name in &self.node.used_args {
+            self.all.globals.outline(name, &mut self.outline.args);
+        }
+    }
+
+    /// Where an instruction stands in this file: a trigger of an image does at the FROM.
+    fn span(&self, of: &Instruction) -> Span {
+        match &self.place.trigger {
+            Some((_, true)) => self.node.ast.from.span,
+            _ => of.span,
+        }
+    }
+
     /// Reports a finding about the present instruction.
     fn report(&mut self, finding: Diagnostic) {
         let finding = self.placed(finding);
@@ -220,7 +251,7 @@ impl StageLowering<'_, '_> {
         }
     }
 
-    fn scope(&self) -> Scope<'_> {
+    fn scope(&self) -> &Scope {
         self.state.scope()
     }
 
@@ -237,7 +268,7 @@ impl StageLowering<'_, '_> {
 
     /// A word, expanded.
     fn expand(&mut self, of: &Instruction, word: &Word) -> Option<String> {
-        let expanded = Expander::new(self.all.escape).expand(&word.text, &self.scope());
+        let expanded = Expander::new(self.all.escape).expand(&word.text, self.scope());
         match expanded {
             Ok(expanded) => {
                 self.report_undefined(of, &expanded.unset);
@@ -252,12 +283,12 @@ impl StageLowering<'_, '_> {
 
     fn report_undefined<'n>(&mut self, of: &Instruction, names: impl IntoIterator<Item = &'n String>) {
         for name in names {
-            if self.state.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
+            if self.scope().declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
                 continue;
             }
-            let known = self.scope().names();
-            let finding =
-                rules::undefined_var(of.span, name, closest(name, known.iter().map(String::as_str)));
+            // Nobody looks for one name among so many.
+            let known = (self.scope().len() < MANY_VARIABLES).then(|| self.scope().names());
+            let finding = rules::undefined_var(of.span, name, closest(name, known.into_iter().flatten()));
             self.lint(finding);
         }
     }
@@ -267,9 +298,8 @@ impl StageLowering<'_, '_> {
         let name = self.step_name(title);
         let mut all_inputs = vec![Input::whole(self.state.vertex)];
         all_inputs.extend(inputs);
-        self.state.vertex = self.vertex(of, op, all_inputs, name);
-        self.state.layer_steps.push(self.state.vertex);
-        self.state.remember(created_by, true);
+        let vertex = self.vertex(of, op, all_inputs, name);
+        self.state.add_layer(vertex, created_by);
     }
 
     /// Adds a vertex that belongs to an instruction.
@@ -321,7 +351,7 @@ impl StageLowering<'_, '_> {
 
     /// The instruction as a step's name shows it: its name in capitals, variables replaced.
     fn title(&self, of: &Instruction, expander: Expander, suffix: &str) -> String {
-        self.title_with(of, expander, suffix, &self.scope())
+        self.title_with(of, expander, suffix, self.scope())
     }
 
     /// The same, with other variables.
@@ -333,10 +363,7 @@ impl StageLowering<'_, '_> {
         variables: &dyn Variables,
     ) -> String {
         let text = format!("{}{suffix}", of.text);
-        let shown = match expander.expand(&text, variables) {
-            Ok(expanded) => expanded.text,
-            Err(_) => text,
-        };
+        let shown = expander.expand_text(text, variables).unwrap_or_else(|_| format!("{}{suffix}", of.text));
         match shown.split_once(' ') {
             Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
             None => shown.to_uppercase(),

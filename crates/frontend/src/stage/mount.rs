@@ -8,8 +8,8 @@ use parser::{Diagnostic, Instruction, Run, Span};
 
 use super::StageLowering;
 use super::mount_keys::{Keys, Kind};
-use crate::paths;
 use crate::stages::{BUILD_CONTEXT, Origin, mounted_from};
+use crate::{Outline, OutlineMount, paths};
 
 /// Where a bind mount of a context finds the files that were copied for it.
 const COPIED: &str = "m";
@@ -37,6 +37,7 @@ impl StageLowering<'_, '_> {
     /// Adds the mounts of a RUN; `None` when one of them is wrong, which is reported.
     pub(super) fn mounts(&mut self, of: &Instruction, run: &Run, mounts: &mut Mounts) -> Option<()> {
         let mut good = Some(());
+        let place = self.span(of);
         for mount in &run.mounts {
             let added = self.mount_keys(of, mount).and_then(|keys| {
                 let from = match mounted_from(mount) {
@@ -47,6 +48,23 @@ impl StageLowering<'_, '_> {
                 self.mount(of, mount.text.span, keys, from, mounts)
             });
             good = good.and(added);
+        }
+        let outline = &mut self.outline;
+        let mut note = |list: fn(&mut Outline) -> &mut Vec<OutlineMount>, id: &str, required: bool| {
+            list(outline).push(OutlineMount { id: id.to_owned(), required, span: place });
+        };
+        for mount in &mounts.mounts {
+            match &mount.kind {
+                MountKind::Secret(secret) => {
+                    note(|outline| &mut outline.secrets, &secret.id, secret.required)
+                }
+                MountKind::Ssh(agent) => note(|outline| &mut outline.ssh, &agent.id, agent.required),
+                MountKind::Cache(cache) => note(|outline| &mut outline.caches, &cache.id, false),
+                MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
+            }
+        }
+        for secret in &mounts.secret_env {
+            note(|outline| &mut outline.secrets, &secret.id, secret.required);
         }
         good
     }

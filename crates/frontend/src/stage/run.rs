@@ -6,7 +6,7 @@ use parser::{Command, Diagnostic, Heredoc, Instruction, Run, Security, Span};
 
 use super::StageLowering;
 use super::mount::Mounts;
-use super::state::Scope;
+use super::variables::Scope;
 use crate::{Expander, Variables};
 
 /// The shell of images that set none.
@@ -172,7 +172,7 @@ impl StageLowering<'_, '_> {
 
 /// The variables of a step for people: what a secret sets is shown as stars.
 struct Masked<'a> {
-    scope: Scope<'a>,
+    scope: &'a Scope,
     secrets: &'a [SecretEnv],
 }
 

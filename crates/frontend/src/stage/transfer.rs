@@ -135,7 +135,7 @@ impl StageLowering<'_, '_> {
         self.check_file_name(heredoc)?;
         let mut content = heredoc.body().into_owned();
         if heredoc.expand {
-            match Expander::for_heredoc().expand(&content, &self.scope()) {
+            match Expander::for_heredoc().expand(&content, self.scope()) {
                 Ok(expanded) => {
                     self.report_undefined(of, &expanded.unset);
                     content = expanded.text;

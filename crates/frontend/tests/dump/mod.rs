@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use files::Selection;
-use frontend::{ImageOrigin, ImageRequest, MissingImage, Plan, Target};
+use frontend::{EpochSource, ImageOrigin, ImageRequest, MissingImage, Outline, Plan, Target, TargetInfo};
 use graph::{
     CacheMount, Definition, Exec, Git, MountKind, Network, Op, Owner, OwnerId, SecretFile, Security, Source,
     VertexId,
@@ -54,12 +54,56 @@ pub(crate) fn plan(out: &mut String, source: &str, plan: &Plan) {
         self::target(out, &plan.definition, target);
     }
     findings(out, source, &plan.warnings);
+    if plan.inline_cache {
+        writeln!(out, "inline cache").unwrap();
+    }
+    if let Some(multi) = plan.multi_platform {
+        writeln!(out, "multi-platform {multi}").unwrap();
+    }
     for name in &plan.unused_build_args {
         writeln!(out, "unused build argument {name}").unwrap();
     }
     if let Some(epoch) = plan.source_date_epoch {
         writeln!(out, "epoch {epoch}").unwrap();
     }
+}
+
+pub(crate) fn targets(out: &mut String, source: &str, targets: &[TargetInfo]) {
+    for target in targets {
+        let default = if target.default { " (default)" } else { "" };
+        let platform = target.platform.as_ref().map(|p| format!(" on {p}")).unwrap_or_default();
+        let name = target.name.as_deref().unwrap_or("(no name)");
+        let line = target.span.line_col(source).0;
+        writeln!(out, "stage {name}{default} from {}{platform}, line {line}", target.base).unwrap();
+        if let Some(description) = &target.description {
+            writeln!(out, "    {description}").unwrap();
+        }
+    }
+}
+
+pub(crate) fn outline(out: &mut String, source: &str, outline: &Outline) {
+    let name = outline.name.as_deref().unwrap_or("(no name)");
+    writeln!(out, "outline of {name}: {}", outline.description.as_deref().unwrap_or_default()).unwrap();
+    for arg in &outline.args {
+        let value = arg.value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
+        let description = arg.description.as_deref().unwrap_or_default();
+        writeln!(out, "    arg {}{value}, line {}: {description}", arg.name, arg.span.line_col(source).0)
+            .unwrap();
+    }
+    for (kind, mounts) in [("secret", &outline.secrets), ("ssh", &outline.ssh), ("cache", &outline.caches)] {
+        for mount in mounts {
+            let line = mount.span.line_col(source).0;
+            writeln!(out, "    {kind} {}{}, line {line}", mount.id, required(mount.required)).unwrap();
+        }
+    }
+}
+
+pub(crate) fn epoch_source(out: &mut String, source: &EpochSource) {
+    match source {
+        EpochSource::Context(name) => writeln!(out, "the time of the context {name}"),
+        EpochSource::Source(source) => writeln!(out, "the time of {source:?}"),
+    }
+    .unwrap();
 }
 
 fn target(out: &mut String, definition: &Definition, target: &Target) {

@@ -69,6 +69,31 @@ async fn waits_as_long_as_the_registry_asks() {
 }
 
 #[tokio::test]
+async fn mirrors_are_asked_first_and_not_believed() {
+    let with = |origin: &Server, mirrors: &[&Server]| {
+        let mirrors = mirrors.iter().map(|mirror| mirror.address.to_string()).collect();
+        Client::new(Config { mirrors: [(origin.address.to_string(), mirrors)].into(), ..config() })
+    };
+    let (origin, made) = faulty(noise(1000), |_, _, _, right| right);
+    let (good, _) = faulty(noise(1000), |_, _, _, right| right);
+    let image = resolve(&with(&origin, &[&good]), &name(&origin)).await.unwrap();
+    assert!(pull(&image).await.unwrap() == [made.layer.clone()]);
+    assert_eq!((good.requests().len(), origin.requests().len()), (3, 0));
+
+    // One that has nothing, one whose layer is another one, one that is down.
+    let empty = Server::start(|_, _| Reply::new(404, ""));
+    let (bad, _) = faulty(noise(1000), |_, _, part, right| match part {
+        Part::Layer => Reply::new(200, vec![0; 1000]),
+        _ => right,
+    });
+    let down = Server::start(|_, _| Reply::new(503, ""));
+    let image = resolve(&with(&origin, &[&empty, &bad, &down]), &name(&origin)).await.unwrap();
+    assert!(pull(&image).await.unwrap() == [made.layer]);
+    assert_eq!((empty.requests().len(), bad.requests().len(), origin.requests().len()), (1, 3, 1));
+    assert_eq!(down.requests().len(), 4, "the layer only");
+}
+
+#[tokio::test]
 async fn gives_up_in_words() {
     let limit = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"pull rate limit"}]}"#;
     let server = Server::start(move |_, _| Reply::new(429, limit).with("Retry-After", 86_400));

@@ -3,6 +3,7 @@
 
 mod auth;
 mod faults;
+mod push;
 mod real;
 mod server;
 mod support;

@@ -14,7 +14,7 @@ pub(crate) struct Request {
     /// With the query.
     pub(crate) target: String,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
@@ -123,6 +123,9 @@ fn serve(
         head += &format!("{name}: {value}\r\n");
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
+    if request.method == "HEAD" {
+        return Ok(());
+    }
     let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
     let (first, second) = body.split_at(body.len() / 2);
     stream.write_all(first)?;
@@ -143,8 +146,8 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let mut request = Request { method, target, headers, body: String::new() };
+    let mut request = Request { method, target, headers, body: Vec::new() };
     let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    reader.take(length).read_to_string(&mut request.body)?;
+    reader.take(length).read_to_end(&mut request.body)?;
     Ok(Some(request))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
-use super::process::{Failure, Session};
+use super::process::{Failure, Session, Trouble};
 use super::remote::Remote;
 use super::repository::{Repository, is_damage, marker};
 use super::resolve::verify;
@@ -31,63 +31,62 @@ impl Client {
     ) -> Result<CheckedOut, Error> {
         let directory = clean(&checkout.directory)?;
         let remote = Remote::new(&checkout.remote, &self.config.git, access.secrets)?;
-        let session = Session::new(&self.config, access, remote)?;
-        let repository = Repository::open(&session, repositories, resolved.object.len() == 64).await?;
-        let work = Work { session: &session, repository: &repository, checkout, resolved };
-        match work.run(&directory, into).await {
-            Err(Trouble::Git(failure)) if is_damage(&failure) => {
-                // The shared repository is a cache: a broken one is made anew, once.
-                (access.log)("the cached repository is damaged and fetched again");
-                repository.remove()?;
-                drop(repository);
-                let sha256 = resolved.object.len() == 64;
-                let repository = Repository::open(&session, repositories, sha256).await?;
-                let work = Work { session: &session, repository: &repository, checkout, resolved };
-                work.run(&directory, into).await
+        let mut session = Session::new(&self.config, access, remote)?;
+        let work = Work { repositories, checkout, resolved, directory: &directory, into };
+        let done = match work.run(&session).await {
+            Err(Trouble::Git(failure)) if session.may_follow(&failure) => {
+                session.follow(&self.transport).await?;
+                work.run(&session).await
             }
             other => other,
-        }
-        .map_err(|trouble| match trouble {
-            Trouble::Git(failure) => session.error(failure),
-            Trouble::Other(error) => error,
-        })
+        };
+        done.map_err(|trouble| session.error(trouble))
     }
 }
 
 /// One checkout.
 struct Work<'a> {
-    session: &'a Session<'a>,
-    repository: &'a Repository,
+    repositories: &'a Path,
     checkout: &'a Checkout,
     resolved: &'a Resolved,
-}
-
-enum Trouble {
-    Git(Failure),
-    Other(Error),
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Trouble {
-        Trouble::Git(failure)
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Trouble {
-        Trouble::Other(error)
-    }
+    directory: &'a Path,
+    into: &'a Path,
 }
 
 impl Work<'_> {
-    async fn run(&self, directory: &Path, into: &Path) -> Result<CheckedOut, Trouble> {
-        self.repository.fetch(self.session, self.checkout, self.resolved).await?;
+    async fn run(&self, session: &Session<'_>) -> Result<CheckedOut, Trouble> {
+        let sha256 = self.resolved.object.len() == 64;
+        let repository = Repository::open(session, self.repositories, sha256).await?;
+        let failure = match (Writer { session, repository: &repository, work: self }).run().await {
+            Err(Trouble::Git(failure)) if is_damage(&failure) => failure,
+            other => return other,
+        };
+        // The shared repository is a cache: a broken one is made anew, once.
+        tracing::warn!(?failure, directory = %repository.directory.display(), "a cached repository is damaged");
+        repository.remove()?;
+        drop(repository);
+        let repository = Repository::open(session, self.repositories, sha256).await?;
+        Writer { session, repository: &repository, work: self }.run().await
+    }
+}
+
+/// A checkout from a repository that is there.
+struct Writer<'a> {
+    session: &'a Session<'a>,
+    repository: &'a Repository,
+    work: &'a Work<'a>,
+}
+
+impl Writer<'_> {
+    async fn run(&self) -> Result<CheckedOut, Trouble> {
+        let Work { checkout, resolved, directory, into, .. } = *self.work;
+        self.repository.fetch(self.session, checkout, resolved).await?;
         let git = self.repository.git(self.session);
-        let object = &self.resolved.object;
+        let object = &resolved.object;
         let commit = git.run(&["rev-parse", "--verify", &format!("{object}^{{commit}}")]).await?;
         let commit = commit.trim().to_owned();
         let peeled = Some(commit.clone()).filter(|commit| commit != object);
-        verify(self.checkout, &self.session.remote.url, &Resolved { peeled, ..self.resolved.clone() })?;
+        verify(checkout, &self.session.remote.url, &Resolved { peeled, ..resolved.clone() })?;
         let time = git.run(&["log", "-1", "--format=%ct", &commit]).await?;
         let time = time
             .trim()
@@ -99,13 +98,13 @@ impl Work<'_> {
         let work = tempfile::Builder::new().prefix(".checkout-").tempdir_in(parent).map_err(failed)?;
         let tree = work.path().join("tree");
         fs::create_dir(&tree).map_err(failed)?;
-        if self.checkout.keeps_git_dir() {
+        if checkout.keeps_git_dir() {
             self.clone_to(&tree, &commit).await?;
         } else {
             self.write_to(&tree, &work.path().join("git"), &commit).await?;
         }
-        let times = self.checkout.commit_times.then_some(time);
-        let drop_git_dirs = !self.checkout.keeps_git_dir();
+        let times = checkout.commit_times.then_some(time);
+        let drop_git_dirs = !checkout.keeps_git_dir();
         let (directory, into) = (directory.to_owned(), into.to_owned());
         let finished = tokio::task::spawn_blocking(move || {
             let done = finish(&tree, &directory, drop_git_dirs, times, &into);
@@ -141,9 +140,9 @@ impl Work<'_> {
         let git_dir = tree.join(".git");
         let git = self.repository.git_beside(self.session).in_repository(&git_dir).on(tree);
         git.run(&self.init()).await?;
-        let mut refspec = marker(&self.resolved.object);
-        if self.resolved.reference.starts_with("refs/") {
-            refspec += &format!(":{}", self.resolved.reference);
+        let mut refspec = marker(&self.work.resolved.object);
+        if self.work.resolved.reference.starts_with("refs/") {
+            refspec += &format!(":{}", self.work.resolved.reference);
         }
         let shared = self.repository.directory.as_os_str();
         let mut arguments: Vec<&std::ffi::OsStr> =
@@ -160,14 +159,14 @@ impl Work<'_> {
 
     fn init(&self) -> Vec<&'static str> {
         let mut arguments = vec!["init", "--quiet"];
-        if self.resolved.object.len() == 64 {
+        if self.work.resolved.object.len() == 64 {
             arguments.push("--object-format=sha256");
         }
         arguments
     }
 
     async fn add_submodules(&self, tree: &Path, git_dir: &Path) -> Result<(), Trouble> {
-        if !self.checkout.submodules || !tree.join(".gitmodules").is_file() {
+        if !self.work.checkout.submodules || !tree.join(".gitmodules").is_file() {
             return Ok(());
         }
         let git = self.repository.git_beside(self.session).in_repository(git_dir).on(tree);

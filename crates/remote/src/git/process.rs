@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
-use transport::{Proxies, Retry};
+use transport::header::HeaderValue;
+use transport::{Proxies, Request, Retry, Transport, Url};
 
 use super::Access;
 use super::remote::Remote;
@@ -41,6 +42,25 @@ pub(super) struct Git<'s> {
     lock: Option<&'s File>,
     /// Whether it fetches from this machine's own directories.
     local: bool,
+}
+
+/// Why git, or what is around it, did not do it.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Git(Failure),
+    Other(Error),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Git(failure)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Trouble {
+        Trouble::Other(error)
+    }
 }
 
 /// Why git did not do it.
@@ -75,11 +95,46 @@ impl<'a> Session<'a> {
         Git { session: self, git_dir: None, work_tree: None, lock: None, local: false }
     }
 
-    /// A failure as the caller is told.
-    pub(super) fn error(&self, failure: Failure) -> Error {
-        let said = match failure {
-            Failure::Io(source) => return Error::io("run git", source),
-            Failure::Refused(said) => said,
+    /// Whether git was redirected, which it does not follow with credentials.
+    pub(super) fn may_follow(&self, failure: &Failure) -> bool {
+        matches!(failure, Failure::Refused(said) if said.contains("returned error: 30"))
+            && self.remote.authorization.is_some()
+    }
+
+    /// Finds out where on the same server the repository moved to. To another one, credentials are not sent.
+    pub(super) async fn follow(&mut self, transport: &Transport) -> Result<(), Error> {
+        let remote = &mut self.remote;
+        let shown = remote.url.clone();
+        let failed = |message: String| Error::Fetch { url: shown.clone(), message };
+        let asked = format!("{}/info/refs", remote.address.trim_end_matches('/'));
+        let mut url = Url::parse(&asked).map_err(|error| failed(error.to_string()))?;
+        url.set_query(Some("service=git-upload-pack"));
+        let authorization = remote.authorization.as_ref().map(|sent| HeaderValue::try_from(&sent.value));
+        let mut authorization = authorization.transpose().map_err(|error| failed(error.to_string()))?;
+        authorization.iter_mut().for_each(|value| value.set_sensitive(true));
+        let answer = transport.send(Request { authorization, ..Request::get(url) }).await;
+        let answer = answer.map_err(|error| failed(error.to_string()))?;
+        let mut found = answer.url().clone();
+        found.set_query(None);
+        match found.as_str().strip_suffix("/info/refs").filter(|_| answer.is_direct()) {
+            Some(address) => {
+                remote.address = address.to_owned();
+                remote.authorization.iter_mut().for_each(|sent| sent.scope = address.to_owned());
+                Ok(())
+            }
+            None => Err(failed(format!(
+                "it redirects to {}, where its credentials are not sent",
+                found.host_str().unwrap_or_default()
+            ))),
+        }
+    }
+
+    /// What went wrong as the caller is told.
+    pub(super) fn error(&self, trouble: Trouble) -> Error {
+        let said = match trouble {
+            Trouble::Other(error) => return error,
+            Trouble::Git(Failure::Io(source)) => return Error::io("run git", source),
+            Trouble::Git(Failure::Refused(said)) => said,
         };
         let hint = if said.contains("could not read Username") || said.contains("Authentication failed") {
             match &self.remote.authorization {
@@ -88,8 +143,6 @@ impl<'a> Session<'a> {
             }
         } else if said.contains("Permission denied (") && self.access.ssh_agent.is_none() {
             " (no ssh agent was given)"
-        } else if said.contains("redirect") && self.remote.authorization.is_some() {
-            " (credentials are not sent to where it redirects)"
         } else {
             ""
         };
@@ -166,7 +219,7 @@ impl<'a> Session<'a> {
             settings
                 .push((format!("http.{}.extraheader", sent.scope), format!("Authorization: {}", sent.value)));
             // Git would go on with the header at the address that it is redirected to.
-            settings.push(("http.followRedirects".to_owned(), "false".to_owned()));
+            settings.push((format!("http.{}.followRedirects", sent.scope), "false".to_owned()));
         }
         settings
     }

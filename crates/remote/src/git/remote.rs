@@ -8,19 +8,27 @@ use crate::error::Error;
 use crate::http::authorization::{basic, take};
 
 /// The address of a repository, and what is sent to it.
+#[derive(Clone)]
 pub(super) struct Remote {
-    /// Without credentials: for git, for messages, for the name of its directory.
+    /// Without credentials: for messages, for the name of its directory.
     pub(super) url: String,
+    /// The same for git: another one where the server moved it.
+    pub(super) address: String,
     /// The `Authorization`, and the addresses that get it: all that begin so.
     pub(super) authorization: Option<Authorization>,
 }
 
+#[derive(Clone)]
 pub(super) struct Authorization {
     pub(super) scope: String,
     pub(super) value: String,
 }
 
 impl Remote {
+    fn without_authorization(url: String) -> Remote {
+        Remote { address: url.clone(), url, authorization: None }
+    }
+
     /// Checks an address and finds the credentials for it.
     pub(super) fn new(remote: &str, config: &GitConfig, secrets: &Secrets<'_>) -> Result<Remote, Error> {
         let refused =
@@ -33,7 +41,7 @@ impl Remote {
         }
         let Some((scheme, _)) = remote.split_once("://") else {
             return match is_scp_style(remote) {
-                true => Ok(Remote { url: remote.to_owned(), authorization: None }),
+                true => Ok(Remote::without_authorization(remote.to_owned())),
                 false => Err(refused("neither a URL nor user@host:path")),
             };
         };
@@ -46,9 +54,9 @@ impl Remote {
                 {
                     return Err(refused("it has no host, or one that begins with `-`"));
                 }
-                Ok(Remote { url: without_credentials(remote), authorization: None })
+                Ok(Remote::without_authorization(without_credentials(remote)))
             }
-            "file" if config.local_remotes => Ok(Remote { url: remote.to_owned(), authorization: None }),
+            "file" if config.local_remotes => Ok(Remote::without_authorization(remote.to_owned())),
             _ => Err(refused("only http, https, ssh and git are supported")),
         }
     }
@@ -91,7 +99,7 @@ impl Remote {
             }
             (None, None) => None,
         };
-        Ok(Remote { url: url.to_string(), authorization })
+        Ok(Remote { authorization, ..Remote::without_authorization(url.to_string()) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hash::Digest;
 
-use super::process::{Failure, Git, Session};
+use super::process::{Failure, Git, Session, Trouble};
 use super::resolve::persist;
 use super::{Checkout, Resolved};
 use crate::error::Error;
@@ -27,7 +27,7 @@ impl Repository {
         session: &Session<'_>,
         repositories: &Path,
         sha256: bool,
-    ) -> Result<Repository, Error> {
+    ) -> Result<Repository, Trouble> {
         let format = if sha256 { "sha256" } else { "sha1" };
         let name = Digest::of(format!("{format} {}", session.remote.url).as_bytes()).hex();
         let path = repositories.join(format!("{name}.lock"));
@@ -39,7 +39,7 @@ impl Repository {
             match error {
                 TryLockError::WouldBlock => tokio::time::sleep(POLL).await,
                 TryLockError::Error(error) => {
-                    return Err(Error::io(format!("lock {}", path.display()), error));
+                    return Err(Error::io(format!("lock {}", path.display()), error).into());
                 }
             }
         }
@@ -68,11 +68,11 @@ impl Repository {
         fs::remove_dir_all(&self.directory).map_err(|error| self.failed("remove", error))
     }
 
-    async fn init(&self, session: &Session<'_>, format: &str) -> Result<(), Error> {
+    async fn init(&self, session: &Session<'_>, format: &str) -> Result<(), Trouble> {
         let new = self.directory.with_extension("new");
         match fs::remove_dir_all(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("remove {}", new.display()), error));
+                return Err(Error::io(format!("remove {}", new.display()), error).into());
             }
             _ => {}
         }
@@ -82,8 +82,8 @@ impl Repository {
             arguments.push(&object_format);
         }
         let git = session.git().in_repository(&new).holding(&self.lock);
-        git.run(&arguments).await.map_err(|failure| session.error(failure))?;
-        fs::rename(&new, &self.directory).map_err(|error| self.failed("make", error))
+        git.run(&arguments).await?;
+        Ok(fs::rename(&new, &self.directory).map_err(|error| self.failed("make", error))?)
     }
 
     /// Removes what a killed git left; whoever made it is gone, as this holds the lock.
@@ -112,7 +112,7 @@ impl Repository {
         if git.run(&["rev-parse", "--quiet", "--verify", &format!("{marker}^{{commit}}")]).await.is_ok() {
             return Ok(());
         }
-        let url = session.remote.url.as_str();
+        let url = session.remote.address.as_str();
         match self.shallow(&git, url, &format!("+{object}:{marker}")).await {
             Err(Failure::Refused(said)) if is_about_object(&said) && !checkout.fetch_by_commit => {}
             other => return other,
@@ -177,8 +177,15 @@ fn is_about_object(said: &str) -> bool {
 /// Whether a repository of our own is broken.
 pub(super) fn is_damage(failure: &Failure) -> bool {
     let Failure::Refused(said) = failure else { return false };
-    let signs =
-        ["corrupt", "bad object", "unable to read", "not a git repository", "is empty", "missing blob"];
+    let signs = [
+        "corrupt",
+        "bad object",
+        "unable to read",
+        "not a git repository",
+        "is empty",
+        "missing blob",
+        "packfile",
+    ];
     signs.iter().any(|sign| said.contains(sign))
 }
 

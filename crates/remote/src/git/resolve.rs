@@ -1,6 +1,6 @@
 use transport::{Again, Backoff};
 
-use super::process::{Failure, Git, Session};
+use super::process::{Failure, Git, Session, Trouble};
 use super::remote::{Remote, check_reference, checksum, is_object_id};
 use super::{Access, Checkout, Resolved};
 use crate::client::Client;
@@ -10,12 +10,22 @@ impl Client {
     /// Finds out which commit is meant. A full commit id needs no network.
     pub async fn resolve(&self, checkout: &Checkout, access: &Access<'_>) -> Result<Resolved, Error> {
         let remote = Remote::new(&checkout.remote, &self.config.git, access.secrets)?;
-        let url = remote.url.clone();
         let resolved = match pinned(checkout)? {
             Some(resolved) => resolved,
-            None => ask(&Session::new(&self.config, access, remote)?, checkout.reference.as_deref()).await?,
+            None => {
+                let mut session = Session::new(&self.config, access, remote.clone())?;
+                let reference = checkout.reference.as_deref();
+                let asked = match ask(&session, reference).await {
+                    Err(Trouble::Git(failure)) if session.may_follow(&failure) => {
+                        session.follow(&self.transport).await?;
+                        ask(&session, reference).await
+                    }
+                    other => other,
+                };
+                asked.map_err(|trouble| session.error(trouble))?
+            }
         };
-        verify(checkout, &url, &resolved)?;
+        verify(checkout, &remote.url, &resolved)?;
         Ok(resolved)
     }
 }
@@ -61,22 +71,22 @@ pub(super) fn verify(checkout: &Checkout, url: &str, resolved: &Resolved) -> Res
 }
 
 /// Asks the remote.
-async fn ask(session: &Session<'_>, reference: Option<&str>) -> Result<Resolved, Error> {
-    let url = session.remote.url.as_str();
+async fn ask(session: &Session<'_>, reference: Option<&str>) -> Result<Resolved, Trouble> {
+    let url = session.remote.address.as_str();
+    let missing = |message| Error::Fetch { url: session.remote.url.clone(), message };
     let Some(reference) = reference else {
-        let printed = persist(&session.git(), &["ls-remote", "--symref", "--", url, "HEAD"]).await;
-        return default_branch(&printed.map_err(|failure| session.error(failure))?).ok_or_else(|| {
-            Error::Fetch { url: url.to_owned(), message: "it has no default branch, or is empty".to_owned() }
-        });
+        let printed = persist(&session.git(), &["ls-remote", "--symref", "--", url, "HEAD"]).await?;
+        let found = default_branch(&printed);
+        return Ok(found.ok_or_else(|| missing("it has no default branch, or is empty".to_owned()))?);
     };
     let peeled = format!("{reference}^{{}}");
-    let printed = persist(&session.git(), &["ls-remote", "--", url, reference, &peeled]).await;
-    let printed = printed.map_err(|failure| session.error(failure))?;
-    choose(&printed, reference).ok_or_else(|| {
+    let printed = persist(&session.git(), &["ls-remote", "--", url, reference, &peeled]).await?;
+    let found = choose(&printed, reference).ok_or_else(|| {
         let short = reference.len() >= 7 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
         let hint = if short { " (a commit is given by its full id)" } else { "" };
-        Error::Fetch { url: url.to_owned(), message: format!("it has no branch or tag `{reference}`{hint}") }
-    })
+        missing(format!("it has no branch or tag `{reference}`{hint}"))
+    })?;
+    Ok(found)
 }
 
 /// Repeats what may pass.
@@ -111,7 +121,7 @@ fn may_pass(said: &str) -> bool {
         "GnuTLS recv error",
         "SSL_ERROR_SYSCALL",
         "Empty reply from server",
-        "transfer closed with outstanding read data remaining",
+        "transfer closed with",
         "kex_exchange_identification",
     ];
     let final_word = ["not our ref", "Permission denied", "does not appear to be a git repository"];

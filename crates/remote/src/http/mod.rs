@@ -26,7 +26,8 @@ pub struct Download<'a> {
     /// `HTTP_AUTH_TOKEN_<host>` is sent as `Authorization: Bearer …`, else `HTTP_AUTH_HEADER_<host>` as it is; only to that
     /// host, not to one that it redirects to.
     pub secrets: &'a Secrets<'a>,
-    /// Is told how many bytes have come, and of how many where the server says so. A transfer that starts anew counts anew.
+    /// Is told ten times a second, and at the end, how many bytes have come, and of how many where the server says so. A
+    /// transfer that starts anew counts anew.
     pub progress: &'a (dyn Fn(u64, Option<u64>) + Send + Sync),
 }
 

@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use transport::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
@@ -16,6 +16,8 @@ use super::{Download, Downloaded, Fetched};
 
 /// After so many bytes more than ever before, failures are counted anew.
 const PROGRESS: u64 = 1 << 20;
+/// Progress is told this often.
+const TELL: Duration = Duration::from_millis(100);
 
 /// A download over all its tries.
 pub(super) struct Transfer<'a> {
@@ -34,6 +36,8 @@ pub(super) struct Transfer<'a> {
     mark: u64,
     /// Whether known files are still offered.
     conditional: bool,
+    /// When progress was told last.
+    told: Option<Instant>,
 }
 
 /// Why one try failed, and whether another makes sense.
@@ -80,6 +84,7 @@ impl<'a> Transfer<'a> {
             most: 0,
             mark: 0,
             conditional: true,
+            told: None,
         }
     }
 
@@ -213,10 +218,12 @@ impl<'a> Transfer<'a> {
     async fn receive(&mut self, mut response: Response) -> Result<Done, Failure> {
         let total = response.content_length().map(|length| self.received.saturating_add(length));
         let limit = self.client.config.max_size;
-        let too_large =
-            || Failure { error: Error::TooLarge { url: self.url.to_string(), limit }, again: Again::Never };
+        let too_large = |url: &Url| Failure {
+            error: Error::TooLarge { url: url.to_string(), limit },
+            again: Again::Never,
+        };
         if total.is_some_and(|total| total > limit) {
-            return Err(too_large());
+            return Err(too_large(&self.url));
         }
         let sink = self.sink.get_or_insert_with(|| Sink::new(&self.to));
         loop {
@@ -226,16 +233,17 @@ impl<'a> Transfer<'a> {
                 Err(error) => return Err(self.broken(error)),
             };
             if self.received + piece.len() as u64 > limit {
-                return Err(Failure {
-                    error: Error::TooLarge { url: self.url.to_string(), limit },
-                    again: Again::Never,
-                });
+                return Err(too_large(&self.url));
             }
             self.received += piece.len() as u64;
             self.most = self.most.max(self.received);
             sink.write(piece).await?;
-            (self.download.progress)(self.received, total);
+            if self.told.is_none_or(|told| told.elapsed() >= TELL) {
+                self.told = Some(Instant::now());
+                (self.download.progress)(self.received, total);
+            }
         }
+        (self.download.progress)(self.received, total);
         Ok(Done::Complete)
     }
 

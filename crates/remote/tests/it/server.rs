@@ -142,8 +142,9 @@ fn serve(
         head += &format!("{name}: {value}\r\n");
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
-    while reply.endless {
-        stream.write_all(&reply.body)?;
+    if reply.endless {
+        // Until the client goes away.
+        return std::iter::repeat(&reply.body).try_for_each(|body| stream.write_all(body));
     }
     if request.method == "HEAD" {
         return Ok(());

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::lent;
+use super::limits::LimitArgs;
 use super::output::{self, Output};
 
 /// Build an image from a Dockerfile.
@@ -23,7 +25,8 @@ Examples:
 Exit codes: 0 built, 1 the build failed, 2 wrong usage, 3 the machine lacks
 something (see `builder info`), 130 interrupted.")]
 pub(crate) struct Args {
-    /// Directory that COPY and ADD take files from
+    /// Where COPY and ADD take files from: a directory, a git repository or an archive as URL, or `-` for an archive (or just a Dockerfile) on
+    /// standard input
     #[arg(value_name = "PATH")]
     pub(super) context: PathBuf,
 
@@ -43,7 +46,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(super) build_arg: Vec<String>,
 
-    /// What FROM and COPY --from find under a name: a directory, `oci-layout://PATH[:tag|@digest]` or docker-image://IMAGE; repeatable
+    /// What FROM and COPY --from find under a name: a directory, a git repository or an archive as URL,
+    /// `oci-layout://PATH[:tag|@digest]` or docker-image://IMAGE; repeatable
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
     pub(super) build_context: Vec<(String, String)>,
 
@@ -73,7 +77,22 @@ pub(crate) struct Args {
           hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(super) pull: bool,
 
-    /// Network of RUN steps: default (the host's), host or none
+    /// Secret that RUN --mount=type=secret sees: id=NAME,src=FILE, id=NAME,env=VARIABLE or id=NAME,command=COMMAND; repeatable
+    #[arg(long, value_name = "SECRET", value_parser = lent::secret)]
+    pub(super) secret: Vec<lent::SecretArg>,
+
+    /// SSH agent that RUN --mount=type=ssh sees: default, or ID[=SOCKET|=KEY[,KEY]]; repeatable
+    #[arg(long, value_name = "AGENT", value_parser = lent::ssh)]
+    pub(super) ssh: Vec<lent::SshArg>,
+
+    /// What RUN steps may ask for beyond their sandbox: network.host, security.insecure or device[=NAME]; repeatable
+    #[arg(long, value_name = "ENTITLEMENT", value_parser = entitlement, value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+
+    /// Network of RUN steps: default (the host's), private, host or none
     #[arg(long, value_name = "MODE")]
     pub(super) network: Option<String>,
 
@@ -113,6 +132,13 @@ pub(crate) struct Args {
     force_rm: Vec<bool>,
 }
 
+impl Args {
+    /// How progress is shown.
+    pub(super) fn progress(&self) -> ProgressMode {
+        if self.quiet { ProgressMode::Quiet } else { self.progress }
+    }
+}
+
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProgressMode {
@@ -148,11 +174,19 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn entitlement(text: &str) -> Result<String, String> {
+    match text {
+        "network.host" | "security.insecure" | "device" => Ok(text.to_owned()),
+        _ if text.strip_prefix("device=").is_some_and(|name| !name.is_empty()) => Ok(text.to_owned()),
+        _ => Err("known are network.host, security.insecure, device and device=NAME".to_owned()),
+    }
+}
+
 fn extra_host(text: &str) -> Result<(String, String), String> {
     let (host, address) =
         text.split_once('=').or_else(|| text.split_once(':')).ok_or("expected HOST:IP or HOST=IP")?;
-    if address == "host-gateway" {
-        return Err("host-gateway is not supported yet".to_owned());
+    if address == "host-gateway" && !host.is_empty() {
+        return Ok((host.to_owned(), address.to_owned()));
     }
     let address = address.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<std::net::IpAddr>() {
@@ -171,6 +205,7 @@ mod tests {
         assert_eq!(host("db:10.0.0.1"), Some(("db".into(), "10.0.0.1".into())));
         assert_eq!(host("db=::1"), Some(("db".into(), "::1".into())));
         assert_eq!(host("db:[::1]"), Some(("db".into(), "::1".into())));
+        assert_eq!(host("host.docker.internal:host-gateway").unwrap().1, "host-gateway");
         assert_eq!(host("db:x"), None);
         assert_eq!(host("db"), None);
     }

@@ -11,6 +11,7 @@ use image::Reference;
 use image::layout::LayoutAddress;
 
 use super::args::Args;
+use super::elsewhere::{Brought, Elsewhere};
 use crate::failure::Failure;
 
 /// What messages call a Dockerfile that came from there.
@@ -45,18 +46,10 @@ pub(super) enum NamedContext {
     Layout(LayoutAddress),
 }
 
-/// The main context must be a directory, for now.
+/// A main context of this machine must be a directory.
 pub(super) fn check_context(args: &Args) -> Result<(), Failure> {
     let path = &args.context;
     let text = path.to_string_lossy();
-    if text == "-" {
-        return Err(Failure::usage("a build context on standard input (`-`) is not supported yet")
-            .hint("give a directory, and -f - to read the Dockerfile from standard input"));
-    }
-    if is_remote(&text) {
-        return Err(Failure::usage(format!("the build context {text}: URLs are not supported yet"))
-            .hint("fetch it first and give the directory"));
-    }
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(Failure::usage(format!("the build context {text} is not a directory"))
@@ -68,14 +61,9 @@ pub(super) fn check_context(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
-        .iter()
-        .any(|start| text.starts_with(start))
-}
-
-/// Reads the Dockerfile: `-f`, or `Dockerfile` in the context, or `dockerfile` there.
-pub(super) fn read_dockerfile(args: &Args) -> Result<DockerfileText, Failure> {
+/// Reads the Dockerfile: `-f`, or `Dockerfile` in the context, or `dockerfile` there. Of a context from elsewhere `-f` names a file in
+/// it.
+pub(super) fn read_dockerfile(args: &Args, brought: &Brought) -> Result<DockerfileText, Failure> {
     let (path, bytes) = match &args.file {
         Some(file) if file.as_os_str() == "-" => {
             let mut bytes = Vec::new();
@@ -83,11 +71,16 @@ pub(super) fn read_dockerfile(args: &Args) -> Result<DockerfileText, Failure> {
             read.map_err(|error| Failure::io("read", Path::new(STANDARD_INPUT), &error))?;
             (STANDARD_INPUT.to_owned(), bytes)
         }
-        Some(file) if is_remote(&file.to_string_lossy()) => {
-            return Err(Failure::usage(format!("-f {}: URLs are not supported yet", file.display())));
+        Some(file) if matches!(Elsewhere::of(&file.to_string_lossy()), Ok(Some(_)) | Err(_)) => {
+            return Err(Failure::usage(format!("-f {}: URLs are not supported yet", file.display()))
+                .hint("fetch it and give it with -f -"));
         }
-        Some(file) => (file.display().to_string(), read_named(file, &args.context)?),
-        None => read_default(&args.context)?,
+        file => match (brought.dockerfile(), brought.main(), file) {
+            (Some(text), ..) => (args.context.display().to_string(), text.to_owned()),
+            (None, Some(directory), file) => read_brought(directory, file.as_deref())?,
+            (None, None, Some(file)) => (file.display().to_string(), read_named(file, &args.context)?),
+            (None, None, None) => read_default(&args.context)?,
+        },
     };
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -95,6 +88,32 @@ pub(super) fn read_dockerfile(args: &Args) -> Result<DockerfileText, Failure> {
     })?;
     let path = path.strip_prefix("./").map(str::to_owned).unwrap_or(path);
     Ok(DockerfileText { path, text })
+}
+
+/// A Dockerfile in a context from elsewhere. Links in it lead nowhere but to its own files.
+fn read_brought(directory: &Path, file: Option<&Path>) -> Result<(String, Vec<u8>), Failure> {
+    let tree = DirectoryTree::context(directory).map_err(|error| Failure::build(error.to_string()))?;
+    let names = match file {
+        Some(file) => vec![file],
+        None => vec![Path::new("Dockerfile"), Path::new("dockerfile")],
+    };
+    for name in &names {
+        let found = files::resolve(&tree, name, true)
+            .and_then(|path| Ok(tree.metadata(&path)?.map(|metadata| (path, metadata))))
+            .map_err(|error| Failure::build(format!("{}: {error}", name.display())))?;
+        let Some((path, metadata)) = found else { continue };
+        let shown = name.display().to_string();
+        if metadata.kind != files::Kind::File {
+            return Err(Failure::build(format!("{shown} in the build context is no file")));
+        }
+        let mut bytes = Vec::new();
+        let file = tree.open(&path).map_err(|error| Failure::build(error.to_string()))?;
+        read_text(file, &mut bytes).map_err(|error| Failure::io("read the Dockerfile", name, &error))?;
+        return Ok((shown, bytes));
+    }
+    let name = names.first().map_or_else(String::new, |name| name.display().to_string());
+    Err(Failure::build(format!("there is no {name} in the build context"))
+        .hint("-f names a Dockerfile of another name or place in it, -f - reads one from standard input"))
 }
 
 /// The file of `-f`. As upstream, it is relative to the working directory, not to the context.
@@ -152,9 +171,9 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Most of a Dockerfile or ignore file that is read, in bytes: far more than anybody writes.
-const LONGEST_TEXT: u64 = 16 << 20;
+pub(super) const LONGEST_TEXT: u64 = 16 << 20;
 
-fn read_text(from: impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn read_text(from: impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
     from.take(LONGEST_TEXT + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > LONGEST_TEXT {
         return Err(io::Error::other(format!("it is larger than {} MiB", LONGEST_TEXT >> 20)));
@@ -164,7 +183,14 @@ fn read_text(from: impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
 
 /// The main context, with the ignore file that applies to it: `<Dockerfile>.dockerignore` beside the Dockerfile wins over
 /// `.dockerignore` in the context; they are never merged.
-pub(super) fn main_context(args: &Args) -> Result<Context, Failure> {
+pub(super) fn main_context(args: &Args, brought: &Brought) -> Result<Context, Failure> {
+    if let Some(directory) = brought.main() {
+        // The Dockerfile is in it, or has no place.
+        let name = args.file.as_deref().filter(|file| file.as_os_str() != "-");
+        let mut own = directory.join(contained(name.unwrap_or(Path::new("Dockerfile")))).into_os_string();
+        own.push(".dockerignore");
+        return self::directory(directory, &[PathBuf::from(own), directory.join(".dockerignore")]);
+    }
     let own = match &args.file {
         Some(file) if file.as_os_str() != "-" => file.clone(),
         _ => args.context.join("Dockerfile"),
@@ -172,6 +198,11 @@ pub(super) fn main_context(args: &Args) -> Result<Context, Failure> {
     let mut own = own.into_os_string();
     own.push(".dockerignore");
     directory(&args.context, &[PathBuf::from(own), args.context.join(".dockerignore")])
+}
+
+/// A path below a directory, wherever it would lead.
+fn contained(path: &Path) -> PathBuf {
+    path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
 }
 
 /// A directory with the first of `ignore_files` that exists.
@@ -201,9 +232,13 @@ pub(super) fn named_directory(path: &Path) -> Result<Arc<dyn FileTree>, Failure>
 }
 
 /// The named contexts of the command line.
-pub(super) fn named(args: &Args) -> Result<BTreeMap<String, NamedContext>, Failure> {
+pub(super) fn named(args: &Args, brought: &Brought) -> Result<BTreeMap<String, NamedContext>, Failure> {
     let mut contexts = BTreeMap::new();
     for (name, source) in &args.build_context {
+        if let Some(directory) = brought.named(name) {
+            contexts.insert(name.clone(), NamedContext::Directory(directory.to_owned()));
+            continue;
+        }
         let context = named_context(source)
             .map_err(|reason| Failure::usage(format!("--build-context {name}={source}: {reason}")))?;
         contexts.insert(name.clone(), context);
@@ -230,10 +265,12 @@ fn named_context(source: &str) -> Result<NamedContext, String> {
         };
     }
     if let Some((scheme, _)) = source.split_once("://") {
-        return Err(format!("{scheme}:// is not supported yet"));
+        return Err(format!(
+            "there is no {scheme}://; known are docker-image://, oci-layout://, http(s):// and repositories of git"
+        ));
     }
-    if is_remote(source) || source.starts_with("target:") {
-        return Err("URLs and targets are not supported yet".to_owned());
+    if source.starts_with("target:") {
+        return Err("targets of a bake file are not supported yet".to_owned());
     }
     match Path::new(source).is_dir() {
         true => Ok(NamedContext::Directory(PathBuf::from(source))),
@@ -247,8 +284,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_named() {
-        assert!(named_context("https://example.com/x.tar").unwrap_err().contains("not supported yet"));
-        assert!(named_context("git@example.com:a/b").unwrap_err().contains("not supported yet"));
+        assert!(named_context("ftp://example.com/x.tar").unwrap_err().contains("there is no ftp://"));
+        assert!(named_context("target:base").unwrap_err().contains("not supported yet"));
         assert!(named_context("/nonexistent-directory").unwrap_err().contains("no such directory"));
     }
 }

@@ -2,8 +2,11 @@ mod args;
 mod contexts;
 mod deliver;
 mod done;
+mod elsewhere;
 mod explain;
 mod images;
+mod lent;
+mod limits;
 mod output;
 mod request;
 
@@ -25,7 +28,9 @@ use worker::{Cancel, LocalWorker, OpenContext, Tree};
 pub(crate) use args::Args;
 use contexts::{Context, NamedContext};
 use done::{Done, Made, Notices};
+use elsewhere::{Bringing, Brought, Wanted};
 use images::{Finder, Found};
+use lent::{Agents, Secrets};
 use request::Request;
 
 use crate::failure::{Failure, INTERRUPTED};
@@ -43,29 +48,57 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn build(args: Args) -> Result<u8, Failure> {
-    let request = request::resolve(&args)?;
+    let wanted = Wanted::of(&args)?;
     // Mistakes in the Dockerfile are told before anything is opened or created.
-    let parsed = parser::parse(&request.dockerfile.text);
-    if parsed.errors().next().is_some() {
-        return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
-    }
+    let early = if wanted.is_empty() { Some(read(&args, &Brought::default())?) } else { None };
+    let secrets = Arc::new(Secrets::resolve(&args.secret)?);
     let machine = Machine::enter()?;
     let store = machine.store()?;
     let session = store.session()?;
-    if let Some(warning) = machine.warning().filter(|_| !done::is_silent(request.progress)) {
+    if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
         terminal::tell(&format!("WARNING: {warning}\n"));
     }
     let progress = Arc::new(Progress::on_stderr(
-        request.progress.into(),
+        args.progress().into(),
         &Settings::from_env(|name| std::env::var_os(name)),
     ));
-    let context = contexts::main_context(&args)?;
+    let agents = Arc::new(Agents::resolve(&args.ssh)?);
+    let remote = remote::Client::new(remote::Config::from_env(|name| std::env::var_os(name)));
+    let cancel = Cancel::new();
+    let runtime = crate::runtime()?;
+    let brought = if wanted.is_empty() {
+        Brought::default()
+    } else {
+        let bringing = Bringing {
+            store: &store,
+            client: &remote,
+            secrets: &secrets,
+            agents: &agents,
+            progress: &progress,
+            cancel: &cancel,
+        };
+        let brought = runtime.block_on(async {
+            tokio::select! {
+                brought = bringing.bring(&wanted) => brought,
+                () = interrupt::received() => Err(Failure::interrupted()),
+            }
+        });
+        brought.inspect_err(|_| {
+            cancel.cancel();
+            progress.give_up();
+            progress.finish();
+        })?
+    };
+    let (request, parsed) = match early {
+        Some(read) => read,
+        None => read(&args, &brought).inspect_err(|_| drop(progress.finish()))?,
+    };
+    let context = contexts::main_context(&args, &brought)?;
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         progress.task(&format!("[internal] load {name}")).done();
     }
-    let cancel = Cancel::new();
     let notices = Mutex::new(Notices::default());
     let build = Build {
         request: &request,
@@ -75,9 +108,11 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress: progress.clone(),
         cancel: cancel.clone(),
         context,
+        remote,
+        secrets,
+        agents,
         notices: &notices,
     };
-    let runtime = crate::runtime()?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = build.run() => result,
@@ -106,6 +141,16 @@ fn build(args: Args) -> Result<u8, Failure> {
         None => failure,
     }
     .with_details_first(blocks))
+}
+
+/// What is asked for, with the Dockerfile read and parsed.
+fn read(args: &Args, brought: &Brought) -> Result<(Request, parser::Parsed), Failure> {
+    let request = request::resolve(args, brought)?;
+    let parsed = parser::parse(&request.dockerfile.text);
+    if parsed.errors().next().is_some() {
+        return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
+    }
+    Ok((request, parsed))
 }
 
 impl From<args::ProgressMode> for Mode {
@@ -137,6 +182,9 @@ struct Build<'a> {
     progress: Arc<Progress>,
     cancel: Cancel,
     context: Context,
+    remote: remote::Client,
+    secrets: Arc<Secrets>,
+    agents: Arc<Agents>,
     /// For what is noticed, also by a build that fails.
     notices: &'a Mutex<Notices>,
 }
@@ -163,6 +211,10 @@ impl Build<'_> {
             clock: Arc::new(SystemClock),
             contexts: self.contexts(&stats)?,
             images,
+            remote: self.remote.clone(),
+            secrets: self.secrets.clone(),
+            agents: self.agents.clone(),
+            run: self.request.run.clone(),
             cancel: self.cancel.clone(),
         }));
         let records = Arc::new(self.store.records());

@@ -7,6 +7,8 @@ use image::{Platform, Reference};
 
 use super::args::{Args, ProgressMode};
 use super::contexts::{self, DockerfileText, NamedContext};
+use super::elsewhere::Brought;
+use super::lent::Secrets;
 use super::output::{Dest, Output};
 use crate::failure::Failure;
 
@@ -18,6 +20,7 @@ pub(super) struct Request {
     pub(super) options: frontend::Options,
     pub(super) pull: bool,
     pub(super) progress: ProgressMode,
+    pub(super) run: worker::RunOptions,
     pub(super) delivery: Delivery,
 }
 
@@ -48,9 +51,11 @@ impl Delivery {
 }
 
 /// Makes sense of the arguments. Reads the Dockerfile and looks at the context's directory, and no further.
-pub(super) fn resolve(args: &Args) -> Result<Request, Failure> {
-    contexts::check_context(args)?;
-    let named_contexts = contexts::named(args)?;
+pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure> {
+    if brought.main().is_none() {
+        contexts::check_context(args)?;
+    }
+    let named_contexts = contexts::named(args, brought)?;
     let stdout = args.output.iter().filter(|output| output.uses_stdout()).count();
     if stdout + usize::from(args.quiet) > 1 {
         return Err(Failure::usage(
@@ -89,11 +94,12 @@ pub(super) fn resolve(args: &Args) -> Result<Request, Failure> {
         path.as_ref().map_or(Ok(()), |path| check_destination(flag, path, false))?;
     }
     Ok(Request {
-        dockerfile: contexts::read_dockerfile(args)?,
+        dockerfile: contexts::read_dockerfile(args, brought)?,
         options: options(args, &named_contexts)?,
         named_contexts,
         pull: args.pull,
-        progress: if args.quiet { ProgressMode::Quiet } else { args.progress },
+        progress: args.progress(),
+        run: args.limits.resolve()?,
         delivery: Delivery {
             tags,
             outputs,
@@ -139,10 +145,11 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
     };
     let network = match args.network.as_deref() {
         None | Some("default" | "host") => graph::Network::Host,
+        Some("private") => graph::Network::Private,
         Some("none") => graph::Network::None,
         Some(other) => {
             return Err(Failure::usage(format!(
-                "--network={other} is not supported; use default, host or none"
+                "--network={other} is not supported; use default, private, host or none"
             )));
         }
     };
@@ -162,6 +169,10 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
         named_contexts: named.iter().map(|(name, context)| (name.clone(), kind(context))).collect(),
         network,
         extra_hosts: args.add_host.clone(),
+        allow: args.allow.iter().cloned().collect(),
+        timeout: args.limits.timeout(),
+        retries: args.limits.retries(),
+        secret_versions: Secrets::versions(&args.secret),
         ..frontend::Options::default()
     })
 }

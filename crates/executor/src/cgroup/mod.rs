@@ -1,0 +1,254 @@
+//! Control groups of a step: which devices it may use, and its [`crate::Limits`].
+//!
+//! The guard makes a group for each step, in every hierarchy that something is asked of, and removes it when nothing of
+//! the step is left. It holds a lock on the directory of each (flock(2)): a group without one is that of a guard that
+//! was killed, and whoever makes the next group beside it removes it.
+
+mod devices;
+mod hierarchy;
+mod settings;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+pub(crate) use hierarchy::{Hierarchies, Version};
+
+use crate::fault::{Context, Fault, reason};
+use crate::{ProcessSpec, Security, sys};
+use settings::Setting;
+
+/// How names of groups begin.
+const PREFIX: &str = "builder-";
+/// Tries to make a group that nobody removes in the same moment.
+const TRIES: usize = 8;
+/// How long a group may take to become empty, in steps of a millisecond.
+const PATIENCE: usize = 2000;
+
+/// The groups of one step.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    groups: Vec<Group>,
+    /// Whether they decide which devices can be used.
+    pub(crate) devices: bool,
+    memory: Option<u64>,
+}
+
+/// A group in one hierarchy.
+#[derive(Debug)]
+struct Group {
+    path: PathBuf,
+    version: Version,
+    /// Controllers of the hierarchy that it was made for.
+    memory: bool,
+    /// Keeps others from removing it.
+    _lock: OwnedFd,
+}
+
+impl Groups {
+    /// Makes what a step needs. That devices cannot be guarded is no error; a limit that cannot be enforced is one.
+    pub(crate) fn make(spec: &ProcessSpec) -> Result<Self, Fault> {
+        let hierarchies = Hierarchies::find();
+        let mut groups = Self { memory: spec.limits.memory, ..Self::default() };
+        let made = groups.add_limits(spec, &hierarchies);
+        let made = made.map(|()| {
+            if spec.security == Security::Default {
+                groups.devices = groups.guard_devices(spec, &hierarchies).is_ok();
+            }
+        });
+        match made {
+            Ok(()) => Ok(groups),
+            Err(fault) => {
+                groups.remove();
+                Err(fault)
+            }
+        }
+    }
+
+    fn add_limits(&mut self, spec: &ProcessSpec, hierarchies: &Hierarchies) -> Result<(), Fault> {
+        let limits = &spec.limits;
+        settings::check(limits)?;
+        for controller in settings::controllers(limits) {
+            let place = hierarchies.place(controller, limits.cgroup_parent.as_deref())?;
+            let group = self.group(&place).map_err(|fault| {
+                let why = crate::Error::from(fault);
+                Fault::Unsupported(format!(
+                    "limits cannot be enforced: cgroup controller {controller}: {why}"
+                ))
+            })?;
+            group.memory |= controller == "memory";
+            for Setting { file, value, optional } in settings::of(limits, controller, place.version) {
+                let path = group.path.join(file);
+                match write(&path, &value) {
+                    Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {}
+                    other => other.map_err(|error| cannot_limit(controller, &path, &value, &error))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn guard_devices(&mut self, spec: &ProcessSpec, hierarchies: &Hierarchies) -> Result<(), Fault> {
+        let place = hierarchies.place("devices", spec.limits.cgroup_parent.as_deref())?;
+        let rules = devices::rules(&spec.devices)?;
+        let had = self.groups.len();
+        let group = self.group(&place)?;
+        let done = match place.version {
+            Version::One => devices::write_rules(&group.path, &rules),
+            Version::Two => sys::guard_devices(&group.path, &devices::program(&rules)),
+        };
+        let describe = || format!("guard devices with {}", place.dir.display());
+        done.context(describe).inspect_err(|_| {
+            // Nothing else is asked of this one.
+            self.groups.drain(had..).for_each(Group::remove);
+        })
+    }
+
+    /// The group at a place, made when it is not there yet.
+    fn group(&mut self, place: &hierarchy::Place) -> Result<&mut Group, Fault> {
+        let known = self.groups.iter().position(|group| group.path.parent() == Some(&place.dir));
+        let index = match known {
+            Some(index) => index,
+            None => {
+                remove_abandoned(&place.dir);
+                self.groups.push(Group::make(place)?);
+                self.groups.len() - 1
+            }
+        };
+        Ok(&mut self.groups[index])
+    }
+
+    /// Files to which a process writes `0` to become a member.
+    pub(crate) fn entrances(&self) -> Result<Vec<OwnedFd>, Fault> {
+        let open = |group: &Group| {
+            let path = group.path.join(match group.version {
+                // Of the thread that writes: the kernel does that without waiting for all others.
+                Version::One => "tasks",
+                Version::Two => "cgroup.procs",
+            });
+            rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .context(|| format!("open {}", path.display()))
+        };
+        self.groups.iter().map(open).collect()
+    }
+
+    /// The memory limit, when the kernel killed something for it.
+    pub(crate) fn out_of_memory(&self) -> Option<u64> {
+        let limit = self.memory?;
+        let group = self.groups.iter().find(|group| group.memory)?;
+        let file = match group.version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        };
+        let text = std::fs::read_to_string(group.path.join(file)).ok()?;
+        let killed = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+        (killed.trim() != "0").then_some(limit)
+    }
+
+    /// Removes them, once nothing of the step is left.
+    pub(crate) fn remove(self) {
+        self.groups.into_iter().for_each(Group::remove);
+    }
+}
+
+impl Group {
+    fn make(place: &hierarchy::Place) -> Result<Self, Fault> {
+        let describe = || format!("make a cgroup in {}", place.dir.display());
+        for attempt in 0..TRIES {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let own = rustix::process::getpid().as_raw_nonzero();
+            let name = format!("{PREFIX}{own}-{}-{attempt}", now.as_nanos());
+            let path = place.dir.join(name);
+            std::fs::create_dir(&path).context(describe)?;
+            // Somebody may have taken it for an abandoned one before it was locked.
+            let Ok(lock) = open_directory(&path) else { continue };
+            rustix::fs::flock(&lock, FlockOperation::LockShared).context(describe)?;
+            if path.is_dir() {
+                let group = Self { path, version: place.version, memory: false, _lock: lock };
+                if let Err(fault) = place.prepare(&group.path) {
+                    group.remove();
+                    return Err(fault);
+                }
+                return Ok(group);
+            }
+        }
+        Err(Fault::Setup(format!("{}: others keep removing it", describe())))
+    }
+
+    fn remove(self) {
+        for _ in 0..PATIENCE {
+            match rustix::fs::rmdir(&self.path) {
+                // The kernel is not done with its last processes.
+                Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(1)),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Removes groups whose guards were killed.
+fn remove_abandoned(parent: &Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let Ok(dir) = open_directory(&entry.path()) else { continue };
+        if rustix::fs::flock(dir.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Where processes are left in it, the next one tries again.
+            let _later = rustix::fs::rmdir(entry.path());
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Writes a value in a single call, as the kernel wants it.
+fn write(path: &Path, value: &str) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+fn cannot_limit(controller: &str, path: &Path, value: &str, error: &std::io::Error) -> Fault {
+    let text = format!(
+        "limits cannot be enforced: cgroup controller {controller}: write {value} to {}: {}",
+        path.display(),
+        reason(error)
+    );
+    Fault::Unsupported(text)
+}
+
+/// Controllers whose limits can be enforced here, and others with the reason, for people.
+pub(crate) fn enforceable() -> (Vec<&'static str>, Vec<(&'static str, String)>) {
+    let hierarchies = Hierarchies::find();
+    let (mut can, mut cannot) = (Vec::new(), Vec::new());
+    for controller in ["memory", "cpu", "cpuset", "pids"] {
+        let tried = hierarchies.place(controller, None).and_then(|place| Group::make(&place));
+        match tried {
+            Ok(group) => {
+                group.remove();
+                can.push(controller);
+            }
+            Err(fault) => cannot.push((controller, crate::Error::from(fault).to_string())),
+        }
+    }
+    (can, cannot)
+}
+
+/// Whether steps get groups that guard devices here, for people: `Err` says why not.
+pub(crate) fn try_devices() -> Result<Version, String> {
+    let spec = ProcessSpec::new(crate::Rootfs::Directory(PathBuf::new()), [""; 0]);
+    let hierarchies = Hierarchies::find();
+    let mut groups = Groups::default();
+    let tried = hierarchies.place("devices", None).and_then(|place| {
+        groups.guard_devices(&spec, &hierarchies)?;
+        Ok(place.version)
+    });
+    groups.remove();
+    tried.map_err(|fault| crate::Error::from(fault).to_string())
+}

@@ -1,0 +1,159 @@
+//! A private network with a way out.
+
+use std::io::Write;
+use std::net::{IpAddr, TcpListener};
+use std::process::ExitCode;
+
+use executor::{Executor, Network, NetworkKind, ProcessSpec, Sandbox};
+
+use crate::support::{Case, Fixture, Needs, eventually};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "network::reaches_others", needs: Needs::Nothing, run: reaches_others },
+    Case { name: "network::is_shared", needs: Needs::Nothing, run: is_shared },
+    Case { name: "network::host_without_helper", needs: Needs::Nothing, run: host_without_helper },
+    Case { name: "network::ends_with_the_caller", needs: Needs::Nothing, run: ends_with_the_caller },
+];
+
+/// Whether a helper is installed.
+fn has_helper() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .any(|dir| ["pasta", "slirp4netns"].iter().any(|name| dir.join(name).is_file()))
+}
+
+fn private(fixture: &Fixture, script: &str) -> ProcessSpec {
+    let mut spec = fixture.shell(script);
+    spec.network = Network::Private;
+    spec.resolv_conf = Some("nameserver 127.0.0.53\nsearch example\n".to_owned());
+    spec
+}
+
+/// A server of the host that greets whoever connects.
+fn greeter(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _gone = stream.and_then(|mut stream| stream.write_all(b"greetings\n"));
+        }
+    });
+    port
+}
+
+fn reaches_others(fixture: &Fixture) {
+    let network = fixture.runtime.block_on(fixture.sandbox.private_network()).unwrap();
+    if !has_helper() {
+        assert_eq!(network.kind(), NetworkKind::Host);
+        return;
+    }
+    assert_ne!(network.kind(), NetworkKind::Host, "{:?}", network.note());
+    assert_eq!(network.note(), None);
+    let (everywhere, loopback) = (greeter("0.0.0.0"), greeter("127.0.0.1"));
+    let Some(IpAddr::V4(host)) = network.host_gateway() else { panic!("{network:?}") };
+    let output = fixture.output_of(private(
+        fixture,
+        &format!(
+            "nc -w 5 {host} {everywhere} < /dev/null; cat /etc/resolv.conf; ip -o -4 addr show dev eth0 | awk '{{print $4}}'
+             for to in 127.0.0.1 10.0.2.2 {host}; do nc -w 1 $to {loopback} < /dev/null > /dev/null 2>&1 && echo reached $to; done
+             ls /sys/class/net; ping -c 1 -w 2 127.0.0.1 > /dev/null && echo loopback"
+        ),
+    ));
+    assert_eq!(output, "greetings\nnameserver 10.0.2.3\nsearch example\n10.0.2.100/24\neth0\nlo\nloopback\n");
+    assert_eq!(fixture.run(private(fixture, "nc -w 1 127.0.0.1 1")).0, 1);
+}
+
+fn is_shared(fixture: &Fixture) {
+    let show = "readlink /proc/self/ns/net";
+    let first = fixture.output_of(private(fixture, show));
+    assert_eq!(fixture.output_of(private(fixture, show)), first, "one network for all steps");
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(first.trim() == own.to_str().unwrap(), !has_helper());
+}
+
+/// Without a helper there is a note, once.
+fn host_without_helper(fixture: &Fixture) {
+    let mut child = std::process::Command::new("/proc/self/exe");
+    let output = child
+        .arg("run-private")
+        .arg(fixture.dir.path())
+        .env("PATH", "/nonexistent")
+        .env("EXECUTOR_TEST_XATTR", fixture.identity.needs_userxattr().to_string())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let note = "a private network needs pasta (package passt) or slirp4netns, and neither is installed: steps use the \
+                network of the host";
+    assert_eq!(text, format!("true [{note:?}]\ntrue []\nHost Some(127.0.0.1)\n"));
+}
+
+/// The other side of the case above.
+pub(crate) fn run_private(dir: &str) -> ExitCode {
+    let spec = |script: &str| {
+        let mut spec = crate::leaving::spec_in(std::path::Path::new(dir), script);
+        spec.network = Network::Private;
+        spec
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let sandbox = Sandbox::new();
+        for _ in 0..2 {
+            let recorder = crate::support::Recorder::default();
+            let outcome = sandbox.run(spec("readlink /proc/self/ns/net"), &recorder).await.unwrap();
+            let inside = recorder.text(executor::OutputStream::Stdout);
+            let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+            println!("{} {:?}", inside.trim() == own.to_str().unwrap(), outcome.notes);
+        }
+        let network = sandbox.private_network().await.unwrap();
+        println!("{:?} {:?}", network.kind(), network.host_gateway());
+        if std::env::var_os("EXECUTOR_TEST_HOLD").is_some() {
+            std::fs::write(std::path::Path::new(dir).join("ready"), "").unwrap();
+            std::future::pending::<()>().await;
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+/// The helper goes with the network, and with a caller that is killed.
+fn ends_with_the_caller(fixture: &Fixture) {
+    if !has_helper() {
+        return;
+    }
+    let helpers = |of: u32| -> usize {
+        let named = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let is_helper = |name: String| name.starts_with("slirp4netns") || name.starts_with("pasta");
+        crate::leaving::descendants(of).into_iter().filter(|pid| is_helper(named(*pid))).count()
+    };
+    let own = std::process::id();
+    {
+        let sandbox = Sandbox::new();
+        fixture.runtime.block_on(sandbox.private_network()).unwrap();
+        assert!(helpers(own) > 0);
+    }
+    eventually("the helper ends with the network", || helpers(own) == 0);
+    for which in 0..3 {
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command
+            .arg("run-private")
+            .arg(fixture.dir.path())
+            .env("EXECUTOR_TEST_HOLD", "1")
+            .env("EXECUTOR_TEST_XATTR", fixture.identity.needs_userxattr().to_string())
+            .stdout(std::process::Stdio::null());
+        let mut caller = crate::leaving::Caller(command.spawn().unwrap());
+        let ready = fixture.dir.path().join("ready");
+        eventually("the network is there", || ready.exists());
+        std::fs::remove_file(&ready).unwrap();
+        let below = crate::leaving::descendants(caller.0.id());
+        assert!(helpers(caller.0.id()) > 0 && below.len() > 2, "{below:?}");
+        // The caller; its guard; the init process above the helper.
+        let victim = [caller.0.id(), below[0], below[1]][which];
+        crate::leaving::kill(&[victim]);
+        eventually("the helper is gone", || {
+            below.iter().all(|pid| {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                status.is_empty() || status.contains(") Z ")
+            })
+        });
+        let _gone = caller.0.kill();
+    }
+}

@@ -1,0 +1,2 @@
+#> build-arg=BUILDKIT_MULTI_PLATFORM=often
+FROM busybox

@@ -1,0 +1,3 @@
+#> allow=security.insecur
+#> allow=device=
+FROM busybox

@@ -1,0 +1,5 @@
+#> build-arg=SOURCE_DATE_EPOCH=src
+#> epoch=1
+FROM scratch AS src
+ADD a /
+FROM busybox

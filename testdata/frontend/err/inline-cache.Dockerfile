@@ -1,2 +1,0 @@
-FROM busybox
-#> build-arg=BUILDKIT_INLINE_CACHE=1

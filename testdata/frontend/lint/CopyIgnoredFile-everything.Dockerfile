@@ -1,0 +1,3 @@
+#> ignore=**/*
+FROM busybox
+COPY . /

@@ -1,0 +1,4 @@
+ARG A=busybox
+ARG B=$A
+FROM $B
+RUN echo $A

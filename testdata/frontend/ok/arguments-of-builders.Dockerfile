@@ -1,0 +1,12 @@
+#> build-arg=BUILDKIT_INLINE_CACHE=1
+#> build-arg=BUILDKIT_MULTI_PLATFORM=true
+#> build-arg=BUILDKIT_BUILD_NAME=name
+#> build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR=1
+#> build-arg=BUILDKIT_SBOM_SCAN_CONTEXT=true
+#> build-arg=BUILDKIT_SBOM_SCAN_STAGE=a,b
+#> build-arg=BUILDKIT_SINTAX=unknown
+#> build-arg=NOBODY=x
+FROM busybox
+ARG BUILDKIT_SBOM_SCAN_CONTEXT
+ARG BUILDKIT_BUILD_NAME
+RUN true

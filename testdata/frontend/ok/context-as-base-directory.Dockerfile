@@ -1,0 +1,3 @@
+#> context=base=directory
+FROM base
+RUN true

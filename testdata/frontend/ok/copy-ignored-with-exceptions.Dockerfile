@@ -1,0 +1,4 @@
+#> ignore=* !kept
+FROM busybox
+COPY other /
+COPY . /

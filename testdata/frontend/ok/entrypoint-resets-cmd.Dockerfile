@@ -1,0 +1,5 @@
+FROM full AS a
+ENTRYPOINT ["x"]
+FROM full
+CMD ["kept"]
+ENTRYPOINT ["x"]

@@ -1,0 +1,4 @@
+ARG P=1
+FROM busybox
+ARG PORTS="80 443/udp"
+EXPOSE $PORTS 8000-8002/tcp 9/sctp 22

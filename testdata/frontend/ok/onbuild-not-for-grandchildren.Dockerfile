@@ -1,0 +1,4 @@
+FROM busybox AS a
+ONBUILD RUN once
+FROM a AS b
+FROM b

@@ -1,0 +1,7 @@
+FROM busybox
+RUN one
+SHELL ["/bin/bash", "-c"]
+RUN two
+CMD three
+ENTRYPOINT four
+HEALTHCHECK CMD five

@@ -1,0 +1,2 @@
+# syntax=docker/dockerfile
+FROM scratch

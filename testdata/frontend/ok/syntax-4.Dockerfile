@@ -1,0 +1,2 @@
+# syntax=docker.io/docker/dockerfile:1.4-labs
+FROM scratch

@@ -1,0 +1,3 @@
+#!/usr/bin/env builder
+# syntax=docker/dockerfile:1
+FROM scratch

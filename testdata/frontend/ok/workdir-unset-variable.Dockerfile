@@ -1,0 +1,6 @@
+FROM busybox
+WORKDIR $UNSET/x
+WORKDIR rel/../other
+USER 7:8
+WORKDIR /owned
+WORKDIR /
