@@ -7,7 +7,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
 };
 
-use crate::commands::{build, du, images, info, prune, run};
+use crate::commands::{build, du, images, info, parse as parse_command, prune, run};
 use crate::refused::{self, Refused};
 
 /// The program's version and the commit that it was built from.
@@ -45,6 +45,7 @@ pub(crate) enum Subcommands {
     Du(du::Args),
     Prune(prune::Args),
     Info(info::Args),
+    Parse(parse_command::Args),
 }
 
 const NO_CONTEXT: &str = "\
@@ -130,14 +131,14 @@ mod tests {
     #[test]
     fn refused_flags_are_named_wherever_they_stand() {
         for line in [
-            "builder build --secret id=x .",
-            "builder build --secret=id=x .",
-            "builder build . --secret",
-            "builder build --secret .",
+            "builder build --sbom true .",
+            "builder build --sbom=true .",
+            "builder build . --sbom",
+            "builder build --sbom .",
         ] {
-            assert!(error(line).contains("--secret is not supported yet"), "{line}: {}", error(line));
+            assert!(error(line).contains("--sbom is not supported yet"), "{line}: {}", error(line));
         }
-        assert!(error("builder build -m 1g .").contains("--memory is not supported yet"));
+        assert!(error("builder build --push .").contains("--push is not supported yet"));
         assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
         assert!(error("builder run -d app").contains("--detach is not supported yet"));
     }
@@ -156,6 +157,6 @@ mod tests {
 
     #[test]
     fn help_is_help_whatever_else_is_there() {
-        assert!(error("builder build --secret --help").contains("Usage: builder build"));
+        assert!(error("builder build --sbom --help").contains("Usage: builder build"));
     }
 }

@@ -52,6 +52,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Info(args) => commands::info::run(args),
+        Subcommands::Parse(args) => commands::parse::run(&args),
     }
 }
 

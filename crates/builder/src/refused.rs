@@ -37,8 +37,6 @@ pub(crate) const BUILD: &[Refused] = &[
     valued("builder", None, "there is only one builder, and no daemon: leave it out"),
     valued("cache-from", None, CACHE),
     valued("cache-to", None, CACHE),
-    valued("call", None, "a build prints the same warnings when it ends"),
-    switch("check", None, "a build prints the same warnings when it ends"),
     switch("compress", None, ""),
     switch("debug", Some('D'), ""),
     valued("isolation", None, ""),

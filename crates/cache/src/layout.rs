@@ -49,7 +49,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn directories(&self) -> [PathBuf; 8] {
+    fn directories(&self) -> [PathBuf; 9] {
         [
             self.blobs(),
             self.snapshots(),
@@ -59,6 +59,7 @@ impl Layout {
             self.mounts(),
             self.remotes(),
             self.logs(),
+            self.objects(),
         ]
     }
 
@@ -123,6 +124,11 @@ impl Layout {
         self.root.join("stat-v1")
     }
 
+    /// Random bytes that only this state directory has.
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.root.join("secret-v1")
+    }
+
     pub(crate) fn mounts(&self) -> PathBuf {
         self.root.join("mounts-v1")
     }
@@ -133,6 +139,15 @@ impl Layout {
 
     pub(crate) fn logs(&self) -> PathBuf {
         self.root.join("logs-v1")
+    }
+
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.root.join("objects-v1")
+    }
+
+    /// Which objects are in a layer.
+    pub(crate) fn layer_objects(&self, id: SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{id}.objects"))
     }
 
     /// What the step printed that made the layer.

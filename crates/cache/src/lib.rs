@@ -9,11 +9,14 @@
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
+//!   snapshots-v1/<id>.objects    which files of the layer are objects
+//!   objects-v1/<boot>/ab/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
+//!   secret-v1                    random bytes: secret values are remembered only as hashes made with them
 //!   remotes-v1/<hash>/<n>/       git repositories, likewise
 //!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
 //! ```
@@ -37,12 +40,14 @@ mod layout;
 mod logs;
 mod memory;
 mod mounts;
+mod objects;
 mod packed;
 mod prune;
 mod record;
 mod records;
 mod remove;
 mod scratch;
+mod secret;
 mod session;
 mod snapshots;
 mod stat_cache;
@@ -61,6 +66,7 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
+pub use objects::{LayerObjects, ObjectKey};
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

@@ -16,11 +16,22 @@ struct State {
     records: Vec<CacheRecord>,
     keys: HashMap<CacheKey, Vec<RecordId>>,
     claimed: HashSet<CacheKey>,
+    steps: HashMap<CacheKey, Vec<u8>>,
 }
 
 impl MemoryCache {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all results, not what went into their keys: as if they had been evicted.
+    pub fn evict(&self) {
+        self.lock().keys.clear();
+    }
+
+    /// All that is remembered of steps.
+    pub fn remembered(&self) -> Vec<Vec<u8>> {
+        self.lock().steps.values().cloned().collect()
     }
 
     /// The number of claims that are held at present.
@@ -55,6 +66,19 @@ impl CacheBackend for MemoryCache {
             ids.push(record);
         }
         Ok(())
+    }
+
+    fn recall(&self, step: &CacheKey) -> Result<Option<Vec<u8>>, CacheError> {
+        Ok(self.lock().steps.get(step).cloned())
+    }
+
+    fn remember(&self, steps: &[(CacheKey, Vec<u8>)]) -> Result<(), CacheError> {
+        self.lock().steps.extend(steps.iter().cloned());
+        Ok(())
+    }
+
+    fn secret(&self) -> Result<[u8; 32], CacheError> {
+        Ok([7; 32])
     }
 
     fn try_claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Claim>>, CacheError> {

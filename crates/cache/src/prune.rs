@@ -44,6 +44,9 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
+/// What went into the keys of a step is forgotten when the step has not run for so long.
+const STEPS_KEPT_MILLIS: i64 = 90 * 24 * 3600 * 1000;
+
 const EVERYTHING: &str = "
     DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
     DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM steps;";
@@ -85,6 +88,8 @@ impl Store {
         claims::remove_unused(&inner.layout)?;
         drop(lock);
         pruned.bytes = mounts.bytes + trash.empty()?;
+        // Once the layers are gone it shows which objects nobody has.
+        self.prune_objects()?;
         inner.scratch.remove_leftovers()?;
         Ok(pruned)
     }
@@ -97,6 +102,10 @@ impl Store {
             };
             let before = (count("images")?, count("records")?, count("kept")?);
             db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])?;
+            db.execute(
+                "DELETE FROM steps WHERE used < ?1",
+                [to_millis(SystemTime::now()) - STEPS_KEPT_MILLIS],
+            )?;
             db.execute("DELETE FROM downloads WHERE used < ?1", [downloads::oldest()])?;
             db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
             Ok(Pruned {
@@ -113,7 +122,8 @@ impl Store {
         let dir = self.inner.layout.snapshots();
         let mut taken = 0;
         for name in names_in(&dir)? {
-            let (stem, is_layer) = match name.strip_suffix(".owners") {
+            let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".objects"));
+            let (stem, is_layer) = match beside {
                 Some(stem) => (stem, false),
                 None => (name.as_str(), true),
             };

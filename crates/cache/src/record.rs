@@ -66,6 +66,15 @@ pub trait CacheBackend: Send + Sync {
     /// Files an existing record under one more key.
     fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError>;
 
+    /// What [`CacheBackend::remember`] was given last for a step; `None` when nothing was.
+    fn recall(&self, step: &CacheKey) -> Result<Option<Vec<u8>>, CacheError>;
+
+    /// Remembers what went into the keys of steps, to be compared with next time.
+    fn remember(&self, steps: &[(CacheKey, Vec<u8>)]) -> Result<(), CacheError>;
+
+    /// Bytes that nobody else knows, with which values are hashed that must not be guessed from what is remembered.
+    fn secret(&self) -> Result<[u8; 32], CacheError>;
+
     /// Claims the right to compute `key`, `None` while another holder (of this process or another) has it. The claim ends when
     /// the value is dropped or the process dies.
     fn try_claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Claim>>, CacheError>;

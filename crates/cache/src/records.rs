@@ -28,6 +28,9 @@ struct Row {
     sealed: bool,
 }
 
+/// What is remembered of one step, in bytes; more is not.
+const LARGEST_STEP: usize = 64 << 20;
+
 impl CacheBackend for Records {
     fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
         let rows = self.inner.database.read("look up a key", |db| rows_of_key(db, key))?;
@@ -96,6 +99,37 @@ impl CacheBackend for Records {
             let layers = layers_of(db, record)?;
             file_under(db, key, record, &ContentId::from_bytes(content), &layers)
         })
+    }
+
+    fn recall(&self, step: &CacheKey) -> Result<Option<Vec<u8>>, CacheError> {
+        let packed: Option<Vec<u8>> = self.inner.database.read("recall a step", |db| {
+            db.prepare_cached("SELECT parts FROM steps WHERE step = ?1")?
+                .query_row([step.as_bytes()], |row| row.get(0))
+                .optional()
+        })?;
+        // A damaged row explains nothing, and is no reason to fail.
+        Ok(packed.and_then(|packed| zstd::bulk::decompress(&packed, LARGEST_STEP).ok()))
+    }
+
+    fn remember(&self, steps: &[(CacheKey, Vec<u8>)]) -> Result<(), CacheError> {
+        let now = to_millis(SystemTime::now());
+        let packed: Vec<_> = steps
+            .iter()
+            .filter(|(_, parts)| parts.len() <= LARGEST_STEP)
+            .filter_map(|(step, parts)| Some((step, zstd::bulk::compress(parts, 1).ok()?)))
+            .collect();
+        self.inner.database.write("remember a step", |db| {
+            let mut insert =
+                db.prepare_cached("INSERT OR REPLACE INTO steps (step, parts, used) VALUES (?1, ?2, ?3)")?;
+            for (step, parts) in &packed {
+                insert.execute(params![step.as_bytes(), parts, now])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn secret(&self) -> Result<[u8; 32], CacheError> {
+        crate::secret::of_store(&self.inner)
     }
 
     fn try_claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Claim>>, CacheError> {

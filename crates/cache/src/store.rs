@@ -95,6 +95,7 @@ impl Store {
         std::thread::spawn(move || {
             // What fails now is tried again beside the next session.
             let _ = inner.scratch.remove_leftovers();
+            let _ = inner.remove_old_objects();
             let _ = settle(&inner);
         });
         Ok(session)

@@ -124,11 +124,16 @@ impl Task {
     }
 }
 
+/// As [`pair`], for two processes of the sandbox: both ends block.
+pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
 /// A pair of connected sockets that keep packet boundaries: the caller's end, which does not block, and the
 /// sandbox's.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = channel()?;
     let flags = rustix::fs::fcntl_getfl(ours.as_fd())?;
     rustix::fs::fcntl_setfl(ours.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)?;
     Ok((ours, theirs))

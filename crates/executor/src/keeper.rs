@@ -18,8 +18,8 @@ use crate::mount::{self, FileSystem};
 use crate::scratch::Scratch;
 use crate::stubs::{Kind, Stubs, lexical};
 use crate::{
-    ExitStatus, HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, program, rootfs, sys,
-    system,
+    ExitStatus, HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, owners, program, rootfs,
+    sys, system,
 };
 
 /// Rows and columns of a terminal whose size nobody knows.
@@ -112,11 +112,28 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
 /// Runs the program to its end.
 fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
     separate(UnshareFlags::NEWPID, "process")?;
-    let program = sys::fork(|| program::run(task, world, control.as_fd(), given))
+    // In a privileged step chown may fail: it is to see things as they are.
+    let recorder = match task.spec.security {
+        Security::Default if owners::are_recorded() => owners::Recorder::new(),
+        _ => None,
+    };
+    let (calls, hand_over) = match &recorder {
+        Some(_) => control::channel().map(|(ours, theirs)| (Some(ours), Some(theirs))),
+        None => Ok((None, None)),
+    }
+    .context(|| "create a socket")?;
+    let program = sys::fork(move || program::run(task, world, control.as_fd(), given, hand_over))
         .context(|| "start the sandbox's process")?;
     let watched = rustix::process::pidfd_open(program, PidfdFlags::empty()).context(|| "open the process")?;
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
     release_streams(control);
+    if let (Some(recorder), Some(calls)) = (recorder, calls)
+        && let Some((_, descriptors)) = control::receive(calls.as_fd()).context(|| "hear from the process")?
+        && let Some(calls) = descriptors.first()
+        && let Some(lost) = recorder.attend(calls, watched.as_fd())?
+    {
+        control::report(control.as_fd(), &Report::Note(lost.to_owned()), None);
+    }
 
     // It is the init process of its pid namespace: once it is reaped, nothing in there is left.
     let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(program), WaitOptions::empty()))

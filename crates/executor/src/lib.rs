@@ -15,6 +15,10 @@
 //! the init process of a pid namespace that contains the program's: when it dies, for whatever reason, the kernel
 //! kills everything inside. So no process outlives a run, whatever it does to hide.
 //!
+//! The guard also makes the control groups of a step (limits, devices), and removes them. Where there is a single id, the
+//! keeper answers the step's calls that change or show owners. A private network has a helper program below a guard of its
+//! own; all steps of a [`Sandbox`] share it.
+//!
 //! A program that uses this crate calls [`sandbox_init`] first thing in `main`, then [`enter_user_namespace`]
 //! before it starts a thread.
 //!
@@ -36,6 +40,7 @@ mod limits;
 mod mount;
 mod network;
 mod outcome;
+mod owners;
 mod probe;
 mod program;
 mod rootfs;

@@ -1,6 +1,6 @@
 //! What this machine can give sandboxes, for people.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cgroup;
 use crate::mount::FileSystem;
@@ -72,7 +72,7 @@ fn identity_feature(identity: Result<&Identity, &crate::Error>) -> Feature {
         Ok(Identity::SingleId { reason }) => missing(
             NAME,
             format!(
-                "rootless with a single id, since {reason}; other owners are only recorded, and USER must be root"
+                "rootless with a single id, since {reason}; other owners are recorded, and USER must be root"
             ),
         ),
         Err(error) => missing(NAME, error.to_string()),
@@ -165,16 +165,14 @@ fn devices() -> Feature {
 }
 
 fn network() -> Feature {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let find = |name: &str| -> Option<PathBuf> {
-        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-    };
-    let helper = ["pasta", "slirp4netns"].into_iter().find_map(find);
-    let found = match helper {
-        Some(helper) => format!("{} is there but not used yet", helper.display()),
-        None => "neither pasta nor slirp4netns is there".to_owned(),
-    };
-    missing("network helper", format!("{found}; steps share the network of the caller, or have none"))
+    const NAME: &str = "network helper";
+    match crate::network::helper_program() {
+        Some(program) => available(NAME, format!("{}: steps can have a private network", program.display())),
+        None => missing(
+            NAME,
+            "neither slirp4netns nor pasta (package passt) is there; steps share the network of the host, or have none",
+        ),
+    }
 }
 
 #[cfg(test)]

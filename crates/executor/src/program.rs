@@ -17,8 +17,8 @@ use rustix::thread::UnshareFlags;
 use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault, reason};
 use crate::keeper::{Given, World};
-use crate::seccomp::DEFAULT_CAPABILITIES;
-use crate::{ProcessSpec, Security, Stdio, keeper, sys, system};
+use crate::seccomp::{self, DEFAULT_CAPABILITIES};
+use crate::{ProcessSpec, Security, Stdio, keeper, owners, sys, system};
 
 /// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
 const OPEN_FILES: u64 = 1024;
@@ -28,12 +28,18 @@ const MOST_COVERS: usize = 8;
 const LONGEST_PASSWD: u64 = 4 << 20;
 
 /// Enters the sandbox and executes the program; returns the exit code of this process when that fails.
-pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, given: &Given) -> i32 {
+pub(crate) fn run(
+    task: &Task,
+    world: &World,
+    control: BorrowedFd<'_>,
+    given: &Given,
+    hand_over: Option<OwnedFd>,
+) -> i32 {
     let failed = |fault| {
         control::report(control, &Report::Fault(fault), None);
         1
     };
-    if let Err(fault) = enter(&task.spec, world, control, given) {
+    if let Err(fault) = enter(&task.spec, world, control, given, hand_over) {
         return failed(fault);
     }
     // From here on no descriptor of the host may be left: a path such as /proc/self/fd/7 would lead out.
@@ -46,7 +52,13 @@ pub(crate) fn run(task: &Task, world: &World, control: BorrowedFd<'_>, given: &G
 }
 
 /// Everything that needs the host's files.
-fn enter(spec: &ProcessSpec, world: &World, control: BorrowedFd<'_>, given: &Given) -> Result<(), Fault> {
+fn enter(
+    spec: &ProcessSpec,
+    world: &World,
+    control: BorrowedFd<'_>,
+    given: &Given,
+    hand_over: Option<OwnedFd>,
+) -> Result<(), Fault> {
     // First of all: whatever fails to be limited must not run.
     for group in &given.groups {
         rustix::io::write(group, b"0").context(|| "enter the step's cgroup")?;
@@ -69,7 +81,14 @@ fn enter(spec: &ProcessSpec, world: &World, control: BorrowedFd<'_>, given: &Giv
     if let Some(terminal) = &world.terminal {
         control_terminal(terminal, &spec.user).context(|| "take the terminal")?;
     }
-    change_root(&world.root)
+    change_root(&world.root)?;
+    if let Some(socket) = hand_over {
+        let audit = seccomp::native_audit().unwrap_or_default();
+        owners::hand_over(audit)
+            .and_then(|calls| control::send(socket.as_fd(), b"calls", &[calls.as_fd()]))
+            .context(|| "hand over the changes of owners")?;
+    }
+    Ok(())
 }
 
 /// Makes a terminal the controlling one of this session, and all three streams.

@@ -169,6 +169,92 @@ pub(crate) fn install_filter(program: &[Instruction]) -> io::Result<()> {
     Ok(())
 }
 
+/// As [`install_filter`], for a filter that hands calls over; whoever holds the result is asked.
+pub(crate) fn install_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: as above. On success a new descriptor is returned, which nobody else owns.
+    unsafe {
+        let number = check(libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program,
+        ))?;
+        Ok(OwnedFd::from_raw_fd(i32::try_from(number).map_err(io::Error::other)?))
+    }
+}
+
+/// A call that was handed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    /// Who calls, as numbered in this process's pid namespace.
+    pub(crate) process: u32,
+    pub(crate) number: i32,
+    pub(crate) args: [u64; 6],
+}
+
+// `SECCOMP_IOCTL_NOTIF_*` of linux/seccomp.h.
+const RECEIVE: u32 = 0xc050_2100;
+const ANSWER: u32 = 0xc018_2101;
+const IS_VALID: u32 = 0x4008_2102;
+
+/// Takes the next call (seccomp_unotify(2)).
+pub(crate) fn receive_call(listener: BorrowedFd<'_>) -> io::Result<Call> {
+    // SAFETY: all-zero bytes are a valid `seccomp_notif`, and the kernel wants it so.
+    let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `seccomp_notif`, whose size is part of the request's number.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, &raw mut call) }.into())?;
+    Ok(Call { id: call.id, process: call.pid, number: call.data.nr, args: call.data.args })
+}
+
+/// Ends a call with an error, or with success for 0; `None` has the kernel do what it would have done.
+pub(crate) fn answer_call(listener: BorrowedFd<'_>, id: u64, errno: Option<i32>) -> io::Result<()> {
+    // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+    let flags = if errno.is_none() { 1 } else { 0 };
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: -errno.unwrap_or(0), flags };
+    // SAFETY: the kernel reads one `seccomp_notif_resp`, whose size is part of the request's number.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), ANSWER as _, &raw const answer) }.into())?;
+    Ok(())
+}
+
+/// The bytes of a `struct stat` of a file, as if it belonged to someone.
+pub(crate) fn stat_as(file: BorrowedFd<'_>, (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero bytes are a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty constant, and the kernel writes one `stat`.
+    check(unsafe {
+        libc::fstatat(file.as_raw_fd(), c"".as_ptr(), &raw mut stat, libc::AT_EMPTY_PATH).into()
+    })?;
+    (stat.st_uid, stat.st_gid) = (uid, gid);
+    Ok(bytes_of(&stat))
+}
+
+/// The bytes of a `struct statx` of a file, as if it belonged to someone.
+pub(crate) fn statx_as(file: BorrowedFd<'_>, mask: u32, (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero bytes are a valid `statx`.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty constant, and the kernel writes one `statx`.
+    check(unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &raw mut stat).into()
+    })?;
+    (stat.stx_uid, stat.stx_gid) = (uid, gid);
+    Ok(bytes_of(&stat))
+}
+
+/// A copy of a structure's memory.
+fn bytes_of<T: Copy>(value: &T) -> Vec<u8> {
+    // SAFETY: the callers' structures were zeroed whole before the kernel wrote to them, so that padding is defined too.
+    unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }.to_vec()
+}
+
+/// Whether the caller still waits for its answer.
+pub(crate) fn call_is_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the kernel reads one number.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), IS_VALID as _, &raw const id) }.into()).is_ok()
+}
+
 /// One instruction of an extended BPF program, as the kernel wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -77,15 +78,121 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// Why a vertex was not found in the cache.
+/// Why a vertex was not found in the cache. As text it is one line that says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MissReason {
     /// Never built here.
     FirstBuild,
     /// The lookup was switched off.
     Disabled,
-    /// A record exists, but the bytes that it names are gone.
+    /// It was built from the same before, but the result is gone.
     Evicted,
+    /// The operation is another than last time.
+    OpChanged {
+        /// What of it: `command`, `variable PATH`, `destination`.
+        field: String,
+        /// How.
+        change: ValueChange,
+    },
+    /// What it works on is another result than last time.
+    InputChanged {
+        /// The name of the vertex that made it.
+        input: String,
+    },
+    /// Files that it uses have changed.
+    ContentChanged {
+        /// The first of them by name; none where they are not known one by one.
+        paths: Vec<PathChange>,
+        /// How many more there are.
+        more: u64,
+    },
+}
+
+/// From what to what a value changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValueChange {
+    /// Shown as it was and is, long ones cut; `None` where there was or is none.
+    Shown {
+        /// Last time.
+        old: Option<String>,
+        /// Now.
+        new: Option<String>,
+    },
+    /// Its name says that it is a secret.
+    Hidden,
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathChange {
+    /// Where, relative to the context.
+    pub path: String,
+    /// What.
+    pub kind: PathChangeKind,
+}
+
+/// How a file changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathChangeKind {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// Its permissions are others, and nothing else.
+    Mode {
+        /// `0o7777`.
+        old: u32,
+        /// Likewise.
+        new: u32,
+    },
+    /// Its content, kind, owner or attributes are others.
+    Changed,
+}
+
+impl fmt::Display for MissReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MissReason::FirstBuild => f.write_str("never built here"),
+            MissReason::Disabled => f.write_str("the cache is switched off for it"),
+            MissReason::Evicted => f.write_str("the result was removed from the cache"),
+            MissReason::OpChanged { field, change } => match change {
+                ValueChange::Hidden => write!(f, "{field} changed"),
+                ValueChange::Shown { old: Some(old), new: Some(new) } => write!(f, "{field}: {old} → {new}"),
+                ValueChange::Shown { old: None, new: Some(new) } => write!(f, "{field}: now {new}"),
+                ValueChange::Shown { old: Some(old), new: None } => write!(f, "{field}: no longer {old}"),
+                ValueChange::Shown { old: None, new: None } => write!(f, "{field} changed"),
+            },
+            MissReason::InputChanged { input } => write!(f, "{input} changed"),
+            MissReason::ContentChanged { paths, more } => {
+                if paths.is_empty() {
+                    return f.write_str("its files changed");
+                }
+                for (index, path) in paths.iter().take(SHOWN).enumerate() {
+                    write!(f, "{}{path}", if index == 0 { "" } else { ", " })?;
+                }
+                match *more + paths.len().saturating_sub(SHOWN) as u64 {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
+        }
+    }
+}
+
+/// So many changed files fit into a line.
+const SHOWN: usize = 3;
+
+impl fmt::Display for PathChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names of files are anything; a line of output must stay one.
+        let path = self.path.escape_debug();
+        match self.kind {
+            PathChangeKind::Added => write!(f, "{path} added"),
+            PathChangeKind::Removed => write!(f, "{path} removed"),
+            PathChangeKind::Mode { old, new } => write!(f, "mode of {path} {old:04o} → {new:04o}"),
+            PathChangeKind::Changed => write!(f, "{path} changed"),
+        }
+    }
 }
 
 /// Which stream of a process.

@@ -7,7 +7,9 @@ mod op;
 mod source;
 
 pub use definition::{Definition, Input, Vertex, VertexId};
-pub use event::{Event, LogStream, MissReason, Outcome, ProgressSink, Recorder};
+pub use event::{
+    Event, LogStream, MissReason, Outcome, PathChange, PathChangeKind, ProgressSink, Recorder, ValueChange,
+};
 pub use exec::{
     CacheMount, Device, Exec, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
 };

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::keyword::Keyword;
 use crate::span::{Lines, Span, Spanned, Word};
 
 /// A whole file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dockerfile {
     /// The parser directives at the top.
     pub directives: Directives,
@@ -17,7 +19,7 @@ pub struct Dockerfile {
 }
 
 /// Parser directives: comments of the form `# name=value` at the very top of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Directives {
     /// `# syntax=`, in any of its three notations.
     pub syntax: Option<Syntax>,
@@ -28,7 +30,7 @@ pub struct Directives {
 }
 
 /// The value of the `syntax` directive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Syntax {
     /// The frontend image: the value up to the first blank.
     pub image: Spanned<String>,
@@ -39,7 +41,8 @@ pub struct Syntax {
 }
 
 /// The three ways to write the `syntax` directive. Only the first one can stand in a Dockerfile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SyntaxNotation {
     /// `# syntax=image`.
     Hash,
@@ -50,7 +53,8 @@ pub enum SyntaxNotation {
 }
 
 /// The escape character: it continues lines and takes away the meaning of the next character.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Escape {
     /// `\`.
     #[default]
@@ -70,7 +74,7 @@ impl Escape {
 }
 
 /// A build stage: a FROM and what follows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     /// Its FROM.
     pub from: Instruction<From>,
@@ -86,7 +90,7 @@ impl Stage {
 }
 
 /// One instruction. `K` is its content: [`InstructionKind`], or a single struct where only one can stand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Instruction<K = InstructionKind> {
     /// What it says.
     pub kind: K,
@@ -149,7 +153,7 @@ fn heredocs_of(sources: &[CopySource]) -> Vec<&Heredoc> {
 }
 
 /// A comment line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Comment {
     /// What stands after `#`, trimmed.
     pub text: String,
@@ -158,8 +162,9 @@ pub struct Comment {
 }
 
 /// What an instruction of a stage says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "each variant is documented at its struct")]
+#[serde(rename_all = "snake_case")]
 pub enum InstructionKind {
     Add(Add),
     Arg(Arg),
@@ -206,7 +211,7 @@ impl InstructionKind {
 }
 
 /// `FROM [--platform=…] base [AS name]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct From {
     /// `--platform`, to be expanded.
     pub platform: Option<Word>,
@@ -217,7 +222,7 @@ pub struct From {
 }
 
 /// `AS name`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Alias {
     /// The word `AS` as it was written.
     pub keyword: Spanned<String>,
@@ -228,7 +233,7 @@ pub struct Alias {
 }
 
 /// `RUN [flags] command`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Run {
     /// `--mount`, in order.
     pub mounts: Vec<Mount>,
@@ -273,7 +278,7 @@ impl Run {
 
 /// One `--mount` of RUN: its fields, taken apart but not expanded. Keys are known ones and `from` has no variable
 /// in it; which keys go with which type is known only after expansion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mount {
     /// The whole value of the flag.
     pub text: Spanned<String>,
@@ -282,7 +287,7 @@ pub struct Mount {
 }
 
 /// `key` or `key=value` in a mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MountField {
     /// The key in lower case, as written otherwise (`src` is not turned into `source`).
     pub key: Spanned<String>,
@@ -291,7 +296,8 @@ pub struct MountField {
 }
 
 /// `RUN --network`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Network {
     /// What the builder uses otherwise.
     Default,
@@ -302,7 +308,8 @@ pub enum Network {
 }
 
 /// `RUN --security`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Security {
     /// The usual sandbox.
     Sandbox,
@@ -311,7 +318,7 @@ pub enum Security {
 }
 
 /// `RUN --device=name[,required]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Device {
     /// A CDI device name, class or selector.
     pub name: Spanned<String>,
@@ -320,7 +327,7 @@ pub struct Device {
 }
 
 /// `COPY [flags] source… dest`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Copy {
     /// `--from`, not expanded.
     pub from: Option<Spanned<String>>,
@@ -341,7 +348,7 @@ pub struct Copy {
 }
 
 /// `ADD [flags] source… dest`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Add {
     /// `--chown`, to be expanded.
     pub chown: Option<Word>,
@@ -364,7 +371,8 @@ pub struct Add {
 }
 
 /// A source of COPY or ADD.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CopySource {
     /// A path, URL or repository, to be expanded.
     Path(Word),
@@ -373,7 +381,7 @@ pub enum CopySource {
 }
 
 /// A heredoc: `<<NAME`, the lines after the instruction, and a line that is `NAME`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Heredoc {
     /// The delimiter without quotes.
     pub name: String,
@@ -407,7 +415,8 @@ impl Heredoc {
 }
 
 /// A command in one of its two forms. Neither is expanded by the builder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Text for the shell. Empty when nothing was written.
     Shell(Word),
@@ -416,21 +425,21 @@ pub enum Command {
 }
 
 /// `CMD command`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cmd {
     /// The command.
     pub command: Command,
 }
 
 /// `ENTRYPOINT command`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entrypoint {
     /// The command.
     pub command: Command,
 }
 
 /// `ENV key=value …` or `ENV key value`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Env {
     /// At least one.
     pub pairs: Vec<Pair>,
@@ -439,7 +448,7 @@ pub struct Env {
 }
 
 /// `LABEL key=value …` or `LABEL key value`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Label {
     /// At least one.
     pub pairs: Vec<Pair>,
@@ -448,7 +457,7 @@ pub struct Label {
 }
 
 /// A key and its value, both to be expanded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pair {
     /// The key; not empty.
     pub key: Word,
@@ -457,14 +466,14 @@ pub struct Pair {
 }
 
 /// `ARG name[=default] …`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Arg {
     /// At least one.
     pub names: Vec<ArgName>,
 }
 
 /// One name of an ARG.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ArgName {
     /// The name, to be expanded; not empty.
     pub key: Word,
@@ -473,14 +482,15 @@ pub struct ArgName {
 }
 
 /// `EXPOSE port …`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Expose {
     /// At least one, as written, to be expanded (an expansion may give several).
     pub ports: Vec<Word>,
 }
 
 /// `HEALTHCHECK NONE` or `HEALTHCHECK [flags] CMD command`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Healthcheck {
     /// No check, not even the base image's.
     None,
@@ -489,7 +499,7 @@ pub enum Healthcheck {
 }
 
 /// `HEALTHCHECK [flags] CMD command`. A flag that is absent, or zero, means to inherit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HealthcheckCmd {
     /// `--interval`: zero or at least 1 ms.
     pub interval: Option<Spanned<Duration>>,
@@ -506,14 +516,14 @@ pub struct HealthcheckCmd {
 }
 
 /// `MAINTAINER name`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Maintainer {
     /// The rest of the line, not expanded.
     pub name: Spanned<String>,
 }
 
 /// `ONBUILD instruction`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Onbuild {
     /// The instruction as text, heredocs included, as it is stored in the image and can be given to
     /// [`parse_instruction`](crate::parse_instruction) when the image is used as a base.
@@ -524,35 +534,35 @@ pub struct Onbuild {
 }
 
 /// `SHELL ["program", "argument", …]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Shell {
     /// At least one.
     pub argv: Vec<Spanned<String>>,
 }
 
 /// `STOPSIGNAL signal`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stopsignal {
     /// Name or number, to be expanded.
     pub signal: Word,
 }
 
 /// `USER user[:group]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct User {
     /// To be expanded.
     pub user: Word,
 }
 
 /// `VOLUME path …` or `VOLUME ["path", …]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Volume {
     /// At least one, none blank, to be expanded.
     pub paths: Vec<Word>,
 }
 
 /// `WORKDIR path`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workdir {
     /// To be expanded.
     pub path: Word,

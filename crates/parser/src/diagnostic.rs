@@ -1,9 +1,12 @@
 //! What the parser has to say about a file, beside its tree.
 
+use serde::Serialize;
+
 use crate::span::Span;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The file can be built.
     Warning,
@@ -12,7 +15,7 @@ pub enum Severity {
 }
 
 /// One finding, with the place it is about. It is plain data; whoever owns the terminal renders it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// Error or warning.
     pub severity: Severity,
@@ -33,7 +36,7 @@ pub struct Diagnostic {
 }
 
 /// A marked place with a few words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Label {
     /// The place.
     pub span: Span,

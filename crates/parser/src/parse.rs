@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+
 use crate::ast::{Dockerfile, Escape, Instruction, InstructionKind, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::directives;
@@ -12,7 +14,7 @@ use crate::reader::Reader;
 use crate::span::Span;
 
 /// A file's tree and what there is to say about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Parsed {
     /// The tree; without what could not be understood.
     pub dockerfile: Dockerfile,
@@ -33,7 +35,7 @@ impl Parsed {
 }
 
 /// What [`parse_instruction`] gives.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ParsedInstruction {
     /// The instruction; `None` only together with an error.
     pub instruction: Option<Instruction>,

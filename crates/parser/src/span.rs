@@ -3,9 +3,11 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 
+use serde::Serialize;
+
 /// A range of bytes of the source text, `start` inclusive, `end` exclusive. Both lie on character
 /// boundaries, and a byte-order mark counts.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 pub struct Span {
     /// First byte.
     pub start: usize,
@@ -61,7 +63,7 @@ impl fmt::Debug for Span {
 }
 
 /// First and last line of something, counted from 1, both inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Lines {
     /// The line where it begins.
     pub first: u32,
@@ -70,7 +72,7 @@ pub struct Lines {
 }
 
 /// A value that is final (nothing in it is expanded later) and the place it came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
@@ -101,7 +103,7 @@ impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
 
 /// Text that is not expanded yet: variables, quotes and escapes stand in it as they were written (with the
 /// file's escape character, see [`Directives::escape`](crate::Directives)). Lines that were continued are joined.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Word {
     /// The text, to be expanded by whoever lowers the instruction.
     pub text: String,

@@ -14,7 +14,7 @@ use graph::Op;
 use hash::{CacheKey, ContentDigest, ContentId, StableHash, StableHasher};
 
 /// Version of both keys. It changes whenever the encoding of any part changes.
-const DOMAIN: &str = "key-v2";
+const DOMAIN: &str = "key-v3";
 
 /// One input's part of a definition key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,11 @@
 //! inputs are there. A result is found by either. What an operation means is the [`Worker`]'s; nothing here knows files,
 //! mounts or containers, so that the tests can run arithmetic.
 
+mod history;
 pub mod keys;
+mod parts;
 mod solve;
 mod worker;
 
 pub use solve::{SolveError, Solved, Solver};
-pub use worker::{Executed, SourceTree, Worker};
+pub use worker::{Executed, SelectedPath, SourceTree, Worker};

@@ -7,11 +7,13 @@ use files::Selection;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, try_join_all};
 use graph::{Definition, Event, MissReason, Op, Outcome, ProgressSink, Source, Vertex, VertexId};
-use hash::{CacheKey, Clock, ContentDigest};
+use hash::{CacheKey, Clock, ContentDigest, StableHasher};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::history;
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
+use crate::parts::{InputPart, KeyParts, path_parts};
 use crate::worker::{Executed, Worker};
 
 /// How long a claim that another holds is left alone before it is tried again: doubling from the first to the second.
@@ -27,6 +29,7 @@ pub struct Solver<W: Worker> {
     progress: Arc<dyn ProgressSink>,
     clock: Arc<dyn Clock>,
     parallelism: usize,
+    scope: Option<String>,
 }
 
 /// The result of a vertex.
@@ -109,7 +112,13 @@ impl<W: Worker> Solver<W> {
         clock: Arc<dyn Clock>,
         parallelism: usize,
     ) -> Solver<W> {
-        Solver { worker, cache, progress, clock, parallelism }
+        Solver { worker, cache, progress, clock, parallelism, scope: None }
+    }
+
+    /// Remembers what goes into each step that is executed, and says what is different from the last build of the same `scope`:
+    /// whatever tells Dockerfiles apart on this machine, such as the path of the file, the target and the platform.
+    pub fn explaining(self, scope: impl Into<String>) -> Solver<W> {
+        Solver { scope: Some(scope.into()), ..self }
     }
 
     /// Solves the targets and whatever they need, each vertex at most once. The first failure ends the work;
@@ -129,6 +138,8 @@ impl<W: Worker> Solver<W> {
             sources: Mutex::default(),
             contents: Mutex::default(),
             keys: Mutex::default(),
+            late_keys: Mutex::default(),
+            scope: self.scope.clone(),
             solutions: Mutex::default(),
             shown: Mutex::default(),
         });
@@ -142,6 +153,7 @@ impl<W: Worker> Solver<W> {
 
 type Answer<T, E> = Result<T, SolveError<E>>;
 type Solution<W> = Shared<BoxFuture<'static, Answer<Solved<<W as Worker>::Tree>, <W as Worker>::Error>>>;
+type LateKey<W> = Shared<BoxFuture<'static, Answer<Keyed, <W as Worker>::Error>>>;
 type Content<W> = Shared<BoxFuture<'static, Answer<ContentDigest, <W as Worker>::Error>>>;
 
 /// One call of [`Solver::solve`].
@@ -156,12 +168,17 @@ struct Run<W: Worker> {
     sources: Mutex<HashMap<VertexId, W::Tree>>,
     /// Digests of selections, by the *result* of a vertex: within one run a vertex has one.
     contents: Mutex<HashMap<(VertexId, Selection), Content<W>>>,
+    /// What is known before anything runs.
     keys: Mutex<HashMap<VertexId, Keyed>>,
+    /// Of vertices below which something must be fetched first.
+    late_keys: Mutex<HashMap<VertexId, LateKey<W>>>,
+    /// What builds have in common whose steps are compared; `None`: they are not.
+    scope: Option<String>,
     solutions: Mutex<HashMap<VertexId, Solution<W>>>,
     shown: Mutex<HashMap<VertexId, Shown>>,
 }
 
-/// What is known of a vertex before anything runs.
+/// What is known of a vertex before it is solved.
 #[derive(Debug, Clone, Copy)]
 struct Keyed {
     /// The definition key.
@@ -175,6 +192,7 @@ struct Keyed {
 enum Shown {
     Started,
     Finished,
+    Failed,
 }
 
 /// Reports what had begun and not ended when the run is over: with a failure elsewhere or when its future was dropped.
@@ -185,6 +203,7 @@ impl<W: Worker> Drop for ShowCancelled<W> {
         // The tasks hold the run; without their handles they end, and so does the run.
         lock(&self.0.solutions).clear();
         lock(&self.0.contents).clear();
+        lock(&self.0.late_keys).clear();
         let mut started: Vec<VertexId> = lock(&self.0.shown)
             .iter()
             .filter(|(_, shown)| **shown == Shown::Started)
@@ -198,8 +217,8 @@ impl<W: Worker> Drop for ShowCancelled<W> {
 }
 
 impl<W: Worker> Run<W> {
-    /// Computes the definition keys of everything that the targets need. That takes the content of local contexts and nothing else, so
-    /// a missing file is found before any step runs.
+    /// Computes the definition keys of everything that the targets need, as far as nothing must be fetched for them. That takes the
+    /// content of local contexts and nothing else, so a missing file is found before any step runs.
     async fn prepare(self: &Arc<Self>, targets: &[VertexId]) -> Answer<(), W::Error> {
         let needed = self.ancestors(targets);
         for id in &needed {
@@ -222,13 +241,20 @@ impl<W: Worker> Run<W> {
             self.finished(*id, Outcome::Done { reason: None });
         }
         if let Err(error) = &digested {
-            self.started(error.vertex());
-            self.finished(error.vertex(), Outcome::Failed { message: error.to_string() });
+            self.failed(error);
         }
         digested?;
+        let mut late = HashSet::new();
         for id in needed {
-            let keyed = self.key(id).await?;
-            lock(&self.keys).insert(id, keyed);
+            let vertex = self.definition.vertex(id);
+            let is_late =
+                is_fetched(vertex) || vertex.inputs.iter().any(|input| late.contains(&input.vertex));
+            if is_late {
+                late.insert(id);
+            } else {
+                let keyed = self.key(id).await?;
+                lock(&self.keys).insert(id, keyed);
+            }
         }
         Ok(())
     }
@@ -247,17 +273,17 @@ impl<W: Worker> Run<W> {
         needed
     }
 
-    /// The definition key of a vertex whose inputs have theirs.
+    /// Computes the definition key of a vertex.
     async fn key(self: &Arc<Self>, id: VertexId) -> Answer<Keyed, W::Error> {
         let vertex = self.definition.vertex(id);
         let mut fresh = vertex.no_cache;
         let mut inputs = Vec::with_capacity(vertex.inputs.len());
         for input in &vertex.inputs {
-            if is_local(self.definition.vertex(input.vertex)) {
+            if is_keyed_by_content(self.definition.vertex(input.vertex)) {
                 let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
                 inputs.push(DefinitionInput::Content(digest));
             } else {
-                let keyed = self.keyed(input.vertex);
+                let keyed = self.keyed(input.vertex).await?;
                 fresh |= keyed.fresh;
                 inputs.push(DefinitionInput::Vertex { key: keyed.definition, selection: &input.selection });
             }
@@ -265,9 +291,33 @@ impl<W: Worker> Run<W> {
         Ok(Keyed { definition: definition_key(&vertex.op, &inputs), fresh })
     }
 
-    fn keyed(&self, id: VertexId) -> Keyed {
-        // `prepare` fills the table in topological order for everything that the targets need.
-        lock(&self.keys)[&id]
+    /// The definition key of a vertex. Where something must be fetched for it, that happens now, and nobody waits but who uses it.
+    async fn keyed(self: &Arc<Self>, id: VertexId) -> Answer<Keyed, W::Error> {
+        let known = lock(&self.keys).get(&id).copied();
+        match known {
+            Some(keyed) => Ok(keyed),
+            None => self.late_key(id).await,
+        }
+    }
+
+    /// Each is computed by a task of its own, so that a long chain does not recurse.
+    fn late_key(self: &Arc<Self>, id: VertexId) -> LateKey<W> {
+        let mut late_keys = lock(&self.late_keys);
+        let start = || {
+            let run = self.clone();
+            let compute: BoxFuture<'static, _> = async move {
+                let keyed = run.key(id).await;
+                if let Err(error) = &keyed
+                    && error.vertex() == id
+                {
+                    run.failed(error);
+                }
+                keyed
+            }
+            .boxed();
+            joined(id, AbortOnDropHandle::new(tokio::spawn(compute)))
+        };
+        late_keys.entry(id).or_insert_with(start).clone()
     }
 
     /// The digest of a selection of the tree of `input`, for `consumer` (which a failure is ascribed to). Computed once.
@@ -307,8 +357,7 @@ impl<W: Worker> Run<W> {
         if let Err(error) = &answer
             && error.vertex() == id
         {
-            self.started(id);
-            self.finished(id, Outcome::Failed { message: error.to_string() });
+            self.failed(error);
         }
         answer
     }
@@ -318,15 +367,12 @@ impl<W: Worker> Run<W> {
         if let Op::Source(_) = vertex.op {
             return self.bring(id).await;
         }
-        let Keyed { definition, fresh } = self.keyed(id);
-        let mut reason = MissReason::FirstBuild;
-        if vertex.no_cache {
-            reason = MissReason::Disabled;
-        }
+        let Keyed { definition, fresh } = self.keyed(id).await?;
+        let mut gone = false;
         if !fresh {
             match self.look_up(id, definition).await? {
                 Found::Hit(tree, record) => return Ok(self.hit(id, tree, &record)),
-                Found::Gone => reason = MissReason::Evicted,
+                Found::Gone => gone = true,
                 Found::Nothing => {}
             }
         }
@@ -349,7 +395,13 @@ impl<W: Worker> Run<W> {
                 return Ok(hit);
             }
         }
-        self.execute(id, inputs, [definition, content], reason).await
+        let (reason, remembered) = self.explain(id, &inputs, gone).await?;
+        let solved = self.execute(id, inputs, [definition, content], reason).await?;
+        if !remembered.is_empty() {
+            // The step is built and saved; that a later miss may go unexplained is no reason to fail.
+            let _ = self.blocking(id, move |cache| cache.remember(&remembered)).await;
+        }
+        Ok(solved)
     }
 
     /// Brings a source other than a local context.
@@ -362,7 +414,10 @@ impl<W: Worker> Run<W> {
         let source = self.worker.source(id).await.map_err(|error| operation(id, error))?;
         let outcome = match source.cached {
             true => Outcome::Cached { saved: Duration::ZERO },
-            false => Outcome::Done { reason: Some(MissReason::FirstBuild) },
+            // What is at an address may have been another thing before.
+            false => Outcome::Done {
+                reason: (!is_keyed_by_content(self.definition.vertex(id))).then_some(MissReason::FirstBuild),
+            },
         };
         self.finished(id, outcome);
         Ok(Solved { tree: source.tree, cached: source.cached })
@@ -380,7 +435,7 @@ impl<W: Worker> Run<W> {
         let vertex = self.definition.vertex(id);
         let parts = vertex.inputs.iter().zip(inputs).map(|(input, tree)| async move {
             match &input.selection {
-                Selection::Whole if !is_local(self.definition.vertex(input.vertex)) => {
+                Selection::Whole if !is_keyed_by_content(self.definition.vertex(input.vertex)) => {
                     let content = self.worker.content_id(tree).await.map_err(|error| operation(id, error))?;
                     Ok(ContentInput::Whole(content))
                 }
@@ -413,6 +468,92 @@ impl<W: Worker> Run<W> {
         let known = record.id;
         self.blocking(id, move |cache| cache.alias(known, &definition)).await?;
         Ok(Some(self.hit(id, tree, &record)))
+    }
+
+    /// Why a vertex was not found, and what of it is to be remembered once it is built.
+    async fn explain(
+        self: &Arc<Self>,
+        id: VertexId,
+        inputs: &[W::Tree],
+        gone: bool,
+    ) -> Answer<(MissReason, Remembered), W::Error> {
+        let vertex = self.definition.vertex(id);
+        let plain = if vertex.no_cache {
+            MissReason::Disabled
+        } else if gone {
+            MissReason::Evicted
+        } else {
+            MissReason::FirstBuild
+        };
+        let Some(scope) = &self.scope else { return Ok((plain, Vec::new())) };
+        let (by_text, by_place) = history::keys(scope, &vertex.name);
+        let (secret, last) = self
+            .blocking(id, move |cache| {
+                let mut last = cache.recall(&by_text)?;
+                if last.is_none()
+                    && let Some(by_place) = by_place
+                    && let Some(Ok(text)) = cache.recall(&by_place)?.map(<[u8; 32]>::try_from)
+                {
+                    last = cache.recall(&CacheKey::from_bytes(text))?;
+                }
+                Ok((cache.secret()?, last))
+            })
+            .await?;
+        let parts = KeyParts::new(&vertex.op, self.input_parts(id, inputs).await?, &secret);
+        // What another version of this program has written, or a failing disk, says nothing.
+        let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
+        let reason = match last {
+            Some(last) if plain == MissReason::FirstBuild => match parts.changed_since(&last) {
+                Some(reason) => reason,
+                None => self.renewed_input(id).await?.unwrap_or(MissReason::Evicted),
+            },
+            _ => plain,
+        };
+        let remembered = serde_json::to_vec(&parts).unwrap_or_default();
+        let mut remembered = vec![(by_text, remembered)];
+        remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
+        Ok((reason, remembered))
+    }
+
+    /// The parts of the definition key that come from inputs.
+    async fn input_parts(
+        self: &Arc<Self>,
+        id: VertexId,
+        trees: &[W::Tree],
+    ) -> Answer<Vec<InputPart>, W::Error> {
+        let vertex = self.definition.vertex(id);
+        let mut parts = Vec::with_capacity(trees.len());
+        for (input, tree) in vertex.inputs.iter().zip(trees) {
+            let source = self.definition.vertex(input.vertex);
+            if is_keyed_by_content(source) {
+                let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
+                let paths = self.worker.content_paths(tree, &input.selection).await;
+                let paths = paths.map_err(|error| operation(id, error))?.map(path_parts);
+                let pattern = match &input.selection {
+                    Selection::Whole => history::text(&source.name).to_owned(),
+                    Selection::Path(path) => path.pattern.clone(),
+                };
+                parts.push(InputPart::Content { pattern, digest: digest.to_string(), paths });
+            } else {
+                let key = self.keyed(input.vertex).await?.definition;
+                let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
+                let name = history::text(&source.name).to_owned();
+                parts.push(InputPart::Vertex { name, key: CacheKey::from_bytes(key).to_string() });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The input that was built again without looking it up, and came out otherwise.
+    async fn renewed_input(self: &Arc<Self>, id: VertexId) -> Answer<Option<MissReason>, W::Error> {
+        for input in &self.definition.vertex(id).inputs {
+            let source = self.definition.vertex(input.vertex);
+            if !is_keyed_by_content(source) && self.keyed(input.vertex).await?.fresh {
+                let input = history::text(&source.name).to_owned();
+                return Ok(Some(MissReason::InputChanged { input }));
+            }
+        }
+        Ok(None)
     }
 
     async fn claim(&self, id: VertexId, key: CacheKey) -> Answer<Box<dyn Claim>, W::Error> {
@@ -494,6 +635,20 @@ impl<W: Worker> Run<W> {
         }
     }
 
+    /// Says that a vertex failed, once: its key and its solution may both find out.
+    fn failed(&self, error: &SolveError<W::Error>) {
+        let vertex = error.vertex();
+        let before = lock(&self.shown).insert(vertex, Shown::Failed);
+        if before == Some(Shown::Failed) {
+            return;
+        }
+        if before != Some(Shown::Started) {
+            self.progress.event(Event::Started { vertex, at: self.clock.now() });
+        }
+        let outcome = Outcome::Failed { message: error.to_string() };
+        self.progress.event(Event::Finished { vertex, outcome, at: self.clock.now() });
+    }
+
     fn started(&self, vertex: VertexId) {
         if lock(&self.shown).insert(vertex, Shown::Started) != Some(Shown::Started) {
             self.progress.event(Event::Started { vertex, at: self.clock.now() });
@@ -506,6 +661,9 @@ impl<W: Worker> Run<W> {
     }
 }
 
+/// What is remembered of steps, by what they are found with.
+type Remembered = Vec<(CacheKey, Vec<u8>)>;
+
 /// What a lookup brought.
 enum Found<T> {
     Hit(T, CacheRecord),
@@ -514,8 +672,18 @@ enum Found<T> {
     Nothing,
 }
 
+/// It is there already, and reading it costs nothing but reading.
 fn is_local(vertex: &Vertex) -> bool {
+    matches!(&vertex.op, Op::Source(Source::Local { .. }))
+}
+
+fn is_keyed_by_content(vertex: &Vertex) -> bool {
     matches!(&vertex.op, Op::Source(source) if source.is_keyed_by_content())
+}
+
+/// It must be brought from elsewhere before what uses it has a key.
+fn is_fetched(vertex: &Vertex) -> bool {
+    is_keyed_by_content(vertex) && !is_local(vertex)
 }
 
 /// Nothing happens there, so nothing is shown.

@@ -19,6 +19,16 @@ pub trait Worker: Send + Sync + 'static {
         selection: &Selection,
     ) -> Result<ContentDigest, Self::Error>;
 
+    /// The same path by path, to say which file has changed; `None` where that is not known or there are too many. Asked for only when a
+    /// step is executed, after [`Worker::content_digest`].
+    async fn content_paths(
+        &self,
+        _tree: &Self::Tree,
+        _selection: &Selection,
+    ) -> Result<Option<Vec<SelectedPath>>, Self::Error> {
+        Ok(None)
+    }
+
     /// The identity of a whole tree by what it holds. For an image that means that its layers were unpacked and verified.
     async fn content_id(&self, tree: &Self::Tree) -> Result<ContentId, Self::Error>;
 
@@ -52,4 +62,15 @@ pub struct Executed<T> {
     pub tree: T,
     /// The layers of it that were made here (not an image's), bottom first, inputs' included.
     pub layers: Vec<SnapshotId>,
+}
+
+/// One path of a selection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelectedPath {
+    /// As a user knows it: relative to the context.
+    pub path: String,
+    /// Permissions, `0o7777`, where they count.
+    pub mode: Option<u32>,
+    /// Of all else that counts.
+    pub digest: [u8; 16],
 }

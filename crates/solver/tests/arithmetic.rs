@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use cache::{CacheRecord, MemoryCache, SnapshotId};
 use files::{PathSelection, Selection};
 use graph::{
-    Definition, Event, Exec, Input, Network, Op, Outcome, Recorder, Security, Source, Vertex, VertexId,
+    Definition, Event, Exec, Http, Input, MissReason, Network, Op, Outcome, Recorder, Security, Source,
+    Vertex, VertexId,
 };
 use hash::{ContentDigest, ContentId, Digest, StableHasher, SystemClock};
 use image::Platform;
 use proptest::prelude::*;
-use solver::{Executed, SolveError, Solver, SourceTree, Worker};
+use solver::{Executed, SelectedPath, SolveError, Solver, SourceTree, Worker};
 
 /// What outlives a build: the store of results and the contexts on disk.
 #[derive(Default)]
@@ -30,6 +31,7 @@ struct Arithmetic {
     world: Arc<World>,
     definition: Arc<Definition>,
     executed: Mutex<Vec<VertexId>>,
+    brought: Mutex<Vec<VertexId>>,
     digested: AtomicUsize,
     running: AtomicUsize,
     most_running: AtomicUsize,
@@ -66,9 +68,26 @@ impl Worker for Arithmetic {
         Ok(record.layers.last().and_then(|layer| values.get(layer)).map(|value| Tree::Number(*value)))
     }
 
+    async fn content_paths(
+        &self,
+        tree: &Tree,
+        selection: &Selection,
+    ) -> Result<Option<Vec<SelectedPath>>, Failure> {
+        let Selection::Path(PathSelection { pattern, .. }) = selection else { return Ok(None) };
+        let mut digest = [0; 16];
+        digest[..8].copy_from_slice(&self.select(tree, selection)?.to_be_bytes());
+        Ok(Some(vec![SelectedPath { path: pattern.clone(), mode: None, digest }]))
+    }
+
     async fn source(&self, id: VertexId) -> Result<SourceTree<Tree>, Failure> {
+        self.brought.lock().unwrap().push(id);
         let tree = match &self.definition.vertex(id).op {
             Op::Source(Source::Local { .. }) => Tree::Context,
+            Op::Source(Source::Http(http)) => match &*http.url {
+                "forever" => std::future::pending().await,
+                "fail" => return Err(Failure("no route".into())),
+                url => Tree::Number(self.world.context.lock().unwrap().get(url).copied().unwrap_or_default()),
+            },
             _ => Tree::Number(*self.world.base.lock().unwrap()),
         };
         Ok(SourceTree { tree, cached: false })
@@ -82,7 +101,11 @@ impl Worker for Arithmetic {
         let vertex = self.definition.vertex(id);
         let Op::Exec(exec) = &vertex.op else { return Err(Failure("not a step".into())) };
         match exec.args[0].as_str() {
-            "fail" => return Err(Failure("told to fail".into())),
+            "fail" => {
+                // Others have begun by then.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Err(Failure("told to fail".into()));
+            }
             "sleep" => tokio::time::sleep(Duration::from_millis(200)).await,
             "forever" => std::future::pending().await,
             "panic" => panic!("told to panic"),
@@ -142,6 +165,11 @@ impl Graph {
         self.add(Op::Source(Source::Local { name: "context".into() }), vec![], false)
     }
 
+    fn http(&mut self, url: &str) -> VertexId {
+        let http = Http { url: url.into(), name: "file".into(), checksum: None };
+        self.add(Op::Source(Source::Http(http)), vec![], false)
+    }
+
     fn step(&mut self, kind: &str, constant: i64, inputs: Vec<Input>) -> VertexId {
         self.add(step(kind, constant), inputs, false)
     }
@@ -187,12 +215,28 @@ struct Machine {
 struct Built {
     values: Result<Vec<i64>, SolveError<Failure>>,
     executed: Vec<VertexId>,
+    brought: Vec<VertexId>,
     digested: usize,
     most_running: usize,
     events: Vec<Event>,
 }
 
 impl Built {
+    fn reason(&self, id: VertexId) -> Option<MissReason> {
+        match self.outcome(id) {
+            Some(Outcome::Done { reason }) => reason.clone(),
+            _ => None,
+        }
+    }
+
+    fn failures(&self) -> Vec<VertexId> {
+        let failed = |event: &Event| match event {
+            Event::Finished { vertex, outcome: Outcome::Failed { .. }, .. } => Some(*vertex),
+            _ => None,
+        };
+        self.events.iter().filter_map(failed).collect()
+    }
+
     fn outcome(&self, id: VertexId) -> Option<&Outcome> {
         self.events.iter().rev().find_map(|event| match event {
             Event::Finished { vertex, outcome, .. } if *vertex == id => Some(outcome),
@@ -211,13 +255,15 @@ impl Machine {
             world: self.world.clone(),
             definition: Arc::new(graph.0.clone()),
             executed: Mutex::default(),
+            brought: Mutex::default(),
             digested: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
         });
         let recorder = Arc::new(Recorder::default());
         let cache = Arc::new(self.cache.clone());
-        let solver = Solver::new(worker.clone(), cache, recorder.clone(), Arc::new(SystemClock), parallelism);
+        let solver = Solver::new(worker.clone(), cache, recorder.clone(), Arc::new(SystemClock), parallelism)
+            .explaining("Dockerfile");
         (worker, recorder, solver)
     }
 
@@ -237,6 +283,7 @@ impl Machine {
         Built {
             values,
             executed,
+            brought: worker.brought.lock().unwrap().clone(),
             digested: worker.digested.load(Ordering::SeqCst),
             most_running: worker.most_running.load(Ordering::SeqCst),
             events: recorder.events(),
@@ -410,6 +457,164 @@ fn a_missing_file_is_found_before_anything_runs() {
 }
 
 #[test]
+fn a_slow_source_holds_up_only_what_uses_it() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let (base, http) = (graph.base(), graph.http("forever"));
+    let free = graph.step("add", 1, vec![Input::whole(base)]);
+    let after = graph.step("add", 1, vec![Input::whole(free)]);
+    let waiting = graph.step("add", 1, vec![Input::whole(base), file(http, "file")]);
+    let join = graph.step("add", 0, vec![Input::whole(after), Input::whole(waiting)]);
+    // On its way to the inputs of `join`, its own key must be known first; other targets need not wait for that.
+    let (worker, _, solver) = machine.parts(&graph, 8);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let targets = [join, after];
+        let work = solver.solve(worker.definition.clone(), &targets);
+        assert!(tokio::time::timeout(Duration::from_millis(150), work).await.is_err());
+    });
+    assert_eq!(*worker.executed.lock().unwrap(), [free, after]);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    assert_eq!(machine.cache.claims(), 0);
+}
+
+#[test]
+fn what_is_fetched_counts_by_content() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let (base, http) = (graph.base(), graph.http("a"));
+    let user = graph.step("add", 1, vec![Input::whole(base), file(http, "file")]);
+    let target = graph.step("add", 1, vec![Input::whole(user)]);
+    assert_eq!(machine.build(&graph, &[target]).values.unwrap(), [2]);
+    let again = machine.build(&graph, &[target]);
+    assert_eq!((again.executed, again.brought), (vec![], vec![http]), "it is asked whether it has changed");
+    machine.world.context.lock().unwrap().insert("a".into(), 10);
+    let again = machine.build(&graph, &[target]);
+    assert_eq!(again.executed, [user, target]);
+    assert_eq!(again.reason(user).unwrap().to_string(), "file changed");
+    assert_eq!(again.values.unwrap(), [12]);
+}
+
+#[test]
+fn a_source_that_fails_is_told_once() {
+    let mut graph = Graph::default();
+    let (base, http) = (graph.base(), graph.http("fail"));
+    let user = graph.step("add", 1, vec![Input::whole(base), file(http, "file")]);
+    let target = graph.step("add", 1, vec![Input::whole(user)]);
+    let built = Machine::default().build(&graph, &[target]);
+    assert_eq!(built.values.as_ref().unwrap_err().vertex(), http);
+    assert_eq!(built.failures(), [http]);
+}
+
+#[test]
+fn a_missing_file_is_found_before_anything_is_fetched() {
+    let mut graph = Graph::default();
+    let (context, http) = (graph.context(), graph.http("forever"));
+    let user = graph.step("add", 1, vec![file(http, "file")]);
+    let copy = graph.step("add", 0, vec![Input::whole(user), file(context, "missing")]);
+    let built = Machine::default().build(&graph, &[copy]);
+    assert_eq!((built.failures(), built.brought), (vec![copy], vec![context]));
+}
+
+#[test]
+fn a_long_chain_over_something_fetched_does_not_recurse() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let http = graph.http("a");
+    let mut last = graph.step("add", 1, vec![file(http, "file")]);
+    for _ in 0..10_000 {
+        last = graph.step("add", 1, vec![Input::whole(last)]);
+    }
+    assert_eq!(machine.build(&graph, &[last]).values.unwrap(), [10_001]);
+    assert_eq!(machine.build(&graph, &[last]).executed, []);
+}
+
+/// A step with a variable, and the name of a step as the frontend gives it.
+fn step_with(constant: i64, name: &str, value: &str) -> Op {
+    let Op::Exec(exec) = step("add", constant) else { unreachable!("a step is an Exec") };
+    Op::Exec(Exec { env: [(name.to_owned(), value.to_owned())].into(), ..exec })
+}
+
+#[test]
+fn each_reason_in_words() {
+    let machine = Machine::default();
+    machine.world.context.lock().unwrap().insert("a".to_owned(), 1);
+    let build = |op: Op, text: &str, no_cache: bool| {
+        let mut graph = Graph::default();
+        let (base, context) = (graph.base(), graph.context());
+        let add = |graph: &mut Graph, op, inputs, name: &str, no_cache| {
+            graph.0.add(Vertex { op, inputs, name: name.to_owned(), lines: None, no_cache })
+        };
+        let copy = vec![Input::whole(base), file(context, "a")];
+        let first = add(&mut graph, op, copy, &format!("[build 2/3] {text}"), no_cache);
+        let second =
+            add(&mut graph, step("add", 5), vec![Input::whole(first)], "[build 3/3] RUN test", false);
+        let built = machine.build(&graph, &[second]);
+        [first, second].map(|id| built.reason(id).map(|reason| reason.to_string()))
+    };
+    let reasons =
+        |first: Option<&str>, second: Option<&str>| [first, second].map(|text| text.map(str::to_owned));
+    let new = "never built here";
+    assert_eq!(build(step_with(1, "A", "x"), "RUN make", false), reasons(Some(new), Some(new)));
+    assert_eq!(build(step_with(1, "A", "x"), "RUN make", false), reasons(None, None));
+    machine.world.context.lock().unwrap().insert("a".into(), 2);
+    let changed = reasons(Some("a changed"), Some("RUN make changed"));
+    assert_eq!(build(step_with(1, "A", "x"), "RUN make", false), changed);
+    // The child comes out of what the step gave, which is the same.
+    assert_eq!(build(step_with(1, "A", "y"), "RUN make", false), reasons(Some("variable A: x → y"), None));
+    assert_eq!(
+        build(step_with(1, "B", "y"), "RUN make", false)[0].as_deref(),
+        Some("variable A: no longer y"),
+        "one of two"
+    );
+    assert_eq!(
+        build(step_with(3, "B", "y"), "RUN make all", false)[0].as_deref(),
+        Some("command: add 1 → add 3")
+    );
+    assert_eq!(
+        build(step_with(3, "B", "y"), "RUN make all", true)[0].as_deref(),
+        Some("the cache is switched off for it")
+    );
+    machine.cache.evict();
+    let gone = "the result was removed from the cache";
+    assert_eq!(build(step_with(3, "B", "y"), "RUN make all", false), reasons(Some(gone), Some(gone)));
+}
+
+#[test]
+fn secret_values_are_never_remembered() {
+    let machine = Machine::default();
+    let reason = |value: &str| {
+        let mut graph = Graph::default();
+        let base = graph.base();
+        let id = graph.add(step_with(1, "NPM_TOKEN", value), vec![Input::whole(base)], false);
+        machine.build(&graph, &[id]).reason(id).map(|reason| reason.to_string())
+    };
+    assert_eq!(reason("hunter2").as_deref(), Some("never built here"));
+    assert_eq!(reason("hunter3").as_deref(), Some("variable NPM_TOKEN changed"));
+    let remembered = machine.cache.remembered();
+    assert!(remembered.iter().any(|parts| String::from_utf8_lossy(parts).contains("NPM_TOKEN")));
+    for parts in remembered {
+        assert!(!String::from_utf8_lossy(&parts).contains("hunter"));
+    }
+}
+
+#[test]
+fn what_ran_again_elsewhere_is_the_reason() {
+    let machine = Machine::default();
+    let build = |no_cache| {
+        let mut graph = Graph::default();
+        let base = graph.base();
+        let first = graph.add(step("add", 1), vec![Input::whole(base)], no_cache);
+        let second = graph.step("add", 2, vec![Input::whole(first)]);
+        machine.build(&graph, &[second]).reason(second)
+    };
+    build(false);
+    // Behind the cache's back, so that the step gives another result.
+    *machine.world.base.lock().unwrap() = 100;
+    assert_eq!(build(true).unwrap().to_string(), "step 1 changed");
+}
+
+#[test]
 fn dropping_the_future_leaks_nothing() {
     let machine = Machine::default();
     let mut graph = Graph::default();
@@ -482,9 +687,21 @@ impl Shape {
         let context = graph.context();
         for (index, (parity, constant, inputs, chosen)) in self.0.iter().enumerate() {
             let mut inputs: Vec<Input> = inputs.iter().map(|input| Input::whole(*input.get(&made))).collect();
-            inputs.extend(chosen.map(|chosen| file(context, &chosen.to_string())));
+            // Two of the four are given, the others fetched.
+            inputs.extend(chosen.map(|chosen| {
+                let source = if chosen < 2 { context } else { graph.http(&chosen.to_string()) };
+                file(source, &chosen.to_string())
+            }));
             let op = step(if *parity { "parity" } else { "add" }, *constant);
-            made.push(graph.add(op, inputs, no_cache.contains(&index)));
+            // Equal steps are one vertex, unless one of them is --no-cache: then both have the same in them.
+            let name = format!("place {index}");
+            made.push(graph.0.add(Vertex {
+                op,
+                inputs,
+                name,
+                lines: None,
+                no_cache: no_cache.contains(&index),
+            }));
         }
         (graph, made[made.len() - 1])
     }
@@ -502,7 +719,9 @@ proptest! {
         for name in 0..4 {
             machine.world.context.lock().unwrap().insert(name.to_string(), 0);
         }
+        let (mut seen, mut edited) = (BTreeSet::new(), BTreeSet::new());
         for (name, value, no_cache) in edits {
+            edited.insert(name.to_string());
             machine.world.context.lock().unwrap().insert(name.to_string(), value);
             let (graph, target) = shape.graph(&no_cache);
             let built = machine.build(&graph, &[target]);
@@ -510,6 +729,19 @@ proptest! {
             let clean = Machine::default();
             *clean.world.context.lock().unwrap() = machine.world.context.lock().unwrap().clone();
             let fresh = clean.build(&graph, &[target]);
+            let name = |id: &VertexId| &graph.0.vertex(*id).name;
+            for id in &built.executed {
+                match built.reason(*id) {
+                    Some(MissReason::FirstBuild) => prop_assert!(!seen.contains(name(id)), "it was built before"),
+                    // A build that found everything by content has told nothing of its files.
+                    Some(MissReason::ContentChanged { paths, more }) => {
+                        prop_assert_eq!(more, 0);
+                        prop_assert!(paths.iter().all(|path| edited.contains(&path.path)));
+                    }
+                    _ => {}
+                }
+            }
+            seen.extend(built.executed.iter().map(|id| name(id).clone()));
             prop_assert_eq!(built.values.unwrap(), fresh.values.unwrap());
             let ran: BTreeSet<_> = built.executed.iter().collect();
             prop_assert_eq!(ran.len(), built.executed.len(), "each vertex runs at most once");

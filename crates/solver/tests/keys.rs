@@ -39,7 +39,7 @@ fn golden_definition_key() {
     ];
     assert_eq!(
         definition_key(&copy(), &inputs).to_string(),
-        "c4ce9f6bc156c0a030e062df38b1cb5687f5bccbadbaa318b4c6f3611b17ac24"
+        "87934789c5bcb13d390cb573c4ad6e1deec7dd07591f59ac5d8eaec2200fc99e"
     );
 }
 
@@ -51,7 +51,7 @@ fn golden_content_key() {
     ];
     assert_eq!(
         content_key(&copy(), &inputs).to_string(),
-        "5d8dd812d0a2e1c13409d477fe19f36a242923519ab7be2d9e62041a2280fec3"
+        "d02b2cf60d9d2104fe03d18a37d84d85c99c566097b0813b6092432504b68989"
     );
 }
 

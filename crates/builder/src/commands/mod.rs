@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod du;
 pub(crate) mod images;
 pub(crate) mod info;
+pub(crate) mod parse;
 pub(crate) mod prune;
 pub(crate) mod run;
 

@@ -1,11 +1,12 @@
 //! A network of its own for the processes of a build: a namespace that a helper program connects to the host's network,
-//! `pasta` or `slirp4netns`. Inside, it is 10.0.2.0/24, with a name server at 10.0.2.3 that asks those of the host.
+//! `slirp4netns` or `pasta`. Inside, it is 10.0.2.0/24, with a name server at 10.0.2.3 that asks those of the host.
 
 mod helper;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,35 +20,6 @@ const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
 
 /// The helpers, the preferred one first, with further arguments to try. All: no way to the host's loopback.
 const HELPERS: [(NetworkKind, &str, &[&str]); 3] = [
-    (
-        NetworkKind::Pasta,
-        "pasta",
-        &[
-            "--config-net",
-            "--ipv4-only",
-            "--no-map-gw",
-            "--tcp-ports",
-            "none",
-            "--udp-ports",
-            "none",
-            "--tcp-ns",
-            "none",
-            "--udp-ns",
-            "none",
-            "--address",
-            "10.0.2.100",
-            "--netmask",
-            "24",
-            "--gateway",
-            "10.0.2.2",
-            "--dns-forward",
-            "10.0.2.3",
-            "--ns-ifname",
-            "eth0",
-            "--netns",
-            "/proc/self/fd/0",
-        ],
-    ),
     (
         NetworkKind::Slirp4netns,
         "slirp4netns",
@@ -75,6 +47,35 @@ const HELPERS: [(NetworkKind, &str, &[&str]); 3] = [
             "--netns-type=path",
             "/proc/self/fd/0",
             "eth0",
+        ],
+    ),
+    (
+        NetworkKind::Pasta,
+        "pasta",
+        &[
+            "--config-net",
+            "--ipv4-only",
+            "--no-map-gw",
+            "--tcp-ports",
+            "none",
+            "--udp-ports",
+            "none",
+            "--tcp-ns",
+            "none",
+            "--udp-ns",
+            "none",
+            "--address",
+            "10.0.2.100",
+            "--netmask",
+            "24",
+            "--gateway",
+            "10.0.2.2",
+            "--dns-forward",
+            "10.0.2.3",
+            "--ns-ifname",
+            "eth0",
+            "--netns",
+            "/proc/self/fd/0",
         ],
     ),
 ];
@@ -193,6 +194,11 @@ impl PrivateNetwork {
         }
         spec
     }
+}
+
+/// The helper that is tried first, where one is installed.
+pub(crate) fn helper_program() -> Option<PathBuf> {
+    HELPERS.iter().find_map(|(_, name, _)| find_tool(name))
 }
 
 /// The address from which the host reaches others. Nothing is sent.

@@ -10,6 +10,11 @@ use crate::sys::Instruction;
 /// Linux capabilities that a sandboxed process has, as bits: Docker's default set.
 pub(crate) use profile::DEFAULT_CAPABILITIES;
 
+/// How the kernel names the ABI of this binary; `None` for one without a profile.
+pub(crate) fn native_audit() -> Option<u32> {
+    profile::Arch::native().map(profile::Arch::audit)
+}
+
 /// A compiled filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {

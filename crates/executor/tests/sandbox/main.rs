@@ -4,11 +4,14 @@
 //! an ordinary user in a mount namespace with files of its own in `/etc`, so that nothing of the machine changes.
 //! Arguments are parts of the names of cases to run. For nextest each kind of user is one test ([`MODES`]).
 
+mod endurance;
+mod escapes;
 mod isolation;
 mod leaving;
 mod limits;
 mod network;
 mod options;
+mod owners;
 mod process;
 mod support;
 mod traces;
@@ -99,6 +102,9 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         leaving::CASES,
         limits::CASES,
         network::CASES,
+        owners::CASES,
+        escapes::CASES,
+        endurance::CASES,
         options::CASES,
     ]
     .into_iter()

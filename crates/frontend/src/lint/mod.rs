@@ -1,8 +1,10 @@
 //! Build checks, under BuildKit's names (`frontend/dockerfile/linter/ruleset.go`), and the options that switch them off.
 
+mod catalogue;
 mod file;
 pub(crate) mod rules;
 
+pub use catalogue::{Rule, rule, rules};
 pub(crate) use file::check_file;
 
 use std::borrow::Cow;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
 use super::output::{self, Output};
@@ -92,6 +93,15 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 
+    /// Say which build checks the Dockerfile violates instead of building; short for --call=check
+    #[arg(long, conflicts_with = "call", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) check: bool,
+
+    /// Answer a question instead of building: check, outline or targets, with `,format=json` as JSON
+    #[arg(long, value_name = "QUESTION", value_parser = call::parse)]
+    pub(super) call: Option<Call>,
+
     /// Network of RUN steps: default (the host's), private, host or none
     #[arg(long, value_name = "MODE")]
     pub(super) network: Option<String>,
@@ -133,6 +143,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// What is asked instead of a build.
+    pub(super) fn call(&self) -> Option<Call> {
+        let check = self.check.then_some(Call { question: Question::Check, json: false });
+        check.or(self.call).filter(|call| call.question != Question::Build)
+    }
+
     /// How progress is shown.
     pub(super) fn progress(&self) -> ProgressMode {
         if self.quiet { ProgressMode::Quiet } else { self.progress }

@@ -157,6 +157,8 @@ pub(super) struct Context {
     pub(super) tree: Arc<dyn FileTree>,
     /// The ignore file that applies to it, when there is one.
     pub(super) ignore_file: Option<PathBuf>,
+    /// Its patterns.
+    pub(super) ignore: Option<Arc<Ignore>>,
 }
 
 /// What stands in a context is somebody else's: a pipe or a device there must not hold the build.
@@ -219,11 +221,12 @@ fn directory(path: &Path, ignore_files: &[PathBuf]) -> Result<Context, Failure> 
         let ignore_file = Some(file.strip_prefix("./").unwrap_or(file).to_owned());
         return Ok(Context {
             path: path.to_owned(),
+            ignore: Some(Arc::new(ignore.clone())),
             tree: Arc::new(Ignoring::new(tree, ignore)),
             ignore_file,
         });
     }
-    Ok(Context { path: path.to_owned(), tree: Arc::new(tree), ignore_file: None })
+    Ok(Context { path: path.to_owned(), tree: Arc::new(tree), ignore_file: None, ignore: None })
 }
 
 /// The directories of `--build-context`, each with its own `.dockerignore`.

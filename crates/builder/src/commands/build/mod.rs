@@ -1,4 +1,5 @@
 mod args;
+mod call;
 mod contexts;
 mod deliver;
 mod done;
@@ -26,6 +27,7 @@ use solver::Solver;
 use worker::{Cancel, LocalWorker, OpenContext, Tree};
 
 pub(crate) use args::Args;
+use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
@@ -48,9 +50,18 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn build(args: Args) -> Result<u8, Failure> {
+    if let Some(Call { question: Question::Describe, json }) = args.call() {
+        return call::describe(json).print();
+    }
     let wanted = Wanted::of(&args)?;
     // Mistakes in the Dockerfile are told before anything is opened or created.
     let early = if wanted.is_empty() { Some(read(&args, &Brought::default())?) } else { None };
+    // Nothing but the file is needed for these answers.
+    if let Some((request, parsed)) = &early
+        && let Some(answer) = from_text(&args, request, parsed)
+    {
+        return answer.print();
+    }
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
     let machine = Machine::enter()?;
     let store = machine.store()?;
@@ -93,7 +104,13 @@ fn build(args: Args) -> Result<u8, Failure> {
         Some(read) => read,
         None => read(&args, &brought).inspect_err(|_| drop(progress.finish()))?,
     };
+    if let Some(answer) = from_text(&args, &request, &parsed) {
+        progress.finish();
+        return answer.print();
+    }
     let context = contexts::main_context(&args, &brought)?;
+    let mut request = request;
+    request.options.ignore = context.ignore.clone();
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -113,6 +130,16 @@ fn build(args: Args) -> Result<u8, Failure> {
         agents,
         notices: &notices,
     };
+    if let Some(call) = args.call() {
+        let answer = runtime.block_on(async {
+            tokio::select! {
+                answer = build.answer(call) => answer,
+                () = interrupt::received() => Err(Failure::interrupted()),
+            }
+        });
+        progress.finish();
+        return answer?.print();
+    }
     let result = runtime.block_on(async {
         tokio::select! {
             result = build.run() => result,
@@ -147,10 +174,23 @@ fn build(args: Args) -> Result<u8, Failure> {
 fn read(args: &Args, brought: &Brought) -> Result<(Request, parser::Parsed), Failure> {
     let request = request::resolve(args, brought)?;
     let parsed = parser::parse(&request.dockerfile.text);
-    if parsed.errors().next().is_some() {
+    if parsed.errors().next().is_some() && args.call().is_none() {
         return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
     }
     Ok((request, parsed))
+}
+
+/// The answer to a question that the text alone answers: which targets there are, and what is wrong with a file that cannot be
+/// understood.
+fn from_text(args: &Args, request: &Request, parsed: &parser::Parsed) -> Option<Answer> {
+    let Call { question, json } = args.call()?;
+    match question {
+        Question::Targets => Some(call::targets(parsed, &request.dockerfile, json)),
+        Question::Check if parsed.errors().next().is_some() => {
+            Some(call::check(&parsed.diagnostics, &request.dockerfile, json))
+        }
+        _ => None,
+    }
 }
 
 impl From<args::ProgressMode> for Mode {
@@ -254,17 +294,42 @@ impl Build<'_> {
         Ok(Made { image_id, has_program })
     }
 
-    /// Lowers the Dockerfile, finding the images that it asks for on the way.
+    /// Answers a question that needs the images' configs.
+    async fn answer(self, call: Call) -> Result<Answer, Failure> {
+        let source = &self.request.dockerfile;
+        match (call.question, self.lowered().await?) {
+            (Question::Outline, Ok(Planned { plan, .. })) => {
+                let outline = plan.targets.first().map(|target| target.outline.clone()).unwrap_or_default();
+                Ok(call::outline(&outline, source, call.json))
+            }
+            (Question::Check, Ok(Planned { plan, .. })) => Ok(call::check(&plan.warnings, source, call.json)),
+            (Question::Check, Err(findings)) => Ok(call::check(&findings, source, call.json)),
+            (_, Err(findings)) => Err(explain::mistakes(&findings, source)),
+            (Question::Build | Question::Targets | Question::Describe, Ok(_)) => {
+                Err(Failure::build("internal error: the question was answered already"))
+            }
+        }
+    }
+
+    /// Lowers the Dockerfile; its mistakes are the user's.
     async fn plan(&self) -> Result<Planned, Failure> {
+        self.lowered().await?.map_err(|findings| explain::mistakes(&findings, &self.request.dockerfile))
+    }
+
+    /// Lowers the Dockerfile, finding the images that it asks for on the way.
+    async fn lowered(&self) -> Result<Result<Planned, Vec<parser::Diagnostic>>, Failure> {
         let registry = registry::Client::new(registry::Config::from_env(|name| std::env::var_os(name)));
         let contexts = self.request.named_contexts.clone();
         let finder = Finder::new(self.store.clone(), registry, contexts, self.request.pull);
         let mut found = Found::new();
         loop {
-            let lowered = frontend::lower(self.parsed, &self.request.options, &found);
-            match lowered.map_err(|findings| explain::mistakes(&findings, &self.request.dockerfile))? {
+            let lowered = match frontend::lower(self.parsed, &self.request.options, &found) {
+                Ok(lowered) => lowered,
+                Err(findings) => return Ok(Err(findings)),
+            };
+            match lowered {
                 Lowered::Plan(plan) => {
-                    return Ok(Planned { plan: *plan, images: found.into_values().collect(), finder });
+                    return Ok(Ok(Planned { plan: *plan, images: found.into_values().collect(), finder }));
                 }
                 Lowered::Missing(missing) => {
                     let images = try_join_all(missing.iter().map(|image| self.find(&finder, image))).await?;

@@ -1,0 +1,205 @@
+//! Files that versions of a layer share.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use cache::{ActiveSnapshot, ObjectKey, PruneOptions, Snapshot, SnapshotId};
+use common::TestStore;
+use files::{Attributes, TreeWriter, WriterOptions};
+
+fn attributes() -> Attributes {
+    Attributes { mtime: Some((1_700_000_000, 5)), uid: 3, gid: 4, ..Attributes::with_mode(0o640) }
+}
+
+fn key(content: &str, attributes: &Attributes) -> ObjectKey {
+    let digest = hash::StableHasher::new("test").with(content).finish();
+    ObjectKey::new(&digest, content.len() as u64, attributes).unwrap()
+}
+
+/// Writes files as a COPY does: linked where possible. Says which were.
+fn copy(active: &ActiveSnapshot, files: &[(&str, &str)]) -> Vec<bool> {
+    let options = WriterOptions {
+        owners: active.owners().clone(),
+        opaque: active.opaque_mark(),
+        parents: Attributes::with_mode(0o755),
+    };
+    let writer = TreeWriter::new(active.dir(), options).unwrap();
+    let linked = files.iter().map(|(path, content)| {
+        let (path, attributes) = (Path::new(path), attributes());
+        if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
+            writer.directory(parent, &Attributes::with_mode(0o755)).unwrap();
+        }
+        let key = key(content, &attributes);
+        let objects = active.objects().unwrap();
+        if objects.is_some_and(|objects| objects.link(&key, path).unwrap()) {
+            return true;
+        }
+        writer.file(path, &mut content.as_bytes(), &attributes).unwrap();
+        if let Some(objects) = objects {
+            objects.keep(&key, path).unwrap();
+        }
+        false
+    });
+    let linked = linked.collect();
+    writer.finish().unwrap();
+    linked
+}
+
+fn layer(test: &TestStore, parents: &[SnapshotId], files: &[(&str, &str)]) -> (Snapshot, Vec<bool>) {
+    let active = test.store.begin(parents).unwrap();
+    let linked = copy(&active, files);
+    let changes = active.changes().unwrap();
+    (active.commit(&changes).unwrap(), linked)
+}
+
+fn inode(layer: &Snapshot, path: &str) -> u64 {
+    fs::metadata(layer.dir().join(path)).unwrap().ino()
+}
+
+fn objects(test: &TestStore) -> u64 {
+    test.store.usage().unwrap().objects.count
+}
+
+#[test]
+fn versions_of_a_layer_share_what_is_the_same() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    let (first, linked) = layer(&test, &[base], &[("a", "one"), ("d/b", "two")]);
+    assert_eq!(linked, [false, false]);
+    let (second, linked) = layer(&test, &[base], &[("a", "one"), ("d/b", "changed"), ("d/moved", "two")]);
+    assert_eq!(linked, [true, false, true]);
+    assert_eq!(inode(&first, "a"), inode(&second, "a"));
+    assert_eq!(inode(&first, "d/b"), inode(&second, "d/moved"));
+    assert_ne!(inode(&first, "d/b"), inode(&second, "d/b"));
+    let metadata = fs::metadata(second.dir().join("d/moved")).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.mtime_nsec()), (0o640, 3, 5));
+    assert_eq!(fs::read_to_string(second.dir().join("d/moved")).unwrap(), "two");
+    // The layer is the same as one that was copied, link or not.
+    let (copied, linked) = layer(&test, &[base, second.id()], &[("a", "one"), ("d/b", "two")]);
+    assert_eq!((linked, copied.changes()), (vec![false, false], first.changes()));
+}
+
+#[test]
+fn no_two_paths_of_a_tree_are_one_file() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    let (first, _) = layer(&test, &[base], &[("a", "same"), ("b", "same")]);
+    assert_ne!(inode(&first, "a"), inode(&first, "b"));
+    let (again, linked) = layer(&test, &[base], &[("a", "same"), ("b", "same")]);
+    assert_eq!(linked.iter().filter(|linked| **linked).count(), 1);
+    assert_ne!(inode(&again, "a"), inode(&again, "b"));
+    let (above, linked) = layer(&test, &[base, first.id()], &[("c", "same")]);
+    assert_eq!(linked, [false], "the layer below has it");
+    assert_ne!(inode(&above, "c"), inode(&first, "a"));
+    // What may come to lie over anything shares with nobody.
+    assert!(test.store.begin(&[]).unwrap().objects().unwrap().is_none());
+    let copying = TestStore::copying();
+    let base = copying.layer(&[], |_| {}).id();
+    assert!(copying.store.begin(&[base]).unwrap().objects().unwrap().is_none());
+    // A list that cannot be read might have left something out.
+    fs::write(test.dir.path().join(format!("snapshots-v1/{}.objects", first.id())), "short").unwrap();
+    assert!(test.store.begin(&[base, first.id()]).unwrap().objects().unwrap().is_none());
+}
+
+#[test]
+fn every_attribute_counts() {
+    let plain = attributes();
+    let mut others = vec![
+        Attributes { mode: 0o644, ..plain.clone() },
+        Attributes { uid: 4, gid: 3, ..plain.clone() },
+        Attributes { gid: 5, ..plain.clone() },
+        Attributes { mtime: Some((1_700_000_000, 6)), ..plain.clone() },
+        Attributes { mtime: Some((1_700_000_001, 5)), ..plain.clone() },
+    ];
+    others.push(Attributes { xattrs: [("user.x".into(), b"1".to_vec())].into(), ..plain.clone() });
+    others.push(Attributes { xattrs: [("user.x".into(), b"2".to_vec())].into(), ..plain.clone() });
+    for (index, one) in others.iter().enumerate() {
+        assert_ne!(key("x", one), key("x", &plain));
+        assert!(others[index + 1..].iter().all(|other| key("x", other) != key("x", one)));
+    }
+    assert_ne!(key("x", &plain), key("y", &plain));
+    assert_eq!(ObjectKey::new(&[1; 32], 1, &Attributes { mtime: None, ..plain }), None);
+}
+
+#[test]
+fn links_lead_nowhere() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    layer(&test, &[base], &[("a", "one")]);
+    let outside = tempfile::tempdir_in(test.dir.path()).unwrap();
+    let active = test.store.begin(&[base]).unwrap();
+    symlink(outside.path(), active.dir().join("out")).unwrap();
+    fs::create_dir(active.dir().join("d")).unwrap();
+    let objects = active.objects().unwrap().unwrap();
+    for path in ["out/f", "d/../../f", "/f", "..", "missing/f"] {
+        assert!(objects.link(&key("one", &attributes()), Path::new(path)).is_err(), "{path}");
+    }
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    // A refusal does not use the object up; what is there is left to the writer.
+    fs::write(active.dir().join("f"), "there").unwrap();
+    assert!(!objects.link(&key("one", &attributes()), Path::new("f")).unwrap());
+    assert!(objects.link(&key("one", &attributes()), Path::new("d/f")).unwrap());
+}
+
+#[test]
+fn an_object_that_is_not_what_it_was_is_not_used() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    let (first, _) = layer(&test, &[base], &[("a", "one")]);
+    fs::write(first.dir().join("a"), "longer than before").unwrap();
+    let (second, linked) = layer(&test, &[base], &[("a", "one")]);
+    assert_eq!(linked, [false]);
+    assert_eq!(fs::read_to_string(second.dir().join("a")).unwrap(), "one");
+}
+
+#[test]
+fn objects_without_a_layer_and_those_of_another_boot_go() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    layer(&test, &[base], &[("a", "one"), ("b", "two")]);
+    assert_eq!(objects(&test), 2);
+    let other = test.dir.path().join("objects-v1/another-boot/ab");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("cd"), "perhaps lost").unwrap();
+    test.store.prune(PruneOptions::default()).unwrap();
+    assert_eq!(objects(&test), 0);
+    assert!(!other.exists());
+    assert_eq!(fs::read_dir(test.dir.path().join("snapshots-v1")).unwrap().count(), 0, "no list is left");
+}
+
+#[test]
+fn at_the_limit_of_links_files_are_copied() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    let (first, _) = layer(&test, &[base], &[("a", "one")]);
+    let crowd = tempfile::tempdir_in(test.dir.path()).unwrap();
+    let file = first.dir().join("a");
+    let limit = (0..70_000).find(|n| fs::hard_link(&file, crowd.path().join(n.to_string())).is_err());
+    let (second, linked) = layer(&test, &[base], &[("a", "one")]);
+    // ext4 allows 65,000 names; other file systems have no limit worth testing.
+    assert_eq!(linked, [limit.is_none()]);
+    assert_eq!(fs::read_to_string(second.dir().join("a")).unwrap(), "one");
+}
+
+#[test]
+fn many_at_once() {
+    let test = TestStore::new();
+    let base = test.layer(&[], |_| {}).id();
+    let names: Vec<(String, String)> = (0..200).map(|n| (format!("f{n}"), format!("{}", n % 150))).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(|(path, text)| (&**path, &**text)).collect();
+    let layers: Vec<Snapshot> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| layer(&test, &[base], &files).0)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for layer in &layers {
+        let inodes: std::collections::HashSet<_> = names.iter().map(|(path, _)| inode(layer, path)).collect();
+        assert_eq!(inodes.len(), names.len());
+        for (path, text) in &names {
+            assert_eq!(&fs::read_to_string(layer.dir().join(path)).unwrap(), text);
+        }
+    }
+    assert_eq!(objects(&test), 150);
+}

@@ -1,0 +1,127 @@
+//! Many runs, and many ends: nothing is left. `BUILDER_LONG=1` makes them longer.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use executor::{Executor, Rootfs};
+
+use crate::support::{Case, Fixture, Needs, Recorder, eventually, processes_with};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "endurance::one_after_another", needs: Needs::Nothing, run: one_after_another },
+    Case { name: "endurance::at_once", needs: Needs::Nothing, run: at_once },
+    Case { name: "endurance::killed_at_every_stage", needs: Needs::Nothing, run: killed_at_every_stage },
+];
+
+fn count(short: usize, long: usize) -> usize {
+    if std::env::var_os("BUILDER_LONG").is_some() { long } else { short }
+}
+
+/// What could leak: descriptors, mounts, groups, memory in KiB.
+fn held() -> (usize, usize, usize, u64) {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let memory = memory.trim().trim_end_matches(" kB").parse().unwrap();
+    (descriptors, mounts, own_groups(), memory)
+}
+
+/// Groups of guards that are gone: those of others who test at the same time are held by live ones.
+fn own_groups() -> usize {
+    let abandoned = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let pid = name.split('-').nth(1).unwrap_or_default().to_owned();
+        !Path::new("/proc").join(pid).exists()
+    };
+    crate::limits::groups().iter().filter(|path| abandoned(path)).count()
+}
+
+fn assert_nothing_leaked(before: (usize, usize, usize, u64)) {
+    let after = held();
+    assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and mounts");
+    assert!(after.2 <= before.2, "groups");
+    assert!(after.3 < before.3 + 16 * 1024, "memory: {} KiB, then {}", before.3, after.3);
+}
+
+fn one_after_another(fixture: &Fixture) {
+    for _ in 0..5 {
+        fixture.output("true");
+    }
+    let before = held();
+    for index in 0..count(60, 1000) {
+        assert_eq!(fixture.output(&format!("echo {index}")), format!("{index}\n"));
+    }
+    assert_nothing_leaked(before);
+}
+
+fn at_once(fixture: &Fixture) {
+    fixture.output("true");
+    let number = count(30, 100);
+    let specs: Vec<_> = (0..number)
+        .map(|index| {
+            let dir = |name: &str| {
+                let dir = fixture.dir.path().join(format!("{name}{index}"));
+                std::fs::create_dir(&dir).unwrap();
+                dir
+            };
+            let mut spec = fixture.shell("echo x > /made; sleep 0.2");
+            spec.rootfs = Rootfs::Overlay {
+                lower: vec![fixture.lower.clone()],
+                upper: dir("upper"),
+                work: dir("work"),
+                userxattr: fixture.identity.needs_userxattr(),
+                volatile: true,
+            };
+            spec
+        })
+        .collect();
+    let before = held();
+    fixture.runtime.block_on(async {
+        let start = |spec| {
+            let sandbox = fixture.sandbox.clone();
+            tokio::spawn(async move { sandbox.run(spec, &Recorder::default()).await.unwrap().status.code() })
+        };
+        let tasks: Vec<_> = specs.into_iter().map(start).collect();
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), 0);
+        }
+    });
+    assert_nothing_leaked(before);
+}
+
+/// The caller ends after a time that grows from nothing to longer than the start takes.
+fn killed_at_every_stage(fixture: &Fixture) {
+    let marker = crate::leaving::marker("8");
+    std::fs::write(fixture.dir.path().join("script"), format!("echo ready; sleep {marker}")).unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let repetitions = count(15, 200);
+    for index in 0..repetitions {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg("run-and-wait")
+            .arg(fixture.dir.path())
+            .env("EXECUTOR_TEST_XATTR", fixture.identity.needs_userxattr().to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let mut caller = crate::leaving::Caller(command.spawn().unwrap());
+        std::thread::sleep(Duration::from_micros((index * 60_000 / repetitions).try_into().unwrap()));
+        let below = crate::leaving::descendants(caller.0.id());
+        let signal = ["-KILL", "-TERM", "-INT"][index % 3];
+        let _sent = Command::new("kill").args([signal, &caller.0.id().to_string()]).status().unwrap();
+        caller.0.wait().unwrap();
+        eventually("nothing of the step is left", || {
+            processes_with(&marker).is_empty()
+                && below.iter().all(|pid| {
+                    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                    stat.is_empty() || stat.contains(") Z ")
+                })
+        });
+        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    }
+    eventually("the groups are gone", || {
+        fixture.output("true");
+        own_groups() == 0
+    });
+}

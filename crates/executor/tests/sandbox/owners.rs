@@ -1,0 +1,142 @@
+//! Changes of owners where there is a single id.
+
+use std::path::Path;
+
+use executor::{Identity, OutputStream};
+
+use crate::support::{Case, Fixture, Needs, Recorder};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "owners::are_recorded", needs: Needs::Nothing, run: are_recorded },
+    Case { name: "owners::every_form_of_call", needs: Needs::Nothing, run: every_form_of_call },
+    Case { name: "owners::errors_stay", needs: Needs::Nothing, run: errors_stay },
+    Case { name: "owners::many_at_once", needs: Needs::Nothing, run: many_at_once },
+];
+
+fn is_single(fixture: &Fixture) -> bool {
+    matches!(fixture.identity, Identity::SingleId { .. })
+}
+
+/// The owner that a layer made from the upper directory has.
+fn owner(path: &Path) -> String {
+    let mut value = [0; 64];
+    match rustix::fs::lgetxattr(path, "user.builder.owner", &mut value) {
+        Ok(length) => String::from_utf8(value[..length].to_vec()).unwrap(),
+        Err(_) => "none".to_owned(),
+    }
+}
+
+fn are_recorded(fixture: &Fixture) {
+    if !is_single(fixture) {
+        return;
+    }
+    std::fs::write(fixture.lower.join("etc/below"), "below").unwrap();
+    let script = "mkdir -p /srv/a; touch /srv/a/file /srv/a/set; chmod 6755 /srv/a/set; ln -s a/file /srv/link; ln -s nowhere /srv/dangling
+        chown 5:6 /srv/a; chown 7 /srv/a/file; chgrp 8 /srv/a/file; chown 0:0 /srv/a/file && chown -R 33:34 /srv/a
+        chown 9:9 /srv/link; chown 12:13 /etc/below; chown 0:0 /etc/passwd; chown -h 3:3 /srv/dangling; stat -c %a /srv/a/set
+        cp -a /srv/a/file /srv/copy; (cd /srv/a && chown 44:45 ../copy); echo done";
+    let recorder = Recorder::default();
+    let outcome = fixture.run_with(fixture.shell(script), &recorder).unwrap();
+    assert_eq!(recorder.text(OutputStream::Stderr), "");
+    assert_eq!(recorder.text(OutputStream::Stdout), "755\ndone\n");
+    assert!(outcome.notes.len() == 1 && outcome.notes[0].contains("symbolic links"), "{outcome:?}");
+    for (path, expected) in [
+        ("srv/a", "33:34"),
+        ("srv/a/file", "9:9"),
+        ("srv/a/set", "33:34"),
+        ("srv/copy", "44:45"),
+        ("srv", "none"),
+        ("etc/below", "12:13"),
+    ] {
+        assert_eq!(owner(&fixture.upper.join(path)), expected, "{path}");
+    }
+    assert!(!fixture.upper.join("etc/passwd").exists(), "what changes nothing is not copied up");
+    assert_eq!(owner(&fixture.lower.join("etc/below")), "none");
+    // Whoever looks sees it, also in a later step: busybox's chown reads what it is to keep.
+    let look = "stat -c '%u:%g %a %s' /srv/a /srv/copy /etc/below /etc/passwd /srv; ls -ln /srv | awk '/copy/ {print $3, $4}'
+        chown :78 /srv/a; stat -c %u:%g /srv/a; chown :34 /srv/a; find /srv -user 9 | sort; [ -r /etc/below ] && echo readable; stat /missing";
+    let (_, output, errors) = fixture.run(fixture.shell(look));
+    let sizes: Vec<&str> =
+        output.lines().map(|line| line.rsplit_once(' ').map_or(line, |(rest, _)| rest)).collect();
+    assert_eq!(
+        sizes,
+        [
+            "33:34 755",
+            "44:45 644",
+            "12:13 644",
+            "0:0 644",
+            "0:0 755",
+            "44",
+            "33:78",
+            "/srv/a/file",
+            "readable"
+        ],
+        "{output} {errors}"
+    );
+    assert_eq!(errors, "stat: can't stat '/missing': No such file or directory\n");
+    // A later step begins with what an earlier one recorded.
+    assert_eq!(fixture.output("chown 0:0 /srv/copy"), "");
+    let keep = "chown(-1, 77, '/srv/a') == 1 or die $!; chown(-1, -1, '/srv/a/file') == 1 or die $!";
+    fixture.output_of(crate::isolation::with_host_libraries(fixture, &["/usr/bin/perl", "-e", keep]));
+    assert_eq!(owner(&fixture.upper.join("srv/a")), "33:77");
+    assert_eq!(owner(&fixture.upper.join("srv/a/file")), "9:9");
+    assert_eq!(owner(&fixture.upper.join("srv/copy")), "0:0");
+}
+
+/// By the numbers of x86-64: chown, fchown, lchown, fchownat with a directory, without a path, from another root.
+#[cfg(target_arch = "x86_64")]
+fn every_form_of_call(fixture: &Fixture) {
+    if !is_single(fixture) {
+        return;
+    }
+    let script = "mkdir('/t');mkdir('/t/d');mkdir('/t/jail');mkdir('/t/jail/in');
+        for $f('a','b','c','d/e','d/f','jail/in/x'){open($h,'>',\"/t/$f\");close $h}
+        sub t{my $r=syscall($_[0],@_[1..$#_]);print $r<0?$!+0:'ok',' '}
+        $p='/t/a';t(92,$p,1,2);open($h,'<','/t/b');t(93,fileno($h),3,4);$p='/t/c';t(94,$p,5,6);
+        open($d,'<','/t/d');$p='e';t(260,fileno($d),$p,7,8,0);
+        open($h,'<','/t/d/f');$p='';t(260,fileno($h),$p,9,10,0x1000);
+        chdir('/t/jail');chroot('/t/jail');symlink('/in','/link');$p='link/x';t(260,-100,$p,11,12,0);
+        $p='../../../../t/a';t(92,$p,99,99)";
+    let spec = crate::isolation::with_host_libraries(fixture, &["/usr/bin/perl", "-e", script]);
+    let output = fixture.output_of(spec);
+    assert_eq!(output, "ok ok ok ok ok ok 2 ");
+    for (path, expected) in
+        [("a", "1:2"), ("b", "3:4"), ("c", "5:6"), ("d/e", "7:8"), ("d/f", "9:10"), ("jail/in/x", "11:12")]
+    {
+        assert_eq!(owner(&fixture.upper.join("t").join(path)), expected, "{path}");
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn every_form_of_call(_: &Fixture) {}
+
+fn errors_stay(fixture: &Fixture) {
+    let outside = fixture.dir.path().join("outside");
+    std::fs::write(&outside, "").unwrap();
+    let script = format!(
+        "chown 1:1 /missing; chown 1:1 {}; chown 1:1 /proc/1/root{}; chown 1:1 /etc/hosts; touch /f; chown 1:1 /f/x; echo end",
+        outside.display(),
+        outside.display()
+    );
+    let mut spec = fixture.shell(&script);
+    spec.hosts = Some(String::new());
+    let (_, output, errors) = fixture.run(spec);
+    assert_eq!(output, "end\n");
+    assert_eq!(errors.matches("No such file").count(), 3, "{errors}");
+    assert_eq!(errors.matches("Not a directory").count(), 1, "{errors}");
+    assert_eq!(errors.matches("Read-only file system").count(), 1, "{errors}");
+    assert_eq!(owner(&outside), "none");
+}
+
+fn many_at_once(fixture: &Fixture) {
+    if !is_single(fixture) {
+        return;
+    }
+    let script = "for i in 1 2 3 4 5 6 7 8; do (for j in 1 2 3 4 5 6 7 8 9; do touch /tmp/$i.$j; chown $i:$j /tmp/$i.$j; done) & done; wait";
+    fixture.output(script);
+    for i in 1..9 {
+        for j in 1..10 {
+            assert_eq!(owner(&fixture.upper.join(format!("tmp/{i}.{j}"))), format!("{i}:{j}"));
+        }
+    }
+}
