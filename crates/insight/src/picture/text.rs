@@ -1,0 +1,58 @@
+use super::{CacheState, Picture, shortened};
+
+/// Lanes one below the other, a line for each step, its other inputs behind an arrow.
+pub(super) fn draw(picture: &Picture, width: usize) -> String {
+    let mut text = String::new();
+    let numbers = picture.steps.iter().map(|step| step.number.len()).max().unwrap_or(0);
+    for lane in &picture.lanes {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let title = match lane.stage.as_deref() {
+            None => "sources",
+            Some("") => "stage",
+            Some(stage) => stage,
+        };
+        text.push_str(&format!("{title}\n"));
+        for (index, &place) in lane.steps.iter().enumerate() {
+            let step = &picture.steps[place];
+            // What a step stands on is the line above it, where it is not said otherwise.
+            let above = index.checked_sub(1).map(|above| lane.steps[above]);
+            let others: Vec<String> = picture
+                .inputs(place)
+                .filter(|edge| !(edge.base && Some(edge.from) == above))
+                .map(|edge| picture.reference(edge.from))
+                .collect();
+            let arrow =
+                if others.is_empty() { String::new() } else { format!("  ← {}", others.join(", ")) };
+            let mark = if step.target { "▶" } else { " " };
+            let state = match step.state {
+                CacheState::Source => "",
+                state => state.word(),
+            };
+            let start = match numbers {
+                0 => format!(" {mark} {state:<7} "),
+                _ => format!(" {mark} {state:<7} {:<numbers$} ", step.number),
+            };
+            let start_width = start.chars().count();
+            let arrow = shortened(&arrow, width.saturating_sub(start_width) / 2);
+            let room = width.saturating_sub(start_width + arrow.chars().count());
+            text.push_str(format!("{start}{}{arrow}", shortened(&step.title, room)).trim_end());
+            text.push('\n');
+        }
+    }
+    let count = |state| picture.steps.iter().filter(|step| step.state == state).count();
+    let steps = picture.steps.iter().filter(|step| step.state != CacheState::Source).count();
+    text.push_str(&format!("\n{steps} steps: {} cached", count(CacheState::Cached)));
+    for (state, words) in [
+        (CacheState::Missing, "to run"),
+        (CacheState::Always, "never cached"),
+        (CacheState::Unknown, "unknown"),
+    ] {
+        if count(state) > 0 {
+            text.push_str(&format!(", {} {words}", count(state)));
+        }
+    }
+    text.push('\n');
+    text
+}
