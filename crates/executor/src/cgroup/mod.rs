@@ -26,8 +26,9 @@ use settings::Setting;
 const PREFIX: &str = "builder-";
 /// Tries to make a group that nobody removes in the same moment.
 const TRIES: usize = 8;
-/// How long a group may take to become empty, in steps of a millisecond.
-const PATIENCE: usize = 2000;
+/// Pauses between tries to remove a group, each twice as long as the one before.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The groups of one step.
 #[derive(Debug, Default)]
@@ -180,12 +181,11 @@ impl Group {
     }
 
     fn remove(self) {
-        for _ in 0..PATIENCE {
-            match rustix::fs::rmdir(&self.path) {
-                // The kernel is not done with its last processes.
-                Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(1)),
-                _ => return,
-            }
+        let mut pause = SHORTEST_PAUSE;
+        // The kernel may not be done with its last processes.
+        while rustix::fs::rmdir(&self.path) == Err(Errno::BUSY) && pause < LONGEST_PAUSE {
+            std::thread::sleep(pause);
+            pause *= 2;
         }
     }
 }
