@@ -88,9 +88,9 @@ impl Store {
         claims::remove_unused(&inner.layout)?;
         drop(lock);
         pruned.bytes = mounts.bytes + trash.empty()?;
-        // Once the layers are gone it shows which objects nobody has.
-        self.prune_objects()?;
         inner.scratch.remove_leftovers()?;
+        // Once layers and unfinished ones are gone it shows which objects nobody has.
+        self.prune_objects()?;
         Ok(pruned)
     }
 

@@ -2,12 +2,18 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
-use cache::{ActiveSnapshot, ObjectKey, PruneOptions, Snapshot, SnapshotId};
-use common::TestStore;
+use cache::{
+    ActiveSnapshot, CacheBackend, NewRecord, ObjectKey, PruneOptions, Snapshot, SnapshotId, StepRun, Store,
+    StoreOptions,
+};
+use common::{TestStore, content};
 use files::{Attributes, TreeWriter, WriterOptions};
 
 fn attributes() -> Attributes {
@@ -195,11 +201,87 @@ fn many_at_once() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     for layer in &layers {
-        let inodes: std::collections::HashSet<_> = names.iter().map(|(path, _)| inode(layer, path)).collect();
+        let inodes: HashSet<_> = names.iter().map(|(path, _)| inode(layer, path)).collect();
         assert_eq!(inodes.len(), names.len());
         for (path, text) in &names {
             assert_eq!(&fs::read_to_string(layer.dir().join(path)).unwrap(), text);
         }
     }
     assert_eq!(objects(&test), 150);
+}
+
+const CHILD: &str = "CACHE_TEST_OBJECTS_IN";
+
+/// Version `n` of a layer: every file says in its name what is in it.
+fn version(n: u64) -> Vec<(String, String)> {
+    (0..30).map(|file| (format!("f{file}-{}", n * file % 7), format!("text {}", n * file % 7))).collect()
+}
+
+#[test]
+fn killed_at_random_no_layer_has_a_wrong_file() {
+    if let Some(root) = std::env::var_os(CHILD) {
+        let start: u64 = std::env::var("CACHE_TEST_START").unwrap().parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Path::new(&root), StoreOptions::default()).unwrap();
+        let test = TestStore { store, dir };
+        for n in start.. {
+            let session = test.store.session().unwrap();
+            let base = test.layer(&[], |_| {}).id();
+            let files = version(n);
+            let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
+            let made = layer(&test, &[base], &files).0.id();
+            let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+            let layers = vec![base, made];
+            let record = NewRecord { content: content(n), layers, description: String::new(), run };
+            test.store.records().save(&[common::key(n)], &record).unwrap();
+            drop(session);
+            if n % 7 == 0 {
+                let _ = test.store.prune(PruneOptions { all: n % 3 == 0, wait: false });
+            }
+        }
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("state");
+    let mut random = common::Random::new(3);
+    let mut found = 0;
+    for round in 0..10u64 {
+        let start = |worker: u64| (round * 2 + worker) * 10_000;
+        let mut children: Vec<_> = (0..2)
+            .map(|worker| {
+                Command::new(std::env::current_exe().unwrap())
+                    .args(["killed_at_random_no_layer_has_a_wrong_file", "--exact"])
+                    .env(CHILD, &root)
+                    .env("CACHE_TEST_START", start(worker).to_string())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(50 + random.below(150)));
+        for child in &mut children {
+            child.kill().unwrap();
+        }
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code().is_none(), "it failed before it was killed: {errors}");
+        }
+        let store = Store::open(&root, StoreOptions::default()).unwrap();
+        for n in (0..2).flat_map(|worker| start(worker)..start(worker) + 200) {
+            let Some(record) = store.records().lookup(&common::key(n)).unwrap().pop() else { continue };
+            let layer = store.snapshot(record.layers[1]).unwrap().unwrap();
+            let mut inodes = HashSet::new();
+            for (path, text) in version(n) {
+                assert_eq!(fs::read_to_string(layer.dir().join(&path)).unwrap(), text);
+                assert!(inodes.insert(inode(&layer, &path)), "two paths of one layer are one file");
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 5, "the children did too little");
+    let store = Store::open(&root, StoreOptions::default()).unwrap();
+    store.prune(PruneOptions { all: true, wait: true }).unwrap();
+    assert_eq!(store.usage().unwrap().objects.count, 0);
 }

@@ -107,14 +107,9 @@ impl StableHash for Op {
                 copy.destination.stable_hash(hasher);
                 copy.owner.stable_hash(hasher);
                 copy.mode.stable_hash(hasher);
-                if copy.packed.is_empty() {
-                    copy.unpack.stable_hash(hasher);
-                } else {
-                    // Neither of the two values of the flag alone.
-                    2u8.stable_hash(hasher);
-                    let packed: Vec<u64> = copy.packed.iter().map(|index| *index as u64).collect();
-                    packed.stable_hash(hasher);
-                }
+                copy.unpack.stable_hash(hasher);
+                let packed: Vec<u64> = copy.packed.iter().map(|index| *index as u64).collect();
+                packed.stable_hash(hasher);
             }
             Op::Merge => "merge".stable_hash(hasher),
             Op::Exec(exec) => {

@@ -206,8 +206,12 @@ fn number(key: &str, text: &str, span: Span) -> Result<u32, Box<Diagnostic>> {
 }
 
 fn invalid(key: &str, value: &str, span: Span, expected: &str) -> Box<Diagnostic> {
-    let message = format!("invalid value for {key}: {value}");
-    Box::new(Diagnostic::error(span, message).with_label(expected))
+    let error = Diagnostic::error(span, format!("invalid value for {key}: {value}")).with_label(expected);
+    Box::new(if value.is_empty() {
+        error.with_help("it is empty: is its variable declared with ARG in this stage, and given?")
+    } else {
+        error
+    })
 }
 
 fn unknown_word(what: &str, value: &str, known: &[&str], span: Span) -> Box<Diagnostic> {
