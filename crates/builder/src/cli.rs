@@ -7,7 +7,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
 };
 
-use crate::commands::{build, du, images, info, parse as parse_command, prune, run};
+use crate::commands::{build, du, graph as graph_command, images, info, parse as parse_command, prune, run};
 use crate::refused::{self, Refused};
 
 /// The program's version and the commit that it was built from.
@@ -40,6 +40,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
+    Graph(Box<graph_command::Args>),
     Images(images::Args),
     Run(run::Args),
     Du(du::Args),

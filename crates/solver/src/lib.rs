@@ -10,5 +10,5 @@ mod parts;
 mod solve;
 mod worker;
 
-pub use solve::{SolveError, Solved, Solver};
+pub use solve::{Peeked, SolveError, Solved, Solver};
 pub use worker::{Executed, SelectedPath, SourceTree, Worker};

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -128,7 +128,46 @@ impl<W: Worker> Solver<W> {
         definition: Arc<Definition>,
         targets: &[VertexId],
     ) -> Result<Vec<Solved<W::Tree>>, SolveError<W::Error>> {
-        let run = Arc::new(Run {
+        let run = self.begin(definition);
+        let guard = ShowCancelled(run.clone());
+        run.prepare(targets).await?;
+        let solved = try_join_all(targets.iter().map(|target| run.solution(*target))).await?;
+        drop(guard);
+        Ok(solved)
+    }
+
+    /// What a build of the targets would find, without running or fetching anything: for each vertex that can be looked up before its
+    /// inputs are solved. Sources are not among them, nor what stands on a file that has to be fetched first. Only what local contexts
+    /// hold is read.
+    pub async fn peek(
+        &self,
+        definition: Arc<Definition>,
+        targets: &[VertexId],
+    ) -> Result<BTreeMap<VertexId, Peeked>, SolveError<W::Error>> {
+        let run = self.begin(definition);
+        let guard = ShowCancelled(run.clone());
+        run.prepare(targets).await?;
+        let keys: Vec<(VertexId, Keyed)> = lock(&run.keys).iter().map(|(id, keyed)| (*id, *keyed)).collect();
+        let mut peeked = BTreeMap::new();
+        for (id, keyed) in keys {
+            if matches!(run.definition.vertex(id).op, Op::Source(_)) {
+                continue;
+            }
+            let found = match keyed.fresh {
+                true => Peeked::Disabled,
+                false => match run.look_up(id, keyed.definition).await? {
+                    Found::Hit(..) => Peeked::Cached,
+                    Found::Gone | Found::Nothing => Peeked::Missing,
+                },
+            };
+            peeked.insert(id, found);
+        }
+        drop(guard);
+        Ok(peeked)
+    }
+
+    fn begin(&self, definition: Arc<Definition>) -> Arc<Run<W>> {
+        Arc::new(Run {
             worker: self.worker.clone(),
             cache: self.cache.clone(),
             progress: self.progress.clone(),
@@ -142,13 +181,19 @@ impl<W: Worker> Solver<W> {
             scope: self.scope.clone(),
             solutions: Mutex::default(),
             shown: Mutex::default(),
-        });
-        let guard = ShowCancelled(run.clone());
-        run.prepare(targets).await?;
-        let solved = try_join_all(targets.iter().map(|target| run.solution(*target))).await?;
-        drop(guard);
-        Ok(solved)
+        })
     }
+}
+
+/// What [`Solver::peek`] found out about a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peeked {
+    /// Its result is there.
+    Cached,
+    /// It is not found by definition. It may still be found by content, once its inputs are there.
+    Missing,
+    /// It, or something that it stands on, is never looked up (`--no-cache`).
+    Disabled,
 }
 
 type Answer<T, E> = Result<T, SolveError<E>>;

@@ -17,7 +17,7 @@ use graph::{
 use hash::{ContentDigest, ContentId, Digest, StableHasher, SystemClock};
 use image::Platform;
 use proptest::prelude::*;
-use solver::{Executed, SelectedPath, SolveError, Solver, SourceTree, Worker};
+use solver::{Executed, Peeked, SelectedPath, SolveError, Solver, SourceTree, Worker};
 
 /// What outlives a build: the store of results and the contexts on disk.
 #[derive(Default)]
@@ -312,6 +312,24 @@ fn a_second_build_runs_and_brings_nothing() {
     for id in [base, first, second] {
         assert!(matches!(again.outcome(id), Some(Outcome::Cached { .. })), "{id:?}");
     }
+}
+
+#[test]
+fn a_peek_says_what_a_build_would_find_and_runs_nothing() {
+    let machine = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let first = graph.step("add", 1, vec![Input::whole(base)]);
+    let second = graph.step("add", 2, vec![Input::whole(first)]);
+    let other = graph.step("add", 3, vec![Input::whole(first)]);
+    machine.build(&graph, &[second]);
+    let (worker, _, solver) = machine.parts(&graph, 8);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let peeked = runtime.block_on(solver.peek(worker.definition.clone(), &[second, other])).unwrap();
+    let expected = [(first, Peeked::Cached), (second, Peeked::Cached), (other, Peeked::Missing)];
+    assert_eq!(peeked, BTreeMap::from(expected));
+    assert_eq!(*worker.executed.lock().unwrap(), []);
+    assert_eq!(*worker.brought.lock().unwrap(), []);
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use graph::Outcome;
+use graph::{MissReason, Outcome};
 
 use super::Display;
 use super::format;
@@ -88,7 +88,10 @@ impl<W: Write + Send> Plain<W> {
             let number = pending.number;
             match outcome {
                 Outcome::Cached { .. } => writeln!(text, "#{number} CACHED")?,
-                Outcome::Done { .. } => {
+                Outcome::Done { reason } => {
+                    if let Some(reason) = reason.as_ref().filter(|reason| is_news(reason)) {
+                        writeln!(text, "#{number} not cached: {}", format::harmless(&reason.to_string()))?;
+                    }
                     writeln!(text, "#{number} DONE {}", format::seconds(step.elapsed(*at)))?
                 }
                 Outcome::Failed { message } => {
@@ -286,4 +289,8 @@ impl<W: Write + Send> Display for Plain<W> {
         }
         self.put(&text)
     }
+}
+/// Whether the user would wonder why a step ran: not at its first time, nor where it was asked for.
+fn is_news(reason: &MissReason) -> bool {
+    !matches!(reason, MissReason::FirstBuild | MissReason::Disabled)
 }

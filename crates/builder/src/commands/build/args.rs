@@ -137,9 +137,9 @@ pub(crate) struct Args {
 
     // Accepted as upstream accepts them: no containers are left that could be kept or removed.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]
-    rm: Vec<bool>,
+    pub(super) rm: Vec<bool>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]
-    force_rm: Vec<bool>,
+    pub(super) force_rm: Vec<bool>,
 }
 
 impl Args {

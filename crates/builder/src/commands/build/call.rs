@@ -33,6 +33,8 @@ pub(super) enum Question {
     Targets,
     /// Which questions there are.
     Describe,
+    /// What would be done: `builder graph`.
+    Graph(insight::Format),
 }
 
 /// Reads `QUESTION[,format=json|text]`.

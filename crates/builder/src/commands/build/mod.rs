@@ -23,7 +23,7 @@ use futures::future::try_join_all;
 use graph::ProgressSink;
 use hash::SystemClock;
 use image::ResolvedImage;
-use solver::Solver;
+use solver::{Peeked, Solver};
 use worker::{Cancel, LocalWorker, OpenContext, Tree};
 
 pub(crate) use args::Args;
@@ -47,6 +47,12 @@ const CANCEL_TIME: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     build(args).map_err(Failure::of_build)
+}
+
+/// Draws what a build would do.
+pub(crate) fn graph(args: Args, format: insight::Format) -> Result<u8, Failure> {
+    let progress = args::ProgressMode::Quiet;
+    run(Args { call: Some(Call { question: Question::Graph(format), json: false }), progress, ..args })
 }
 
 fn build(args: Args) -> Result<u8, Failure> {
@@ -241,24 +247,7 @@ impl Build<'_> {
         let definition = Arc::new(plan.definition.clone());
         self.progress.define(&definition);
         let stats = self.stat_caches()?;
-        let sink: Arc<dyn ProgressSink> = self.progress.clone();
-        let executor = Arc::new(Sandbox::new());
-        let worker = Arc::new(LocalWorker::new(worker::Config {
-            definition: definition.clone(),
-            store: self.store.clone(),
-            executor,
-            progress: sink.clone(),
-            clock: Arc::new(SystemClock),
-            contexts: self.contexts(&stats)?,
-            images,
-            remote: self.remote.clone(),
-            secrets: self.secrets.clone(),
-            agents: self.agents.clone(),
-            run: self.request.run.clone(),
-            cancel: self.cancel.clone(),
-        }));
-        let records = Arc::new(self.store.records());
-        let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
+        let (worker, solver) = self.solver(definition.clone(), images, &stats)?;
         let solved = solver.solve(definition.clone(), &[target.vertex]).await;
         // What was learned is of use to the next build, however this one ended.
         for cache in stats.values() {
@@ -302,6 +291,7 @@ impl Build<'_> {
                 let outline = plan.targets.first().map(|target| target.outline.clone()).unwrap_or_default();
                 Ok(call::outline(&outline, source, call.json))
             }
+            (Question::Graph(format), Ok(planned)) => self.picture(planned, format).await,
             (Question::Check, Ok(Planned { plan, .. })) => Ok(call::check(&plan.warnings, source, call.json)),
             (Question::Check, Err(findings)) => Ok(call::check(&findings, source, call.json)),
             (_, Err(findings)) => Err(explain::mistakes(&findings, source)),
@@ -309,6 +299,57 @@ impl Build<'_> {
                 Err(Failure::build("internal error: the question was answered already"))
             }
         }
+    }
+
+    /// The graph of the build, with what the cache knows of each step.
+    async fn picture(&self, planned: Planned, format: insight::Format) -> Result<Answer, Failure> {
+        let Planned { plan, images, .. } = planned;
+        let definition = Arc::new(plan.definition.clone());
+        self.progress.define(&definition);
+        let stats = self.stat_caches()?;
+        let (_, solver) = self.solver(definition.clone(), images, &stats)?;
+        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
+        let peeked = solver.peek(definition, &targets).await;
+        for cache in stats.values() {
+            cache.save()?;
+        }
+        let peeked = peeked.map_err(|error| {
+            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
+        })?;
+        let picture = insight::Picture::new(&plan, |id| match peeked.get(&id) {
+            Some(Peeked::Cached) => insight::CacheState::Cached,
+            Some(Peeked::Missing) => insight::CacheState::Missing,
+            Some(Peeked::Disabled) => insight::CacheState::Always,
+            None => insight::CacheState::Unknown,
+        });
+        Ok(Answer { text: picture.draw(format), code: 0 })
+    }
+
+    /// What works and what decides.
+    fn solver(
+        &self,
+        definition: Arc<graph::Definition>,
+        images: Vec<Arc<ResolvedImage>>,
+        stats: &BTreeMap<String, Arc<DiskStatCache>>,
+    ) -> Result<(Arc<LocalWorker>, Solver<LocalWorker>), Failure> {
+        let sink: Arc<dyn ProgressSink> = self.progress.clone();
+        let worker = Arc::new(LocalWorker::new(worker::Config {
+            definition,
+            store: self.store.clone(),
+            executor: Arc::new(Sandbox::new()),
+            progress: sink.clone(),
+            clock: Arc::new(SystemClock),
+            contexts: self.contexts(stats)?,
+            images,
+            remote: self.remote.clone(),
+            secrets: self.secrets.clone(),
+            agents: self.agents.clone(),
+            run: self.request.run.clone(),
+            cancel: self.cancel.clone(),
+        }));
+        let records = Arc::new(self.store.records());
+        let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
+        Ok((worker, solver.explaining(self.request.scope())))
     }
 
     /// Lowers the Dockerfile; its mistakes are the user's.

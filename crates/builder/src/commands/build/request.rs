@@ -24,6 +24,17 @@ pub(super) struct Request {
     pub(super) delivery: Delivery,
 }
 
+impl Request {
+    /// What builds have in common whose steps are compared to say why one ran.
+    pub(super) fn scope(&self) -> String {
+        let place = std::path::absolute(&self.dockerfile.path);
+        let place = place.map_or_else(|_| self.dockerfile.path.clone(), |path| path.display().to_string());
+        let target = self.options.target.as_deref().unwrap_or_default();
+        let platforms: Vec<String> = self.options.platforms.iter().map(ToString::to_string).collect();
+        format!("{place}\n{target}\n{}", platforms.join(","))
+    }
+}
+
 /// Where a result goes.
 #[derive(Debug)]
 pub(super) struct Delivery {
