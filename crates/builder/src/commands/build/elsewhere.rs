@@ -6,11 +6,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use cache::{ActiveSnapshot, RemoteKind, Store};
 use frontend::GitReference;
 use graph::Git;
-use remote::{Access, Checkout, Download};
+use remote::{Access, Checkout, Download, Downloaded};
 use worker::Cancel;
 
 use super::args::Args;
@@ -107,6 +108,8 @@ struct Place {
     directory: PathBuf,
     /// When what came was a Dockerfile and no archive.
     dockerfile: Option<Vec<u8>>,
+    /// When it was made: the commit's time, `Last-Modified`, or that of the newest file.
+    time: Option<SystemTime>,
     _holder: ActiveSnapshot,
 }
 
@@ -119,6 +122,12 @@ impl Brought {
     /// The Dockerfile that came instead of a context.
     pub(super) fn dockerfile(&self) -> Option<&[u8]> {
         self.main.as_ref()?.dockerfile.as_deref()
+    }
+
+    /// When a context was made, `context` being the main one; nothing is known of directories of this machine.
+    pub(super) fn time(&self, name: &str) -> Option<SystemTime> {
+        let place = if name == "context" { self.main.as_ref() } else { self.named.get(name) };
+        place?.time
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Path> {
@@ -210,7 +219,8 @@ impl Bringing<'_> {
                 })?;
                 dockerfile = Some(text);
             }
-            Ok(Place { directory, dockerfile, _holder: holder })
+            let time = newest(&directory).map_err(io)?;
+            Ok(Place { directory, dockerfile, time, _holder: holder })
         })
         .await
     }
@@ -222,11 +232,15 @@ impl Bringing<'_> {
         let part = task.part(url);
         let progress = |current: u64, total: Option<u64>| part.set(current, total);
         let download = Download { url, checksum: None, known: &[], secrets: &secrets, progress: &progress };
-        self.client.download(&download, &file).await.map_err(|error| Failure::from_source(&error))?;
+        let downloaded = self.client.download(&download, &file).await;
+        let modified = match downloaded.map_err(|error| Failure::from_source(&error))? {
+            Downloaded::File(fetched) => fetched.modified,
+            Downloaded::NotModified(_) => None,
+        };
         part.done();
-        let place = self.archive(move || File::open(file), url).await;
+        let place = self.archive(move || File::open(file), url).await?;
         drop(holder);
-        place
+        Ok(Place { time: modified.or(place.time), ..place })
     }
 
     async fn git(&self, git: &Git) -> Result<Place, Failure> {
@@ -260,9 +274,27 @@ impl Bringing<'_> {
         let directory = holder.dir().join("context");
         let checked_out =
             self.client.checkout(&checkout, &resolved, &access, &repository.dir(), &directory).await;
-        checked_out.map_err(failed)?;
-        Ok(Place { directory, dockerfile: None, _holder: holder })
+        let time = Some(checked_out.map_err(failed)?.time);
+        Ok(Place { directory, dockerfile: None, time, _holder: holder })
     }
+}
+
+/// The time of the newest file below a directory.
+fn newest(directory: &Path) -> io::Result<Option<SystemTime>> {
+    let mut newest = None;
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            } else {
+                newest = newest.max(Some(metadata.modified()?));
+            }
+        }
+    }
+    Ok(newest)
 }
 
 /// Bytes that tell an archive.

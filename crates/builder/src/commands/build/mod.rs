@@ -13,12 +13,12 @@ mod request;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cache::{DiskStatCache, Session, Store};
 use executor::Sandbox;
 use files::StatCache;
-use frontend::{Lowered, MissingImage, Plan};
+use frontend::{EpochSource, EpochTime, Lowered, MissingImage, Plan};
 use futures::future::try_join_all;
 use graph::ProgressSink;
 use hash::SystemClock;
@@ -117,6 +117,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     let context = contexts::main_context(&args, &brought)?;
     let mut request = request;
     request.options.ignore = context.ignore.clone();
+    request.options.epoch = epoch(&request, &parsed, &brought)?;
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -186,6 +187,25 @@ fn read(args: &Args, brought: &Brought) -> Result<(Request, parser::Parsed), Fai
     Ok((request, parsed))
 }
 
+/// The time that `SOURCE_DATE_EPOCH` names, where it names something.
+fn epoch(request: &Request, parsed: &parser::Parsed, brought: &Brought) -> Result<EpochTime, Failure> {
+    match frontend::epoch_source(parsed, &request.options) {
+        Ok(None) => Ok(EpochTime::Unresolved),
+        Ok(Some(EpochSource::Context(name))) => {
+            let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+            let seconds = brought.time(&name).and_then(since).map(|since| since.as_secs());
+            Ok(seconds
+                .and_then(|seconds| i64::try_from(seconds).ok())
+                .map_or(EpochTime::None, EpochTime::Seconds))
+        }
+        Ok(Some(EpochSource::Source(_))) => Err(Failure::build(
+            "SOURCE_DATE_EPOCH names a stage of fetched files, which is not supported yet",
+        )
+        .hint("give the seconds since 1970, as `date +%s` prints them, or `context`")),
+        Err(finding) => Err(explain::mistakes(&[*finding], &request.dockerfile)),
+    }
+}
+
 /// The answer to a question that the text alone answers: which targets there are, and what is wrong with a file that cannot be
 /// understood.
 fn from_text(args: &Args, request: &Request, parsed: &parser::Parsed) -> Option<Answer> {
@@ -244,6 +264,12 @@ impl Build<'_> {
         let [target] = plan.targets.as_slice() else {
             return Err(Failure::usage("several platforms in one build are not supported yet"));
         };
+        if plan.multi_platform == Some(true) {
+            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=1: an index as result is not supported yet"));
+        }
+        if plan.inline_cache && !done::is_silent(self.request.progress) {
+            terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
+        }
         let definition = Arc::new(plan.definition.clone());
         self.progress.define(&definition);
         let stats = self.stat_caches()?;
