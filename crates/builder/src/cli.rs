@@ -7,7 +7,10 @@ use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
 };
 
-use crate::commands::{build, du, graph as graph_command, images, info, parse as parse_command, prune, run};
+use crate::commands::{
+    build, cache as cache_command, du, graph as graph_command, images, info, parse as parse_command, prune,
+    run,
+};
 use crate::refused::{self, Refused};
 
 /// The program's version and the commit that it was built from.
@@ -43,6 +46,7 @@ pub(crate) enum Subcommands {
     Graph(Box<graph_command::Args>),
     Images(images::Args),
     Run(run::Args),
+    Cache(cache_command::Args),
     Du(du::Args),
     Prune(prune::Args),
     Info(info::Args),

@@ -51,6 +51,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Run(args) => commands::run::run(args),
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
+        Subcommands::Cache(args) => commands::cache::run(args),
         Subcommands::Graph(args) => commands::graph::run(*args),
         Subcommands::Info(args) => commands::info::run(args),
         Subcommands::Parse(args) => commands::parse::run(&args),

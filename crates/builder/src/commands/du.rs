@@ -21,6 +21,11 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         ("blobs", usage.blobs),
         ("images", usage.images),
         ("cached steps", usage.records),
+        ("cache mounts", usage.cache_mounts),
+        ("repositories", usage.remotes),
+        ("shared files", usage.objects),
+        ("failed steps", usage.kept),
+        ("logs", usage.logs),
         ("file digests", usage.stat_caches),
         ("temporary", usage.temporary),
     ] {

@@ -1,6 +1,7 @@
 //! One file a command; its doc comment is the help text.
 
 pub(crate) mod build;
+pub(crate) mod cache;
 pub(crate) mod du;
 pub(crate) mod graph;
 pub(crate) mod images;

@@ -52,7 +52,7 @@ pub(super) fn is_harmful(character: char) -> bool {
 }
 
 /// Text on one line without what is harmful.
-pub(super) fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let space = |c: char| if matches!(c, '\t' | '\n' | '\r') { ' ' } else { c };
     text.chars().map(space).filter(|c| !is_harmful(*c)).collect()
 }

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 use graph::{Definition, Event, ProgressSink};
 
 use colors::Colors;
+pub(crate) use format::harmless;
 use model::{Change, Message, Model};
 pub(crate) use task::Task;
 
