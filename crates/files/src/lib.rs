@@ -32,7 +32,7 @@ pub use directory::DirectoryTree;
 pub use error::{Cancelled, Error};
 pub use ignore::{Ignore, Verdict};
 pub use ignoring::Ignoring;
-pub use mode::{BadMode, Clause, ModeChange};
+pub use mode::{BadMode, ModeChange, SymbolicMode};
 pub use pattern::{Pattern, has_wildcards};
 pub use resolve::resolve;
 pub use select::{Entry, Match, Selected, select};

@@ -3,28 +3,37 @@ use std::str::FromStr;
 
 use hash::{StableHash, StableHasher};
 
-/// What `--chmod` does to permissions: an octal number, or clauses such as `u=rwX,go=rX` as in chmod(1).
+/// What `--chmod` does to permissions: an octal number, or clauses such as `u=rwX,go=rX`, with the meaning of BSD's setmode(3), which is
+/// what BuildKit's library follows. It differs from GNU's chmod(1) in small things: `X` looks at the mode from before all clauses, and
+/// `=` leaves the sticky bit alone unless `t` is named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModeChange {
     /// All permission bits, at most `0o7777`.
     Set(u32),
-    /// Clauses, each working on what the ones before it gave.
-    Symbolic(Vec<Clause>),
+    /// Clauses.
+    Symbolic(SymbolicMode),
 }
 
-/// One clause of a symbolic mode: `go+rX`, `u=rw-x`.
+/// Clauses of a symbolic mode, each working on what the ones before it gave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Clause {
-    /// Whose bits: any of [`USER`], [`GROUP`] and [`OTHER`]. Nobody named means all three, whatever the umask.
-    who: u32,
-    actions: Vec<Action>,
+pub struct SymbolicMode {
+    /// As written.
+    text: String,
+    commands: Vec<Command>,
 }
 
-/// An operator with its permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Action {
-    operator: Operator,
-    permissions: Permissions,
+enum Command {
+    Add(u32),
+    Remove(u32),
+    /// Adds where the file is a directory or was executable for somebody.
+    AddWhereExecutable(u32),
+    /// Copies the bits of the class that stands so many places from the right to other classes.
+    Copy {
+        from: u32,
+        to: u32,
+        operator: Operator,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,25 +43,24 @@ enum Operator {
     Assign,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Permissions {
-    /// `r`, `w` and `x` as bits of one class, and the letters that depend on something else.
-    Letters { bits: u32, x_where_executable: bool, set_id: bool, sticky: bool },
-    /// The present bits of another class: how many places they are shifted to the left.
-    Copy { shift: u32 },
-}
-
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
 const USER: u32 = 0o700;
 const GROUP: u32 = 0o070;
 const OTHER: u32 = 0o007;
+/// What clauses are about that name nobody.
+const ALL: u32 = SET_UID | SET_GID | USER | GROUP | OTHER;
 
 impl ModeChange {
-    /// The permissions that a file of `mode` gets, and whether it is a directory matters for `X`.
+    /// The permissions that a file of `mode` gets; whether it is a directory matters for `X`.
     pub fn apply(&self, mode: u32, directory: bool) -> u32 {
+        let before = mode & 0o7777;
         match self {
             ModeChange::Set(mode) => *mode,
-            ModeChange::Symbolic(clauses) => {
-                clauses.iter().fold(mode & 0o7777, |mode, clause| clause.apply(mode, directory))
+            ModeChange::Symbolic(symbolic) => {
+                let executable = directory || before & 0o111 != 0;
+                symbolic.commands.iter().fold(before, |mode, command| command.apply(mode, executable))
             }
         }
     }
@@ -66,43 +74,22 @@ impl ModeChange {
     }
 }
 
-impl Clause {
-    fn apply(&self, mode: u32, directory: bool) -> u32 {
-        self.actions.iter().fold(mode, |mode, action| action.apply(self.who, mode, directory))
-    }
-}
-
-impl Action {
-    fn apply(self, who: u32, mode: u32, directory: bool) -> u32 {
-        let (bits, special) = match self.permissions {
-            Permissions::Copy { shift } => (mode >> shift & 0o7, 0),
-            Permissions::Letters { bits, x_where_executable, set_id, sticky } => {
-                let x = u32::from(x_where_executable && (directory || mode & 0o111 != 0));
-                let mut special = 0;
-                if set_id {
-                    special |= if who & USER != 0 { 0o4000 } else { 0 };
-                    special |= if who & GROUP != 0 { 0o2000 } else { 0 };
+impl Command {
+    fn apply(self, mode: u32, executable: bool) -> u32 {
+        match self {
+            Command::Add(bits) => mode | bits,
+            Command::Remove(bits) => mode & !bits,
+            Command::AddWhereExecutable(bits) => mode | if executable { bits } else { 0 },
+            Command::Copy { from, to, operator } => {
+                let value = mode >> from & 0o7;
+                let copies = (value << 6 | value << 3 | value) & to;
+                match operator {
+                    Operator::Add => mode | copies,
+                    Operator::Remove => mode & !copies,
+                    Operator::Assign => mode & !to | copies,
                 }
-                if sticky {
-                    special |= 0o1000;
-                }
-                (bits | x, special)
             }
-        };
-        let change = (bits << 6 | bits << 3 | bits) & who | special;
-        match self.operator {
-            Operator::Add => mode | change,
-            Operator::Remove => mode & !change,
-            Operator::Assign => mode & !who & !self.special_of(who) | change,
         }
-    }
-
-    /// The bits beyond `rwx` that an assignment to `who` clears.
-    fn special_of(self, who: u32) -> u32 {
-        let mut special = 0;
-        special |= if who & USER != 0 { 0o4000 } else { 0 };
-        special |= if who & GROUP != 0 { 0o2000 } else { 0 };
-        special | if who & OTHER != 0 { 0o1000 } else { 0 }
     }
 }
 
@@ -119,26 +106,27 @@ impl FromStr for ModeChange {
             let mode = u32::from_str_radix(text, 8).map_err(|_| BadMode)?;
             return if mode <= 0o7777 { Ok(ModeChange::Set(mode)) } else { Err(BadMode) };
         }
-        text.split(',').map(clause).collect::<Option<_>>().map(ModeChange::Symbolic).ok_or(BadMode)
+        let mut commands = Vec::new();
+        for text in text.split(',') {
+            clause(text, &mut commands).ok_or(BadMode)?;
+        }
+        Ok(ModeChange::Symbolic(SymbolicMode { text: text.to_owned(), commands }))
     }
 }
 
-fn clause(text: &str) -> Option<Clause> {
+/// `go+rX`, `u=rw-x`.
+fn clause(text: &str, commands: &mut Vec<Command>) -> Option<()> {
     let start = text.find(['+', '-', '='])?;
     let mut who = 0;
     for letter in text[..start].chars() {
         who |= match letter {
-            'u' => USER,
-            'g' => GROUP,
+            'u' => SET_UID | USER,
+            'g' => SET_GID | GROUP,
             'o' => OTHER,
-            'a' => USER | GROUP | OTHER,
+            'a' => ALL,
             _ => return None,
         };
     }
-    if start == 0 {
-        who = USER | GROUP | OTHER;
-    }
-    let mut actions = Vec::new();
     let mut rest = &text[start..];
     while let Some(operator) = rest.chars().next() {
         let operator = match operator {
@@ -148,79 +136,85 @@ fn clause(text: &str) -> Option<Clause> {
             _ => return None,
         };
         let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
-        actions.push(Action { operator, permissions: permissions(&rest[1..end])? });
+        action(who, operator, &rest[1..end], commands)?;
         rest = &rest[end..];
     }
-    Some(Clause { who, actions })
+    Some(())
 }
 
-fn permissions(text: &str) -> Option<Permissions> {
-    match text {
-        "u" => return Some(Permissions::Copy { shift: 6 }),
-        "g" => return Some(Permissions::Copy { shift: 3 }),
-        "o" => return Some(Permissions::Copy { shift: 0 }),
-        _ => {}
-    }
-    let (mut bits, mut x_where_executable, mut set_id, mut sticky) = (0, false, false, false);
-    for letter in text.chars() {
+/// One operator with its letters.
+fn action(mut who: u32, operator: Operator, letters: &str, commands: &mut Vec<Command>) -> Option<()> {
+    let others_alone = who == OTHER;
+    let (mut bits, mut where_executable) = (0, 0);
+    let mut assigned = false;
+    for letter in letters.chars() {
         match letter {
-            'r' => bits |= 4,
-            'w' => bits |= 2,
-            'x' => bits |= 1,
-            'X' => x_where_executable = true,
-            's' => set_id = true,
-            't' => sticky = true,
+            'r' => bits |= 0o444,
+            'w' => bits |= 0o222,
+            'x' => bits |= 0o111,
+            'X' if operator == Operator::Remove => bits |= 0o111,
+            'X' => where_executable |= 0o111,
+            // For others alone neither means anything.
+            's' if others_alone => {}
+            's' => bits |= SET_UID | SET_GID,
+            't' if others_alone => {}
+            't' => {
+                who |= STICKY;
+                bits |= STICKY;
+            }
+            'u' | 'g' | 'o' => {
+                if bits != 0 {
+                    add(who, operator, bits, commands);
+                    bits = 0;
+                }
+                assigned |= operator == Operator::Assign;
+                if where_executable != 0 {
+                    commands.push(Command::AddWhereExecutable(within(who, where_executable)));
+                    where_executable = 0;
+                }
+                let from = match letter {
+                    'u' => 6,
+                    'g' => 3,
+                    _ => 0,
+                };
+                let to = if who & !STICKY == 0 { 0o777 } else { who & 0o777 };
+                commands.push(Command::Copy { from, to, operator });
+            }
             _ => return None,
         }
     }
-    Some(Permissions::Letters { bits, x_where_executable, set_id, sticky })
+    if bits != 0 || operator == Operator::Assign && !assigned {
+        add(who, operator, bits, commands);
+    }
+    if where_executable != 0 {
+        commands.push(Command::AddWhereExecutable(within(who, where_executable)));
+    }
+    Some(())
 }
 
-/// As it is written: `0755`, `u=rwX,go=rX`; equal changes are written alike.
+fn add(who: u32, operator: Operator, bits: u32, commands: &mut Vec<Command>) {
+    match operator {
+        Operator::Add => commands.push(Command::Add(within(who, bits))),
+        Operator::Remove => commands.push(Command::Remove(within(who, bits))),
+        Operator::Assign => {
+            commands.push(Command::Remove(if who == 0 { ALL } else { who }));
+            commands.push(Command::Add(within(who, bits)));
+        }
+    }
+}
+
+/// Nobody named is everybody, whatever the umask.
+fn within(who: u32, bits: u32) -> u32 {
+    if who == 0 { bits } else { bits & who }
+}
+
+/// `0755`, or the clauses as they were written.
 impl fmt::Display for ModeChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ModeChange::Set(mode) => write!(f, "{mode:04o}"),
-            ModeChange::Symbolic(clauses) => {
-                for (index, clause) in clauses.iter().enumerate() {
-                    f.write_str(if index > 0 { "," } else { "" })?;
-                    clause.fmt(f)?;
-                }
-                Ok(())
-            }
+            ModeChange::Symbolic(symbolic) => f.write_str(&symbolic.text),
         }
-    }
-}
-
-impl fmt::Display for Clause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (class, letter) in [(USER, "u"), (GROUP, "g"), (OTHER, "o")] {
-            f.write_str(if self.who & class != 0 { letter } else { "" })?;
-        }
-        for action in &self.actions {
-            f.write_str(match action.operator {
-                Operator::Add => "+",
-                Operator::Remove => "-",
-                Operator::Assign => "=",
-            })?;
-            match action.permissions {
-                Permissions::Copy { shift } => f.write_str(["o", "g", "u"][shift as usize / 3])?,
-                Permissions::Letters { bits, x_where_executable, set_id, sticky } => {
-                    let letters = [
-                        (bits & 4 != 0, "r"),
-                        (bits & 2 != 0, "w"),
-                        (bits & 1 != 0, "x"),
-                        (x_where_executable, "X"),
-                        (set_id, "s"),
-                        (sticky, "t"),
-                    ];
-                    for (present, letter) in letters {
-                        f.write_str(if present { letter } else { "" })?;
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -234,8 +228,9 @@ impl StableHash for ModeChange {
 mod tests {
     use super::*;
 
+    /// Expected are the results of BuildKit's library.
     #[test]
-    fn modes_as_chmod_gives_them() {
+    fn modes_as_upstream_gives_them() {
         for (text, mode, directory, expected) in [
             ("0755", 0o644, false, 0o755),
             ("7777", 0, false, 0o7777),
@@ -246,9 +241,12 @@ mod tests {
             ("a-w", 0o777, false, 0o555),
             ("g=u", 0o640, false, 0o660),
             ("u+s,g+s,+t", 0o755, false, 0o7755),
+            ("o+t", 0o755, false, 0o755),
             ("u=rw-x+x", 0o777, false, 0o777),
             ("go=", 0o777, false, 0o700),
-            ("a=r", 0o7777, false, 0o444),
+            ("o=", 0o1777, false, 0o1770),
+            ("=s", 0o1777, false, 0o7000),
+            ("a=r", 0o7777, false, 0o1444),
         ] {
             let change: ModeChange = text.parse().unwrap();
             let got = change.apply(mode, directory);
@@ -259,7 +257,7 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_modes() {
-        for text in ["", "8", "10000", "u", "q+x", "u+q", "u+x,", "0x1", "+u+gx", "99999999999"] {
+        for text in ["", "8", "10000", "u", "q+x", "u+q", "u+x,", "0x1", "+u+gy", "99999999999"] {
             assert_eq!(text.parse::<ModeChange>(), Err(BadMode), "{text}");
         }
     }
