@@ -229,7 +229,9 @@ fn a_single_id_is_told_about() {
     let home = dir.path().join("home");
     fs::create_dir(&home).expect("make a directory");
     std::os::unix::fs::chown(&home, Some(4242), Some(4242)).expect("give it away");
-    let context = Context::new("FROM busybox\nRUN chown 5:5 /etc/passwd\n");
+    let context = Context::new(
+        "FROM busybox\nRUN chown 5:5 /etc/passwd && test \"$(stat -c %u:%g /etc/passwd)\" = 5:5\n",
+    );
     fs::set_permissions(context.path(), fs::Permissions::from_mode(0o755)).expect("open the context");
     let as_user = |arguments: &[&str]| {
         let mut command = tool("setpriv");
@@ -239,14 +241,12 @@ fn a_single_id_is_told_about() {
     };
     let named = format!("--build-context=busybox=oci-layout://{}", layout.display());
     let path = context.path().to_string_lossy();
-    let done = as_user(&["build", &named, "--progress=plain", &path]).code_is(1);
+    let done = as_user(&["build", &named, "--progress=plain", &path]).ok();
     let first = done.stderr.lines().next().unwrap_or_default();
     assert!(
         first.starts_with("WARNING: ") && first.contains("/etc/subuid") && first.contains("uidmap"),
         "{done}"
     );
-    let last = done.stderr.lines().last().unwrap_or_default();
-    assert!(last.contains("uidmap"), "a chown that failed says why: {done}");
     let quiet = as_user(&["build", &named, "-q", "--target=base", &path]);
     assert!(!quiet.stderr.contains("WARNING"), "{quiet}");
     let info = as_user(&["info"]).ok();

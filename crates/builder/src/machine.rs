@@ -30,7 +30,7 @@ impl Machine {
         let Identity::SingleId { reason } = &self.identity else { return None };
         Some(format!(
             "{reason}, so there is one user id for everything: owners of files are only recorded, and programs in RUN \
-             that change them fail. For more ids install uidmap, and add the line USER:100000:65536 to /etc/subuid and \
+             cannot become another user. For more ids install uidmap, and add the line USER:100000:65536 to /etc/subuid and \
              /etc/subgid."
         ))
     }

@@ -18,10 +18,17 @@ fn count(short: usize, long: usize) -> usize {
     if std::env::var_os("BUILDER_LONG").is_some() { long } else { short }
 }
 
+/// Mounts of a test's own files: others test, and mount, at the same time.
+fn own_mounts(fixture: &Fixture) -> Vec<String> {
+    let own = fixture.dir.path().to_string_lossy().into_owned();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().filter(|line| line.contains(&own)).map(str::to_owned).collect()
+}
+
 /// What could leak: descriptors, mounts, groups, memory in KiB.
-fn held() -> (usize, usize, usize, u64) {
+fn held(fixture: &Fixture) -> (usize, usize, usize, u64) {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let mounts = own_mounts(fixture).len();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let memory = memory.trim().trim_end_matches(" kB").parse().unwrap();
@@ -38,8 +45,8 @@ fn own_groups() -> usize {
     crate::limits::groups().iter().filter(|path| abandoned(path)).count()
 }
 
-fn assert_nothing_leaked(before: (usize, usize, usize, u64)) {
-    let after = held();
+fn assert_nothing_leaked(fixture: &Fixture, before: (usize, usize, usize, u64)) {
+    let after = held(fixture);
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and mounts");
     assert!(after.2 <= before.2, "groups");
     assert!(after.3 < before.3 + 16 * 1024, "memory: {} KiB, then {}", before.3, after.3);
@@ -49,11 +56,11 @@ fn one_after_another(fixture: &Fixture) {
     for _ in 0..5 {
         fixture.output("true");
     }
-    let before = held();
+    let before = held(fixture);
     for index in 0..count(60, 1000) {
         assert_eq!(fixture.output(&format!("echo {index}")), format!("{index}\n"));
     }
-    assert_nothing_leaked(before);
+    assert_nothing_leaked(fixture, before);
 }
 
 fn at_once(fixture: &Fixture) {
@@ -77,7 +84,7 @@ fn at_once(fixture: &Fixture) {
             spec
         })
         .collect();
-    let before = held();
+    let before = held(fixture);
     fixture.runtime.block_on(async {
         let start = |spec| {
             let sandbox = fixture.sandbox.clone();
@@ -88,14 +95,14 @@ fn at_once(fixture: &Fixture) {
             assert_eq!(task.await.unwrap(), 0);
         }
     });
-    assert_nothing_leaked(before);
+    assert_nothing_leaked(fixture, before);
 }
 
 /// The caller ends after a time that grows from nothing to longer than the start takes.
 fn killed_at_every_stage(fixture: &Fixture) {
     let marker = crate::leaving::marker("8");
     std::fs::write(fixture.dir.path().join("script"), format!("echo ready; sleep {marker}")).unwrap();
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = own_mounts(fixture);
     let repetitions = count(15, 200);
     for index in 0..repetitions {
         let mut command = Command::new("/proc/self/exe");
@@ -118,7 +125,7 @@ fn killed_at_every_stage(fixture: &Fixture) {
                     stat.is_empty() || stat.contains(") Z ")
                 })
         });
-        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+        assert_eq!(own_mounts(fixture), mounts);
     }
     eventually("the groups are gone", || {
         fixture.output("true");
