@@ -38,6 +38,8 @@ enum Part {
     Usability,
     /// What instructions mean, case by case.
     Semantics,
+    /// The language, case by case: layers, config and history.
+    Language,
     /// What a second build does and does not do.
     Cache,
     /// Random histories of edits, kills and prunes, against clean builds.

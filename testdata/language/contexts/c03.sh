@@ -1,0 +1,1 @@
+mkdir -p a/b/c a/d x/y "sp ace" .git node_modules/m dir.d; for f in a/1 a/b/2 a/b/c/3 a/d/4 x/5 x/y/6 "sp ace/f" .git/h node_modules/m/i f.txt g.txt h.md .hidden a/f.txt a/b/f.txt a/b/c/h.md "we[ird" "q?m" "back\\sl" "é.txt" "{b}" "p|q" "#hash" "!bang" dir.d/z "star*" a.b.c "tr " ; do echo "$f" > "$f"; done;

@@ -1,0 +1,2 @@
+mkdir l
+touch l/x

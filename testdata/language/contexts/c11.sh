@@ -1,0 +1,3 @@
+mkdir -p x/e
+echo>x/e/n
+echo >x/g

@@ -1,0 +1,4 @@
+mkdir -p src/d
+echo x>src/x
+ln src/x src/y
+ln src/x src/d/z

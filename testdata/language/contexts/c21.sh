@@ -1,0 +1,3 @@
+mkdir -p one two/x
+echo 1>one/x
+echo>two/x/y

@@ -1,0 +1,1 @@
+touch "we*ird" weXird "[x]"

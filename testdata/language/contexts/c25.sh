@@ -1,0 +1,1 @@
+touch "f[1].txt"

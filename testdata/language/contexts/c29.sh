@@ -1,0 +1,1 @@
+touch é ab z; touch $(printf "\xff")

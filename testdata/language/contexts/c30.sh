@@ -1,0 +1,3 @@
+mkdir d
+echo d>d/f
+ln -s /d/f l

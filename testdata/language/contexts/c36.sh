@@ -1,0 +1,2 @@
+echo f>f
+chmod 6755 f

@@ -1,0 +1,3 @@
+mkdir d
+echo>d/x
+ln -s d l

@@ -1,0 +1,2 @@
+>.dockerignore
+echo>a

@@ -1,0 +1,1 @@
+printf "\xff\n">.dockerignore; touch $(printf "\xff"); echo>b

@@ -1,0 +1,3 @@
+mkdir -p a/b
+echo>a/b.txt
+echo >a/c

@@ -1,0 +1,2 @@
+mkdir d
+echo 2>d/g

@@ -1,0 +1,2 @@
+mkdir s
+ln -s x s/l

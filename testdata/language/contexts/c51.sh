@@ -1,0 +1,2 @@
+echo f>f
+chmod 755 f
