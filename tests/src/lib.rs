@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod cases;
 mod oci;
 mod progress;
 mod tree;
 
+pub use cases::{Case, in_parallel};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
 pub use tree::{Node, Tree};
