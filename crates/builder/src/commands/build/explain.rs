@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cache::KeptId;
 use frontend::{ImageOrigin, MissingImage, Plan};
 use graph::{Op, Source, VertexId};
 use image::ResolveError;
@@ -75,6 +76,17 @@ pub(super) fn step(
     let vertex = plan.definition.vertex(error.vertex());
     let excerpt = vertex.lines.map(|lines| diagnostics::excerpt(&source.text, &source.path, lines));
     failure.with_details(excerpt.unwrap_or_default())
+}
+
+/// What the step left that failed, where that was kept.
+pub(super) fn kept(error: &SolveError<WorkerError>) -> Option<KeptId> {
+    match error {
+        SolveError::Operation { error, .. } => match &**error {
+            WorkerError::Exit { kept, .. } => *kept,
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// A source of a COPY is not there: says where it was looked for, and what hides it.
