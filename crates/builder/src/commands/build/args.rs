@@ -8,6 +8,7 @@ use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
 use super::output::{self, Output};
+use crate::failure::Failure;
 
 /// Build an image from a Dockerfile.
 ///
@@ -172,6 +173,20 @@ impl Args {
     /// What stands at the place of the context.
     pub(crate) fn context(&self) -> &std::path::Path {
         &self.context
+    }
+
+    /// A build argument that is yes or no, as Go's `strconv.ParseBool` reads it; empty is no. `None` when it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Failure> {
+        let value = |text: &String| match text.split_once('=') {
+            Some((given, value)) => (given == name).then(|| value.to_owned()),
+            None => (text == name).then(|| std::env::var(name).ok()).flatten(),
+        };
+        match self.build_arg.iter().rev().find_map(value).as_deref() {
+            None => Ok(None),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+            Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+            Some(other) => Err(Failure::usage(format!("--build-arg {name}={other}: neither true nor false"))),
+        }
     }
 
     /// What is asked instead of a build.

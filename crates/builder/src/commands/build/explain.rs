@@ -73,9 +73,16 @@ pub(super) fn step(
         SolveError::Internal { .. } => Failure::build(error.to_string()),
     };
     let source = &request.dockerfile;
-    let vertex = plan.definition.vertex(error.vertex());
-    let excerpt = vertex.lines.map(|lines| diagnostics::excerpt(&source.text, &source.path, lines));
+    let lines = lines(plan, error.vertex());
+    let excerpt = lines.map(|lines| diagnostics::excerpt(&source.text, &source.path, lines));
     failure.with_details(excerpt.unwrap_or_default())
+}
+
+/// The lines of the instruction that asked for a vertex. What ADD fetches stands for itself; then it is the ADD that uses it.
+fn lines(plan: &Plan, vertex: VertexId) -> Option<(u32, u32)> {
+    let uses = |user: &graph::Vertex| user.inputs.iter().any(|input| input.vertex == vertex);
+    let own = plan.definition.vertex(vertex).lines;
+    own.or_else(|| plan.definition.iter().find(|(_, user)| uses(user)).and_then(|(_, user)| user.lines))
 }
 
 /// What the step left that failed, where that was kept.
