@@ -131,8 +131,8 @@ fn inspect(store: &Store, id: &str, path: &Path) -> Result<(), Failure> {
     let tree = mount.tree()?;
     let relative = path.strip_prefix("/").unwrap_or(path);
     let failed = |error: files::Error| Failure::from_source(&error);
-    let resolved = files::resolve(&tree, relative, true).map_err(|error| failed(error.into()))?;
-    let found = tree.metadata(&resolved).map_err(|error| failed(error.into()))?;
+    let resolved = files::resolve(&tree, relative, true).map_err(failed)?;
+    let found = tree.metadata(&resolved).map_err(failed)?;
     let Some(found) = found else {
         return Err(Failure::build(format!("there is no {} in the cache mount {id}", path.display())));
     };
