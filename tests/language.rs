@@ -1,7 +1,7 @@
 //! The language, case by case: `testdata/language/*.cases`. Each case is a Dockerfile with its context, and beside it the layers, config
 //! and history that it must give, or the mistakes that are found in it. They were compared with BuildKit's results when they were
-//! written; with `BUILDKIT_HOST` set and `buildctl` in the path they are compared again. `tests/buildah.rs`
-//! builds those that Buildah understands with Buildah.
+//! written; with `BUILDKIT_HOST` set and `buildctl` in the path they are compared again. `tests/buildah.rs` builds those that Buildah
+//! understands with Buildah.
 //!
 //! ```text
 //! === name
@@ -11,6 +11,8 @@
 //! file: NAME               what the Dockerfile is called; `dockerfile` is found without being named
 //! target: STAGE            what is built, if not the last stage
 //! platform: PLATFORM       for what
+//! served: DIR              a directory of the context, given out at `$HTTP` and, its repositories, at `$GIT`
+//! given: FORM              the context as `tar` or `dockerfile` on standard input, by `http`, or by `git`, with `#ref:dir` after it
 //! label: NAME=VALUE        a label of the command line; repeatable
 //! named: NAME=DIR          a named context, a directory of the context; repeatable
 //! secret: NAME=VALUE       a secret; repeatable
@@ -24,10 +26,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use e2e::{Case, Done, Home, Image, Tree, base, in_parallel, need_root, run, tempdir, tool};
+use e2e::{Case, Context, Done, Home, Image, Served, Tree, base, in_parallel, need_root, run, tempdir, tool};
 use serde_json::Value;
 
 /// What a case gives.
@@ -41,13 +44,25 @@ impl Results for Case {
     fn ours(&self, home: &Home, known: &Known) -> String {
         let context = self.prepare();
         let dir = tempdir();
+        let around = Around::new(self, &context, dir.path());
         let layout = dir.path().join("layout");
         let output = format!("type=oci,tar=false,name=case:latest,dest={}", layout.display());
-        let done = run(home.build(&context).args(["-o", &output]).args(self.flags(&context, dir.path())));
+        let mut build = match self.given.as_deref() {
+            None => home.build(&context),
+            Some("tar" | "dockerfile") => home.build("-"),
+            Some(_) => home.build(&around.context(self)),
+        };
+        build.args(["-o", &output]).args(around.args()).args(self.flags(&context, dir.path()));
+        let done = match self.given.as_deref() {
+            Some("tar") => run(&mut reading(&build, &dir.path().join("given/context.tar.gz"))),
+            Some("dockerfile") => run(&mut reading(&build, &context.path().join("Dockerfile"))),
+            _ => run(&mut build),
+        };
         let result = result(&done, || Image::open(layout, Some(dir)), known);
         let bases = base("busybox");
         let bases = bases.parent().expect("a directory of base images");
-        result
+        around
+            .unnamed(&result)
             .replace(&format!("{}/", context.path().display()), "")
             .replace(&format!("{}/", bases.display()), "")
     }
@@ -59,9 +74,16 @@ impl Results for Case {
         let tar = dir.path().join("image.tar");
         let mut build = tool("buildctl");
         build.args(["build", "--frontend=dockerfile.v0", "--progress=plain", "--no-cache"]);
-        for name in ["context", "dockerfile"] {
-            build.arg(format!("--local={name}={}", context.path().display()));
+        let around = Around::new(self, &context, dir.path());
+        if self.given.is_none() {
+            for name in ["context", "dockerfile"] {
+                build.arg(format!("--local={name}={}", context.path().display()));
+            }
+        } else {
+            // It takes from standard input what its client serves by HTTP.
+            build.arg(format!("--opt=context={}", around.context(self)));
         }
+        build.args(around.args().iter().map(|arg| arg.replace("--build-arg=", "--opt=build-arg:")));
         let digest = e2e::json(&base("busybox").join("index.json"))["manifests"][0]["digest"].clone();
         let digest = digest.as_str().expect("a digest").to_owned();
         build.arg(format!("--oci-layout=busybox={}", base("busybox").display()));
@@ -86,8 +108,66 @@ impl Results for Case {
             run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(&layout)).ok();
             Image::open(layout, None)
         };
-        result(&done, open, known)
+        around.unnamed(&result(&done, open, known))
     }
+}
+
+/// What a case needs beside its context: servers.
+struct Around {
+    served: Option<Served>,
+    given: Option<Served>,
+}
+
+impl Around {
+    fn new(case: &Case, context: &Context, dir: &Path) -> Around {
+        let served = case.served.as_ref().map(|name| Served::new(&context.path().join(name)));
+        let given = case.given.is_some().then(|| {
+            let script = r#"mkdir "$1"; tar -C "$0" -czf "$1/context.tar.gz" .; cp "$0/Dockerfile" "$1"; cp -a "$0" "$1/context"
+                cd "$1/context"; git init -q -b main; git add -A; git -c user.name=x -c user.email=x commit -q -m x"#;
+            let given = dir.join("given");
+            run(Command::new("sh").args(["-ec", script]).arg(context.path()).arg(&given)).ok();
+            Served::new(&given)
+        });
+        Around { served, given }
+    }
+
+    /// The address of a context that is given by one.
+    fn context(&self, case: &Case) -> String {
+        let server = self.given.as_ref().expect("only where the context is given so");
+        match case.given.as_deref().unwrap_or_default() {
+            "dockerfile" => format!("{}/Dockerfile", server.http()),
+            "tar" | "http" => format!("{}/context.tar.gz", server.http()),
+            git => {
+                format!("{}/context{}", server.git(), git.strip_prefix("git").expect("a form that is known"))
+            }
+        }
+    }
+
+    fn args(&self) -> Vec<String> {
+        let of = |served: &Served| {
+            [format!("--build-arg=HTTP={}", served.http()), format!("--build-arg=GIT={}", served.git())]
+        };
+        self.served.iter().flat_map(of).collect()
+    }
+
+    fn unnamed(&self, text: &str) -> String {
+        let servers = self.served.iter().chain(&self.given);
+        servers.fold(text.to_owned(), |text, server| server.unnamed(&text))
+    }
+}
+
+/// The same command with a file as standard input.
+fn reading(command: &Command, file: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$0" "$@" <"$STANDARD_INPUT""#]).env("STANDARD_INPUT", file);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 /// What the base image brings, to be left out.

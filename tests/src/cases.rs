@@ -18,17 +18,21 @@ pub struct Case {
     /// Build arguments, `NAME=VALUE`.
     pub args: Vec<String>,
     ignore: Vec<String>,
-    /// What the Dockerfile is called.
+    /// What the Dockerfile is called, if not `Dockerfile`.
     pub file: Option<String>,
-    /// The stage that is built.
+    /// The stage that is built, if not the last.
     pub target: Option<String>,
-    /// The platform that it is built for.
+    /// The platform for which.
     pub platform: Option<String>,
+    /// The directory of the context that is given out on the loopback, see [`Served`].
+    pub served: Option<String>,
+    /// How the context is given, if not as a directory: `tar`, `dockerfile`, `http` or `git`.
+    pub given: Option<String>,
     /// Labels of the command line, `NAME=VALUE`.
     pub labels: Vec<String>,
     named: Vec<String>,
     secrets: Vec<String>,
-    /// Why BuildKit gives something else: the beginning of a row of docs/differences.md.
+    /// The beginning of the row of docs/differences.md that says why BuildKit gives something else.
     pub differs: Option<String>,
     /// The Dockerfile.
     pub dockerfile: String,
@@ -80,6 +84,8 @@ impl Case {
             case.file.iter().for_each(|value| line("file", value));
             case.target.iter().for_each(|value| line("target", value));
             case.platform.iter().for_each(|value| line("platform", value));
+            case.served.iter().for_each(|value| line("served", value));
+            case.given.iter().for_each(|value| line("given", value));
             case.labels.iter().for_each(|value| line("label", value));
             case.named.iter().for_each(|value| line("named", value));
             case.secrets.iter().for_each(|value| line("secret", value));
@@ -109,10 +115,22 @@ impl Case {
         context
     }
 
+    /// The build arguments as words of a command line.
+    pub fn build_args(&self) -> impl Iterator<Item = String> {
+        self.args.iter().map(|arg| format!("--build-arg={arg}"))
+    }
+
+    /// Whether its Dockerfile, context and build arguments are all there is to it.
+    pub fn is_plain(&self) -> bool {
+        let others = [&self.file, &self.target, &self.platform, &self.served, &self.given];
+        others.iter().all(|other| other.is_none())
+            && [&self.labels, &self.named, &self.secrets].iter().all(|list| list.is_empty())
+    }
+
     /// The secrets as files of a directory, by name.
     ///
     /// # Panics
-    /// When one is not `NAME=VALUE`, or cannot be written.
+    /// When they cannot be written.
     pub fn secrets(&self, dir: &Path) -> Vec<(&str, PathBuf)> {
         let written = self.secrets.iter().map(|secret| {
             let (name, value) = secret.split_once('=').expect("a secret has a value");
@@ -126,15 +144,18 @@ impl Case {
     /// The named contexts: name and directory.
     ///
     /// # Panics
-    /// When one is not `NAME=DIR`.
+    /// When one is not in its form.
     pub fn named<'a>(&'a self, context: &'a Context) -> impl Iterator<Item = (&'a str, PathBuf)> {
         let pairs = self.named.iter().map(|named| named.split_once('=').expect("a context has a directory"));
         pairs.map(|(name, dir)| (name, context.path().join(dir)))
     }
 
-    /// The flags of `builder build` that the case asks for; `dir` is for files that go with them.
+    /// What stands on the command line of our builder. `dir` takes what has to be written for that.
+    ///
+    /// # Panics
+    /// When that cannot be written.
     pub fn flags(&self, context: &Context, dir: &Path) -> Vec<String> {
-        let mut flags: Vec<String> = self.args.iter().map(|arg| format!("--build-arg={arg}")).collect();
+        let mut flags: Vec<String> = self.build_args().collect();
         // This name is found without being told.
         let file = self.file.iter().filter(|name| *name != "dockerfile");
         flags.extend(file.map(|name| format!("--file={}", context.path().join(name).display())));
@@ -170,6 +191,8 @@ fn parse_case(block: &str, path: &Path) -> Case {
             "file" => case.file = Some(value),
             "target" => case.target = Some(value),
             "platform" => case.platform = Some(value),
+            "served" => case.served = Some(value),
+            "given" => case.given = Some(value),
             "label" => case.labels.push(value),
             "named" => case.named.push(value),
             "secret" => case.secrets.push(value),
