@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod diagnostics;
+mod disabled;
 mod failure;
 mod format;
 mod interrupt;

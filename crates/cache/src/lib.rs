@@ -66,7 +66,7 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
-pub use objects::{LayerObjects, ObjectKey};
+pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

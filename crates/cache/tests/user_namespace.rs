@@ -45,7 +45,12 @@ fn owners_and_marks_survive() {
     in_user_namespace("owners_and_marks_survive", || {
         for snapshotter in [Snapshotter::Overlay, Snapshotter::Copying] {
             let dir = tempfile::tempdir().unwrap();
-            let options = StoreOptions { snapshotter, userxattr: true, recorded_owners: true };
+            let options = StoreOptions {
+                snapshotter,
+                userxattr: true,
+                recorded_owners: true,
+                ..StoreOptions::default()
+            };
             let store = Store::open(dir.path(), options).unwrap();
             let base = write(&store, &[], |writer| {
                 writer.directory(Path::new(""), &owned(0o711, 3, 4)).unwrap();
