@@ -39,15 +39,16 @@ fn name_of(form: &FileForm) -> Name {
     hasher.finish()
 }
 
-/// Where an object lies, relative to those of its boot.
+/// Where an object lies, relative to those of its boot. Written by hand: it is done for every file of a layer.
 fn path_of(name: &Name) -> String {
-    use std::fmt::Write as _;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut path = String::with_capacity(2 * name.len() + 1);
     for (index, byte) in name.iter().enumerate() {
         if index == 1 {
             path.push('/');
         }
-        let _ = write!(path, "{byte:02x}");
+        path.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        path.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
     path
 }

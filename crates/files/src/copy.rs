@@ -89,7 +89,8 @@ pub fn write_shared(
     Ok(Copied { entries: found.len() as u64, bytes: copy.bytes.into_inner() })
 }
 
-fn depth(path: &Path) -> usize {
+/// The number of components.
+pub(crate) fn depth(path: &Path) -> usize {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() { 0 } else { 1 + bytes.iter().filter(|&&byte| byte == b'/').count() }
 }

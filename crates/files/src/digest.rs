@@ -58,7 +58,7 @@ pub(crate) fn digest_at(
         fields.bytes(if found.kind() == Kind::Directory { b"" } else { found.base_name.as_bytes() });
         fields.number(found.len() as u64);
         for (entry, file) in found.entries().zip(files.iter()) {
-            entry_fields(&mut fields, selected, &entry, file.as_ref());
+            entry_fields(&mut fields, selected.modes, selected.owners, &entry, file.as_ref());
             if fields.0.len() > GATHERED {
                 hasher.raw(&fields.0);
                 fields.0.clear();
@@ -70,7 +70,13 @@ pub(crate) fn digest_at(
 }
 
 /// All that counts of one entry, in this order.
-fn entry_fields(fields: &mut Fields, selected: &Selected, entry: &Entry<'_>, file: Option<&[u8; 32]>) {
+pub(crate) fn entry_fields(
+    fields: &mut Fields,
+    modes: bool,
+    owners: bool,
+    entry: &Entry<'_>,
+    file: Option<&[u8; 32]>,
+) {
     let metadata = entry.metadata;
     fields.bytes(entry.path.as_os_str().as_bytes());
     fields.byte(match metadata.kind {
@@ -83,10 +89,10 @@ fn entry_fields(fields: &mut Fields, selected: &Selected, entry: &Entry<'_>, fil
         Kind::Socket => 7,
     });
     // A link's mode means nothing.
-    if selected.modes && metadata.kind != Kind::Symlink {
+    if modes && metadata.kind != Kind::Symlink {
         fields.number(u64::from(metadata.mode));
     }
-    if selected.owners {
+    if owners {
         fields.number(u64::from(metadata.uid));
         fields.number(u64::from(metadata.gid));
     }
@@ -112,9 +118,13 @@ fn entry_fields(fields: &mut Fields, selected: &Selected, entry: &Entry<'_>, fil
 
 /// Fields in the encoding of [`StableHasher`], gathered: a hash takes large pieces faster.
 #[derive(Default)]
-struct Fields(Vec<u8>);
+pub(crate) struct Fields(Vec<u8>);
 
 impl Fields {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
