@@ -5,11 +5,12 @@
 //! links. Three rules:
 //!
 //! * No two paths of one tree share a file, or programs would take them for hard links. So each layer has a list of the objects in it
-//!   (`snapshots-v1/<id>.objects`), and a layer over it uses others. A layer without parents uses none: it may come to lie over any.
+//!   (`snapshots-v1/<id>.objects`), a layer over it uses others, and there can be several objects of one form, numbered. A layer without
+//!   parents uses none: it may come to lie over any.
 //! * An object counts in the boot in which it was made: after a power failure its bytes may be lost while its name is there.
 //! * An object that has no other name is in no layer any more, and goes with the next prune.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -29,6 +30,14 @@ use crate::{CacheError, SnapshotId, Snapshotter, Store};
 
 /// The hash of all that a file is.
 type Name = [u8; 32];
+
+/// Of the file of that form that has so many like it in its tree before it.
+fn nth(form: &Name, index: u32) -> Name {
+    match index {
+        0 => *form,
+        _ => StableHasher::new("file-object-nth-v1").with(form).with(&u64::from(index)).finish(),
+    }
+}
 
 fn name_of(form: &FileForm) -> Name {
     let mut hasher = StableHasher::new("file-object-v1").with(&form.content).with(&form.size);
@@ -61,8 +70,22 @@ pub struct LayerObjects {
     real_owners: bool,
     /// Those of the layers below.
     below: HashSet<Name>,
-    /// Those in this layer.
-    here: Mutex<HashSet<Name>>,
+    here: Mutex<Here>,
+}
+
+/// The objects in a layer that is being written.
+#[derive(Debug, Default)]
+struct Here {
+    numbers: HashMap<Name, Numbers>,
+    used: Vec<Name>,
+}
+
+/// Which numbers of a form nothing in the tree has.
+#[derive(Debug, Default)]
+struct Numbers {
+    next: u32,
+    /// Lower ones that were tried in vain.
+    free: Vec<u32>,
 }
 
 impl LayerObjects {
@@ -151,31 +174,44 @@ impl LayerObjects {
         }
     }
 
-    /// Does `make` for an object that nothing in the tree has yet.
+    /// Does `make` for an object of that form that nothing in the tree has yet.
     fn once(&self, form: &FileForm, make: impl FnOnce(&str) -> rustix::io::Result<bool>) -> io::Result<bool> {
-        let name = name_of(form);
-        if self.below.contains(&name) || !self.here().insert(name) {
-            return Ok(false);
-        }
+        let form = name_of(form);
+        let (number, name) = {
+            let mut here = self.here();
+            let numbers = here.numbers.entry(form).or_default();
+            loop {
+                let number = numbers.free.pop().unwrap_or_else(|| {
+                    numbers.next += 1;
+                    numbers.next - 1
+                });
+                let name = nth(&form, number);
+                if !self.below.contains(&name) {
+                    break (number, name);
+                }
+            }
+        };
         let made = make(&path_of(&name));
-        if !matches!(made, Ok(true)) {
-            self.here().remove(&name);
+        let mut here = self.here();
+        if matches!(made, Ok(true)) {
+            here.used.push(name);
+        } else {
+            here.numbers.entry(form).or_default().free.push(number);
         }
         Ok(made?)
     }
 
-    fn here(&self) -> MutexGuard<'_, HashSet<Name>> {
+    fn here(&self) -> MutexGuard<'_, Here> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the list of what is in the layer.
     pub(crate) fn write_list(&self, path: &Path) -> Result<(), CacheError> {
         let here = self.here();
-        if here.is_empty() {
+        if here.used.is_empty() {
             return Ok(());
         }
-        let bytes: Vec<u8> = here.iter().flatten().copied().collect();
-        fs::write(path, bytes).at("write", path)
+        fs::write(path, here.used.concat()).at("write", path)
     }
 }
 

@@ -96,11 +96,15 @@ fn no_two_paths_of_a_tree_are_one_file() {
     let (first, _) = layer(&test, &[base], &[("a", "same"), ("b", "same")]);
     assert_ne!(inode(&first, "a"), inode(&first, "b"));
     let (again, linked) = layer(&test, &[base], &[("a", "same"), ("b", "same")]);
-    assert_eq!(linked.iter().filter(|linked| **linked).count(), 1);
+    assert_eq!(linked, [true, true], "each shares with its like");
     assert_ne!(inode(&again, "a"), inode(&again, "b"));
     let (above, linked) = layer(&test, &[base, first.id()], &[("c", "same")]);
-    assert_eq!(linked, [false], "the layer below has it");
-    assert_ne!(inode(&above, "c"), inode(&first, "a"));
+    assert_eq!(linked, [false], "the layer below has both");
+    let (other, linked) = layer(&test, &[base, again.id()], &[("c", "same"), ("d", "same")]);
+    assert_eq!(linked, [true, false], "now there are three");
+    let inodes: HashSet<u64> =
+        [inode(&first, "a"), inode(&first, "b"), inode(&above, "c"), inode(&other, "d")].into();
+    assert_eq!((inodes.len(), inode(&above, "c")), (4, inode(&other, "c")));
     // What may come to lie over anything shares with nobody.
     assert!(test.store.begin(&[]).unwrap().objects().unwrap().is_none());
     let copying = TestStore::copying();
@@ -226,7 +230,8 @@ fn many_at_once() {
             assert_eq!(&fs::read_to_string(layer.dir().join(path)).unwrap(), text);
         }
     }
-    assert_eq!(objects(&test), 150);
+    // Four threads that find nothing at the same time may each number theirs otherwise.
+    assert!((200..=300).contains(&objects(&test)), "{}", objects(&test));
 }
 
 const CHILD: &str = "CACHE_TEST_OBJECTS_IN";
