@@ -1,6 +1,6 @@
 //! Files that versions of a layer share: an unchanged file of a COPY costs a link.
 //!
-//! `objects-v1/<boot>/ab/<hash>` is one more name of a file in some layer, under a hash of all that it is: bytes, attributes, mode, owner,
+//! `objects-v1/<boot>/<folder>/<hash>` is one more name of a file in some layer, under a hash of all that it is: bytes, attributes, mode, owner,
 //! time. Layers never change, and overlayfs copies a file before it lets anybody change it, so nobody notices but by the number of
 //! links. Three rules:
 //!
@@ -50,16 +50,18 @@ fn name_of(form: &FileForm) -> Name {
 
 /// Where an object lies, relative to those of its boot. Written by hand: it is done for every file of a layer.
 fn path_of(name: &Name) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut path = String::with_capacity(2 * name.len() + 1);
-    for (index, byte) in name.iter().enumerate() {
-        if index == 1 {
-            path.push('/');
-        }
-        path.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        path.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
+    let mut path = String::with_capacity(2 * name.len() + 3);
+    // Few folders: to make one costs as much as to link twenty files.
+    push_hex(&mut path, name[0] >> 2);
+    path.push('/');
+    name.iter().for_each(|byte| push_hex(&mut path, *byte));
     path
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    text.push(char::from(DIGITS[usize::from(byte & 15)]));
 }
 
 /// The objects that a layer which is being written may use. For many threads at once.
