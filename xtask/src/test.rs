@@ -42,6 +42,8 @@ enum Part {
     Language,
     /// What a second build does and does not do.
     Cache,
+    /// Shells inside steps, stored output, terminals.
+    Debug,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.
@@ -82,6 +84,7 @@ pub(crate) fn run(args: &Args) -> Result {
     shell::heading("packages");
     packages::ensure(packages::BASES)?;
     packages::ensure(packages::TESTS)?;
+    packages::ensure(packages::ARCHIVES)?;
     if parts.contains(&Part::Crates) {
         shell::heading("crates");
         let mut tests = runner(nextest);
