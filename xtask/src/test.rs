@@ -40,6 +40,8 @@ enum Part {
     Semantics,
     /// The language, case by case: layers, config and history.
     Language,
+    /// Build contexts, named contexts and ADD from standard input, HTTP and git.
+    Contexts,
     /// What a second build does and does not do.
     Cache,
     /// Random histories of edits, kills and prunes, against clean builds.
