@@ -617,7 +617,7 @@ fn named_contexts() {
 #[test]
 fn a_named_context_replaces_a_stage_or_an_image() {
     let home = Home::new();
-    let directory = Context::new("").file("out", "from the directory");
+    let directory = Context::new("").file("out", "from the directory\n");
     let replaced = format!("--build-context=tools={}", directory.path().display());
     let dockerfile = "FROM busybox AS tools\nRUN echo from the stage > /out\n\
                       FROM busybox\nCOPY --from=tools /out /copied\nRUN --mount=from=tools,source=/out,target=/m cat /m\n";

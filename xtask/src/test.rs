@@ -42,6 +42,8 @@ enum Part {
     Language,
     /// Build contexts, named contexts and ADD from standard input, HTTP and git.
     Contexts,
+    /// RUN --mount of every type, and a look into cache mounts.
+    Mounts,
     /// What a second build does and does not do.
     Cache,
     /// Random histories of edits, kills and prunes, against clean builds.
