@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod cases;
 mod git;
 mod oci;
 mod progress;
 mod server;
 mod tree;
 
+pub use cases::{Case, in_parallel};
 pub use git::{Agent, Repositories, Sshd, ssh_key};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};

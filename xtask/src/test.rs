@@ -46,8 +46,12 @@ enum Part {
     Mounts,
     /// Dockerfiles of well-known programs, in source packages fetched from this machine's Debian mirror.
     Sources,
+    /// Questions about a build that does not run: graph, parse, check, outline, targets.
+    Graph,
     /// What a second build does and does not do.
     Cache,
+    /// Shells inside steps, stored output, terminals.
+    Debug,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.
