@@ -2,6 +2,7 @@
 //! that fails when it is missing (and anew with `UPDATE_EXPECT=1`): read it before you keep it. Comments at the top list the files
 //! of the context, with their sizes in bytes: `#> src/main.c 1000`. Without any, nothing is known of the context.
 
+mod checked;
 mod invented;
 
 use std::fmt::Write as _;
@@ -35,7 +36,7 @@ fn context(text: &str) -> Option<Listing> {
 
 /// The advice for a text; other warnings are none of it.
 fn advice(text: &str) -> Vec<Diagnostic> {
-    let findings = invented::check(text, &invented::options(), context(text).as_ref()).unwrap();
+    let findings = checked::check(text, &invented::options(), context(text).as_ref()).unwrap();
     findings
         .into_iter()
         .filter(|finding| finding.rule.is_some_and(|rule| insight::rule(rule).is_some()))

@@ -1,5 +1,6 @@
 //! The pages in `docs/checks` are true: each rule has one, its bad example violates this rule and no other, and its good one none.
 
+mod checked;
 mod invented;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +87,7 @@ impl Page {
                 _ => panic!("unknown option {option}"),
             }
         }
-        let findings = invented::check(text, &options, self.context.as_ref())
+        let findings = checked::check(text, &options, self.context.as_ref())
             .unwrap_or_else(|errors| panic!("cannot be built: {errors:#?}\n{text}"));
         findings.iter().map(|finding| finding.rule.unwrap_or("a warning without a rule").to_owned()).collect()
     }

@@ -5,7 +5,7 @@ use parser::Diagnostic;
 
 use super::Advice;
 use super::packages::{Work, work};
-use super::steps::{Run, Stage, Step};
+use super::steps::{NEAR, Run, Stage, Step};
 
 pub(super) fn look(stage: &Stage<'_>, advice: &mut Advice<'_>) {
     for (index, step) in stage.steps.iter().enumerate() {
@@ -20,7 +20,7 @@ pub(super) fn look(stage: &Stage<'_>, advice: &mut Advice<'_>) {
             step.run()
                 .is_some_and(|run| run.script.commands.iter().any(|command| work(command) == Work::System))
         };
-        let later = stage.steps[index + 1..].iter().find(installs);
+        let later = stage.steps[index + 1..].iter().take(NEAR).find(installs);
         let fetches_again = |step: &Step<'_>| {
             step.run()
                 .is_some_and(|run| run.script.commands.iter().any(|command| work(command) == Work::Lists))

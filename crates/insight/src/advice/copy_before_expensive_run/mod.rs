@@ -14,7 +14,7 @@ use parser::{Diagnostic, InstructionKind};
 
 use super::arg_reaches_unrelated_run::has_name;
 use super::packages::Work;
-use super::steps::{Run, Stage, Step, Transfer, is_within};
+use super::steps::{NEAR, Run, Stage, Step, Transfer, is_within};
 use super::{Advice, Subject};
 use cut::{Cut, Installation};
 use needs::{Context, Need};
@@ -74,6 +74,14 @@ enum Ended {
 impl Walk<'_, '_> {
     fn step(&mut self, index: usize) -> Ended {
         let step = &self.stage.steps[index];
+        if self
+            .region
+            .as_ref()
+            .and_then(|region| region.copies.first())
+            .is_some_and(|first| index - first > NEAR)
+        {
+            return Ended::Here;
+        }
         if step.is_unknown() {
             return Ended::Here;
         }
@@ -205,7 +213,14 @@ impl Walk<'_, '_> {
         for install in &installs {
             finding = finding.with_related(install.instruction.span, "runs again");
         }
-        let finding = finding.with_help(format!("write instead:\n{cure}"));
+        let mut replaced: Vec<String> =
+            needed.iter().flat_map(|need| &need.replaced).map(|path| format!("`/{path}`")).collect();
+        replaced.dedup();
+        let first = match replaced.as_slice() {
+            [] => String::new(),
+            replaced => format!("put {} into .dockerignore, and ", super::listed(replaced)),
+        };
+        let finding = finding.with_help(format!("{first}write instead:\n{cure}"));
         let comments: Vec<_> = copies.iter().chain(&installs).map(|step| step.comments()).collect();
         advice.give(finding, &comments);
     }
