@@ -145,6 +145,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     let mut request = request;
     request.options.ignore = context.ignore.clone();
     request.options.epoch = epoch(&request, &parsed, &brought)?;
+    request.options.only_checks = matches!(args.call(), Some(Call { question: Question::Check, .. }));
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -396,7 +397,12 @@ impl Build<'_> {
                 Ok(call::outline(&outline, source, call.json))
             }
             (Question::Graph(format), Ok(planned)) => self.picture(planned, format).await,
-            (Question::Check, Ok(Planned { plan, .. })) => Ok(call::check(&plan.warnings, source, call.json)),
+            (Question::Check, Ok(Planned { plan, .. })) => {
+                let mut findings = self.advice(&plan).await;
+                findings.extend(plan.warnings);
+                findings.sort_by_key(|finding| finding.span.start);
+                Ok(call::check(&findings, source, call.json))
+            }
             (Question::Check, Err(findings)) => Ok(call::check(&findings, source, call.json)),
             (_, Err(findings)) => Err(explain::mistakes(&findings, source)),
             (Question::Build | Question::Targets | Question::Describe, Ok(_)) => {
@@ -436,6 +442,21 @@ impl Build<'_> {
         };
         let inside = worker.inside(id, tree, inputs).await.map_err(|error| Failure::from(&error))?;
         Ok((vertex.name.clone(), inside))
+    }
+
+    /// What the build could do better as a whole. A context that cannot be read is the build's business, not that of its checks.
+    async fn advice(&self, plan: &Plan) -> Vec<parser::Diagnostic> {
+        let (tree, cancel) = (self.context.tree.clone(), self.cancel.clone());
+        let context = crate::blocking(move || Ok(contexts::listing(&*tree, &|| cancel.is_cancelled()))).await;
+        let context = context.unwrap_or_default();
+        let options = &self.request.options;
+        insight::advise(&insight::Subject {
+            source: &self.request.dockerfile.text,
+            parsed: self.parsed,
+            plan,
+            context: context.as_ref(),
+            checks: &frontend::Checks::new(&self.parsed.dockerfile, options).unwrap_or_default(),
+        })
     }
 
     /// The graph of the build, with what the cache knows of each step.
