@@ -143,7 +143,7 @@ mod tests {
         ] {
             assert!(error(line).contains("--sbom is not supported yet"), "{line}: {}", error(line));
         }
-        assert!(error("builder build --push .").contains("--push is not supported yet"));
+        assert!(error("builder build --squash .").contains("--squash is not supported yet"));
         assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
         assert!(error("builder run -d app").contains("--detach is not supported yet"));
     }

@@ -10,6 +10,7 @@ mod interrupt;
 mod machine;
 mod progress;
 mod refused;
+mod remotes;
 mod terminal;
 
 use std::ffi::OsStr;

@@ -153,6 +153,24 @@ impl Store {
         Ok(removed > 0)
     }
 
+    /// Takes a name away from images of other platforms than these.
+    pub fn remove_other_platforms(&self, name: &Reference, platforms: &[Platform]) -> Result<(), CacheError> {
+        let others = self.images_named(&Reference { digest: None, ..name.clone() })?;
+        let others: Vec<_> = others.iter().filter(|image| !platforms.contains(&image.platform)).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.inner.database.write("remove an image", |db| {
+            for image in &others {
+                db.execute(
+                    "DELETE FROM images WHERE name = ?1 AND platform = ?2",
+                    params![image.name.to_string(), image.platform.to_string()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
     /// Everything about a stored image that can be known without reading layers.
     pub fn load_image(&self, image: &StoredImage) -> Result<ResolvedImage, CacheError> {
         let manifest = self.manifest(&image.manifest)?;

@@ -48,6 +48,14 @@ pub enum ExportError {
     /// A tree could not be read or written.
     #[error(transparent)]
     Files(#[from] files::Error),
+    /// An annotation has no place in the result.
+    #[error("annotation {key}: {reason}")]
+    Annotation {
+        /// Its key.
+        key: String,
+        /// Why not.
+        reason: String,
+    },
     /// The format holds one image only.
     #[error("a Docker archive holds one platform, not {0}: choose one, or use type=oci")]
     SeveralPlatforms(usize),

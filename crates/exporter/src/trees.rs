@@ -17,13 +17,13 @@ use crate::{ExportError, Trees};
 /// A tree and the directory within the destination that it goes to.
 type Placed = (PathBuf, Arc<dyn FileTree>);
 
-/// The trees with the directory that each goes to: the top for a single one, `linux_amd64` and so on for several.
+/// The trees with the directory that each goes to: the top, or `linux_amd64` and so on.
 fn placed(trees: &Trees) -> Result<Vec<Placed>, ExportError> {
-    match &trees.trees[..] {
-        [] => Err(ExportError::Empty),
-        [(_, only)] => Ok(vec![(PathBuf::new(), only.clone())]),
-        several => Ok(several.iter().map(|(platform, tree)| (folder(platform), tree.clone())).collect()),
+    if trees.trees.is_empty() {
+        return Err(ExportError::Empty);
     }
+    let place = |platform: &Platform| if trees.split { folder(platform) } else { PathBuf::new() };
+    Ok(trees.trees.iter().map(|(platform, tree)| (place(platform), tree.clone())).collect())
 }
 
 fn folder(platform: &Platform) -> PathBuf {

@@ -1,3 +1,4 @@
+mod annotation;
 mod args;
 mod call;
 mod contexts;
@@ -261,11 +262,8 @@ impl Build<'_> {
         let Planned { plan, images, finder } = self.plan().await?;
         *self.notices.lock().unwrap_or_else(PoisonError::into_inner) =
             Notices { warnings: plan.warnings.clone(), unused_build_args: plan.unused_build_args.clone() };
-        let [target] = plan.targets.as_slice() else {
-            return Err(Failure::usage("several platforms in one build are not supported yet"));
-        };
-        if plan.multi_platform == Some(true) {
-            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=1: an index as result is not supported yet"));
+        if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
+            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other"));
         }
         if plan.inline_cache && !done::is_silent(self.request.progress) {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
@@ -274,7 +272,8 @@ impl Build<'_> {
         self.progress.define(&definition);
         let stats = self.stat_caches()?;
         let (worker, solver) = self.solver(definition.clone(), images, &stats)?;
-        let solved = solver.solve(definition.clone(), &[target.vertex]).await;
+        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
+        let solved = solver.solve(definition.clone(), &targets).await;
         // What was learned is of use to the next build, however this one ended.
         for cache in stats.values() {
             cache.save()?;
@@ -283,17 +282,20 @@ impl Build<'_> {
         let solved = solved.map_err(|error| {
             explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
         })?;
-        let tree = match solved.into_iter().next().map(|solved| solved.tree) {
-            Some(Tree::Layers(tree)) => tree,
-            _ => return Err(Failure::build("internal error: the target has no file tree")),
-        };
+        let mut results = Vec::new();
+        for (target, solved) in plan.targets.iter().zip(solved) {
+            let Tree::Layers(tree) = solved.tree else {
+                return Err(Failure::build("internal error: the target has no file tree"));
+            };
+            results.push((target, tree));
+        }
         let image_id = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
             worker: &worker,
             progress: &self.progress,
-            tree: &tree,
-            target,
+            results: &results,
+            with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
         })
         .await?;
@@ -304,8 +306,10 @@ impl Build<'_> {
             ended.map_err(Failure::from)
         })
         .await?;
-        let config = &target.config.config;
-        let has_program = [&config.entrypoint, &config.cmd].iter().any(|words| words.is_some());
+        let has_program = plan.targets.iter().any(|target| {
+            let config = &target.config.config;
+            target.platform == image::Platform::host() && (config.entrypoint.is_some() || config.cmd.is_some())
+        });
         Ok(Made { image_id, has_program })
     }
 
