@@ -3,8 +3,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
-use e2e::{Context, Home, Image, Tree, base, dockerfiles, need_root, run, tempdir, tool, unpack};
+use e2e::{
+    Case, Context, Done, Home, Image, Tree, base, dockerfiles, in_parallel, need_root, run, tempdir, tool,
+    unpack,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,22 +43,25 @@ impl Buildah {
     /// Builds; the tree and the config. The Docker format, since the OCI format of this version loses HEALTHCHECK,
     /// ONBUILD and SHELL. runc, since crun refuses hybrid cgroups.
     fn build(&self, context: &Path, arguments: &[&str]) -> (Tree, Value) {
+        self.try_build(context, &[&["--layers"], arguments].concat()).unwrap_or_else(|done| panic!("{done}"))
+    }
+
+    /// The same, without a cache, for a Dockerfile that may be refused.
+    fn try_build(&self, context: &Path, arguments: &[&str]) -> Result<(Tree, Value), Box<Done>> {
         let mut build = self.command("bud");
-        build.args([
-            "--layers",
-            "--runtime=runc",
-            "--network=host",
-            "--format=docker",
-            "--identity-label=false",
-        ]);
-        run(build.args(["--tag", "built"]).args(arguments).arg(context)).ok();
+        build.args(["--runtime=runc", "--network=host", "--format=docker", "--identity-label=false"]);
+        let done = run(build.args(["--tag", "built"]).args(arguments).arg(context));
+        if done.code != Some(0) {
+            return Err(Box::new(done));
+        }
         let layout = self.dir.path().join("layout");
         let _ = std::fs::remove_dir_all(&layout);
-        run(self.command("push").args(["--quiet", "built"]).arg(format!("oci:{}:latest", layout.display())))
-            .ok();
+        let mut push = self.command("push");
+        push.args(["--quiet", "--disable-compression", "built"]);
+        run(push.arg(format!("oci:{}:latest", layout.display()))).ok();
         let inspect = run(self.command("inspect").args(["--type=image", "built"])).ok().stdout;
         let inspect: Value = serde_json::from_str(&inspect).expect("JSON");
-        (unpack(&layout), inspect["Docker"]["config"].clone())
+        Ok((unpack(&layout), inspect["Docker"]["config"].clone()))
     }
 }
 
@@ -242,4 +249,156 @@ fn stage_arguments() {
          FROM ${BASE}\nCOPY --from=two /x /x\nCOPY --from=0 /x /first\n",
     );
     compare(context.path(), &["--build-arg=X=2"], |_, _, _| {});
+}
+
+/// What Buildah 1.28 does not know: a Dockerfile that holds it is not compared.
+const UNKNOWN: &[&str] = &[
+    "<<",
+    "--link",
+    "--parents",
+    "--exclude",
+    "--unpack",
+    "--checksum",
+    "--keep-git-dir",
+    "--mount",
+    "--network",
+    "--security",
+    "--device",
+    "--timeout",
+    "--retry",
+];
+
+/// Where Buildah 1.28 does something else than BuildKit and this project, and what.
+const OTHERWISE: &[(&str, &[&str])] = &[
+    (
+        "Buildah does not check it",
+        &[
+            "meta_expand_bad2",
+            "meta_expose_bad2",
+            "meta_expose_bad4",
+            "meta_expose_json",
+            "meta_from_badname2",
+            "meta_label_before_from",
+        ],
+    ),
+    (
+        "Buildah's expansion knows no patterns, no special names and no escape but the backslash",
+        &[
+            "meta_env_backtick",
+            "meta_expand_pattern",
+            "meta_expand_special2",
+            "meta_directive_case",
+            "mix_from_ops",
+            "mix_expand_glob_set",
+            "mix_expand_longest",
+            "mix_expand_backtick",
+        ],
+    ),
+    ("Buildah expands only the first word of an ARG", &["meta_arg_multi"]),
+    (
+        "Buildah gives proxies in both spellings, and to ENV",
+        &["meta_arg_predef", "meta_arg_predef_upper_env"],
+    ),
+    (
+        "Buildah reads JSON up to its end and drops the rest",
+        &["meta_cmd_json_trail", "mix_volume_json_mixed"],
+    ),
+    ("Buildah does not inherit the SHELL of a stage", &["meta_shell_inherit"]),
+    ("Buildah makes the directories of volumes", &["meta_inherit_all"]),
+    ("Buildah makes no directory for WORKDIR while it builds", &["meta_workdir_file"]),
+    ("Buildah writes ports as they stand", &["meta_expose", "meta_expose_hostport", "mix_expose_v6"]),
+    ("Buildah refuses a time of zero, which means the default", &["meta_hc_zero"]),
+    ("Buildah looks for an image even where a stage has that name", &["meta_from_stage_self_image"]),
+    ("Buildah takes an image of another platform for a missing one", &["meta_platform_other"]),
+    ("Buildah takes two backslashes for a continuation", &["meta_cont_dbl"]),
+    ("Buildah runs an empty RUN", &["meta_no_args"]),
+    ("Buildah knows no stage by number in ONBUILD", &["mix_onbuild_copyfrom_idx"]),
+    (
+        "Buildah replaces what is in the way of a COPY",
+        &[
+            "copy_file_onto_dir",
+            "copy_inner_dir_vs_link",
+            "copy_inner_dir_vs_file",
+            "copy_several_file_dir_noslash",
+            "copy_several_conflict2",
+            "mix_copy_link_over_dir",
+        ],
+    ),
+    ("Buildah makes a file of `name/.`", &["copy_dest_slashdot"]),
+    ("Buildah makes a directory where a symlink leads to nothing", &["copy_file_onto_dangling"]),
+    ("Buildah does not give --chmod to directories", &["copy_modes_chmod"]),
+    ("Buildah copies a FIFO as if it were a directory with it", &["copy_fifo_direct"]),
+    ("Buildah does not know all wildcards", &["copy_wild_escaped", "copy_bracket_only_literal"]),
+    ("Buildah refuses wildcards that match nothing, BuildKit not", &["copy_wild_nothing_noslash", "ign_148"]),
+    ("Buildah matches wildcards behind symlinks", &["copy_wild_through_link"]),
+    ("Buildah drops setuid with --chown", &["copy_chown_setuid"]),
+    ("Buildah leaves owners of unpacked archives", &["n065"]),
+    (
+        "containers/storage matches ignore patterns in another way",
+        &["ign_035", "ign_070", "ign_072", "ign_092", "ign_116", "ign_130"],
+    ),
+    (
+        "the environment, hosts and names of a container are Buildah's",
+        &["run_env", "run_env_path_set", "run_env_empty_value", "run_hosts"],
+    ),
+    (
+        "Buildah leaves the places of its mounts behind",
+        &["mix_stage_copy_root_dst", "run_resolv_is_link_abs", "run_stub_base_has"],
+    ),
+    ("Buildah looks up users in another order", &["run_user_dupname"]),
+    (
+        "Buildah without --layers has one layer, in which hard links hold",
+        &["run_hardlink_lower", "run_hardlink_chmod"],
+    ),
+];
+
+/// A `--chmod` that is not octal, which Buildah 1.28 does not know.
+fn has_symbolic_mode(dockerfile: &str) -> bool {
+    let mut modes = dockerfile.split("--chmod=").skip(1);
+    modes.any(|mode| !mode.starts_with(|c: char| c.is_ascii_digit() || c == '$'))
+}
+
+/// The cases of the language that Buildah understands: it gives the same trees and configs, and refuses the same.
+#[test]
+fn language() {
+    let mut cases: Vec<Case> = Case::files().iter().flat_map(|file| Case::read(file)).collect();
+    for name in OTHERWISE.iter().flat_map(|(_, names)| *names) {
+        assert!(cases.iter().any(|case| case.name == *name), "no case is called {name}");
+    }
+    cases.retain(|case| !UNKNOWN.iter().any(|unknown| case.dockerfile.contains(unknown)));
+    cases.retain(|case| !has_symbolic_mode(&case.dockerfile));
+    cases.retain(|case| !OTHERWISE.iter().any(|(_, names)| names.contains(&case.name.as_str())));
+    assert!(cases.len() >= 150, "{} cases are compared", cases.len());
+    let workers = [(Buildah::new(), Home::new()), (Buildah::new(), Home::new())];
+    let wrong = Mutex::new(Vec::new());
+    in_parallel(&mut cases, |worker, case| {
+        let (buildah, home) = &workers[worker];
+        if let Some(difference) = difference(case, buildah, home) {
+            wrong.lock().expect("a list").push(format!("--- {}: {difference}", case.name));
+        }
+    });
+    let wrong = wrong.into_inner().expect("a list");
+    println!("{} cases compared", cases.len());
+    assert!(wrong.is_empty(), "{} of {} cases differ\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// What the two make different of a case.
+fn difference(case: &Case, buildah: &Buildah, home: &Home) -> Option<String> {
+    let context = case.prepare();
+    let arguments: Vec<String> = case.build_args().collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let fails = case.expect == "fails\n";
+    let (tree, theirs) = match buildah.try_build(context.path(), &arguments) {
+        Ok(_) if fails => return Some("Buildah builds it".to_owned()),
+        Err(_) if fails => return None,
+        Err(done) => return Some(format!("Buildah refuses it: {}", done.stderr)),
+        Ok(built) => built,
+    };
+    let image = home.export(&context, &arguments);
+    let mut lines = image.tree().without(explained).differences(&tree.without(explained));
+    let ours = config(&image.config["config"]);
+    if ours != config(&theirs) {
+        lines.push(format!("config {ours} and {}", config(&theirs)));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }

@@ -1,6 +1,7 @@
 //! The language, case by case: `testdata/language/*.cases`. Each case is a Dockerfile with its context, and beside it the layers, config
 //! and history that it must give, or that it must fail. They were compared with BuildKit's results when they were written; with
-//! `BUILDKIT_HOST` set and `buildctl` in the path they are compared again, and cases that do not say `buildah:` are built by Buildah too.
+//! `BUILDKIT_HOST` set and `buildctl` in the path they are compared again. `tests/buildah.rs` builds those that Buildah
+//! understands with Buildah.
 //!
 //! ```text
 //! === name
@@ -18,105 +19,19 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use e2e::{Context, Done, Home, Image, Tree, base, need_root, run, tempdir, tool};
+use e2e::{Case, Done, Home, Image, Tree, base, in_parallel, need_root, run, tempdir, tool};
 use serde_json::Value;
 
-/// One case, as it stands in its file.
-#[derive(Clone, Default)]
-struct Case {
-    name: String,
-    context: Option<String>,
-    args: Vec<String>,
-    ignore: Vec<String>,
-    differs: Option<String>,
-    buildah: Option<String>,
-    dockerfile: String,
-    expect: String,
+/// What a case gives.
+trait Results {
+    fn ours(&self, home: &Home, known: &Known) -> String;
+    fn buildkit(&self, known: &Known) -> String;
 }
 
-fn testdata() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/language")
-}
-
-fn files() -> Vec<PathBuf> {
-    let entries = fs::read_dir(testdata()).expect("list the cases");
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "cases"));
-    files.sort();
-    files
-}
-
-fn parse(path: &Path) -> Vec<Case> {
-    let text = fs::read_to_string(path).expect("read the cases");
-    let blocks = text.split("=== ").skip(1);
-    blocks.map(|block| parse_case(block, path)).collect()
-}
-
-fn parse_case(block: &str, path: &Path) -> Case {
-    let wrong = || panic!("{}: a case is not in its form: {block}", path.display());
-    let (head, rest) = block.split_once("--- Dockerfile\n").unwrap_or_else(wrong);
-    let (dockerfile, expect) = rest.split_once("--- expect\n").unwrap_or_else(wrong);
-    let mut lines = head.lines();
-    let mut case = Case {
-        name: lines.next().unwrap_or_default().to_owned(),
-        dockerfile: dockerfile.to_owned(),
-        expect: expect.trim_end().to_owned() + "\n",
-        ..Case::default()
-    };
-    for line in lines {
-        let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("{}: {line}", case.name));
-        let value = value.to_owned();
-        match key {
-            "context" => case.context = Some(value),
-            "arg" => case.args.push(value),
-            "ignore" => case.ignore.push(value),
-            "differs" => case.differs = Some(value),
-            "buildah" => case.buildah = Some(value),
-            _ => panic!("{}: {key}", case.name),
-        }
-    }
-    case
-}
-
-fn written(cases: &[Case]) -> String {
-    let mut text = String::new();
-    for case in cases {
-        let _ = writeln!(text, "=== {}", case.name);
-        let mut line = |key: &str, value: &String| {
-            let _ = writeln!(text, "{key}: {value}");
-        };
-        case.context.iter().for_each(|value| line("context", value));
-        case.args.iter().for_each(|value| line("arg", value));
-        case.ignore.iter().for_each(|value| line("ignore", value));
-        case.differs.iter().for_each(|value| line("differs", value));
-        case.buildah.iter().for_each(|value| line("buildah", value));
-        let _ = writeln!(text, "--- Dockerfile\n{}--- expect\n{}", case.dockerfile, case.expect);
-    }
-    text
-}
-
-impl Case {
-    fn prepare(&self) -> Context {
-        let context = Context::new(&self.dockerfile);
-        if let Some(name) = &self.context {
-            let script = testdata().join("contexts").join(format!("{name}.sh"));
-            run(Command::new("sh").arg("-e").arg(script).current_dir(context.path())).ok();
-        }
-        if !self.ignore.is_empty() {
-            context.write(".dockerignore", self.ignore.join("\n") + "\n");
-        }
-        context
-    }
-
-    fn build_args(&self) -> impl Iterator<Item = String> {
-        self.args.iter().map(|arg| format!("--build-arg={arg}"))
-    }
-
+impl Results for Case {
     /// What our builder makes of it.
     fn ours(&self, home: &Home, known: &Known) -> String {
         let context = self.prepare();
@@ -221,21 +136,6 @@ fn result(done: &Done, open: impl FnOnce() -> Image, known: &Known) -> String {
     text
 }
 
-/// Two at a time: as many as the smallest machine has processors.
-fn in_parallel(cases: &mut [Case], work: impl Fn(&mut Case) + Sync) {
-    let next = AtomicUsize::new(0);
-    let cells: Vec<Mutex<&mut Case>> = cases.iter_mut().map(Mutex::new).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    work(&mut cell.lock().expect("a case"));
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn every_case_gives_what_stands_beside_it() {
     need_root();
@@ -244,10 +144,10 @@ fn every_case_gives_what_stands_beside_it() {
     let update = std::env::var_os("UPDATE_EXPECT").is_some();
     let wrong = Mutex::new(Vec::new());
     let mut count = 0;
-    for file in files() {
-        let mut cases = parse(&file);
+    for file in Case::files() {
+        let mut cases = Case::read(&file);
         count += cases.len();
-        in_parallel(&mut cases, |case| {
+        in_parallel(&mut cases, |_, case| {
             let found = case.ours(&home, &known);
             if found != case.expect {
                 let message = format!("--- {}: expected\n{}--- found\n{found}", case.name, case.expect);
@@ -256,7 +156,7 @@ fn every_case_gives_what_stands_beside_it() {
             }
         });
         if update {
-            fs::write(&file, written(&cases)).expect("write the cases");
+            Case::write(&file, &cases);
         }
     }
     let wrong = wrong.into_inner().expect("a list");
@@ -273,9 +173,9 @@ fn buildkit_gives_the_same() {
     }
     let known = Known::new();
     let wrong = Mutex::new(Vec::new());
-    for file in files() {
-        let mut cases = parse(&file);
-        in_parallel(&mut cases, |case| {
+    for file in Case::files() {
+        let mut cases = Case::read(&file);
+        in_parallel(&mut cases, |_, case| {
             let theirs = case.buildkit(&known);
             let message = match (&case.differs, theirs == case.expect) {
                 (None, false) => format!("--- {}: here\n{}--- BuildKit\n{theirs}", case.name, case.expect),

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod cases;
 mod oci;
 mod progress;
 mod tree;
 
+pub use cases::{Case, in_parallel};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
 pub use tree::{Node, Tree};
@@ -54,8 +56,14 @@ fn named(variable: &str) -> PathBuf {
 /// # Panics
 /// When it cannot be made.
 pub fn tempdir() -> TempDir {
-    let parent = env::var_os("BUILDER_E2E_DIR").map_or_else(env::temp_dir, PathBuf::from);
-    let _ = fs::set_permissions(&parent, fs::Permissions::from_mode(0o755));
+    let parent = match env::var_os("BUILDER_E2E_DIR").map(PathBuf::from) {
+        Some(parent) => {
+            let _ = fs::set_permissions(&parent, fs::Permissions::from_mode(0o755));
+            parent
+        }
+        // The machine's own: everyone may write there, and that must stay so.
+        None => env::temp_dir(),
+    };
     let dir = tempfile::Builder::new().prefix("e2e.").tempdir_in(parent).expect("make a temporary directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open it to other users");
     dir

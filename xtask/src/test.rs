@@ -82,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result {
     shell::heading("packages");
     packages::ensure(packages::BASES)?;
     packages::ensure(packages::TESTS)?;
+    packages::ensure(packages::ARCHIVES)?;
     if parts.contains(&Part::Crates) {
         shell::heading("crates");
         let mut tests = runner(nextest);
