@@ -8,8 +8,8 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, du, graph as graph_command, images, info, parse as parse_command, prune,
-    run,
+    build, cache as cache_command, du, export, graph as graph_command, image_group, images, info,
+    inspect, load, login, logout, parse as parse_command, prune, pull, push, rmi, run, save, tag,
 };
 use crate::refused::{self, Refused};
 
@@ -44,8 +44,19 @@ pub(crate) struct Cli {
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
     Graph(Box<graph_command::Args>),
-    Images(images::Args),
     Run(run::Args),
+    Images(images::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Inspect(inspect::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Save(save::Args),
+    Load(load::Args),
+    Export(export::Args),
+    Image(image_group::Args),
     Cache(cache_command::Args),
     Du(du::Args),
     Prune(prune::Args),

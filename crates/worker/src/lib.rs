@@ -358,6 +358,20 @@ impl LocalWorker {
         let layers = BaseImage::new(image).bring(&bring).await?;
         prepare(store.clone(), layers, user.to_owned()).await
     }
+
+    /// The files of an image, unpacking what is not unpacked.
+    pub async fn image_files(
+        store: &Store,
+        image: Arc<ResolvedImage>,
+        progress: Arc<dyn ProgressSink>,
+        clock: Arc<dyn Clock>,
+        cancel: &Cancel,
+    ) -> Result<TreeView, WorkerError> {
+        let bring = Bring { store, progress: &progress, clock: &clock, cancel, vertex: VertexId(0) };
+        let layers = BaseImage::new(image).bring(&bring).await?;
+        let store = store.clone();
+        blocking(move || Ok(TreeView::new(&store, &layers)?)).await
+    }
 }
 
 async fn prepare(store: Store, layers: Vec<SnapshotId>, user: String) -> Result<Prepared, WorkerError> {
