@@ -75,10 +75,8 @@ fn by_digest_there_is_no_tag() {
     let registry = Registry::start(None);
     let home = Home::new();
     let context = app();
-    let output = format!(
-        "type=image,name={}/app,push-by-digest=true,name-canonical=true,push=true",
-        registry.address
-    );
+    let output =
+        format!("type=image,name={}/app,push-by-digest=true,name-canonical=true,push=true", registry.address);
     let dir = tempdir();
     let metadata = dir.path().join("metadata.json");
     run(home.build(&context).args(["-o", &output]).arg("--metadata-file").arg(&metadata)).ok();
@@ -95,17 +93,24 @@ fn layers_of_the_base_stay_where_they_are() {
     seed(&registry, "library/tool:1");
     let before = registry.requests().len();
     let home = Home::new();
-    let context = Context::new(&format!("FROM {}/library/tool:1\nLABEL a=b\nCMD [\"true\"]\n", registry.address));
+    let context =
+        Context::new(&format!("FROM {}/library/tool:1\nLABEL a=b\nCMD [\"true\"]\n", registry.address));
     let output = format!("type=registry,name={}/mine/tool:2", registry.address);
     run(home.build(&context).args(["-o", &output])).ok();
     let manifest = registry.manifest("mine/tool:2");
     let layer = manifest["layers"][0]["digest"].as_str().expect("a digest");
     let requests = registry.requests().split_off(before);
-    let of_layer: Vec<&String> = requests.iter().filter(|line| line.contains(&layer.replace(':', "%3A")) || line.contains(layer)).collect();
+    let of_layer: Vec<&String> = requests
+        .iter()
+        .filter(|line| line.contains(&layer.replace(':', "%3A")) || line.contains(layer))
+        .collect();
     assert!(!of_layer.iter().any(|line| line.contains("\"GET ")), "{requests:#?}");
     let puts = requests.iter().filter(|line| line.contains("\"PUT ") && line.contains("/blobs/")).count();
     assert_eq!(puts, 1, "only the config is sent: {requests:#?}");
-    assert_eq!(run(Home::new().builder("pull").arg(format!("{}/mine/tool:2", registry.address))).ok().code, Some(0));
+    assert_eq!(
+        run(Home::new().builder("pull").arg(format!("{}/mine/tool:2", registry.address))).ok().code,
+        Some(0)
+    );
 }
 
 #[test]
@@ -150,7 +155,9 @@ fn logins() {
     run(&mut build()).code_is(1).says("builder login");
     let login = |password: &str| {
         let mut login = tool("sh");
-        login.arg("-c").arg("printf '%s\\n' \"$PASSWORD\" | \"$BUILDER\" login -u ada --password-stdin \"$SERVER\"");
+        login
+            .arg("-c")
+            .arg("printf '%s\\n' \"$PASSWORD\" | \"$BUILDER\" login -u ada --password-stdin \"$SERVER\"");
         login.env("PASSWORD", password).env("BUILDER", e2e::binary()).env("SERVER", &registry.address);
         login.env("DOCKER_CONFIG", config.path()).env("BUILDER_HOME", home.path());
         run(&mut login)

@@ -50,7 +50,9 @@ fn listed_and_named() {
     assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=true"])).trim(), id);
     assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=false"])), "");
     run(home.builder("images").args(["-f", "before=x"])).code_is(2).says("dangling");
-    run(home.builder("images").args(["--format", "{{.Nothing}}"])).code_is(2).says("there is no field .Nothing");
+    run(home.builder("images").args(["--format", "{{.Nothing}}"]))
+        .code_is(2)
+        .says("there is no field .Nothing");
 }
 
 #[test]
@@ -63,7 +65,10 @@ fn names_come_and_go() {
     run(home.builder("rmi").arg(&id)).code_is(1).says("has 3 names");
     assert_eq!(out(home.builder("rmi").arg("app:1")), "Untagged: app:1\n");
     let rest = out(home.builder("rmi").args(["-f", &id]));
-    assert!(rest.contains("Untagged: by-id:3\n") && rest.contains("Untagged: localhost:5000/copy:latest\n"), "{rest}");
+    assert!(
+        rest.contains("Untagged: by-id:3\n") && rest.contains("Untagged: localhost:5000/copy:latest\n"),
+        "{rest}"
+    );
     assert!(rest.ends_with(&format!("Deleted: {id}\n")), "{rest}");
     assert_eq!(out(home.builder("images").arg("-q")), "");
     run(home.builder("rmi").arg("app:1")).code_is(1).says("there is no image app:1");
@@ -99,7 +104,13 @@ fn inspected() {
     let lines: Vec<&str> = history.lines().collect();
     assert!(lines[0].starts_with("IMAGE") && lines[1].starts_with(&id), "{history}");
     assert!(lines[1].contains("CMD [\"cat\" \"/message\"]") && history.contains("<missing>"), "{history}");
-    let sizes = out(home.builder("image").args(["history", "-H=false", "--format", "{{.CreatedBy}}={{.Size}}", "app:1"]));
+    let sizes = out(home.builder("image").args([
+        "history",
+        "-H=false",
+        "--format",
+        "{{.CreatedBy}}={{.Size}}",
+        "app:1",
+    ]));
     assert!(sizes.lines().any(|line| line.starts_with("LABEL") && line.ends_with("=0")), "{sizes}");
     assert!(sizes.lines().any(|line| line.starts_with("COPY") && !line.ends_with("=0")), "{sizes}");
 }
@@ -139,7 +150,10 @@ fn saved_and_loaded_by_everybody() {
     assert!(said.starts_with("Loaded image ID: sha256:"), "{said}");
     // By id there is no name in the archive; two images share one.
     run(home.builder("save").arg(&id).arg("-o").arg(at("nameless.tar"))).ok();
-    assert_eq!(out(fourth.builder("load").arg("-i").arg(at("nameless.tar"))), format!("Loaded image ID: {id}\n"));
+    assert_eq!(
+        out(fourth.builder("load").arg("-i").arg(at("nameless.tar"))),
+        format!("Loaded image ID: {id}\n")
+    );
 }
 
 #[test]
@@ -162,7 +176,8 @@ fn archives_that_lie_are_refused() {
         assert_eq!(out(other.builder("images").arg("-q")), "", "{name}");
     };
     let manifest_of = |dir: &std::path::Path| {
-        let index: Value = serde_json::from_slice(&fs::read(dir.join("index.json")).expect("read")).expect("JSON");
+        let index: Value =
+            serde_json::from_slice(&fs::read(dir.join("index.json")).expect("read")).expect("JSON");
         let hex = index["manifests"][0]["digest"].as_str().expect("a digest")[7..].to_owned();
         let bytes = fs::read(dir.join("blobs/sha256").join(&hex)).expect("the manifest");
         (hex, serde_json::from_slice::<Value>(&bytes).expect("JSON"))
@@ -227,9 +242,7 @@ fn a_digest_gives_no_tag() {
     let digest = registry.inspect(&["--format={{.Digest}}"], "app:1").trim().to_owned();
     let other = Home::new();
     run(other.builder("pull").arg(format!("{name}@{digest}"))).ok();
-    run(&mut other.build(&Context::new(&format!("FROM {name}\nRUN true\n"))))
-        .code_is(1)
-        .says("not found");
+    run(&mut other.build(&Context::new(&format!("FROM {name}\nRUN true\n")))).code_is(1).says("not found");
     run(&mut other.build(&Context::new(&format!("FROM {name}@{digest}\nRUN true\n")))).ok();
     let rows = out(other.builder("images").args(["--format", "{{.Repository}} {{.Tag}} {{.Digest}}"]));
     assert_eq!(rows, format!("{name} <none> {digest}\n"));

@@ -36,7 +36,8 @@ pub(crate) struct Loaded {
 /// Reads an archive to its end. What it holds becomes blobs, verified against what manifests and configs say about them; what no image
 /// needs is swept up by the next prune. Blocks.
 pub(crate) fn read(archive: impl Read + Send, store: &Store) -> Result<Vec<Loaded>, Failure> {
-    let plain = image::decompress(archive).map_err(|error| Failure::build(format!("read the archive: {error}")))?;
+    let plain =
+        image::decompress(archive).map_err(|error| Failure::build(format!("read the archive: {error}")))?;
     let files = Files::read(plain, store)?;
     let archive = Archive { files, store };
     let docker = archive.docker_entries()?;
@@ -55,7 +56,8 @@ struct Files {
 
 impl Files {
     fn read(archive: impl Read, store: &Store) -> Result<Files, Failure> {
-        let invalid = |error: image::layer::LayerError| Failure::build(format!("the archive is not valid: {error}"));
+        let invalid =
+            |error: image::layer::LayerError| Failure::build(format!("the archive is not valid: {error}"));
         let mut reader = LayerReader::new(archive);
         let mut files = Files { blobs: HashMap::new(), links: HashMap::new() };
         let mut count = 0;
@@ -240,7 +242,9 @@ impl Archive<'_> {
                 let id = manifest.config.digest;
                 let platform = platform_of(&config);
                 match images.iter_mut().find(|image| image.manifest.digest == descriptor.digest) {
-                    Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name)).cloned()),
+                    Some(known) => {
+                        known.names.extend(name.filter(|name| !known.names.contains(name)).cloned())
+                    }
                     None => images.push(Loaded {
                         names: name.cloned().into_iter().collect(),
                         platform,
@@ -276,7 +280,8 @@ impl Archive<'_> {
             annotations: BTreeMap::new(),
         };
         let config = self.verified(&manifest)?;
-        let bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| Failure::build(error.to_string()))?;
+        let bytes =
+            serde_json::to_vec_pretty(&manifest).map_err(|error| Failure::build(error.to_string()))?;
         let blobs: &dyn ContentStore = self.store.blobs();
         let digest = blobs.put(&bytes).map_err(|error| Failure::io("write to", self.store.root(), &error))?;
         Ok(Loaded {
@@ -304,14 +309,18 @@ impl Archive<'_> {
             serde_json::from_slice(&bytes).map_err(|error| damaged(&shown, &error.to_string()))?;
         let diff_ids = &config.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
-            let counts = format!("the image has {} layers, its config {}", manifest.layers.len(), diff_ids.len());
+            let counts =
+                format!("the image has {} layers, its config {}", manifest.layers.len(), diff_ids.len());
             return Err(damaged(&shown, &counts));
         }
         for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
             there(layer)?;
             let digest = layer.digest.to_string();
             if Compression::of_layer(&layer.media_type).is_none() {
-                return Err(damaged(&digest, &format!("layers of the type `{}` are not supported", layer.media_type)));
+                return Err(damaged(
+                    &digest,
+                    &format!("layers of the type `{}` are not supported", layer.media_type),
+                ));
             }
             if layer.digest != *diff_id && self.diff_id(&layer.digest)? != *diff_id {
                 return Err(damaged(&digest, &format!("the config says that it unpacks to {diff_id}")));
@@ -368,7 +377,11 @@ fn damaged(what: &str, reason: &str) -> Failure {
 fn platform_of(config: &ImageConfig) -> Platform {
     let host = Platform::host();
     let or = |text: &str, fallback: &str| if text.is_empty() { fallback.to_owned() } else { text.to_owned() };
-    Platform::new(&or(&config.os, &host.os), &or(&config.architecture, &host.architecture), config.variant.as_deref())
+    Platform::new(
+        &or(&config.os, &host.os),
+        &or(&config.architecture, &host.architecture),
+        config.variant.as_deref(),
+    )
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, du, export, graph as graph_command, image_group, images, info,
-    inspect, load, login, logout, parse as parse_command, prune, pull, push, rmi, run, save, tag,
+    build, cache as cache_command, du, export, graph as graph_command, image_group, images, info, inspect,
+    load, login, logout, parse as parse_command, prune, pull, push, rmi, run, save, tag,
 };
 use crate::refused::{self, Refused};
 

@@ -66,10 +66,13 @@ struct File {
 
 impl File {
     fn open() -> Result<File, Failure> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let directory = variable("DOCKER_CONFIG").or_else(|| Some(variable("HOME")?.join(".docker")));
         let Some(directory) = directory else {
-            return Err(Failure::machine("neither DOCKER_CONFIG nor HOME is set: there is no place for logins"));
+            return Err(Failure::machine(
+                "neither DOCKER_CONFIG nor HOME is set: there is no place for logins",
+            ));
         };
         let path = directory.join("config.json");
         // A link stays one.

@@ -56,7 +56,8 @@ impl Pushing {
             });
         }
         let top = prepared.documents.get(&prepared.top.digest);
-        let is_index = prepared.manifests.iter().all(|packed| packed.descriptor.digest != prepared.top.digest);
+        let is_index =
+            prepared.manifests.iter().all(|packed| packed.descriptor.digest != prepared.top.digest);
         if let Some(bytes) = top.filter(|_| is_index) {
             let media_type = prepared.top.media_type.clone();
             manifests.push(PushManifest { media_type, bytes: bytes.clone().into() });
@@ -104,7 +105,9 @@ impl Pushing {
 fn not_pushed(error: PushError) -> Failure {
     let failure = Failure::from_source(&error);
     match error {
-        PushError::Denied { .. } => failure.hint("`builder login REGISTRY` stores a user name and a password"),
+        PushError::Denied { .. } => {
+            failure.hint("`builder login REGISTRY` stores a user name and a password")
+        }
         _ => failure,
     }
 }

@@ -29,14 +29,19 @@ type Pipeline = Vec<Vec<Argument>>;
 #[derive(Debug, Clone, PartialEq)]
 enum Argument {
     /// `.A.B`; the path is empty for `.`, and begins at the outermost value for `$.A`.
-    Field { from_root: bool, path: Vec<String> },
+    Field {
+        from_root: bool,
+        path: Vec<String>,
+    },
     Value(Value),
     Function(String),
     Nested(Pipeline),
 }
 
-const FUNCTIONS: &[&str] =
-    &["json", "join", "lower", "upper", "title", "len", "index", "print", "println", "not", "and", "or", "eq", "ne", "truncate", "split"];
+const FUNCTIONS: &[&str] = &[
+    "json", "join", "lower", "upper", "title", "len", "index", "print", "println", "not", "and", "or", "eq",
+    "ne", "truncate", "split",
+];
 
 impl Template {
     /// Reads a template. `\t` and `\n` as people type them in a shell count as what they mean.
@@ -273,7 +278,8 @@ fn tokens(text: &str) -> Result<Vec<String>, String> {
             }
             c => {
                 let mut token = c.to_string();
-                while let Some(next) = chars.peek().filter(|c| !c.is_whitespace() && !"()|\"`".contains(**c)) {
+                while let Some(next) = chars.peek().filter(|c| !c.is_whitespace() && !"()|\"`".contains(**c))
+                {
                     token.push(*next);
                     chars.next();
                 }
@@ -379,7 +385,8 @@ fn no_field(name: &str, fields: &serde_json::Map<String, Value>) -> String {
 fn call(name: &str, mut values: Vec<Value>) -> Result<Value, String> {
     let wrong = || format!("wrong arguments for {name}");
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(wrong);
-    let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok()).ok_or_else(wrong);
+    let count =
+        |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok()).ok_or_else(wrong);
     Ok(match (name, values.as_slice()) {
         ("json", [value]) => Value::String(value.to_string()),
         ("lower", [value]) => Value::String(text(value)?.to_lowercase()),
@@ -421,9 +428,7 @@ fn call(name: &str, mut values: Vec<Value>) -> Result<Value, String> {
             value.clone()
         }
         ("print", values) => Value::String(values.iter().map(shown).collect::<Vec<_>>().concat()),
-        ("println", values) => {
-            Value::String(values.iter().map(shown).collect::<Vec<_>>().join(" ") + "\n")
-        }
+        ("println", values) => Value::String(values.iter().map(shown).collect::<Vec<_>>().join(" ") + "\n"),
         ("not", [value]) => Value::Bool(!is_true(value)),
         ("eq", [first, others @ ..]) if !others.is_empty() => Value::Bool(others.contains(first)),
         ("ne", [first, second]) => Value::Bool(first != second),
@@ -456,7 +461,10 @@ fn shown(value: &Value) -> String {
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::Array(items) => format!("[{}]", all(items.iter().map(shown).collect())),
         Value::Object(fields) => {
-            format!("map[{}]", all(fields.iter().map(|(key, value)| format!("{key}:{}", shown(value))).collect()))
+            format!(
+                "map[{}]",
+                all(fields.iter().map(|(key, value)| format!("{key}:{}", shown(value))).collect())
+            )
         }
     }
 }

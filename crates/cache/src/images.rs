@@ -159,8 +159,7 @@ impl Store {
     pub fn remove_other_platforms(&self, name: &Reference, platforms: &[Platform]) -> Result<(), CacheError> {
         let key = key(name);
         let others = self.list_images()?;
-        let is_other =
-            |image: &&StoredImage| image.name == key && !platforms.contains(&image.platform);
+        let is_other = |image: &&StoredImage| image.name == key && !platforms.contains(&image.platform);
         let others: Vec<_> = others.iter().filter(is_other).collect();
         if others.is_empty() {
             return Ok(());

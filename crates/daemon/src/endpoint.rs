@@ -109,7 +109,9 @@ impl Surroundings {
         }
         let origin = format!("Docker context {name}");
         let fail = |reason: String| DaemonError::Address { origin: origin.clone(), reason };
-        let Some(config) = &self.docker_config else { return Err(fail("there is no such context".to_owned())) };
+        let Some(config) = &self.docker_config else {
+            return Err(fail("there is no such context".to_owned()));
+        };
         let hash: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         let path = config.join("contexts/meta").join(hash).join("meta.json");
         let bytes = fs::read(&path).map_err(|error| match error.kind() {
@@ -139,7 +141,9 @@ impl Surroundings {
                     _ => fail("not the address of a host"),
                 }
             }
-            Some(("ssh", _)) => fail("a daemon behind SSH is not supported yet: forward its socket with `ssh -L`"),
+            Some(("ssh", _)) => {
+                fail("a daemon behind SSH is not supported yet: forward its socket with `ssh -L`")
+            }
             _ => fail("expected unix:///PATH or tcp://HOST:PORT"),
         }
     }

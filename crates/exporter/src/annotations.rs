@@ -46,16 +46,13 @@ impl Annotations {
     }
 
     /// Those of one document. `platform` is that of the image, `None` for an index. Those for a platform count more than those for any.
-    pub(crate) fn at(
-        &self,
-        place: AnnotationPlace,
-        platform: Option<&Platform>,
-    ) -> BTreeMap<String, String> {
+    pub(crate) fn at(&self, place: AnnotationPlace, platform: Option<&Platform>) -> BTreeMap<String, String> {
         let wanted = |annotation: &&Annotation| annotation.place == place;
         let texts = |annotation: &Annotation| (annotation.key.clone(), annotation.value.clone());
         let all = self.0.iter().filter(wanted).filter(|annotation| annotation.platform.is_none());
         let own = self.0.iter().filter(wanted);
-        let own = own.filter(|annotation| annotation.platform.is_some() && annotation.platform.as_ref() == platform);
+        let own = own
+            .filter(|annotation| annotation.platform.is_some() && annotation.platform.as_ref() == platform);
         all.chain(own).map(texts).collect()
     }
 
@@ -67,9 +64,7 @@ impl Annotations {
         types: MediaTypes,
     ) -> Result<(), ExportError> {
         for annotation in &self.0 {
-            let fail = |reason: String| {
-                Err(ExportError::Annotation { key: annotation.key.clone(), reason })
-            };
+            let fail = |reason: String| Err(ExportError::Annotation { key: annotation.key.clone(), reason });
             if let Some(platform) = &annotation.platform
                 && !platforms.contains(&platform)
             {
@@ -81,7 +76,9 @@ impl Annotations {
                 return fail("an image of a single platform has no index".to_owned());
             }
             if types == MediaTypes::Docker {
-                return fail("Docker's media types have no annotations; leave oci-mediatypes=false out".to_owned());
+                return fail(
+                    "Docker's media types have no annotations; leave oci-mediatypes=false out".to_owned(),
+                );
             }
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hash::Digest;
-use image::{ContentStore, MediaTypes, Reference};
 use image::layer::{Entry, EntryKind, LayerError, LayerWriter};
+use image::{ContentStore, MediaTypes, Reference};
 use serde_json::{Value, json};
 
 use crate::images::{LAYOUT, Prepared, blob_path, index_json, json_bytes, open_blob};

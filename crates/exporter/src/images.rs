@@ -128,8 +128,7 @@ fn named(mut entry: Descriptor, name: &Reference) -> Descriptor {
 
 /// The index of manifests: of Docker's kind when all of them are.
 fn index_of(manifests: &[PackedManifest], annotations: BTreeMap<String, String>) -> (Descriptor, Vec<u8>) {
-    let of_docker =
-        |packed: &PackedManifest| packed.descriptor.media_type == MediaType::DOCKER_MANIFEST;
+    let of_docker = |packed: &PackedManifest| packed.descriptor.media_type == MediaType::DOCKER_MANIFEST;
     let media_type = match manifests.iter().all(of_docker) {
         true => MediaType::DOCKER_INDEX,
         false => MediaType::INDEX,

@@ -165,7 +165,9 @@ impl Authenticator {
                 "not found, or it needs a login: there is none for {registry} in {} (`builder login` writes it)",
                 path.display()
             ),
-            (None, Credentials::Anonymous | Credentials::Given { .. }) => "not found, or it needs a login".to_owned(),
+            (None, Credentials::Anonymous | Credentials::Given { .. }) => {
+                "not found, or it needs a login".to_owned()
+            }
         };
         if let Some(said) = said {
             message = format!("{message}; {}", said.message);

@@ -6,8 +6,8 @@ use image::{ImageResolver, Platform, Reference, ResolveError, ResolvedImage};
 use transport::Retry;
 
 use crate::auth::Scope;
-use crate::config::Config;
 use crate::backoff::Backoff;
+use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::host::{Host, Question};
 use crate::http::Http;

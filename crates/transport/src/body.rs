@@ -35,9 +35,7 @@ impl Body {
     }
 
     /// All of what `open` gives, however much it is.
-    pub fn stream(
-        open: impl Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static,
-    ) -> Body {
+    pub fn stream(open: impl Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static) -> Body {
         Body { length: None, source: Source::Reader(Arc::new(open)) }
     }
 

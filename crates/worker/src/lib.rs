@@ -459,7 +459,12 @@ impl Worker for LocalWorker {
             Op::Source(Source::Image { manifest, .. }) => {
                 let base = self.base(manifest)?;
                 let cached = base.unpacked(&self.store)?.is_some();
-                base.bring(&self.bring(vertex)).await?;
+                let is_input =
+                    |(_, other): (_, &graph::Vertex)| other.inputs.iter().any(|input| input.vertex == vertex);
+                // An image that nobody looks into is brought by whoever wants its files or its blobs.
+                if self.definition.iter().any(is_input) {
+                    base.bring(&self.bring(vertex)).await?;
+                }
                 let tree = LayerTree { base: Some(base), layers: Vec::new() };
                 Ok(SourceTree { tree: Tree::Layers(tree), cached })
             }

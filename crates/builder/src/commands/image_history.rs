@@ -128,8 +128,7 @@ impl Row {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut table =
-        vec![["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned).to_vec()];
+    let mut table = vec![["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned).to_vec()];
     for row in rows {
         let cells = [&row.id, &row.created_since, &row.created_by, &row.size, &row.comment];
         table.push(cells.map(String::clone).to_vec());

@@ -110,8 +110,9 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         rows.iter().map(|row| format!("{}\n", row.json())).collect()
     } else if let Some((is_table, template)) = template {
         let lines = rows.iter().map(|row| template.fill(&row.json()));
-        let lines =
-            lines.collect::<Result<Vec<_>, _>>().map_err(|reason| Failure::usage(format!("--format: {reason}")))?;
+        let lines = lines
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|reason| Failure::usage(format!("--format: {reason}")))?;
         match is_table {
             true => {
                 let cells = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
@@ -168,7 +169,11 @@ fn matches(pattern: &str, text: &str) -> bool {
         Some('*') => {
             let rest = pattern_chars.as_str();
             let end = text.find('/').unwrap_or(text.len());
-            text.char_indices().map(|(at, _)| at).chain([text.len()]).take_while(|at| *at <= end).any(|at| matches(rest, &text[at..]))
+            text.char_indices()
+                .map(|(at, _)| at)
+                .chain([text.len()])
+                .take_while(|at| *at <= end)
+                .any(|at| matches(rest, &text[at..]))
         }
         Some(wanted) => {
             let mut chars = text.chars();
@@ -233,9 +238,7 @@ pub(super) fn name_and_tag(name: &Reference) -> (String, String) {
     }
     let familiar = name.familiar();
     match &name.tag {
-        Some(tag) => {
-            (familiar.strip_suffix(&format!(":{tag}")).unwrap_or(&familiar).to_owned(), tag.clone())
-        }
+        Some(tag) => (familiar.strip_suffix(&format!(":{tag}")).unwrap_or(&familiar).to_owned(), tag.clone()),
         None => (familiar.split('@').next().unwrap_or(&familiar).to_owned(), NONE.to_owned()),
     }
 }

@@ -60,8 +60,11 @@ fn describe(store: &Store, image: &StoredImage) -> Result<Value, Failure> {
     let same = |other: &&StoredImage| other.config == image.config;
     let all = store.list_images()?;
     let names: Vec<_> = all.iter().filter(same).map(|image| &image.name).collect();
-    let mut tags: Vec<String> =
-        names.iter().filter(|name| name.tag.is_some() && !super::is_id_name(name)).map(|name| name.familiar()).collect();
+    let mut tags: Vec<String> = names
+        .iter()
+        .filter(|name| name.tag.is_some() && !super::is_id_name(name))
+        .map(|name| name.familiar())
+        .collect();
     tags.dedup();
     let mut digests: Vec<String> = Vec::new();
     for name in names.iter().filter(|name| !super::is_id_name(name)) {

@@ -67,7 +67,9 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     });
     runtime.shutdown_background();
     if !lets_in? {
-        return Err(Failure::build(format!("registry {registry} does not accept the user name or the password")));
+        return Err(Failure::build(format!(
+            "registry {registry} does not accept the user name or the password"
+        )));
     }
     let kept = docker_config::store(&registry, &user, &password)?;
     terminal::tell(&format!("Login succeeded; kept {kept}.\n"));

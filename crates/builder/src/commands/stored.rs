@@ -64,11 +64,8 @@ pub(super) fn of_platform(
         _ => {
             let available: Vec<String> =
                 found.images.iter().map(|image| image.platform.to_string()).collect();
-            Err(Failure::build(format!(
-                "{text} has no image for {wanted}; it has {}",
-                available.join(", ")
-            ))
-            .hint("--platform chooses one"))
+            Err(Failure::build(format!("{text} has no image for {wanted}; it has {}", available.join(", ")))
+                .hint("--platform chooses one"))
         }
     }
 }
@@ -88,7 +85,13 @@ fn packed(store: &Store, image: &StoredImage) -> Result<PackedManifest, Failure>
         annotations: Default::default(),
         ..image.manifest.clone()
     };
-    Ok(PackedManifest { manifest, descriptor, config, config_descriptor: parsed.config, layers: parsed.layers })
+    Ok(PackedManifest {
+        manifest,
+        descriptor,
+        config,
+        config_descriptor: parsed.config,
+        layers: parsed.layers,
+    })
 }
 
 /// Manifest and config of a stored image.

@@ -19,7 +19,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     if name.digest.is_some() {
-        return Err(Failure::usage(format!("{}: a name with a digest cannot be given to an image", args.name)));
+        return Err(Failure::usage(format!(
+            "{}: a name with a digest cannot be given to an image",
+            args.name
+        )));
     }
     let store = Machine::enter()?.store()?;
     let session = store.session()?;

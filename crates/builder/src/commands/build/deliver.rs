@@ -228,7 +228,9 @@ impl Delivering<'_> {
     ) -> Result<Option<Delivered>, Failure> {
         let exporter: Box<dyn Exporter> = match output {
             Output::Local { dest, mode, form } => {
-                self.write_trees(&DirectoryExporter::new(dest, *mode), form, task).await.map_err(Failure::from)?;
+                self.write_trees(&DirectoryExporter::new(dest, *mode), form, task)
+                    .await
+                    .map_err(Failure::from)?;
                 return Ok(None);
             }
             Output::Tar { dest, form } => {
@@ -245,9 +247,9 @@ impl Delivering<'_> {
             Output::Oci { dest: Dest::Path(path), tar: false, form } => {
                 Box::new(LayoutExporter::new(path).with_types(form.types.unwrap_or(MediaTypes::Oci)))
             }
-            Output::Oci { dest, form, .. } => Box::new(
-                ArchiveExporter::oci(stream(dest)).with_types(form.types.unwrap_or(MediaTypes::Oci)),
-            ),
+            Output::Oci { dest, form, .. } => {
+                Box::new(ArchiveExporter::oci(stream(dest)).with_types(form.types.unwrap_or(MediaTypes::Oci)))
+            }
             Output::Docker { dest, form } => Box::new(
                 ArchiveExporter::docker(stream(dest)).with_types(form.types.unwrap_or(docker_types(form))),
             ),
@@ -364,9 +366,9 @@ impl Built<'_> {
 
     fn has_zstd_base(&self) -> bool {
         let bases = self.results.iter().filter_map(|(_, tree)| tree.base());
-        bases.flat_map(|base| &base.layers).any(|layer| {
-            Compression::of_layer(&layer.descriptor.media_type) == Some(Compression::Zstd)
-        })
+        bases
+            .flat_map(|base| &base.layers)
+            .any(|layer| Compression::of_layer(&layer.descriptor.media_type) == Some(Compression::Zstd))
     }
 
     /// The names of an output: its own, else those of `-t`.

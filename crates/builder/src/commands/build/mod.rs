@@ -263,7 +263,9 @@ impl Build<'_> {
         *self.notices.lock().unwrap_or_else(PoisonError::into_inner) =
             Notices { warnings: plan.warnings.clone(), unused_build_args: plan.unused_build_args.clone() };
         if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
-            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other"));
+            return Err(Failure::usage(
+                "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
+            ));
         }
         if plan.inline_cache && !done::is_silent(self.request.progress) {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
@@ -278,10 +280,13 @@ impl Build<'_> {
         for cache in stats.values() {
             cache.save()?;
         }
-        finder.remember()?;
-        let solved = solved.map_err(|error| {
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
+        let solved = match solved {
+            Ok(solved) => solved,
+            Err(error) => {
+                finder.remember()?;
+                return Err(explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error));
+            }
+        };
         let mut results = Vec::new();
         for (target, solved) in plan.targets.iter().zip(solved) {
             let Tree::Layers(tree) = solved.tree else {
@@ -289,7 +294,7 @@ impl Build<'_> {
             };
             results.push((target, tree));
         }
-        let image_id = deliver::deliver(&deliver::Built {
+        let delivered = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
             worker: &worker,
@@ -298,7 +303,10 @@ impl Build<'_> {
             with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
         })
-        .await?;
+        .await;
+        // An output may have wanted layers that no step did.
+        finder.remember()?;
+        let image_id = delivered?;
         let (session, kept) = (self.session, image_id.is_some());
         // Whoever asked for an image finds it after a power failure too.
         crate::blocking(move || {
@@ -308,7 +316,8 @@ impl Build<'_> {
         .await?;
         let has_program = plan.targets.iter().any(|target| {
             let config = &target.config.config;
-            target.platform == image::Platform::host() && (config.entrypoint.is_some() || config.cmd.is_some())
+            target.platform == image::Platform::host()
+                && (config.entrypoint.is_some() || config.cmd.is_some())
         });
         Ok(Made { image_id, has_program })
     }

@@ -306,7 +306,8 @@ impl Attributes {
         let level = match self.take("compression-level") {
             None => None,
             Some(text) => {
-                let level = text.parse().map_err(|_| format!("compression-level={text}: expected a number"))?;
+                let level =
+                    text.parse().map_err(|_| format!("compression-level={text}: expected a number"))?;
                 image::check_level(compression, Some(level))
                     .map_err(|reason| format!("compression-level: {reason}"))?;
                 Some(level)
@@ -316,8 +317,10 @@ impl Attributes {
             false => None,
             true if self.boolean("oci-mediatypes", true)? => Some(MediaTypes::Oci),
             true if compression == Compression::Zstd => {
-                return Err("compression=zstd has no media type among Docker's: leave oci-mediatypes=false out"
-                    .to_owned());
+                return Err(
+                    "compression=zstd has no media type among Docker's: leave oci-mediatypes=false out"
+                        .to_owned(),
+                );
             }
             true => Some(MediaTypes::Docker),
         };
@@ -406,10 +409,7 @@ mod tests {
             parse("type=oci,dest=a,tar=false,\"name=x,y\""),
             Ok(Output::Oci { dest: path("a"), tar: false, form: named(&["x", "y"]) })
         );
-        assert_eq!(
-            parse("type=docker,dest=-"),
-            Ok(Output::Docker { dest: Dest::Stdout, form: named(&[]) })
-        );
+        assert_eq!(parse("type=docker,dest=-"), Ok(Output::Docker { dest: Dest::Stdout, form: named(&[]) }));
         assert_eq!(parse("type=docker"), Ok(Output::daemon()));
         assert_eq!(
             parse("type=image,name=app"),
@@ -428,7 +428,10 @@ mod tests {
         let Ok(Output::Oci { form, .. }) = parse(text) else { panic!("{:?}", parse(text)) };
         assert_eq!((form.compression, form.level, form.force), (Compression::Zstd, Some(19), true));
         assert_eq!((form.rewrite, form.epoch), (false, Epoch::Own(Some(7))));
-        assert_eq!(form.annotations, [annotation::of_attribute("annotation-index.A.b", "c").unwrap()].into_iter().collect());
+        assert_eq!(
+            form.annotations,
+            [annotation::of_attribute("annotation-index.A.b", "c").unwrap()].into_iter().collect()
+        );
     }
 
     #[test]

@@ -170,8 +170,7 @@ fn kept(args: &Args, outputs: &[Output], tags: &[Reference]) -> Result<Vec<Kept>
                 None => "type=image needs name=NAME, or -t NAME",
             }));
         }
-        let names =
-            own.names.iter().map(|name| tag("name=", name)).collect::<Result<Vec<_>, _>>()?;
+        let names = own.names.iter().map(|name| tag("name=", name)).collect::<Result<Vec<_>, _>>()?;
         if names.is_empty() {
             form.get_or_insert_with(|| own.clone());
         } else if *keep {
