@@ -250,3 +250,29 @@ fn a_digest_gives_no_tag() {
     run(other.builder("rmi").arg(format!("{name}@{digest}"))).ok();
     assert_eq!(out(other.builder("images").arg("-q")), "");
 }
+
+#[test]
+fn shells_and_readers_are_helped() {
+    let home = Home::new();
+    let dir = tempdir();
+    let script = |shell: &str| out(home.builder("completion").arg(shell));
+    // bash itself reads it, and completes a command and a flag by it.
+    let bash = dir.path().join("bash");
+    fs::write(&bash, script("bash")).expect("write the script");
+    let complete = |words: &str, index: usize| {
+        let program = format!(
+            ". {}; COMP_WORDS=({words}); COMP_CWORD={index}; _builder builder \"${{COMP_WORDS[{index}]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            bash.display()
+        );
+        out(tool("bash").args(["-c", &program]))
+    };
+    assert_eq!(complete("builder bui", 1).trim(), "build");
+    assert_eq!(complete("builder build --metad", 2).trim(), "--metadata-file");
+    assert!(script("zsh").starts_with("#compdef builder") && script("fish").contains("__fish_builder"));
+    run(home.builder("completion").arg("dos")).code_is(2);
+    let pages = dir.path().join("man1");
+    run(home.builder("man").arg(&pages)).ok();
+    let page = fs::read_to_string(pages.join("builder-build.1")).expect("a page of build");
+    assert!(page.contains(".SH OPTIONS") && page.contains("metadata\\-file"), "{page}");
+    assert!(pages.join("builder.1").is_file() && pages.join("builder-image-history.1").is_file());
+}

@@ -8,8 +8,8 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, du, export, graph as graph_command, image_group, images, info, inspect,
-    load, login, logout, parse as parse_command, prune, pull, push, rmi, run, save, tag,
+    build, cache as cache_command, completion, du, export, graph as graph_command, image_group, images, info,
+    inspect, load, login, logout, man, parse as parse_command, prune, pull, push, rmi, run, save, tag,
 };
 use crate::refused::{self, Refused};
 
@@ -62,12 +62,19 @@ pub(crate) enum Subcommands {
     Prune(prune::Args),
     Info(info::Args),
     Parse(parse_command::Args),
+    Completion(completion::Args),
+    Man(man::Args),
 }
 
 const NO_CONTEXT: &str = "\
 the build context is missing: the directory that COPY and ADD take files from
 
   tip: `builder build .` takes the working directory";
+
+/// What can be typed, for what is made of it: completion scripts, manual pages.
+pub(crate) fn definition() -> Command {
+    Cli::command()
+}
 
 /// Parses the arguments of the process. A mistake, `--help` and `--version` come back as clap's error.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {

@@ -70,6 +70,8 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Graph(args) => commands::graph::run(*args),
         Subcommands::Info(args) => commands::info::run(args),
         Subcommands::Parse(args) => commands::parse::run(&args),
+        Subcommands::Completion(args) => commands::completion::run(&args),
+        Subcommands::Man(args) => commands::man::run(&args),
     }
 }
 

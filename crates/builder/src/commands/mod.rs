@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod cache;
+pub(crate) mod completion;
 pub(crate) mod du;
 pub(crate) mod export;
 pub(crate) mod graph;
@@ -13,6 +14,7 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod man;
 pub(crate) mod parse;
 pub(crate) mod prune;
 pub(crate) mod pull;

@@ -11,6 +11,7 @@ use super::elsewhere::Brought;
 use super::lent::Secrets;
 use super::output::{ImageForm, Output};
 use crate::failure::Failure;
+use crate::remotes;
 
 /// What is to be built, and where it goes.
 #[derive(Debug)]
@@ -76,6 +77,12 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
     for output in &outputs {
         if let Some((path, is_directory)) = output.destination() {
             check_destination("-o", path, is_directory)?;
+        }
+    }
+    for output in &outputs {
+        if let Output::Daemon { context, .. } = output {
+            // A daemon that is not there is told before the build as well.
+            remotes::daemon(context.as_deref())?;
         }
     }
     let kept = kept(args, &outputs, &tags)?;
