@@ -21,6 +21,7 @@ mod oci;
 mod progress;
 mod serve;
 mod server;
+mod servers;
 mod tree;
 
 pub use cases::{Case, in_parallel};
@@ -29,6 +30,7 @@ pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
 pub use serve::Served;
 pub use server::{Reply, Request, Server};
+pub use servers::{Docker, Registry};
 pub use tree::{Node, Tree};
 
 /// The binary under test.

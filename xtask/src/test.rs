@@ -64,6 +64,12 @@ enum Part {
     Rootless,
     /// Pulls from a registry, with and without credentials.
     Registry,
+    /// Pushes to a registry, logins, a Docker daemon.
+    Push,
+    /// Compressions, media types, annotations, several platforms.
+    Forms,
+    /// The commands of the image store.
+    Store,
     /// Archives loaded and run by a Docker daemon.
     Docker,
     /// The programs of Dockerfiles/, built and run.

@@ -1,3 +1,4 @@
+mod annotation;
 mod args;
 mod call;
 mod contexts;
@@ -333,11 +334,10 @@ impl Build<'_> {
             unused_build_args: plan.unused_build_args.clone(),
             kept: None,
         };
-        let [target] = plan.targets.as_slice() else {
-            return Err(Failure::usage("several platforms in one build are not supported yet"));
-        };
-        if plan.multi_platform == Some(true) {
-            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=1: an index as result is not supported yet"));
+        if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
+            return Err(Failure::usage(
+                "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
+            ));
         }
         if plan.inline_cache && !done::is_silent(self.request.progress) {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
@@ -347,7 +347,8 @@ impl Build<'_> {
         let stats = self.stat_caches()?;
         let heard = Arc::new(Heard::new(self.progress.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
-        let solved = solver.solve(definition.clone(), &[target.vertex]).await;
+        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
+        let solved = solver.solve(definition.clone(), &targets).await;
         if self.request.run.replay && solved.is_ok() {
             let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
             // What cannot be found any more was told already, by the build itself.
@@ -357,25 +358,34 @@ impl Build<'_> {
         for cache in stats.values() {
             cache.save()?;
         }
-        finder.remember()?;
-        let solved = solved.map_err(|error| {
-            self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
-        let tree = match solved.into_iter().next().map(|solved| solved.tree) {
-            Some(Tree::Layers(tree)) => tree,
-            _ => return Err(Failure::build("internal error: the target has no file tree")),
+        let solved = match solved {
+            Ok(solved) => solved,
+            Err(error) => {
+                finder.remember()?;
+                self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
+                return Err(explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error));
+            }
         };
-        let image_id = deliver::deliver(&deliver::Built {
+        let mut results = Vec::new();
+        for (target, solved) in plan.targets.iter().zip(solved) {
+            let Tree::Layers(tree) = solved.tree else {
+                return Err(Failure::build("internal error: the target has no file tree"));
+            };
+            results.push((target, tree));
+        }
+        let delivered = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
             worker: &worker,
             progress: &self.progress,
-            tree: &tree,
-            target,
+            results: &results,
+            with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
         })
-        .await?;
+        .await;
+        // An output may have wanted layers that no step did.
+        finder.remember()?;
+        let image_id = delivered?;
         let (session, kept) = (self.session, image_id.is_some());
         // Whoever asked for an image finds it after a power failure too.
         crate::blocking(move || {
@@ -383,8 +393,11 @@ impl Build<'_> {
             ended.map_err(Failure::from)
         })
         .await?;
-        let config = &target.config.config;
-        let has_program = [&config.entrypoint, &config.cmd].iter().any(|words| words.is_some());
+        let has_program = plan.targets.iter().any(|target| {
+            let config = &target.config.config;
+            target.platform == image::Platform::host()
+                && (config.entrypoint.is_some() || config.cmd.is_some())
+        });
         Ok(Made { image_id, has_program })
     }
 
