@@ -42,6 +42,8 @@ enum Part {
     Language,
     /// What a second build does and does not do.
     Cache,
+    /// Why steps ran, and what is kept of builds.
+    Explain,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.

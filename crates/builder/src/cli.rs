@@ -8,8 +8,8 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, du, graph as graph_command, images, info, parse as parse_command, prune,
-    run,
+    build, cache as cache_command, du, explain, graph as graph_command, history, images, info,
+    parse as parse_command, prune, run,
 };
 use crate::refused::{self, Refused};
 
@@ -43,7 +43,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
+    Explain(explain::Args),
     Graph(Box<graph_command::Args>),
+    History(history::Args),
     Images(images::Args),
     Run(run::Args),
     Cache(cache_command::Args),

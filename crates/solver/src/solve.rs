@@ -1,20 +1,23 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, StepRun};
 use files::Selection;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, try_join_all};
-use graph::{Definition, Event, MissReason, Op, Outcome, ProgressSink, Source, Vertex, VertexId};
+use graph::{
+    Definition, Event, Input, InputPart, KeyParts, Listing, MissReason, Naming, Op, Outcome, PathPart,
+    ProgressSink, SecretValues, Source, Vertex, VertexId,
+};
 use hash::{CacheKey, Clock, ContentDigest, StableHasher};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::history;
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
-use crate::parts::{InputPart, KeyParts, path_parts};
-use crate::worker::{Executed, Worker};
+use crate::notes::{self, Notes, StepNote};
+use crate::worker::{Executed, SelectedPath, Worker};
 
 /// How long a claim that another holds is left alone before it is tried again: doubling from the first to the second.
 const CLAIM_BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -29,7 +32,17 @@ pub struct Solver<W: Worker> {
     progress: Arc<dyn ProgressSink>,
     clock: Arc<dyn Clock>,
     parallelism: usize,
-    scope: Option<String>,
+    explaining: Option<Arc<Explaining>>,
+    notes: Option<Arc<Notes>>,
+}
+
+/// What is needed to say why a step ran.
+#[derive(Debug)]
+struct Explaining {
+    /// What builds have in common whose steps are compared.
+    scope: String,
+    /// The variables that come from ARG.
+    args: BTreeSet<String>,
 }
 
 /// The result of a vertex.
@@ -112,13 +125,19 @@ impl<W: Worker> Solver<W> {
         clock: Arc<dyn Clock>,
         parallelism: usize,
     ) -> Solver<W> {
-        Solver { worker, cache, progress, clock, parallelism, scope: None }
+        Solver { worker, cache, progress, clock, parallelism, explaining: None, notes: None }
     }
 
     /// Remembers what goes into each step that is executed, and says what is different from the last build of the same `scope`:
-    /// whatever tells Dockerfiles apart on this machine, such as the path of the file, the target and the platform.
-    pub fn explaining(self, scope: impl Into<String>) -> Solver<W> {
-        Solver { scope: Some(scope.into()), ..self }
+    /// whatever tells Dockerfiles apart on this machine, such as the path of the file, the target and the platform. `args` are the
+    /// names that ARG declares.
+    pub fn explaining(self, scope: impl Into<String>, args: BTreeSet<String>) -> Solver<W> {
+        Solver { explaining: Some(Arc::new(Explaining { scope: scope.into(), args })), ..self }
+    }
+
+    /// Tells what it learns of each step.
+    pub fn noting(self, notes: Arc<Notes>) -> Solver<W> {
+        Solver { notes: Some(notes), ..self }
     }
 
     /// Solves the targets and whatever they need, each vertex at most once. The first failure ends the work;
@@ -130,10 +149,15 @@ impl<W: Worker> Solver<W> {
     ) -> Result<Vec<Solved<W::Tree>>, SolveError<W::Error>> {
         let run = self.begin(definition);
         let guard = ShowCancelled(run.clone());
-        run.prepare(targets).await?;
-        let solved = try_join_all(targets.iter().map(|target| run.solution(*target))).await?;
+        let solved = match run.prepare(targets).await {
+            Ok(()) => try_join_all(targets.iter().map(|target| run.solution(*target))).await,
+            Err(error) => Err(error),
+        };
+        if let Some(notes) = &self.notes {
+            notes.put(run.note(targets).await);
+        }
         drop(guard);
-        Ok(solved)
+        solved
     }
 
     /// What a build of the targets would find, without running or fetching anything: for each vertex that can be looked up before its
@@ -173,13 +197,17 @@ impl<W: Worker> Solver<W> {
             progress: self.progress.clone(),
             clock: self.clock.clone(),
             permits: Semaphore::new(self.parallelism.max(1)),
+            hidden: SecretValues::of(&definition),
             definition,
             sources: Mutex::default(),
             contents: Mutex::default(),
             keys: Mutex::default(),
             late_keys: Mutex::default(),
-            scope: self.scope.clone(),
+            explaining: self.explaining.clone(),
+            listings: Mutex::default(),
             solutions: Mutex::default(),
+            results: Mutex::default(),
+            reasons: Mutex::default(),
             shown: Mutex::default(),
         })
     }
@@ -217,9 +245,17 @@ struct Run<W: Worker> {
     keys: Mutex<HashMap<VertexId, Keyed>>,
     /// Of vertices below which something must be fetched first.
     late_keys: Mutex<HashMap<VertexId, LateKey<W>>>,
-    /// What builds have in common whose steps are compared; `None`: they are not.
-    scope: Option<String>,
+    /// What is not written down.
+    hidden: SecretValues,
+    /// `None`: nobody asks why steps ran.
+    explaining: Option<Arc<Explaining>>,
+    /// Names of the listings of selections.
+    listings: Mutex<HashMap<(VertexId, Selection), Option<String>>>,
     solutions: Mutex<HashMap<VertexId, Solution<W>>>,
+    /// Records that were found or made.
+    results: Mutex<HashMap<VertexId, CacheRecord>>,
+    /// Why steps were executed.
+    reasons: Mutex<HashMap<VertexId, MissReason>>,
     shown: Mutex<HashMap<VertexId, Shown>>,
 }
 
@@ -440,7 +476,7 @@ impl<W: Worker> Run<W> {
                 return Ok(hit);
             }
         }
-        let (reason, remembered) = self.explain(id, &inputs, gone).await?;
+        let (reason, remembered) = self.explain(id, gone).await?;
         let solved = self.execute(id, inputs, [definition, content], reason).await?;
         if !remembered.is_empty() {
             // The step is built and saved; that a later miss may go unexplained is no reason to fail.
@@ -519,21 +555,29 @@ impl<W: Worker> Run<W> {
     async fn explain(
         self: &Arc<Self>,
         id: VertexId,
-        inputs: &[W::Tree],
         gone: bool,
     ) -> Answer<(MissReason, Remembered), W::Error> {
         let vertex = self.definition.vertex(id);
         let plain = if vertex.no_cache {
             MissReason::Disabled
         } else if gone {
-            MissReason::Evicted
+            MissReason::evicted()
         } else {
             MissReason::FirstBuild
         };
-        let Some(scope) = &self.scope else { return Ok((plain, Vec::new())) };
-        let (by_text, by_place) = history::keys(scope, &vertex.name);
-        let (secret, last) = self
+        let Some(explaining) = &self.explaining else { return Ok((plain, Vec::new())) };
+        let (by_text, by_place) = history::keys(&explaining.scope, &self.hidden.conceal(&vertex.name));
+        let parts = self.parts(id, explaining).await?;
+        let now = parts.clone();
+        let is_first = plain == MissReason::FirstBuild;
+        let definition = self.keyed(id).await?.definition;
+        let (last, changed) = self
             .blocking(id, move |cache| {
+                if let Some(eviction) = cache.eviction(&definition)? {
+                    let since = SystemTime::now().duration_since(eviction.at).unwrap_or_default();
+                    let evicted = MissReason::Evicted { ago: Some(since.as_secs()), why: eviction.why };
+                    return Ok((None, Some(evicted).filter(|_| is_first)));
+                }
                 let mut last = cache.recall(&by_text)?;
                 if last.is_none()
                     && let Some(by_place) = by_place
@@ -541,52 +585,140 @@ impl<W: Worker> Run<W> {
                 {
                     last = cache.recall(&CacheKey::from_bytes(text))?;
                 }
-                Ok((cache.secret()?, last))
+                // What another version of this program has written, or a failing disk, says nothing.
+                let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
+                let listing = |name: &str| notes::listing(cache, name);
+                let changed = last.as_ref().filter(|_| is_first).map(|last| now.differences(last, &listing));
+                Ok((last, changed.and_then(|changed| changed.into_iter().next())))
             })
             .await?;
-        let parts = KeyParts::new(&vertex.op, self.input_parts(id, inputs).await?, &secret);
-        // What another version of this program has written, or a failing disk, says nothing.
-        let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
-        let reason = match last {
-            Some(last) if plain == MissReason::FirstBuild => match parts.changed_since(&last) {
-                Some(reason) => reason,
-                None => self.renewed_input(id).await?.unwrap_or(MissReason::Evicted),
-            },
+        let reason = match (last, changed) {
+            (Some(last), Some(MissReason::InputChanged { input, .. })) => {
+                let at = parts.changed_input(&last).and_then(|index| vertex.inputs.get(index));
+                let cause = at.and_then(|input| self.first_cause(input.vertex)).map(Box::new);
+                MissReason::InputChanged { input, cause }
+            }
+            (_, Some(reason)) => reason,
+            (Some(_), None) if is_first => self.renewed_input(id).await?.unwrap_or(MissReason::evicted()),
             _ => plain,
         };
+        lock(&self.reasons).insert(id, reason.clone());
         let remembered = serde_json::to_vec(&parts).unwrap_or_default();
         let mut remembered = vec![(by_text, remembered)];
         remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
         Ok((reason, remembered))
     }
 
-    /// The parts of the definition key that come from inputs.
-    async fn input_parts(
-        self: &Arc<Self>,
-        id: VertexId,
-        trees: &[W::Tree],
-    ) -> Answer<Vec<InputPart>, W::Error> {
+    /// What a vertex does, to be written down.
+    fn title(&self, vertex: &Vertex) -> String {
+        self.hidden.conceal(history::text(&vertex.name)).into_owned()
+    }
+
+    /// The change that made an executed step, or one below it, miss.
+    fn first_cause(&self, id: VertexId) -> Option<MissReason> {
+        match lock(&self.reasons).get(&id)? {
+            MissReason::InputChanged { cause, .. } => cause.as_deref().cloned(),
+            MissReason::FirstBuild | MissReason::Disabled | MissReason::Evicted { .. } => None,
+            reason => Some(reason.clone()),
+        }
+    }
+
+    /// What goes into the definition key of a vertex.
+    async fn parts(self: &Arc<Self>, id: VertexId, explaining: &Explaining) -> Answer<KeyParts, W::Error> {
         let vertex = self.definition.vertex(id);
-        let mut parts = Vec::with_capacity(trees.len());
-        for (input, tree) in vertex.inputs.iter().zip(trees) {
+        let secret = self.blocking(id, |cache| cache.secret()).await?;
+        let naming = Naming { secret: &secret, args: &explaining.args, hidden: &self.hidden };
+        Ok(KeyParts::new(&vertex.op, self.input_parts(id).await?, naming))
+    }
+
+    /// The parts of the definition key that come from inputs.
+    async fn input_parts(self: &Arc<Self>, id: VertexId) -> Answer<Vec<InputPart>, W::Error> {
+        let vertex = self.definition.vertex(id);
+        let mut parts = Vec::with_capacity(vertex.inputs.len());
+        for input in &vertex.inputs {
             let source = self.definition.vertex(input.vertex);
             if is_keyed_by_content(source) {
-                let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
-                let paths = self.worker.content_paths(tree, &input.selection).await;
-                let paths = paths.map_err(|error| operation(id, error))?.map(path_parts);
+                let digest = self.content_of(id, input.vertex, &input.selection)?.await?.to_string();
+                let listing = self.list(id, input).await?;
                 let pattern = match &input.selection {
                     Selection::Whole => history::text(&source.name).to_owned(),
                     Selection::Path(path) => path.pattern.clone(),
                 };
-                parts.push(InputPart::Content { pattern, digest: digest.to_string(), paths });
+                parts.push(InputPart::Content { pattern, digest, listing });
             } else {
                 let key = self.keyed(input.vertex).await?.definition;
                 let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
-                let name = history::text(&source.name).to_owned();
-                parts.push(InputPart::Vertex { name, key: CacheKey::from_bytes(key).to_string() });
+                let key = CacheKey::from_bytes(key).to_string();
+                parts.push(match &source.op {
+                    Op::Source(Source::Image { .. }) => InputPart::Image { name: image_name(source), key },
+                    _ => InputPart::Vertex { name: self.title(source), key },
+                });
             }
         }
         Ok(parts)
+    }
+
+    /// Remembers which files were selected, so that a later build can say which of them changed. Returns the name of the listing.
+    async fn list(self: &Arc<Self>, id: VertexId, input: &Input) -> Answer<Option<String>, W::Error> {
+        let place = (input.vertex, input.selection.clone());
+        if let Some(known) = lock(&self.listings).get(&place) {
+            return Ok(known.clone());
+        }
+        let tree = self.input(input.vertex).await?;
+        let paths = self.worker.content_paths(&tree, &input.selection).await;
+        let paths = paths.map_err(|error| operation(id, error))?;
+        let part = |path: SelectedPath| (path.path, PathPart::new(path.mode, &path.digest));
+        let name = match paths {
+            None => None,
+            Some(paths) => {
+                let listing: Listing = paths.into_iter().map(part).collect();
+                self.blocking(id, move |cache| {
+                    let (name, key, bytes) = notes::remembered(&listing);
+                    if cache.recall(&key)?.is_none() {
+                        cache.remember(&[(key, bytes)])?;
+                    }
+                    Ok(name)
+                })
+                .await
+                // That a later miss may go unexplained is no reason to fail.
+                .ok()
+            }
+        };
+        lock(&self.listings).insert(place, name.clone());
+        Ok(name)
+    }
+
+    /// What was learned of the steps that the targets need, as far as it was.
+    async fn note(self: &Arc<Self>, targets: &[VertexId]) -> Vec<StepNote> {
+        let mut notes = Vec::new();
+        let Some(explaining) = self.explaining.clone() else { return notes };
+        for id in self.ancestors(targets) {
+            if matches!(self.definition.vertex(id).op, Op::Source(_)) {
+                continue;
+            }
+            let Some(key) = self.known_key(id) else { continue };
+            let Ok(parts) = self.parts(id, &explaining).await else { continue };
+            let known = lock(&self.results).get(&id).cloned();
+            let record = match known {
+                Some(record) => Some(record),
+                None => {
+                    let found = self.blocking(id, move |cache| cache.lookup(&key)).await;
+                    found.ok().and_then(|found| found.into_iter().next())
+                }
+            };
+            let why = lock(&self.reasons).get(&id).cloned();
+            notes.push(StepNote { vertex: id, key, parts, record, why });
+        }
+        notes
+    }
+
+    /// The definition key of a vertex, unless something would have to be fetched for it.
+    fn known_key(&self, id: VertexId) -> Option<CacheKey> {
+        if let Some(keyed) = lock(&self.keys).get(&id) {
+            return Some(keyed.definition);
+        }
+        let late = lock(&self.late_keys).get(&id).and_then(|key| key.peek().cloned());
+        late?.ok().map(|keyed| keyed.definition)
     }
 
     /// The input that was built again without looking it up, and came out otherwise.
@@ -594,8 +726,9 @@ impl<W: Worker> Run<W> {
         for input in &self.definition.vertex(id).inputs {
             let source = self.definition.vertex(input.vertex);
             if !is_keyed_by_content(source) && self.keyed(input.vertex).await?.fresh {
-                let input = history::text(&source.name).to_owned();
-                return Ok(Some(MissReason::InputChanged { input }));
+                let cause = self.first_cause(input.vertex).map(Box::new);
+                let input = self.title(source);
+                return Ok(Some(MissReason::InputChanged { input, cause }));
             }
         }
         Ok(None)
@@ -633,9 +766,10 @@ impl<W: Worker> Run<W> {
             self.worker.execute(id, inputs).await.map_err(|error| operation(id, error))?;
         let run = StepRun { started, duration: clock.elapsed() };
         let content = self.worker.content_id(&tree).await.map_err(|error| operation(id, error))?;
-        let description = self.definition.vertex(id).name.clone();
+        let description = self.hidden.conceal(&self.definition.vertex(id).name).into_owned();
         let record = NewRecord { content, layers, description, run };
-        self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        let record = self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        lock(&self.results).insert(id, record);
         self.finished(id, Outcome::Done { reason: Some(reason) });
         Ok(Solved { tree, cached: false })
     }
@@ -645,6 +779,7 @@ impl<W: Worker> Run<W> {
             self.finished(ancestor, Outcome::Cached { saved: Duration::ZERO });
         }
         self.finished(id, Outcome::Cached { saved: record.run.duration });
+        lock(&self.results).insert(id, record.clone());
         Solved { tree, cached: true }
     }
 
@@ -729,6 +864,13 @@ fn is_keyed_by_content(vertex: &Vertex) -> bool {
 /// It must be brought from elsewhere before what uses it has a key.
 fn is_fetched(vertex: &Vertex) -> bool {
     is_keyed_by_content(vertex) && !is_local(vertex)
+}
+
+/// An image as the Dockerfile has it, without what it was found to be.
+fn image_name(vertex: &Vertex) -> String {
+    let text = history::text(&vertex.name);
+    let name = text.strip_prefix("FROM ").unwrap_or(text);
+    name.split_once("@sha256:").map_or(name, |(name, _)| name).to_owned()
 }
 
 /// Nothing happens there, so nothing is shown.

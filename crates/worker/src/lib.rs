@@ -15,6 +15,7 @@ mod cancel;
 mod copy;
 mod error;
 mod exec;
+mod listing;
 mod mounts;
 mod pack;
 mod placed;
@@ -35,7 +36,7 @@ use files::{FileTree, Selected, Selection, StatCache};
 use graph::{Definition, Event, Op, ProgressSink, Source, VertexId};
 use hash::{Clock, ContentDigest, ContentId, Digest, StableHasher};
 use image::ResolvedImage;
-use solver::{Executed, SourceTree, Worker};
+use solver::{Executed, SelectedPath, SourceTree, Worker};
 use tokio::sync::OnceCell;
 
 pub use archive::{is_tar, unpack_archive};
@@ -112,6 +113,7 @@ pub struct LocalWorker {
 struct Digested {
     selected: Arc<Selected>,
     digest: ContentDigest,
+    hashed: Arc<files::Hashed>,
 }
 
 impl LocalWorker {
@@ -205,8 +207,8 @@ impl LocalWorker {
             blocking(move || {
                 let cancelled = || cancel.is_cancelled();
                 let selected = files::select(&*files, &selection, &cancelled)?;
-                let digest = files::digest(&selected, &*files, &*stats, &cancelled)?.digest;
-                Ok(Digested { selected: Arc::new(selected), digest })
+                let hashed = files::digest(&selected, &*files, &*stats, &cancelled)?;
+                Ok(Digested { selected: Arc::new(selected), digest: hashed.digest, hashed: Arc::new(hashed) })
             })
             .await
         });
@@ -239,7 +241,7 @@ impl LocalWorker {
         let below = first(inputs)?;
         let mut sources = Vec::new();
         for (input, tree) in self.definition.vertex(vertex).inputs.iter().zip(inputs).skip(1) {
-            let Digested { selected, digest } = self.digested(tree, &input.selection).await?;
+            let Digested { selected, digest, .. } = self.digested(tree, &input.selection).await?;
             for socket in &selected.sockets {
                 let message = format!("\"/{}\" is a socket and was left out", socket.display());
                 self.progress.event(Event::Warning { vertex, message });
@@ -398,6 +400,15 @@ impl Worker for LocalWorker {
 
     async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, WorkerError> {
         Ok(self.digested(tree, selection).await?.digest)
+    }
+
+    async fn content_paths(
+        &self,
+        tree: &Tree,
+        selection: &Selection,
+    ) -> Result<Option<Vec<SelectedPath>>, WorkerError> {
+        let Digested { selected, hashed, .. } = self.digested(tree, selection).await?;
+        Ok(listing::paths(&selected, &hashed))
     }
 
     async fn content_id(&self, tree: &Tree) -> Result<ContentId, WorkerError> {

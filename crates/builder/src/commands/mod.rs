@@ -3,7 +3,9 @@
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod du;
+pub(crate) mod explain;
 pub(crate) mod graph;
+pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod parse;

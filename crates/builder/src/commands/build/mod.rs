@@ -6,6 +6,7 @@ mod done;
 mod elsewhere;
 mod explain;
 mod images;
+mod journal;
 mod lent;
 mod limits;
 mod output;
@@ -32,6 +33,7 @@ use contexts::{Context, NamedContext};
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 use images::{Finder, Found};
+use journal::Journal;
 use lent::{Agents, Secrets};
 use request::Request;
 
@@ -124,12 +126,15 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress.task(&format!("[internal] load {name}")).done();
     }
     let notices = Mutex::new(Notices::default());
+    let journal = Arc::new(Journal::new(progress.clone()));
+    let (records, place) = (store.clone(), context.path.display().to_string());
     let build = Build {
         request: &request,
         parsed: &parsed,
         session,
         store,
         progress: progress.clone(),
+        journal: journal.clone(),
         cancel: cancel.clone(),
         context,
         remote,
@@ -159,6 +164,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     }
     runtime.shutdown_timeout(CANCEL_TIME);
     let report = progress.finish();
+    journal.keep(&records, &request, &place, result.as_ref());
     let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = match result {
         Ok(made) => return Done { made, notices }.print(&request).map(|()| 0),
@@ -246,6 +252,7 @@ struct Build<'a> {
     /// Keeps what the build uses from being pruned.
     session: Session,
     progress: Arc<Progress>,
+    journal: Arc<Journal>,
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
@@ -271,7 +278,7 @@ impl Build<'_> {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
         }
         let definition = Arc::new(plan.definition.clone());
-        self.progress.define(&definition);
+        self.journal.define(&plan);
         let stats = self.stat_caches()?;
         let (worker, solver) = self.solver(definition.clone(), images, &stats)?;
         let solved = solver.solve(definition.clone(), &[target.vertex]).await;
@@ -358,7 +365,7 @@ impl Build<'_> {
         images: Vec<Arc<ResolvedImage>>,
         stats: &BTreeMap<String, Arc<DiskStatCache>>,
     ) -> Result<(Arc<LocalWorker>, Solver<LocalWorker>), Failure> {
-        let sink: Arc<dyn ProgressSink> = self.progress.clone();
+        let sink: Arc<dyn ProgressSink> = self.journal.clone();
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
@@ -375,7 +382,8 @@ impl Build<'_> {
         }));
         let records = Arc::new(self.store.records());
         let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
-        Ok((worker, solver.explaining(self.request.scope())))
+        let args = journal::arg_names(self.parsed);
+        Ok((worker, solver.explaining(self.request.scope(), args).noting(self.journal.notes())))
     }
 
     /// Lowers the Dockerfile; its mistakes are the user's.
