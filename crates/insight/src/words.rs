@@ -63,6 +63,29 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]], indent: &str) -> Strin
     text
 }
 
+/// Rows of one text and numbers, two spaces between columns: the first to the left, the others to the right.
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+    let cell = |row: &[String], column: usize| {
+        let text = row.get(column).map(|text| harmless(text)).unwrap_or_default();
+        if column == 0 { crate::picture::shortened(&text, NAME) } else { text }
+    };
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().map(|row| cell(row, column).width()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, width) in widths.iter().enumerate() {
+            let cell = cell(row, column);
+            let space = " ".repeat(width.saturating_sub(cell.width()));
+            line += &if column == 0 { format!("{cell}{space}") } else { format!("  {space}{cell}") };
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
