@@ -52,6 +52,8 @@ enum Part {
     Cache,
     /// Shells inside steps, stored output, terminals.
     Debug,
+    /// Why steps ran, and what is kept of builds.
+    Explain,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.

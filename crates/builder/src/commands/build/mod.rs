@@ -8,6 +8,7 @@ mod done;
 mod elsewhere;
 mod explain;
 mod images;
+mod journal;
 mod lent;
 mod limits;
 mod output;
@@ -36,6 +37,7 @@ use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 use images::{Finder, Found};
+use journal::Journal;
 use lent::{Agents, Secrets};
 use replay::Heard;
 use request::Request;
@@ -160,12 +162,15 @@ fn build(args: Args) -> Result<u8, Failure> {
         options: request.run.clone(),
         command: args.inside.as_ref().and_then(|at| at.command.clone()),
     };
+    let journal = Arc::new(Journal::new(progress.clone()));
+    let (records, place) = (store.clone(), context.path.display().to_string());
     let build = Build {
         request: &request,
         parsed: &parsed,
         session,
         store,
         progress: progress.clone(),
+        journal: journal.clone(),
         cancel: cancel.clone(),
         context,
         remote,
@@ -213,6 +218,7 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress.give_up();
     }
     let report = progress.finish();
+    journal.keep(&records, &request, &place, result.as_ref());
     let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = match result {
         Ok(made) => {
@@ -316,6 +322,7 @@ struct Build<'a> {
     /// Keeps what the build uses from being pruned.
     session: Session,
     progress: Arc<Progress>,
+    journal: Arc<Journal>,
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
@@ -343,9 +350,9 @@ impl Build<'_> {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
         }
         let definition = Arc::new(plan.definition.clone());
-        self.progress.define(&definition);
+        self.journal.define(&plan);
         let stats = self.stat_caches()?;
-        let heard = Arc::new(Heard::new(self.progress.clone()));
+        let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
         let solved = solver.solve(definition.clone(), &targets).await;
@@ -520,7 +527,8 @@ impl Build<'_> {
         }));
         let records = Arc::new(self.store.records());
         let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
-        Ok((worker, solver.explaining(self.request.scope())))
+        let args = journal::arg_names(self.parsed);
+        Ok((worker, solver.explaining(self.request.scope(), args).noting(self.journal.notes())))
     }
 
     /// Lowers the Dockerfile; its mistakes are the user's.
