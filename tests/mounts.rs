@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use e2e::{Agent, Context, Home, Running, Tree, eventually, processes_with, run, ssh_key, tempdir, tool};
+use e2e::{
+    Agent, Context, Done, Home, Running, Tree, User, eventually, processes_with, run, ssh_key, tempdir, tool,
+};
 
 /// The log of the one RUN of a build, with these arguments.
 #[track_caller]
@@ -561,6 +563,68 @@ fn secrets_are_kept_nowhere() {
     assert!(!found.is_empty(), "the search would have found it");
 }
 
+/// Every type in one build, after a stage `tools` with `/d/f` and with this machine's `ssh-add` in the context `ssh`.
+const EVERYTHING: &str = "\
+FROM busybox AS tools
+RUN mkdir /d && echo x > /d/f && chmod 640 /d/f
+FROM busybox
+RUN --mount=from=tools,target=/t --mount=target=/c cat /t/d/f /c/f && touch /c/no || echo read-only
+RUN --mount=from=tools,source=/d,target=/t,rw --mount=target=/c,rw rm /t/f && echo y > /t/f && echo z > /c/f && cat /t/f /c/f
+RUN --mount=from=tools,source=/d,target=/t stat -c '%a %u:%g' /t/f && cat /t/f
+RUN --mount=type=cache,target=/k,mode=0700 stat -c '%a %u:%g' /k && echo kept > /k/f
+RUN --mount=type=cache,target=/k,sharing=locked cat /k/f
+RUN --mount=type=cache,target=/p,from=tools,source=/d,sharing=private cat /p/f
+RUN --mount=type=tmpfs,target=/m,size=1m echo m > /m/f && cat /m/f && df -k /m | tail -1 | awk '{print $2}'
+RUN --mount=type=secret,id=s --mount=type=secret,id=s,env=S stat -c '%a %u:%g %s' /run/secrets/s && echo ${#S}
+RUN --mount=type=ssh --mount=from=ssh,target=/tools /tools/add -L && stat -c '%a %u:%g' $SSH_AUTH_SOCK
+RUN ls -d /t /c /k /p /m /run/secrets /run/buildkit /tools 2>/dev/null; echo nothing
+";
+
+/// An ordinary user's steps see what root's see, and leave what root's leave.
+#[test]
+fn mounts_of_an_ordinary_user() {
+    let context = Context::new(EVERYTHING).file("f", "f\n");
+    let tools = ssh_tools();
+    let dir = tempdir();
+    fs::write(dir.path().join("s"), "value\n").expect("write");
+    // An agent talks to nobody but its own user: each build starts one for the key.
+    let keys = ssh_key();
+    let key = keys.path().join("key");
+    let arguments = [
+        format!("--build-context=ssh={}", tools.path().display()),
+        format!("--secret=id=s,src={}", dir.path().join("s").display()),
+        format!("--ssh=default={}", key.display()),
+    ];
+    let logs = |done: &Done| -> Vec<(String, String)> {
+        let steps = done.steps();
+        steps.instructions().map(|step| (step.name.clone(), step.log.clone())).collect()
+    };
+    let by_root = Home::new();
+    let mut build = by_root.build(&context);
+    let roots = logs(&run(build.args(&arguments).arg("--progress=rawjson")).ok());
+    assert_eq!(roots.len(), 11, "{roots:#?}");
+    let of_ssh = format!("{}\n600 0:0\n", public(&key));
+    assert!(roots.iter().any(|(_, log)| *log == of_ssh), "{roots:#?}");
+    assert_eq!(roots.last().expect("the last").1, "nothing\n");
+    for user in [User::with_range(), User::with_one_id()] {
+        // All that the build is given is the user's.
+        for path in [tools.path(), dir.path(), keys.path()] {
+            run(tool("chown").args(["-R", "65534:65534"]).arg(path)).ok();
+        }
+        let mut build = user.build(&context);
+        build.args(&arguments).arg("--progress=rawjson");
+        let users = logs(&run(&mut build).ok());
+        assert_eq!(users, roots);
+        let mut again = user.build(&context);
+        run(again.args(&arguments).arg("--progress=rawjson")).ok().steps().all_cached();
+        let list = run(user.builder("cache").arg("ls")).ok().stdout;
+        assert!(list.contains("/k ") && list.contains("/p "), "{list}");
+        let tar = user.at("out").join("k.tar");
+        run(user.builder("cache").args(["export", "/k", "-o"]).arg(&tar)).ok();
+        assert_eq!(run(tool("tar").arg("-xOf").arg(&tar).arg("f")).ok().stdout, "kept\n");
+    }
+}
+
 /// A directory with this machine's `ssh-add` and its libraries: the base image has none.
 fn ssh_tools() -> Context {
     let context = Context::new("");
@@ -783,8 +847,8 @@ fn a_look_into_cache_mounts() {
     for arguments in [
         &["inspect", "none"][..],
         &["rm", "none"],
-        &["export", "none", "-o", "/dev/null"],
-        &["cp", "none:/f", "/dev/null"],
+        &["export", "none", "-o", "/tmp/none"],
+        &["cp", "none:/f", "/tmp/none"],
         &["inspect", "/other", "/none"],
         &["cp", "/other:/none", "/tmp/none"],
     ] {
@@ -795,6 +859,21 @@ fn a_look_into_cache_mounts() {
     fs::write(&garbage, vec![b'x'; 4096]).expect("write");
     cache(&["import", "/other", "-i", &garbage.display().to_string()]).code_is(1);
     assert_eq!(busybox(&home, "RUN --mount=type=cache,target=/other cat /other/f", &[]), "y\n");
+}
+
+#[test]
+#[ignore = "a device or a pipe is replaced by a file"]
+fn exports_write_to_devices() {
+    e2e::need_root();
+    let home = Home::new();
+    busybox(&home, "RUN --mount=type=cache,target=/c echo x > /c/f", &[]);
+    let dir = tempdir();
+    let null = dir.path().join("null");
+    run(tool("mknod").arg(&null).args(["c", "1", "3"])).ok();
+    run(home.builder("cache").args(["export", "/c", "-o"]).arg(&null)).ok();
+    run(home.builder("cache").args(["cp", "/c:/f"]).arg(&null)).ok();
+    let kind = fs::symlink_metadata(&null).expect("it is there").file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&kind), "still the device");
 }
 
 #[test]

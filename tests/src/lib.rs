@@ -21,6 +21,7 @@ mod oci;
 mod progress;
 mod server;
 mod tree;
+mod user;
 
 pub use cases::{Case, in_parallel};
 pub use git::{Agent, Repositories, Sshd, ssh_key};
@@ -28,6 +29,7 @@ pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
 pub use server::{Reply, Request, Server};
 pub use tree::{Node, Tree};
+pub use user::User;
 
 /// The binary under test.
 ///
