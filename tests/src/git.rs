@@ -81,6 +81,34 @@ impl Repositories {
         let root = self.dir.path().to_owned();
         Server::start(move |request| backend(&root, request))
     }
+
+    /// As [`Repositories::serve`], for those whose `Authorization` is this.
+    pub fn serve_to(&self, authorization: &'static str) -> Server {
+        let root = self.dir.path().to_owned();
+        Server::start(move |request| match request.header("authorization") {
+            Some(given) if given.eq_ignore_ascii_case(authorization) => backend(&root, request),
+            _ => Reply::new(401, "who are you?").with("WWW-Authenticate", "Basic realm=\"test\""),
+        })
+    }
+
+    /// Serves them with git's own daemon, and returns it with its address, `git://127.0.0.1:PORT`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn daemon(&self) -> (Running, String) {
+        let port = free_port();
+        let programs = run(tool("git").arg("--exec-path")).ok().stdout;
+        let mut daemon = Command::new(Path::new(programs.trim()).join("git-daemon"));
+        daemon.args(["--export-all", "--reuseaddr", "--listen=127.0.0.1", &format!("--port={port}")]);
+        daemon.arg(format!("--base-path={}", self.dir.path().display())).stdin(Stdio::null());
+        // It is asked to serve what another user may own.
+        daemon.envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory")]);
+        let daemon = Running::start(daemon.env("GIT_CONFIG_VALUE_0", "*"));
+        eventually(Duration::from_secs(20), "git-daemon to answer", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        (daemon, format!("git://127.0.0.1:{port}"))
+    }
 }
 
 impl Default for Repositories {
