@@ -466,12 +466,12 @@ fn http_contexts() {
 }
 
 /// A file that a test changes, with its ETag.
-struct Served {
+struct Changing {
     server: Server,
     content: Arc<Mutex<(String, &'static str)>>,
 }
 
-impl Served {
+impl Changing {
     fn start() -> Self {
         let content = Arc::new(Mutex::new(("one\n".to_owned(), "\"1\"")));
         let shared = Arc::clone(&content);
@@ -494,7 +494,7 @@ impl Served {
 #[test]
 fn add_asks_a_server_whether_a_file_changed() {
     let home = Home::new();
-    let served = Served::start();
+    let served = Changing::start();
     let url = served.server.url("/dir/name.txt?query=1");
     let context =
         Context::new(&format!("FROM busybox\nADD {url} /o/\nRUN ls -l --full-time /o && cat /o/*\n"));
@@ -566,7 +566,7 @@ fn sha256(text: &str) -> String {
 #[test]
 fn add_compares_the_checksum() {
     let home = Home::new();
-    let served = Served::start();
+    let served = Changing::start();
     let url = served.server.url("/f");
     let (right, wrong) = (sha256("one\n"), sha256("two\n"));
     let with = |checksum: &str| Context::new(&format!("FROM scratch\nADD --checksum={checksum} {url} /f\n"));

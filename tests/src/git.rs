@@ -96,18 +96,7 @@ impl Repositories {
     /// # Panics
     /// When it does not start.
     pub fn daemon(&self) -> (Running, String) {
-        let port = free_port();
-        let programs = run(tool("git").arg("--exec-path")).ok().stdout;
-        let mut daemon = Command::new(Path::new(programs.trim()).join("git-daemon"));
-        daemon.args(["--export-all", "--reuseaddr", "--listen=127.0.0.1", &format!("--port={port}")]);
-        daemon.arg(format!("--base-path={}", self.dir.path().display())).stdin(Stdio::null());
-        // It is asked to serve what another user may own.
-        daemon.envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory")]);
-        let daemon = Running::start(daemon.env("GIT_CONFIG_VALUE_0", "*"));
-        eventually(Duration::from_secs(20), "git-daemon to answer", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        (daemon, format!("git://127.0.0.1:{port}"))
+        daemon(self.dir.path())
     }
 }
 
@@ -115,6 +104,24 @@ impl Default for Repositories {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Serves the repositories of a directory with git's own daemon; its address is `git://127.0.0.1:PORT`.
+pub(crate) fn daemon(base: &Path) -> (Running, String) {
+    let port = free_port();
+    let programs = run(tool("git").arg("--exec-path")).ok().stdout;
+    // The program itself: `git daemon` would be a process between it and us.
+    let mut daemon = Command::new(Path::new(programs.trim()).join("git-daemon"));
+    daemon.args(["--export-all", "--reuseaddr", "--listen=127.0.0.1", &format!("--port={port}")]);
+    daemon.arg(format!("--base-path={}", base.display())).stdin(Stdio::null());
+    daemon.stdout(Stdio::null()).stderr(Stdio::null());
+    // It is asked to serve what another user may own.
+    daemon.envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory")]);
+    let daemon = Running::start(daemon.env("GIT_CONFIG_VALUE_0", "*"));
+    eventually(Duration::from_secs(20), "git-daemon to answer", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    (daemon, format!("git://127.0.0.1:{port}"))
 }
 
 /// Runs git with nothing of this machine's configuration, at a fixed time.

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod console;
 mod diagnostics;
+mod disabled;
 mod failure;
 mod format;
 mod interrupt;

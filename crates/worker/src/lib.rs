@@ -37,7 +37,7 @@ use files::{FileTree, Selected, Selection, StatCache};
 use graph::{Definition, Event, Op, ProgressSink, Source, VertexId};
 use hash::{Clock, ContentDigest, ContentId, Digest, StableHasher};
 use image::ResolvedImage;
-use solver::{Executed, SourceTree, Worker};
+use solver::{Executed, SelectedPath, SourceTree, Worker};
 use tokio::sync::OnceCell;
 
 pub use archive::{is_tar, unpack_archive};
@@ -56,6 +56,9 @@ use crate::mounts::Preparing;
 use crate::sources::{BaseImage, Bring};
 use crate::tree::TreeId;
 use crate::users::UserDatabase;
+
+/// So many paths of a selection are remembered to say which of them changed; of a larger one, directories.
+const REMEMBERED_PATHS: usize = 2_000;
 
 /// A context's files, and what is remembered of them.
 pub type OpenContext = (Arc<dyn FileTree>, Arc<dyn StatCache>);
@@ -427,6 +430,29 @@ impl Worker for LocalWorker {
 
     async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, WorkerError> {
         Ok(self.digested(tree, selection).await?.digest)
+    }
+
+    async fn content_paths(
+        &self,
+        tree: &Tree,
+        selection: &Selection,
+    ) -> Result<Option<Vec<SelectedPath>>, WorkerError> {
+        let selected = self.digested(tree, selection).await?.selected;
+        let shown = |found: files::HashedPath| {
+            let mut path = match found.path.as_os_str().is_empty() {
+                true => ".".to_owned(),
+                false => found.path.to_string_lossy().into_owned(),
+            };
+            if found.whole {
+                path.push('/');
+            }
+            SelectedPath { path, mode: found.mode, digest: found.digest }
+        };
+        blocking(move || {
+            let paths = files::hashed_paths(&selected, REMEMBERED_PATHS);
+            Ok(paths.map(|paths| paths.into_iter().map(shown).collect()))
+        })
+        .await
     }
 
     async fn content_id(&self, tree: &Tree) -> Result<ContentId, WorkerError> {

@@ -39,6 +39,7 @@ use lent::{Agents, Secrets};
 use replay::Heard;
 use request::Request;
 
+use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
 use crate::{Machine, interrupt, terminal};
@@ -531,10 +532,13 @@ impl Build<'_> {
         }
     }
 
-    /// Opens what is remembered of the files of each context.
+    /// Opens what is remembered of the files of each context; nothing where that is not to be trusted.
     fn stat_caches(&self) -> Result<BTreeMap<String, Arc<DiskStatCache>>, Failure> {
         use std::os::unix::ffi::OsStrExt as _;
         let mut caches = BTreeMap::new();
+        if Disabled::from_env()?.stat_cache {
+            return Ok(caches);
+        }
         for (name, path) in self.directories() {
             let path = path.canonicalize().map_err(|error| Failure::io("resolve", path, &error))?;
             caches.insert(name, Arc::new(self.store.stat_cache(path.as_os_str().as_bytes())?));
