@@ -541,7 +541,7 @@ fn secrets_are_kept_nowhere() {
         if progress == "rawjson" {
             let log = done.steps().named("RUN").log.clone();
             silent(&log, "rawjson, decoded");
-            assert!(log.contains("is ***, really ***") && log.contains("***\n***"), "{log}");
+            assert!(log.contains("is ***, really ***") && log.matches("***").count() == 5, "{log}");
             assert!(log.ends_with("spoken\n"), "{log}");
         }
         let failed = run(&mut build("bad", progress)).code_is(1);
@@ -568,7 +568,7 @@ const EVERYTHING: &str = "\
 FROM busybox AS tools
 RUN mkdir /d && echo x > /d/f && chmod 640 /d/f
 FROM busybox
-RUN --mount=from=tools,target=/t --mount=target=/c cat /t/d/f /c/f && touch /c/no || echo read-only
+RUN --mount=from=tools,target=/t --mount=target=/c cat /t/d/f /c/f && touch /c/no 2>/dev/null || echo read-only
 RUN --mount=from=tools,source=/d,target=/t,rw --mount=target=/c,rw rm /t/f && echo y > /t/f && echo z > /c/f && cat /t/f /c/f
 RUN --mount=from=tools,source=/d,target=/t stat -c '%a %u:%g' /t/f && cat /t/f
 RUN --mount=type=cache,target=/k,mode=0700 stat -c '%a %u:%g' /k && echo kept > /k/f
