@@ -741,6 +741,39 @@ fn an_agent_cannot_be_changed_by_a_step() {
     assert_eq!(left.stdout.trim(), agent.public_key(), "the user's agent is as it was");
 }
 
+/// A mount in another one is seen whichever is written first.
+#[test]
+#[ignore = "mounts are made in the order in which they are written"]
+fn mounts_within_mounts() {
+    let home = Home::new();
+    let dir = tempdir();
+    fs::write(dir.path().join("s"), "value\n").expect("write");
+    let secret = format!("--secret=id=s,src={}", dir.path().join("s").display());
+    let mut mounts = [
+        "--mount=target=/a,rw",
+        "--mount=type=tmpfs,target=/a/b",
+        "--mount=type=cache,target=/a/b/c",
+        "--mount=type=secret,id=s,target=/a/b/c/d",
+    ];
+    let says = |mounts: &[&str]| {
+        let step = format!("{}RUN {} find /a | sort; echo x > /a/b/c/f", anew(), mounts.join(" "));
+        let context = Context::new(&format!("FROM busybox\n{step}\n")).file("file", "x");
+        let context = context.file(".dockerignore", "Dockerfile\n.dockerignore\n");
+        run(home.build(&context).args(["--progress=rawjson", &secret])).ok().steps().named("RUN").log.clone()
+    };
+    says(&mounts);
+    for _ in 0..mounts.len() {
+        mounts.rotate_left(1);
+        assert_eq!(says(&mounts), "/a\n/a/b\n/a/b/c\n/a/b/c/d\n/a/b/c/f\n/a/file\n", "{mounts:?}");
+    }
+    mounts.reverse();
+    assert_eq!(says(&mounts), "/a\n/a/b\n/a/b/c\n/a/b/c/d\n/a/b/c/f\n/a/file\n", "{mounts:?}");
+    // What is read-only stays without a place for another mount.
+    let context =
+        Context::new("FROM busybox\nRUN --mount=target=/a --mount=type=cache,target=/a/none true\n");
+    run(&mut home.build(&context)).code_is(1).says("/a/none");
+}
+
 #[test]
 fn mounts_leave_no_trace() {
     let home = Home::new();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -203,7 +204,8 @@ impl Agent {
         let mut agent = tool("ssh-agent");
         agent.args(["-D", "-a"]).arg(&socket).stdin(Stdio::null()).stdout(Stdio::null());
         let process = Running::start(&mut agent);
-        eventually(Duration::from_secs(20), "ssh-agent to listen", || socket.exists());
+        // Its socket is there before it listens.
+        eventually(Duration::from_secs(20), "ssh-agent to listen", || UnixStream::connect(&socket).is_ok());
         run(tool("ssh-add").arg("-q").arg(dir.path().join("key")).env("SSH_AUTH_SOCK", &socket)).ok();
         Self { dir, _process: process }
     }
