@@ -21,6 +21,7 @@ mod oci;
 mod progress;
 mod serve;
 mod server;
+mod servers;
 mod tree;
 mod user;
 
@@ -30,6 +31,7 @@ pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
 pub use serve::Served;
 pub use server::{Reply, Request, Server};
+pub use servers::{Docker, Registry};
 pub use tree::{Node, Tree};
 pub use user::User;
 

@@ -52,6 +52,8 @@ enum Part {
     Cache,
     /// Shells inside steps, stored output, terminals.
     Debug,
+    /// Why steps ran, and what is kept of builds.
+    Explain,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.
@@ -64,6 +66,12 @@ enum Part {
     Rootless,
     /// Pulls from a registry, with and without credentials.
     Registry,
+    /// Pushes to a registry, logins, a Docker daemon.
+    Push,
+    /// Compressions, media types, annotations, several platforms.
+    Forms,
+    /// The commands of the image store.
+    Store,
     /// Archives loaded and run by a Docker daemon.
     Docker,
     /// The programs of Dockerfiles/, built and run.
