@@ -17,11 +17,13 @@ use tempfile::TempDir;
 mod cases;
 mod oci;
 mod progress;
+mod serve;
 mod tree;
 
 pub use cases::{Case, in_parallel};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
+pub use serve::Served;
 pub use tree::{Node, Tree};
 
 /// The binary under test.

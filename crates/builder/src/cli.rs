@@ -8,8 +8,8 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, du, graph as graph_command, images, info, parse as parse_command, prune,
-    run,
+    build, cache as cache_command, debug, du, graph as graph_command, images, info, parse as parse_command,
+    prune, run,
 };
 use crate::refused::{self, Refused};
 
@@ -44,6 +44,7 @@ pub(crate) struct Cli {
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
     Graph(Box<graph_command::Args>),
+    Debug(Box<debug::Args>),
     Images(images::Args),
     Run(run::Args),
     Cache(cache_command::Args),
@@ -63,6 +64,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = Cli::command()
         .mut_subcommand("build", |command| with_refused(command, refused::BUILD))
+        // Without a context it looks into what failed.
+        .mut_subcommand("debug", |command| {
+            command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true))
+        })
         .mut_subcommand("run", |command| with_refused(command, refused::RUN));
     let matches = command.try_get_matches_from_mut(&arguments).map_err(|error| {
         // `--secret .` takes the path for its value: what is wrong is the flag, not that the path is missing.

@@ -3,7 +3,9 @@
 
 mod cli;
 mod commands;
+mod console;
 mod diagnostics;
+mod disabled;
 mod failure;
 mod format;
 mod interrupt;
@@ -52,6 +54,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
+        Subcommands::Debug(args) => commands::debug::run(*args),
         Subcommands::Graph(args) => commands::graph::run(*args),
         Subcommands::Info(args) => commands::info::run(args),
         Subcommands::Parse(args) => commands::parse::run(&args),

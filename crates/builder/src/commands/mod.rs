@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod cache;
+pub(crate) mod debug;
 pub(crate) mod du;
 pub(crate) mod graph;
 pub(crate) mod images;
