@@ -196,7 +196,7 @@ fn needed(plan: &Plan) -> Vec<VertexId> {
 }
 
 /// `[linux/amd64 build 2/5] RUN make` to stage, number and the rest.
-fn taken_apart(name: &str) -> (Option<&str>, &str, &str) {
+pub(crate) fn taken_apart(name: &str) -> (Option<&str>, &str, &str) {
     let Some((inside, title)) = name.strip_prefix('[').and_then(|rest| rest.split_once("] ")) else {
         return (None, "", name);
     };
@@ -248,7 +248,7 @@ fn with_short_digests(text: &str) -> String {
 }
 
 /// At most `width` columns of a text, its end cut off visibly.
-fn shortened(text: &str, width: usize) -> String {
+pub(crate) fn shortened(text: &str, width: usize) -> String {
     use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
     let text: String = with_short_digests(text).chars().map(shown).collect();
     if text.width() <= width {
