@@ -2,14 +2,17 @@
 //! repositories are served by git and OpenSSH, HTTP by a server that counts.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use e2e::{Agent, Context, Done, Home, Reply, Repositories, Server, Sshd, base, feed, run, tempdir, tool};
+use e2e::{
+    Agent, Context, Done, Home, Reply, Repositories, Running, Server, Sshd, base, feed, run, tempdir, tool,
+};
+use rustix::process::Signal;
 
 /// Copies all of the context.
 const ALL: &str = "FROM scratch\nCOPY . /\n";
@@ -132,6 +135,30 @@ fn an_archive_that_is_broken_is_an_error() {
     feed(&mut home.build("-"), &packed(Context::new("").path(), &[])).code_is(1);
     let empty = tempdir();
     feed(&mut home.build("-"), &packed(empty.path(), &[])).code_is(1).says("Dockerfile");
+}
+
+/// Somebody has typed `builder build -` and thinks better of it.
+#[test]
+#[ignore = "a signal waits for the end of standard input"]
+fn reading_standard_input_can_be_interrupted() {
+    let home = Home::new();
+    for begun in [&b""[..], b"FROM scr", &[b'x'; 2000]] {
+        let mut build = home.build("-");
+        build.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut build = Running::start(&mut build);
+        let mut input = build.0.stdin.take().expect("its input");
+        input.write_all(begun).expect("write");
+        // It says that it reads before it does.
+        let mut said = String::new();
+        let mut stderr = BufReader::new(build.0.stderr.take().expect("its messages"));
+        stderr.read_line(&mut said).expect("read");
+        std::thread::sleep(Duration::from_millis(300));
+        build.signal(Signal::INT);
+        assert_eq!(build.wait(Duration::from_secs(5)).code(), Some(130), "{said}");
+        drop(input);
+    }
+    let bytes = run(tool("grep").args(["-rl", "xxxxxxxx"]).arg(home.path()));
+    assert_eq!(bytes.stdout, "", "what was read is gone");
 }
 
 /// Bytes that do not compress.

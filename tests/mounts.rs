@@ -253,6 +253,14 @@ impl Background {
     }
 }
 
+/// Both together, so that a failure shows what each of them did.
+#[track_caller]
+fn end_well(builds: &mut [Background; 2]) {
+    let ended = builds.each_mut().map(|build| build.build.wait(Duration::from_secs(60)));
+    let texts = builds.each_ref().map(Background::text);
+    assert!(ended.iter().all(std::process::ExitStatus::success), "{ended:?}\n{}\n{}", texts[0], texts[1]);
+}
+
 /// Waits in a step until there are two files in `/meet`, at most 20 seconds.
 const MEET: &str = "for i in $(seq 200); do test $(ls /meet | wc -l) = 2 && break; sleep 0.1; done; \
                     test $(ls /meet | wc -l) = 2";
@@ -265,9 +273,7 @@ fn processes_share_a_cache_mount() {
     let mut builds = ["a", "b"].map(|name| {
         Background::start(&home, dir.path(), name, mounts, &format!("touch /meet/{name}; {MEET}"))
     });
-    for build in &mut builds {
-        build.ends_well();
-    }
+    end_well(&mut builds);
 }
 
 #[test]
@@ -280,9 +286,7 @@ fn processes_have_a_private_cache_mount_each() {
         Background::start(&home, dir.path(), name, mounts, &script)
     };
     let mut builds = ["a", "b"].map(step);
-    for build in &mut builds {
-        build.ends_well();
-    }
+    end_well(&mut builds);
     assert!(builds[0].said("of a") && builds[1].said("of b"), "{} {}", builds[0].text(), builds[1].text());
     // One after the other they take what is free, not a new one each.
     let later = "RUN --mount=type=cache,target=/own,id=own,sharing=private ls /own";
