@@ -28,6 +28,7 @@
 
 mod blobs;
 mod changes;
+mod chunks;
 mod claims;
 mod copying;
 mod database;
@@ -58,6 +59,7 @@ mod view;
 
 pub use blobs::BlobStore;
 pub use changes::Changes;
+pub use chunks::StoredChunks;
 pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;

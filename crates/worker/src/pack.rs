@@ -35,8 +35,8 @@ impl LayerForm {
             Compression::Zstd => "zstd",
         };
         match self.epoch {
-            None => format!("v1 {compression}"),
-            Some(epoch) => format!("v1 {compression} epoch={epoch}"),
+            None => format!("v2 {compression}"),
+            Some(epoch) => format!("v2 {compression} epoch={epoch}"),
         }
     }
 }
@@ -124,7 +124,7 @@ fn pack(store: &Store, snapshot: &Snapshot, form: LayerForm, cancel: &Cancel) ->
     }
     let failed = |error: image::layer::LayerError| WorkerError::Pack(error.to_string());
     let options = PackOptions { compression: form.compression, level: None, epoch: form.epoch };
-    let mut packer = LayerPacker::new(store.blobs(), options).map_err(failed)?;
+    let mut packer = LayerPacker::with_memory(store.blobs(), options, store.chunks()).map_err(failed)?;
     let entries = snapshot.entries()?;
     for entry in entries.entries() {
         if cancel.is_cancelled() {
