@@ -107,7 +107,7 @@ fn any_instruction_can_be_looked_into() {
     assert_eq!(behind_copy.stdout, "/src\nDockerfile\n");
     assert!(!behind_copy.stderr.contains("0 first"), "it comes from the cache: {behind_copy}");
     at("2", "true").code_is(2).says("Dockerfile holds no instruction");
-    at("7", "true").code_is(1).says("secret word is required");
+    at("7", "true").code_is(1).says("exit code: 7");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_terminal_of_its_own() {
         screen().contains("Stopped")
     });
     run(tmux().args(["resize-window", "-x", "70", "-y", "20"])).ok();
-    keys(&["kill -KILL %1; stty size", "Enter"]);
+    keys(&["kill -KILL %1; wait; stty size", "Enter"]);
     shows("20 70");
     keys(&["exit 5", "Enter"]);
     // The terminal is as it was.

@@ -8,8 +8,9 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, debug, du, graph as graph_command, images, info, parse as parse_command,
-    prune, run,
+    build, cache as cache_command, completion, debug, du, explain, export, graph as graph_command, history,
+    image_group, images, info, inspect, load, login, logout, man, parse as parse_command, prune, pull, push,
+    rmi, run, save, tag,
 };
 use crate::refused::{self, Refused};
 
@@ -43,21 +44,41 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
+    Explain(explain::Args),
     Graph(Box<graph_command::Args>),
     Debug(Box<debug::Args>),
-    Images(images::Args),
+    History(history::Args),
     Run(run::Args),
+    Images(images::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Inspect(inspect::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Save(save::Args),
+    Load(load::Args),
+    Export(export::Args),
+    Image(image_group::Args),
     Cache(cache_command::Args),
     Du(du::Args),
     Prune(prune::Args),
     Info(info::Args),
     Parse(parse_command::Args),
+    Completion(completion::Args),
+    Man(man::Args),
 }
 
 const NO_CONTEXT: &str = "\
 the build context is missing: the directory that COPY and ADD take files from
 
   tip: `builder build .` takes the working directory";
+
+/// What can be typed, for what is made of it: completion scripts, manual pages.
+pub(crate) fn definition() -> Command {
+    Cli::command()
+}
 
 /// Parses the arguments of the process. A mistake, `--help` and `--version` come back as clap's error.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
@@ -148,7 +169,7 @@ mod tests {
         ] {
             assert!(error(line).contains("--sbom is not supported yet"), "{line}: {}", error(line));
         }
-        assert!(error("builder build --push .").contains("--push is not supported yet"));
+        assert!(error("builder build --squash .").contains("--squash is not supported yet"));
         assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
         assert!(error("builder run -d app").contains("--detach is not supported yet"));
     }

@@ -391,6 +391,20 @@ impl LocalWorker {
         let layers = BaseImage::new(image).bring(&bring).await?;
         prepare(store.clone(), layers, user.to_owned()).await
     }
+
+    /// The files of an image, unpacking what is not unpacked.
+    pub async fn image_files(
+        store: &Store,
+        image: Arc<ResolvedImage>,
+        progress: Arc<dyn ProgressSink>,
+        clock: Arc<dyn Clock>,
+        cancel: &Cancel,
+    ) -> Result<TreeView, WorkerError> {
+        let bring = Bring { store, progress: &progress, clock: &clock, cancel, vertex: VertexId(0) };
+        let layers = BaseImage::new(image).bring(&bring).await?;
+        let store = store.clone();
+        blocking(move || Ok(TreeView::new(&store, &layers)?)).await
+    }
 }
 
 async fn prepare(store: Store, layers: Vec<SnapshotId>, user: String) -> Result<Prepared, WorkerError> {
@@ -506,7 +520,12 @@ impl Worker for LocalWorker {
             Op::Source(Source::Image { manifest, .. }) => {
                 let base = self.base(manifest)?;
                 let cached = base.unpacked(&self.store)?.is_some();
-                base.bring(&self.bring(vertex)).await?;
+                let is_input =
+                    |(_, other): (_, &graph::Vertex)| other.inputs.iter().any(|input| input.vertex == vertex);
+                // An image that nobody looks into is brought by whoever wants its files or its blobs.
+                if self.definition.iter().any(is_input) {
+                    base.bring(&self.bring(vertex)).await?;
+                }
                 let tree = LayerTree { base: Some(base), layers: Vec::new() };
                 Ok(SourceTree { tree: Tree::Layers(tree), cached })
             }

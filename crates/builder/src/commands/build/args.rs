@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::annotation;
 use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
@@ -53,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
     pub(super) build_context: Vec<(String, String)>,
 
-    /// Where the result goes: type=oci|docker|tar|local|image,dest=PATH, a directory, or `-`; repeatable
+    /// Where the result goes: type=image|registry|oci|docker|tar|local with attributes as name=, dest=, a directory, or `-`; repeatable
     #[arg(short, long, value_name = "TYPE", value_parser = output::parse)]
     pub(super) output: Vec<Output>,
 
@@ -61,9 +62,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     pub(super) label: Vec<(String, String)>,
 
-    /// Platform of the image, such as linux/amd64 [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub(super) platform: Option<String>,
+    /// Push the image to the registry of its name; short for -o type=registry
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) push: bool,
+
+    /// Load the image into a Docker daemon; short for -o type=docker
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) load: bool,
+
+    /// Text beside the image's config, in [manifest|index|manifest-descriptor|index-descriptor[PLATFORM]:]KEY=VALUE; repeatable
+    #[arg(long, value_name = "[PLACE:]KEY=VALUE", value_parser = annotations)]
+    pub(super) annotation: Vec<Annotations>,
+
+    /// Platforms of the image, such as linux/amd64; comma-separated, repeatable [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub(super) platform: Vec<String>,
 
     /// Run every step again
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
@@ -216,6 +231,13 @@ pub(crate) enum ProgressMode {
     Quiet,
     /// Nothing but errors
     None,
+}
+
+/// Those of one flag, which may name several places. (An alias, since clap takes a `Vec` for a repeated flag.)
+pub(super) type Annotations = std::sync::Arc<[exporter::Annotation]>;
+
+fn annotations(text: &str) -> Result<Annotations, String> {
+    annotation::parse(text).map(Annotations::from)
 }
 
 fn named_context(text: &str) -> Result<(String, String), String> {

@@ -1,3 +1,4 @@
+mod annotation;
 mod args;
 mod call;
 mod contexts;
@@ -7,6 +8,7 @@ mod done;
 mod elsewhere;
 mod explain;
 mod images;
+mod journal;
 mod lent;
 mod limits;
 mod output;
@@ -35,6 +37,7 @@ use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 use images::{Finder, Found};
+use journal::Journal;
 use lent::{Agents, Secrets};
 use replay::Heard;
 use request::Request;
@@ -145,6 +148,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     let mut request = request;
     request.options.ignore = context.ignore.clone();
     request.options.epoch = epoch(&request, &parsed, &brought)?;
+    request.options.only_checks = matches!(args.call(), Some(Call { question: Question::Check, .. }));
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -158,12 +162,15 @@ fn build(args: Args) -> Result<u8, Failure> {
         options: request.run.clone(),
         command: args.inside.as_ref().and_then(|at| at.command.clone()),
     };
+    let journal = Arc::new(Journal::new(progress.clone()));
+    let (records, place) = (store.clone(), context.path.display().to_string());
     let build = Build {
         request: &request,
         parsed: &parsed,
         session,
         store,
         progress: progress.clone(),
+        journal: journal.clone(),
         cancel: cancel.clone(),
         context,
         remote,
@@ -211,6 +218,7 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress.give_up();
     }
     let report = progress.finish();
+    journal.keep(&records, &request, &place, result.as_ref());
     let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = match result {
         Ok(made) => {
@@ -314,6 +322,7 @@ struct Build<'a> {
     /// Keeps what the build uses from being pruned.
     session: Session,
     progress: Arc<Progress>,
+    journal: Arc<Journal>,
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
@@ -332,21 +341,21 @@ impl Build<'_> {
             unused_build_args: plan.unused_build_args.clone(),
             kept: None,
         };
-        let [target] = plan.targets.as_slice() else {
-            return Err(Failure::usage("several platforms in one build are not supported yet"));
-        };
-        if plan.multi_platform == Some(true) {
-            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=1: an index as result is not supported yet"));
+        if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
+            return Err(Failure::usage(
+                "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
+            ));
         }
         if plan.inline_cache && !done::is_silent(self.request.progress) {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
         }
         let definition = Arc::new(plan.definition.clone());
-        self.progress.define(&definition);
+        self.journal.define(&plan);
         let stats = self.stat_caches()?;
-        let heard = Arc::new(Heard::new(self.progress.clone()));
+        let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
-        let solved = solver.solve(definition.clone(), &[target.vertex]).await;
+        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
+        let solved = solver.solve(definition.clone(), &targets).await;
         if self.request.run.replay && solved.is_ok() {
             let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
             // What cannot be found any more was told already, by the build itself.
@@ -356,25 +365,34 @@ impl Build<'_> {
         for cache in stats.values() {
             cache.save()?;
         }
-        finder.remember()?;
-        let solved = solved.map_err(|error| {
-            self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
-        let tree = match solved.into_iter().next().map(|solved| solved.tree) {
-            Some(Tree::Layers(tree)) => tree,
-            _ => return Err(Failure::build("internal error: the target has no file tree")),
+        let solved = match solved {
+            Ok(solved) => solved,
+            Err(error) => {
+                finder.remember()?;
+                self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
+                return Err(explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error));
+            }
         };
-        let image_id = deliver::deliver(&deliver::Built {
+        let mut results = Vec::new();
+        for (target, solved) in plan.targets.iter().zip(solved) {
+            let Tree::Layers(tree) = solved.tree else {
+                return Err(Failure::build("internal error: the target has no file tree"));
+            };
+            results.push((target, tree));
+        }
+        let delivered = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
             worker: &worker,
             progress: &self.progress,
-            tree: &tree,
-            target,
+            results: &results,
+            with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
         })
-        .await?;
+        .await;
+        // An output may have wanted layers that no step did.
+        finder.remember()?;
+        let image_id = delivered?;
         let (session, kept) = (self.session, image_id.is_some());
         // Whoever asked for an image finds it after a power failure too.
         crate::blocking(move || {
@@ -382,8 +400,11 @@ impl Build<'_> {
             ended.map_err(Failure::from)
         })
         .await?;
-        let config = &target.config.config;
-        let has_program = [&config.entrypoint, &config.cmd].iter().any(|words| words.is_some());
+        let has_program = plan.targets.iter().any(|target| {
+            let config = &target.config.config;
+            target.platform == image::Platform::host()
+                && (config.entrypoint.is_some() || config.cmd.is_some())
+        });
         Ok(Made { image_id, has_program })
     }
 
@@ -396,7 +417,12 @@ impl Build<'_> {
                 Ok(call::outline(&outline, source, call.json))
             }
             (Question::Graph(format), Ok(planned)) => self.picture(planned, format).await,
-            (Question::Check, Ok(Planned { plan, .. })) => Ok(call::check(&plan.warnings, source, call.json)),
+            (Question::Check, Ok(Planned { plan, .. })) => {
+                let mut findings = self.advice(&plan).await;
+                findings.extend(plan.warnings);
+                findings.sort_by_key(|finding| finding.span.start);
+                Ok(call::check(&findings, source, call.json))
+            }
             (Question::Check, Err(findings)) => Ok(call::check(&findings, source, call.json)),
             (_, Err(findings)) => Err(explain::mistakes(&findings, source)),
             (Question::Build | Question::Targets | Question::Describe, Ok(_)) => {
@@ -436,6 +462,21 @@ impl Build<'_> {
         };
         let inside = worker.inside(id, tree, inputs).await.map_err(|error| Failure::from(&error))?;
         Ok((vertex.name.clone(), inside))
+    }
+
+    /// What the build could do better as a whole. A context that cannot be read is the build's business, not that of its checks.
+    async fn advice(&self, plan: &Plan) -> Vec<parser::Diagnostic> {
+        let (tree, cancel) = (self.context.tree.clone(), self.cancel.clone());
+        let context = crate::blocking(move || Ok(contexts::listing(&*tree, &|| cancel.is_cancelled()))).await;
+        let context = context.unwrap_or_default();
+        let options = &self.request.options;
+        insight::advise(&insight::Subject {
+            source: &self.request.dockerfile.text,
+            parsed: self.parsed,
+            plan,
+            context: context.as_ref(),
+            checks: &frontend::Checks::new(&self.parsed.dockerfile, options).unwrap_or_default(),
+        })
     }
 
     /// The graph of the build, with what the cache knows of each step.
@@ -486,7 +527,8 @@ impl Build<'_> {
         }));
         let records = Arc::new(self.store.records());
         let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
-        Ok((worker, solver.explaining(self.request.scope())))
+        let args = journal::arg_names(self.parsed);
+        Ok((worker, solver.explaining(self.request.scope(), args).noting(self.journal.notes())))
     }
 
     /// Lowers the Dockerfile; its mistakes are the user's.
