@@ -10,13 +10,14 @@
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
 //!   snapshots-v1/<id>.objects    which files of the layer are objects
-//!   objects-v1/<boot>/ab/<hash>  files that versions of a layer share
+//!   objects-v1/<boot>/3f/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
 //!   secret-v1                    random bytes: secret values are remembered only as hashes made with them
+//!   builds-v1/<time>-<name>.*    records and logs of the newest builds
 //!   remotes-v1/<hash>/<n>/       git repositories, likewise
 //!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
 //! ```
@@ -27,6 +28,7 @@
 //! rows that were not followed by a `syncfs` are dropped (`Session`).
 
 mod blobs;
+mod builds;
 mod changes;
 mod claims;
 mod copying;
@@ -34,6 +36,7 @@ mod database;
 mod downloads;
 mod entries;
 mod error;
+mod evictions;
 mod images;
 mod kept;
 mod layout;
@@ -57,6 +60,7 @@ mod usage;
 mod view;
 
 pub use blobs::BlobStore;
+pub use builds::BuildId;
 pub use changes::Changes;
 pub use downloads::Download;
 pub use entries::Entries;
@@ -66,9 +70,9 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
-pub use objects::{LayerObjects, ObjectKey};
+pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
-pub use record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, SnapshotId, StepRun};
+pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;
 pub use session::Session;
 pub use snapshots::{ActiveRoot, ActiveSnapshot, RootForm, Snapshot};
