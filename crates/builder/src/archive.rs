@@ -1,5 +1,6 @@
 //! Images out of archives that nobody vouches for: what `docker save` writes, and OCI layouts in a tar.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
@@ -39,7 +40,7 @@ pub(crate) fn read(archive: impl Read + Send, store: &Store) -> Result<Vec<Loade
     let plain =
         image::decompress(archive).map_err(|error| Failure::build(format!("read the archive: {error}")))?;
     let files = Files::read(plain, store)?;
-    let archive = Archive { files, store };
+    let archive = Archive { files, store, diff_ids: RefCell::default() };
     let docker = archive.docker_entries()?;
     let mut images = archive.of_layout(&docker)?;
     if images.is_empty() {
@@ -162,6 +163,8 @@ impl DockerEntry {
 struct Archive<'a> {
     files: Files,
     store: &'a Store,
+    /// What layers unpack to: many images of an archive may share one.
+    diff_ids: RefCell<HashMap<Digest, Digest>>,
 }
 
 impl Archive<'_> {
@@ -330,10 +333,15 @@ impl Archive<'_> {
     }
 
     fn diff_id(&self, digest: &Digest) -> Result<Digest, Failure> {
+        if let Some(known) = self.diff_ids.borrow().get(digest) {
+            return Ok(*known);
+        }
         let failed = |error: io::Error| damaged(&digest.to_string(), &error.to_string());
         let mut tar = DigestReader::new(image::decompress(self.open(digest)?).map_err(failed)?);
         io::copy(&mut tar, &mut io::sink()).map_err(failed)?;
-        Ok(tar.finish().1)
+        let diff_id = tar.finish().1;
+        self.diff_ids.borrow_mut().insert(*digest, diff_id);
+        Ok(diff_id)
     }
 
     fn compression(&self, path: &str, digest: &Digest) -> Result<Compression, Failure> {

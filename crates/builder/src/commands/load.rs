@@ -49,6 +49,11 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             said += &if args.quiet { format!("{id}\n") } else { format!("Loaded image ID: {id}\n") };
         }
     }
+    for name in images.iter().flat_map(|image| &image.names) {
+        let of_name = images.iter().filter(|image| image.names.contains(name));
+        let platforms: Vec<_> = of_name.map(|image| image.platform.clone()).collect();
+        store.remove_other_platforms(name, &platforms)?;
+    }
     session.finish_durably()?;
     terminal::print(&said)?;
     Ok(0)

@@ -307,7 +307,7 @@ impl Delivering<'_> {
         let (store, documents) = (self.built.store.clone(), prepared.clone());
         crate::blocking(move || remotes::put_documents(&store, &documents)).await?;
         let insecure = if push.insecure { names } else { &[] };
-        let mut pushing = Pushing::new(&remotes::client(insecure), self.built.store, &prepared);
+        let mut pushing = Pushing::new(&remotes::client(insecure)?, self.built.store, &prepared);
         for (_, tree) in self.built.results {
             if let Some(base) = tree.base() {
                 pushing.layers_of(base);
