@@ -17,12 +17,14 @@ use tempfile::TempDir;
 mod cases;
 mod oci;
 mod progress;
+mod serve;
 mod servers;
 mod tree;
 
 pub use cases::{Case, in_parallel};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
+pub use serve::Served;
 pub use servers::{Docker, Registry};
 pub use tree::{Node, Tree};
 

@@ -42,6 +42,8 @@ enum Part {
     Language,
     /// What a second build does and does not do.
     Cache,
+    /// Shells inside steps, stored output, terminals.
+    Debug,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.

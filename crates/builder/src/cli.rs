@@ -8,8 +8,9 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, completion, du, export, graph as graph_command, image_group, images, info,
-    inspect, load, login, logout, man, parse as parse_command, prune, pull, push, rmi, run, save, tag,
+    build, cache as cache_command, completion, debug, du, export, graph as graph_command, image_group,
+    images, info, inspect, load, login, logout, man, parse as parse_command, prune, pull, push, rmi, run,
+    save, tag,
 };
 use crate::refused::{self, Refused};
 
@@ -44,6 +45,7 @@ pub(crate) struct Cli {
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
     Graph(Box<graph_command::Args>),
+    Debug(Box<debug::Args>),
     Run(run::Args),
     Images(images::Args),
     Tag(tag::Args),
@@ -81,6 +83,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = Cli::command()
         .mut_subcommand("build", |command| with_refused(command, refused::BUILD))
+        // Without a context it looks into what failed.
+        .mut_subcommand("debug", |command| {
+            command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true))
+        })
         .mut_subcommand("run", |command| with_refused(command, refused::RUN));
     let matches = command.try_get_matches_from_mut(&arguments).map_err(|error| {
         // `--secret .` takes the path for its value: what is wrong is the flag, not that the path is missing.

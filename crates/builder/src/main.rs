@@ -4,7 +4,9 @@
 mod archive;
 mod cli;
 mod commands;
+mod console;
 mod diagnostics;
+mod disabled;
 mod docker_config;
 mod failure;
 mod format;
@@ -67,6 +69,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
+        Subcommands::Debug(args) => commands::debug::run(*args),
         Subcommands::Graph(args) => commands::graph::run(*args),
         Subcommands::Info(args) => commands::info::run(args),
         Subcommands::Parse(args) => commands::parse::run(&args),

@@ -72,7 +72,6 @@ pub(crate) const RUN: &[Refused] = &[
     valued("shm-size", None, ""),
     valued("tmpfs", None, ""),
     valued("ulimit", None, ""),
-    valued("volume", Some('v'), "the program sees the image's files only"),
 ];
 
 /// The first refused flag on a command line that could not be understood, perhaps because of it.

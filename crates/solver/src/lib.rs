@@ -10,5 +10,6 @@ mod parts;
 mod solve;
 mod worker;
 
+pub use parts::is_secret_like;
 pub use solve::{Peeked, SolveError, Solved, Solver};
 pub use worker::{Executed, SelectedPath, SourceTree, Worker};

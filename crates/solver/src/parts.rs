@@ -252,7 +252,7 @@ fn show_owner(owner: &Owner) -> String {
 }
 
 /// Whether a variable's name says that nobody should read its value.
-fn is_secret_like(name: &str) -> bool {
+pub fn is_secret_like(name: &str) -> bool {
     const WORDS: [&str; 8] =
         ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "APIKEY", "PRIVATE"];
     let name = name.to_uppercase();

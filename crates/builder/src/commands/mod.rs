@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod completion;
+pub(crate) mod debug;
 pub(crate) mod du;
 pub(crate) mod export;
 pub(crate) mod graph;

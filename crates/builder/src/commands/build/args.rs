@@ -9,6 +9,7 @@ use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
 use super::output::{self, Output};
+use crate::failure::Failure;
 
 /// Build an image from a Dockerfile.
 ///
@@ -108,6 +109,14 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 
+    /// What to do when a RUN fails: fail, or shell to look into what it left first
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "fail", hide_default_value = true)]
+    pub(super) on_error: OnError,
+
+    /// Where a shell is opened instead of building on.
+    #[arg(skip)]
+    pub(super) inside: Option<At>,
+
     /// Say which build checks the Dockerfile violates instead of building; short for --call=check
     #[arg(long, conflicts_with = "call", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
@@ -157,7 +166,44 @@ pub(crate) struct Args {
     pub(super) force_rm: Vec<bool>,
 }
 
+/// A place in the Dockerfile to look into.
+#[derive(Debug, Clone)]
+pub(crate) struct At {
+    /// From 1.
+    pub(super) line: u32,
+    /// What runs there; without it an interactive shell.
+    pub(super) command: Option<String>,
+}
+
+/// What happens when a RUN fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnError {
+    /// The build fails
+    Fail,
+    /// A shell opens in what it left, then the build fails
+    Shell,
+}
+
 impl Args {
+    /// What stands at the place of the context.
+    pub(crate) fn context(&self) -> &std::path::Path {
+        &self.context
+    }
+
+    /// A build argument that is yes or no, as Go's `strconv.ParseBool` reads it; empty is no. `None` when it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Failure> {
+        let value = |text: &String| match text.split_once('=') {
+            Some((given, value)) => (given == name).then(|| value.to_owned()),
+            None => (text == name).then(|| std::env::var(name).ok()).flatten(),
+        };
+        match self.build_arg.iter().rev().find_map(value).as_deref() {
+            None => Ok(None),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+            Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+            Some(other) => Err(Failure::usage(format!("--build-arg {name}={other}: neither true nor false"))),
+        }
+    }
+
     /// What is asked instead of a build.
     pub(super) fn call(&self) -> Option<Call> {
         let check = self.check.then_some(Call { question: Question::Check, json: false });

@@ -76,6 +76,9 @@ pub(super) fn read_dockerfile(args: &Args, brought: &Brought) -> Result<Dockerfi
                 .hint("fetch it and give it with -f -"));
         }
         file => match (brought.dockerfile(), brought.main(), file) {
+            (Some(text), ..) if args.context.as_os_str() == "-" => {
+                (STANDARD_INPUT.to_owned(), text.to_owned())
+            }
             (Some(text), ..) => (args.context.display().to_string(), text.to_owned()),
             (None, Some(directory), file) => read_brought(directory, file.as_deref())?,
             (None, None, Some(file)) => (file.display().to_string(), read_named(file, &args.context)?),
