@@ -11,6 +11,7 @@ mod images;
 mod lent;
 mod limits;
 mod output;
+mod packing;
 mod replay;
 mod request;
 
