@@ -3,6 +3,7 @@
 //!
 //! No HTTP and no state directory here: those live in `registry` and `cache`, which implement the traits.
 
+mod archive;
 mod compress;
 mod config;
 mod decompress;
@@ -16,6 +17,7 @@ mod reference;
 mod resolve;
 mod store;
 
+pub use archive::{ArchivedImage, read_archive};
 pub use compress::{Compressor, check_level};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use decompress::{StreamCompression, compression_of, decompress};
