@@ -104,20 +104,20 @@ impl Files {
 
 /// Makes a blob of a file of the archive.
 fn put(reader: &mut impl Read, store: &dyn ContentStore) -> Result<(Digest, u64), ResolveError> {
-    let mut writer = store.create().map_err(|error| write_failed(error))?;
+    let mut writer = store.create().map_err(write_failed)?;
     let mut buffer = vec![0; 256 << 10];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => {
                 let written = io::Write::write_all(&mut writer, &buffer[..read]);
-                written.map_err(|error| write_failed(error))?;
+                written.map_err(write_failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(invalid(format!("cannot be read: {error}"))),
         }
     }
-    writer.commit(None).map_err(|error| write_failed(error))
+    writer.commit(None).map_err(write_failed)
 }
 
 /// Where a symbolic link at `path` leads, within the archive.
@@ -286,7 +286,7 @@ impl Archive<'_> {
         };
         let config = self.verified(&manifest)?;
         let bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| invalid(error.to_string()))?;
-        let digest = self.store.put(&bytes).map_err(|error| write_failed(error))?;
+        let digest = self.store.put(&bytes).map_err(write_failed)?;
         Ok(ArchivedImage {
             names: entry.names()?,
             platform: platform_of(&config),
@@ -300,7 +300,7 @@ impl Archive<'_> {
         let shown = manifest.config.digest.to_string();
         let there = |blob: &Descriptor| -> Result<(), ResolveError> {
             let size = self.store.size(&blob.digest);
-            let size = size.map_err(|error| read_failed(error))?;
+            let size = size.map_err(read_failed)?;
             match size == Some(blob.size) {
                 true => Ok(()),
                 false => Err(damaged(&blob.digest.to_string(), "it is not there, or has another size")),
@@ -368,7 +368,7 @@ impl Archive<'_> {
 
     fn open(&self, digest: &Digest) -> Result<BlobReader, ResolveError> {
         let opened = self.store.open(digest);
-        let opened = opened.map_err(|error| read_failed(error))?;
+        let opened = opened.map_err(read_failed)?;
         opened.ok_or_else(|| damaged(&digest.to_string(), "it is not in the archive"))
     }
 }
