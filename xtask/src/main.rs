@@ -15,6 +15,7 @@ mod dist;
 mod long;
 mod packages;
 mod shell;
+mod sources;
 mod test;
 
 /// Developer commands of builder.

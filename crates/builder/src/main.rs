@@ -69,6 +69,8 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
         Subcommands::Debug(args) => commands::debug::run(*args),
+        Subcommands::Explain(args) => commands::explain::run(args),
+        Subcommands::History(args) => commands::history::run(args),
         Subcommands::Graph(args) => commands::graph::run(*args),
         Subcommands::Info(args) => commands::info::run(args),
         Subcommands::Parse(args) => commands::parse::run(&args),

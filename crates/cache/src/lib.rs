@@ -17,6 +17,7 @@
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
 //!   secret-v1                    random bytes: secret values are remembered only as hashes made with them
+//!   builds-v1/<time>-<name>.*    records and logs of the newest builds
 //!   remotes-v1/<hash>/<n>/       git repositories, likewise
 //!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
 //! ```
@@ -27,6 +28,7 @@
 //! rows that were not followed by a `syncfs` are dropped (`Session`).
 
 mod blobs;
+mod builds;
 mod changes;
 mod claims;
 mod copying;
@@ -34,6 +36,7 @@ mod database;
 mod downloads;
 mod entries;
 mod error;
+mod evictions;
 mod images;
 mod kept;
 mod layout;
@@ -57,6 +60,7 @@ mod usage;
 mod view;
 
 pub use blobs::BlobStore;
+pub use builds::BuildId;
 pub use changes::Changes;
 pub use downloads::Download;
 pub use entries::Entries;
@@ -68,7 +72,7 @@ pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
 pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
-pub use record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, SnapshotId, StepRun};
+pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;
 pub use session::Session;
 pub use snapshots::{ActiveRoot, ActiveSnapshot, RootForm, Snapshot};

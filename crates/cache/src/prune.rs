@@ -12,7 +12,7 @@ use crate::layout::names_in;
 use crate::remove::remove_tree;
 use crate::session::open_lock;
 use crate::usage::measure;
-use crate::{CacheError, Store, claims, downloads};
+use crate::{CacheError, Store, claims, downloads, evictions};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +49,7 @@ const STEPS_KEPT_MILLIS: i64 = 90 * 24 * 3600 * 1000;
 
 const EVERYTHING: &str = "
     DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
-    DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM steps;";
+    DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads;";
 
 /// Records without a key cannot be found; layers without a record or a chain neither; blobs serve packed layers and images.
 const UNREFERENCED: &str = "
@@ -107,6 +107,9 @@ impl Store {
                 [to_millis(SystemTime::now()) - STEPS_KEPT_MILLIS],
             )?;
             db.execute("DELETE FROM downloads WHERE used < ?1", [downloads::oldest()])?;
+            if all {
+                evictions::note(db, "true", "by builder prune --all")?;
+            }
             db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
             Ok(Pruned {
                 images: before.0 - count("images")?,

@@ -55,6 +55,15 @@ pub struct CacheRecord {
     pub run: StepRun,
 }
 
+/// When and why results were removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// When.
+    pub at: SystemTime,
+    /// By whom or what for: `by builder prune`, `to keep under 10GB`.
+    pub why: String,
+}
+
 /// Where results of vertices are remembered. Synchronous: call it from blocking threads.
 pub trait CacheBackend: Send + Sync {
     /// The results filed under `key`, newest first. A key can have several; each is a candidate that the caller verifies.
@@ -71,6 +80,11 @@ pub trait CacheBackend: Send + Sync {
 
     /// Remembers what went into the keys of steps, to be compared with next time.
     fn remember(&self, steps: &[(CacheKey, Vec<u8>)]) -> Result<(), CacheError>;
+
+    /// When and why the results filed under `key` were removed, if they were within the time for which that is remembered.
+    fn eviction(&self, _key: &CacheKey) -> Result<Option<Eviction>, CacheError> {
+        Ok(None)
+    }
 
     /// Bytes that nobody else knows, with which values are hashed that must not be guessed from what is remembered.
     fn secret(&self) -> Result<[u8; 32], CacheError>;

@@ -5,9 +5,9 @@ use hash::{CacheKey, ContentId, StableHash, StableHasher};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::database::{bytes32, from_sql, to_millis};
-use crate::record::{CacheBackend, CacheRecord, Claim, NewRecord, RecordId, StepRun};
+use crate::record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, StepRun};
 use crate::store::Inner;
-use crate::{CacheError, SnapshotId, claims};
+use crate::{CacheError, SnapshotId, claims, evictions};
 
 /// Results of vertices, on disk.
 #[derive(Debug, Clone)]
@@ -126,6 +126,10 @@ impl CacheBackend for Records {
             }
             Ok(())
         })
+    }
+
+    fn eviction(&self, key: &CacheKey) -> Result<Option<Eviction>, CacheError> {
+        Ok(self.recall(key)?.and_then(|noted| evictions::read(&noted)))
     }
 
     fn secret(&self) -> Result<[u8; 32], CacheError> {

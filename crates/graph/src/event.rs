@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::VertexId;
 
 /// Something that happened to a vertex. One stream feeds every way of showing progress.
@@ -79,17 +81,23 @@ pub enum Outcome {
 }
 
 /// Why a vertex was not found in the cache. As text it is one line that says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MissReason {
     /// Never built here.
     FirstBuild,
     /// The lookup was switched off.
     Disabled,
     /// It was built from the same before, but the result is gone.
-    Evicted,
+    Evicted {
+        /// Seconds since it was removed, where that is known.
+        ago: Option<u64>,
+        /// By whom or what for: `by builder prune`, `to keep under 10GB`.
+        why: String,
+    },
     /// The operation is another than last time.
     OpChanged {
-        /// What of it: `command`, `variable PATH`, `destination`.
+        /// What of it: `command`, `ARG VERSION`, `destination`.
         field: String,
         /// How.
         change: ValueChange,
@@ -98,6 +106,15 @@ pub enum MissReason {
     InputChanged {
         /// The name of the vertex that made it.
         input: String,
+        /// Why that was not found, where it is known: the first cause, which is no change of an input.
+        cause: Option<Box<MissReason>>,
+    },
+    /// An image that it stands on or takes from is another than last time.
+    ImageChanged {
+        /// As the Dockerfile had it.
+        old: String,
+        /// As it has it now.
+        new: String,
     },
     /// Files that it uses have changed.
     ContentChanged {
@@ -109,7 +126,8 @@ pub enum MissReason {
 }
 
 /// From what to what a value changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ValueChange {
     /// Shown as it was and is, long ones cut; `None` where there was or is none.
     Shown {
@@ -123,7 +141,8 @@ pub enum ValueChange {
 }
 
 /// What happened to a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub struct PathChange {
     /// Where, relative to the context.
     pub path: String,
@@ -132,7 +151,8 @@ pub struct PathChange {
 }
 
 /// How a file changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PathChangeKind {
     /// It is new.
     Added,
@@ -149,12 +169,37 @@ pub enum PathChangeKind {
     Changed,
 }
 
+impl MissReason {
+    /// The result is gone, and nobody knows since when.
+    pub fn evicted() -> MissReason {
+        MissReason::Evicted { ago: None, why: String::new() }
+    }
+}
+
+/// Seconds as people say it.
+struct Ago(u64);
+
+impl fmt::Display for Ago {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, unit) = match self.0 {
+            0..60 => return f.write_str("just now"),
+            60..3_600 => (self.0 / 60, "minute"),
+            3_600..86_400 => (self.0 / 3_600, "hour"),
+            _ => (self.0 / 86_400, "day"),
+        };
+        write!(f, "{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+    }
+}
+
 impl fmt::Display for MissReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MissReason::FirstBuild => f.write_str("never built here"),
             MissReason::Disabled => f.write_str("the cache is switched off for it"),
-            MissReason::Evicted => f.write_str("the result was removed from the cache"),
+            MissReason::Evicted { ago: None, .. } => f.write_str("the result was removed from the cache"),
+            MissReason::Evicted { ago: Some(seconds), why } => {
+                write!(f, "evicted {}{}{why}", Ago(*seconds), if why.is_empty() { "" } else { " " })
+            }
             MissReason::OpChanged { field, change } => match change {
                 ValueChange::Hidden => write!(f, "{field} changed"),
                 ValueChange::Shown { old: Some(old), new: Some(new) } => write!(f, "{field}: {old} → {new}"),
@@ -162,7 +207,12 @@ impl fmt::Display for MissReason {
                 ValueChange::Shown { old: Some(old), new: None } => write!(f, "{field}: no longer {old}"),
                 ValueChange::Shown { old: None, new: None } => write!(f, "{field} changed"),
             },
-            MissReason::InputChanged { input } => write!(f, "{input} changed"),
+            MissReason::InputChanged { input, cause: None } => write!(f, "{input} changed"),
+            MissReason::InputChanged { input, cause: Some(cause) } => write!(f, "{cause} ({input})"),
+            MissReason::ImageChanged { old, new } if old == new => {
+                write!(f, "base image {new}: new digest")
+            }
+            MissReason::ImageChanged { old, new } => write!(f, "base image {old} → {new}"),
             MissReason::ContentChanged { paths, more } => {
                 if paths.is_empty() {
                     return f.write_str("its files changed");
@@ -226,5 +276,19 @@ impl Recorder {
 impl ProgressSink for Recorder {
     fn event(&self, event: Event) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_in_words() {
+        let evicted = |ago, why: &str| MissReason::Evicted { ago, why: why.to_owned() }.to_string();
+        assert_eq!(evicted(None, ""), "the result was removed from the cache");
+        assert_eq!(evicted(Some(7_300), "to keep under 10GB"), "evicted 2 hours ago to keep under 10GB");
+        assert_eq!(evicted(Some(86_400), "by builder prune"), "evicted 1 day ago by builder prune");
+        assert_eq!(evicted(Some(3), ""), "evicted just now");
     }
 }

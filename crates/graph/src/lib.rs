@@ -1,9 +1,11 @@
-//! A build as data: vertices, operations, edges and the events of their execution. Nothing here runs or reads anything.
+//! A build as data: vertices, operations, edges, the events of their execution, and what went into their keys. Nothing here runs or reads anything.
 
 mod definition;
 mod event;
 mod exec;
 mod op;
+mod parts;
+mod secrets;
 mod source;
 
 pub use definition::{Definition, Input, Vertex, VertexId};
@@ -14,4 +16,6 @@ pub use exec::{
     CacheMount, Device, Exec, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
 };
 pub use op::{Copy, Inline, InlineFile, Mkdir, Op, Owner, OwnerId};
+pub use parts::{InputPart, KeyParts, Listing, Naming, PathPart};
+pub use secrets::{SecretValues, is_secret_like};
 pub use source::{Git, Http, Source};

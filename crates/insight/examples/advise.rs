@@ -1,6 +1,8 @@
 //! `advise [--here] FILE…`: what the checks of this crate say of Dockerfiles, without their images; with `--here` their contexts are
 //! the directories that they lie in. For reading many of them with a critical eye.
 
+#[path = "../tests/checked/mod.rs"]
+mod checked;
 #[path = "../tests/invented/mod.rs"]
 mod invented;
 
@@ -21,7 +23,7 @@ fn main() {
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         read += 1;
         let context = here.then(|| listing(Path::new(&path).parent().unwrap_or(Path::new("."))));
-        let Ok(findings) = invented::check(&text, &invented::options(), context.as_ref()) else {
+        let Ok(findings) = checked::check(&text, &invented::options(), context.as_ref()) else {
             refused += 1;
             continue;
         };

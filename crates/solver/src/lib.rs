@@ -6,10 +6,10 @@
 
 mod history;
 pub mod keys;
-mod parts;
+mod notes;
 mod solve;
 mod worker;
 
-pub use parts::is_secret_like;
+pub use notes::{Notes, StepNote, listing};
 pub use solve::{Peeked, SolveError, Solved, Solver};
 pub use worker::{Executed, SelectedPath, SourceTree, Worker};

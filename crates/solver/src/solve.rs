@@ -1,4 +1,6 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod reasons;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -6,14 +8,15 @@ use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, StepRun};
 use files::Selection;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, try_join_all};
-use graph::{Definition, Event, MissReason, Op, Outcome, ProgressSink, Source, Vertex, VertexId};
-use hash::{CacheKey, Clock, ContentDigest, StableHasher};
+use graph::{
+    Definition, Event, MissReason, Op, Outcome, ProgressSink, SecretValues, Source, Vertex, VertexId,
+};
+use hash::{CacheKey, Clock, ContentDigest};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::history;
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
-use crate::parts::{InputPart, KeyParts, path_parts};
+use crate::notes::Notes;
 use crate::worker::{Executed, Worker};
 
 /// How long a claim that another holds is left alone before it is tried again: doubling from the first to the second.
@@ -29,7 +32,17 @@ pub struct Solver<W: Worker> {
     progress: Arc<dyn ProgressSink>,
     clock: Arc<dyn Clock>,
     parallelism: usize,
-    scope: Option<String>,
+    explaining: Option<Arc<Explaining>>,
+    notes: Option<Arc<Notes>>,
+}
+
+/// What is needed to say why a step ran.
+#[derive(Debug)]
+struct Explaining {
+    /// What builds have in common whose steps are compared.
+    scope: String,
+    /// The variables that come from ARG.
+    args: BTreeSet<String>,
 }
 
 /// The result of a vertex.
@@ -112,13 +125,19 @@ impl<W: Worker> Solver<W> {
         clock: Arc<dyn Clock>,
         parallelism: usize,
     ) -> Solver<W> {
-        Solver { worker, cache, progress, clock, parallelism, scope: None }
+        Solver { worker, cache, progress, clock, parallelism, explaining: None, notes: None }
     }
 
     /// Remembers what goes into each step that is executed, and says what is different from the last build of the same `scope`:
-    /// whatever tells Dockerfiles apart on this machine, such as the path of the file, the target and the platform.
-    pub fn explaining(self, scope: impl Into<String>) -> Solver<W> {
-        Solver { scope: Some(scope.into()), ..self }
+    /// whatever tells Dockerfiles apart on this machine, such as the path of the file, the target and the platform. `args` are the
+    /// names that ARG declares.
+    pub fn explaining(self, scope: impl Into<String>, args: BTreeSet<String>) -> Solver<W> {
+        Solver { explaining: Some(Arc::new(Explaining { scope: scope.into(), args })), ..self }
+    }
+
+    /// Tells what it learns of each step.
+    pub fn noting(self, notes: Arc<Notes>) -> Solver<W> {
+        Solver { notes: Some(notes), ..self }
     }
 
     /// Solves the targets and whatever they need, each vertex at most once. The first failure ends the work;
@@ -130,10 +149,15 @@ impl<W: Worker> Solver<W> {
     ) -> Result<Vec<Solved<W::Tree>>, SolveError<W::Error>> {
         let run = self.begin(definition);
         let guard = ShowCancelled(run.clone());
-        run.prepare(targets).await?;
-        let solved = try_join_all(targets.iter().map(|target| run.solution(*target))).await?;
+        let solved = match run.prepare(targets).await {
+            Ok(()) => try_join_all(targets.iter().map(|target| run.solution(*target))).await,
+            Err(error) => Err(error),
+        };
+        if let Some(notes) = &self.notes {
+            notes.put(run.note(targets).await);
+        }
         drop(guard);
-        Ok(solved)
+        solved
     }
 
     /// What a build of the targets would find, without running or fetching anything: for each vertex that can be looked up before its
@@ -173,13 +197,17 @@ impl<W: Worker> Solver<W> {
             progress: self.progress.clone(),
             clock: self.clock.clone(),
             permits: Semaphore::new(self.parallelism.max(1)),
+            hidden: SecretValues::of(&definition),
             definition,
             sources: Mutex::default(),
             contents: Mutex::default(),
             keys: Mutex::default(),
             late_keys: Mutex::default(),
-            scope: self.scope.clone(),
+            explaining: self.explaining.clone(),
+            listings: Mutex::default(),
             solutions: Mutex::default(),
+            results: Mutex::default(),
+            reasons: Mutex::default(),
             shown: Mutex::default(),
         })
     }
@@ -217,9 +245,17 @@ struct Run<W: Worker> {
     keys: Mutex<HashMap<VertexId, Keyed>>,
     /// Of vertices below which something must be fetched first.
     late_keys: Mutex<HashMap<VertexId, LateKey<W>>>,
-    /// What builds have in common whose steps are compared; `None`: they are not.
-    scope: Option<String>,
+    /// What is not written down.
+    hidden: SecretValues,
+    /// `None`: nobody asks why steps ran.
+    explaining: Option<Arc<Explaining>>,
+    /// Names of the listings of selections.
+    listings: Mutex<HashMap<(VertexId, Selection), Option<String>>>,
     solutions: Mutex<HashMap<VertexId, Solution<W>>>,
+    /// Records that were found or made.
+    results: Mutex<HashMap<VertexId, CacheRecord>>,
+    /// Why steps were executed.
+    reasons: Mutex<HashMap<VertexId, MissReason>>,
     shown: Mutex<HashMap<VertexId, Shown>>,
 }
 
@@ -440,7 +476,7 @@ impl<W: Worker> Run<W> {
                 return Ok(hit);
             }
         }
-        let (reason, remembered) = self.explain(id, &inputs, gone).await?;
+        let (reason, remembered) = self.explain(id, gone).await?;
         let solved = self.execute(id, inputs, [definition, content], reason).await?;
         if !remembered.is_empty() {
             // The step is built and saved; that a later miss may go unexplained is no reason to fail.
@@ -515,92 +551,6 @@ impl<W: Worker> Run<W> {
         Ok(Some(self.hit(id, tree, &record)))
     }
 
-    /// Why a vertex was not found, and what of it is to be remembered once it is built.
-    async fn explain(
-        self: &Arc<Self>,
-        id: VertexId,
-        inputs: &[W::Tree],
-        gone: bool,
-    ) -> Answer<(MissReason, Remembered), W::Error> {
-        let vertex = self.definition.vertex(id);
-        let plain = if vertex.no_cache {
-            MissReason::Disabled
-        } else if gone {
-            MissReason::Evicted
-        } else {
-            MissReason::FirstBuild
-        };
-        let Some(scope) = &self.scope else { return Ok((plain, Vec::new())) };
-        let (by_text, by_place) = history::keys(scope, &vertex.name);
-        let (secret, last) = self
-            .blocking(id, move |cache| {
-                let mut last = cache.recall(&by_text)?;
-                if last.is_none()
-                    && let Some(by_place) = by_place
-                    && let Some(Ok(text)) = cache.recall(&by_place)?.map(<[u8; 32]>::try_from)
-                {
-                    last = cache.recall(&CacheKey::from_bytes(text))?;
-                }
-                Ok((cache.secret()?, last))
-            })
-            .await?;
-        let parts = KeyParts::new(&vertex.op, self.input_parts(id, inputs).await?, &secret);
-        // What another version of this program has written, or a failing disk, says nothing.
-        let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
-        let reason = match last {
-            Some(last) if plain == MissReason::FirstBuild => match parts.changed_since(&last) {
-                Some(reason) => reason,
-                None => self.renewed_input(id).await?.unwrap_or(MissReason::Evicted),
-            },
-            _ => plain,
-        };
-        let remembered = serde_json::to_vec(&parts).unwrap_or_default();
-        let mut remembered = vec![(by_text, remembered)];
-        remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
-        Ok((reason, remembered))
-    }
-
-    /// The parts of the definition key that come from inputs.
-    async fn input_parts(
-        self: &Arc<Self>,
-        id: VertexId,
-        trees: &[W::Tree],
-    ) -> Answer<Vec<InputPart>, W::Error> {
-        let vertex = self.definition.vertex(id);
-        let mut parts = Vec::with_capacity(trees.len());
-        for (input, tree) in vertex.inputs.iter().zip(trees) {
-            let source = self.definition.vertex(input.vertex);
-            if is_keyed_by_content(source) {
-                let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
-                let paths = self.worker.content_paths(tree, &input.selection).await;
-                let paths = paths.map_err(|error| operation(id, error))?.map(path_parts);
-                let pattern = match &input.selection {
-                    Selection::Whole => history::text(&source.name).to_owned(),
-                    Selection::Path(path) => path.pattern.clone(),
-                };
-                parts.push(InputPart::Content { pattern, digest: digest.to_string(), paths });
-            } else {
-                let key = self.keyed(input.vertex).await?.definition;
-                let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
-                let name = history::text(&source.name).to_owned();
-                parts.push(InputPart::Vertex { name, key: CacheKey::from_bytes(key).to_string() });
-            }
-        }
-        Ok(parts)
-    }
-
-    /// The input that was built again without looking it up, and came out otherwise.
-    async fn renewed_input(self: &Arc<Self>, id: VertexId) -> Answer<Option<MissReason>, W::Error> {
-        for input in &self.definition.vertex(id).inputs {
-            let source = self.definition.vertex(input.vertex);
-            if !is_keyed_by_content(source) && self.keyed(input.vertex).await?.fresh {
-                let input = history::text(&source.name).to_owned();
-                return Ok(Some(MissReason::InputChanged { input }));
-            }
-        }
-        Ok(None)
-    }
-
     async fn claim(&self, id: VertexId, key: CacheKey) -> Answer<Box<dyn Claim>, W::Error> {
         let (mut wait, longest) = CLAIM_BACK_OFF;
         let mut patience = Some(Instant::now() + CLAIM_PATIENCE);
@@ -633,9 +583,10 @@ impl<W: Worker> Run<W> {
             self.worker.execute(id, inputs).await.map_err(|error| operation(id, error))?;
         let run = StepRun { started, duration: clock.elapsed() };
         let content = self.worker.content_id(&tree).await.map_err(|error| operation(id, error))?;
-        let description = self.definition.vertex(id).name.clone();
+        let description = self.hidden.conceal(&self.definition.vertex(id).name).into_owned();
         let record = NewRecord { content, layers, description, run };
-        self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        let record = self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        lock(&self.results).insert(id, record);
         self.finished(id, Outcome::Done { reason: Some(reason) });
         Ok(Solved { tree, cached: false })
     }
@@ -645,6 +596,7 @@ impl<W: Worker> Run<W> {
             self.finished(ancestor, Outcome::Cached { saved: Duration::ZERO });
         }
         self.finished(id, Outcome::Cached { saved: record.run.duration });
+        lock(&self.results).insert(id, record.clone());
         Solved { tree, cached: true }
     }
 
@@ -705,9 +657,6 @@ impl<W: Worker> Run<W> {
         self.progress.event(Event::Finished { vertex, outcome, at: self.clock.now() });
     }
 }
-
-/// What is remembered of steps, by what they are found with.
-type Remembered = Vec<(CacheKey, Vec<u8>)>;
 
 /// What a lookup brought.
 enum Found<T> {

@@ -263,7 +263,7 @@ impl Machine {
         let recorder = Arc::new(Recorder::default());
         let cache = Arc::new(self.cache.clone());
         let solver = Solver::new(worker.clone(), cache, recorder.clone(), Arc::new(SystemClock), parallelism)
-            .explaining("Dockerfile");
+            .explaining("Dockerfile", BTreeSet::new());
         (worker, recorder, solver)
     }
 
@@ -422,7 +422,7 @@ fn evicted_results_are_made_again() {
     machine.world.values.lock().unwrap().clear();
     let again = machine.build(&graph, &[step]);
     assert_eq!(again.executed, [step]);
-    let reason = Some(graph::MissReason::Evicted);
+    let reason = Some(graph::MissReason::evicted());
     assert_eq!(again.outcome(step), Some(&Outcome::Done { reason }));
 }
 
@@ -576,13 +576,13 @@ fn each_reason_in_words() {
     assert_eq!(build(step_with(1, "A", "x"), "RUN make", false), reasons(Some(new), Some(new)));
     assert_eq!(build(step_with(1, "A", "x"), "RUN make", false), reasons(None, None));
     machine.world.context.lock().unwrap().insert("a".into(), 2);
-    let changed = reasons(Some("a changed"), Some("RUN make changed"));
+    let changed = reasons(Some("a changed"), Some("a changed (RUN make)"));
     assert_eq!(build(step_with(1, "A", "x"), "RUN make", false), changed);
     // The child comes out of what the step gave, which is the same.
-    assert_eq!(build(step_with(1, "A", "y"), "RUN make", false), reasons(Some("variable A: x → y"), None));
+    assert_eq!(build(step_with(1, "A", "y"), "RUN make", false), reasons(Some("ENV A: x → y"), None));
     assert_eq!(
         build(step_with(1, "B", "y"), "RUN make", false)[0].as_deref(),
-        Some("variable A: no longer y"),
+        Some("ENV A: no longer y"),
         "one of two"
     );
     assert_eq!(
@@ -608,7 +608,7 @@ fn secret_values_are_never_remembered() {
         machine.build(&graph, &[id]).reason(id).map(|reason| reason.to_string())
     };
     assert_eq!(reason("hunter2").as_deref(), Some("never built here"));
-    assert_eq!(reason("hunter3").as_deref(), Some("variable NPM_TOKEN changed"));
+    assert_eq!(reason("hunter3").as_deref(), Some("ENV NPM_TOKEN changed"));
     let remembered = machine.cache.remembered();
     assert!(remembered.iter().any(|parts| String::from_utf8_lossy(parts).contains("NPM_TOKEN")));
     for parts in remembered {

@@ -94,7 +94,7 @@ impl Inside {
     /// password.
     pub(crate) fn spec(&self) -> Result<String, WorkerError> {
         let mut stored = self.surroundings.clone();
-        let env = stored.exec.env.iter().filter(|(name, _)| !solver::is_secret_like(name));
+        let env = stored.exec.env.iter().filter(|(name, _)| !graph::is_secret_like(name));
         stored.exec.env = env.cloned().collect();
         stored.exec.unkeyed_env.clear();
         let internal = |error| WorkerError::Internal(format!("describe a step: {error}"));

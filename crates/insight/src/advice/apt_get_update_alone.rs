@@ -5,7 +5,7 @@ use parser::Diagnostic;
 
 use super::Advice;
 use super::packages::{Work, work};
-use super::steps::{Run, Stage};
+use super::steps::{NEAR, Run, Stage, Step};
 
 pub(super) fn look(stage: &Stage<'_>, advice: &mut Advice<'_>) {
     for (index, step) in stage.steps.iter().enumerate() {
@@ -16,14 +16,28 @@ pub(super) fn look(stage: &Stage<'_>, advice: &mut Advice<'_>) {
         let finding = Diagnostic::warning(step.instruction.span, message)
             .with_rule("AptGetUpdateAlone")
             .with_label("found in the cache while this does not change");
-        let installs = |step: &&super::steps::Step<'_>| {
+        let installs = |step: &&Step<'_>| {
             step.run()
                 .is_some_and(|run| run.script.commands.iter().any(|command| work(command) == Work::System))
         };
-        let finding = match stage.steps[index + 1..].iter().find(installs) {
+        let later = stage.steps[index + 1..].iter().take(NEAR).find(installs);
+        let fetches_again = |step: &Step<'_>| {
+            step.run()
+                .is_some_and(|run| run.script.commands.iter().any(|command| work(command) == Work::Lists))
+        };
+        let finding = match later {
+            Some(install) if fetches_again(install) => {
+                finding.with_related(install.instruction.span, "fetches lists itself").with_help(format!(
+                    "leave it out: line {} fetches them itself",
+                    install.instruction.lines.first
+                ))
+            }
             Some(install) => finding
                 .with_related(install.instruction.span, "installs from lists that may be old")
-                .with_help(format!("put it in front of the installation: `RUN {update} && …`")),
+                .with_help(format!(
+                    "put it in front of the installation in line {}: `RUN {update} && …`",
+                    install.instruction.lines.first
+                )),
             None => finding
                 .with_help("fetch the lists in the step that installs from them, and leave it out here"),
         };

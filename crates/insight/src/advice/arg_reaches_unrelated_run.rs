@@ -4,7 +4,7 @@
 use parser::{Arg, ArgName, Diagnostic, Instruction, InstructionKind};
 
 use super::packages::{Work, work};
-use super::steps::{Run, Stage, Step};
+use super::steps::{NEAR, Run, Stage, Step};
 use super::{Advice, Subject};
 
 pub(super) fn look(subject: &Subject<'_>, stage: &Stage<'_>, advice: &mut Advice<'_>) {
@@ -12,7 +12,8 @@ pub(super) fn look(subject: &Subject<'_>, stage: &Stage<'_>, advice: &mut Advice
         let InstructionKind::Arg(arg) = &step.instruction.kind else { continue };
         for name in &arg.names {
             if changes_with_builds(name, &subject.parsed.dockerfile.args) {
-                look_at(&name.key.text, step, &stage.steps[index + 1..], advice);
+                let rest = &stage.steps[index + 1..];
+                look_at(&name.key.text, step, &rest[..rest.len().min(NEAR)], advice);
             }
         }
     }

@@ -5,7 +5,7 @@ use graph::{Op, Source};
 use parser::Diagnostic;
 
 use super::listing::Listing;
-use super::steps::{Copied, Stage, Transfer, beneath, joined};
+use super::steps::{Copied, NEAR, Stage, Transfer, beneath, joined};
 use super::{Advice, Subject};
 
 pub(super) fn look(subject: &Subject<'_>, stage: &Stage<'_>, advice: &mut Advice<'_>) {
@@ -14,6 +14,7 @@ pub(super) fn look(subject: &Subject<'_>, stage: &Stage<'_>, advice: &mut Advice
         // A RUN may read it, and of the unknown nothing is known.
         let later = stage.steps[index + 1..]
             .iter()
+            .take(NEAR)
             .take_while(|later| later.run().is_none() && !later.is_unknown())
             .find(|later| later.transfer().is_some_and(|later| overwrites(later, first, subject.context)));
         let Some(later) = later else { continue };

@@ -10,6 +10,9 @@ use super::{Advice, Subject};
 /// From this size on, in bytes, a file or directory is large.
 const LARGE: u64 = 10_000_000;
 
+/// Of more selections nobody finds out what they leave.
+const MANY: usize = 2_000;
+
 /// So many are named.
 const NAMED: usize = 8;
 
@@ -115,6 +118,9 @@ fn used(subject: &Subject<'_>, context: &Listing) -> Option<Vec<bool>> {
     selections.extend(written(subject)?);
     selections.sort();
     selections.dedup();
+    if selections.len() > MANY {
+        return None;
+    }
     let mut used = vec![false; context.files().len()];
     for selection in &selections {
         let pattern = Components::new(selection)?;

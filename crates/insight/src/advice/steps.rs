@@ -12,6 +12,9 @@ use super::shell::Script;
 /// What the frontend calls the main context.
 pub(super) const CONTEXT: &str = "context";
 
+/// So many instructions after one are looked at: what is further away has little to do with it, and nobody is to wait for advice.
+pub(super) const NEAR: usize = 500;
+
 /// A stage of the file that the target needs.
 pub(super) struct Stage<'a> {
     pub(super) steps: Vec<Step<'a>>,

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use frontend::{Checks, ImageRequest, Lowered, Options, Plan, lower};
+use frontend::{ImageRequest, Lowered, Options, Plan, lower};
 use hash::Digest;
 use image::{
     BlobSource, Compression, ContentStore, Descriptor, ImageConfig, Layer, MediaType, ResolveError,
     ResolvedImage, TransferProgress,
 };
-use insight::{Listing, Subject, advise};
 use parser::{Diagnostic, Parsed};
 
 /// Options as `--check` has them.
@@ -32,21 +31,6 @@ pub(crate) fn plan(parsed: &Parsed, options: &Options) -> Result<Plan, Vec<Diagn
             }
         }
     }
-}
-
-/// All that `--check` says of a text.
-pub(crate) fn check(
-    text: &str,
-    options: &Options,
-    context: Option<&Listing>,
-) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
-    let parsed = parser::parse(text);
-    let plan = plan(&parsed, options)?;
-    let checks = Checks::new(&parsed.dockerfile, options).unwrap_or_default();
-    let subject = Subject { source: text, parsed: &parsed, plan: &plan, context, checks: &checks };
-    let mut findings = plan.warnings.clone();
-    findings.extend(advise(&subject));
-    Ok(findings)
 }
 
 /// An image of one layer. One whose name ends in `-amd64` is for nothing else, whoever asks.

@@ -8,6 +8,7 @@ mod done;
 mod elsewhere;
 mod explain;
 mod images;
+mod journal;
 mod lent;
 mod limits;
 mod output;
@@ -37,6 +38,7 @@ use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 use images::{Finder, Found};
+use journal::Journal;
 use lent::{Agents, Secrets};
 use replay::Heard;
 use request::Request;
@@ -147,6 +149,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     let mut request = request;
     request.options.ignore = context.ignore.clone();
     request.options.epoch = epoch(&request, &parsed, &brought)?;
+    request.options.only_checks = matches!(args.call(), Some(Call { question: Question::Check, .. }));
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -160,12 +163,15 @@ fn build(args: Args) -> Result<u8, Failure> {
         options: request.run.clone(),
         command: args.inside.as_ref().and_then(|at| at.command.clone()),
     };
+    let journal = Arc::new(Journal::new(progress.clone()));
+    let (records, place) = (store.clone(), context.path.display().to_string());
     let build = Build {
         request: &request,
         parsed: &parsed,
         session,
         store,
         progress: progress.clone(),
+        journal: journal.clone(),
         cancel: cancel.clone(),
         context,
         remote,
@@ -213,6 +219,7 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress.give_up();
     }
     let report = progress.finish();
+    journal.keep(&records, &request, &place, result.as_ref());
     let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = match result {
         Ok(made) => {
@@ -316,6 +323,7 @@ struct Build<'a> {
     /// Keeps what the build uses from being pruned.
     session: Session,
     progress: Arc<Progress>,
+    journal: Arc<Journal>,
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
@@ -343,11 +351,11 @@ impl Build<'_> {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
         }
         let definition = Arc::new(plan.definition.clone());
-        self.progress.define(&definition);
+        self.journal.define(&plan);
         let stats = self.stat_caches()?;
-        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
-        let heard = Arc::new(Heard::new(self.progress.clone()));
+        let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
+        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
         let solved = solver.solve(definition.clone(), &targets).await;
         if self.request.run.replay && solved.is_ok() {
             let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
@@ -410,7 +418,12 @@ impl Build<'_> {
                 Ok(call::outline(&outline, source, call.json))
             }
             (Question::Graph(format), Ok(planned)) => self.picture(planned, format).await,
-            (Question::Check, Ok(Planned { plan, .. })) => Ok(call::check(&plan.warnings, source, call.json)),
+            (Question::Check, Ok(Planned { plan, .. })) => {
+                let mut findings = self.advice(&plan).await;
+                findings.extend(plan.warnings);
+                findings.sort_by_key(|finding| finding.span.start);
+                Ok(call::check(&findings, source, call.json))
+            }
             (Question::Check, Err(findings)) => Ok(call::check(&findings, source, call.json)),
             (_, Err(findings)) => Err(explain::mistakes(&findings, source)),
             (Question::Build | Question::Targets | Question::Describe, Ok(_)) => {
@@ -450,6 +463,21 @@ impl Build<'_> {
         };
         let inside = worker.inside(id, tree, inputs).await.map_err(|error| Failure::from(&error))?;
         Ok((vertex.name.clone(), inside))
+    }
+
+    /// What the build could do better as a whole. A context that cannot be read is the build's business, not that of its checks.
+    async fn advice(&self, plan: &Plan) -> Vec<parser::Diagnostic> {
+        let (tree, cancel) = (self.context.tree.clone(), self.cancel.clone());
+        let context = crate::blocking(move || Ok(contexts::listing(&*tree, &|| cancel.is_cancelled()))).await;
+        let context = context.unwrap_or_default();
+        let options = &self.request.options;
+        insight::advise(&insight::Subject {
+            source: &self.request.dockerfile.text,
+            parsed: self.parsed,
+            plan,
+            context: context.as_ref(),
+            checks: &frontend::Checks::new(&self.parsed.dockerfile, options).unwrap_or_default(),
+        })
     }
 
     /// The graph of the build, with what the cache knows of each step.
@@ -500,7 +528,8 @@ impl Build<'_> {
         }));
         let records = Arc::new(self.store.records());
         let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
-        Ok((worker, solver.explaining(self.request.scope())))
+        let args = journal::arg_names(self.parsed);
+        Ok((worker, solver.explaining(self.request.scope(), args).noting(self.journal.notes())))
     }
 
     /// Lowers the Dockerfile; its mistakes are the user's.

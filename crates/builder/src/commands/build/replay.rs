@@ -5,25 +5,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use graph::{Definition, Event, Op, ProgressSink, VertexId};
 
-use crate::progress::Progress;
-
 /// Passes events on, and remembers which steps printed something.
 pub(super) struct Heard {
-    progress: Arc<Progress>,
+    sink: Arc<dyn ProgressSink>,
     printed: Mutex<HashSet<VertexId>>,
     /// Whether output alone is passed on, and only that of other steps.
     replaying: bool,
 }
 
 impl Heard {
-    pub(super) fn new(progress: Arc<Progress>) -> Heard {
-        Heard { progress, printed: Mutex::default(), replaying: false }
+    pub(super) fn new(sink: Arc<dyn ProgressSink>) -> Heard {
+        Heard { sink, printed: Mutex::default(), replaying: false }
     }
 
     /// One that passes on the output of steps that printed nothing so far.
     pub(super) fn others(&self) -> Heard {
         let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Heard { progress: self.progress.clone(), printed: Mutex::new(printed), replaying: true }
+        Heard { sink: self.sink.clone(), printed: Mutex::new(printed), replaying: true }
     }
 }
 
@@ -39,7 +37,7 @@ impl ProgressSink for Heard {
         } else if self.replaying {
             return;
         }
-        self.progress.event(event);
+        self.sink.event(event);
     }
 }
 

@@ -21,13 +21,15 @@ pub(super) fn lines(source: &str, stage: &Stage<'_>, region: &Region) -> Option<
                 moves_directory |= matches!(instruction.kind, InstructionKind::Workdir(_));
                 lines.push(written(source, instruction)?.to_owned());
             }
-            Moved::Install { step, needs, cut } => {
-                let step = &stage.steps[*step];
-                for copy in 0..region.copies.len() {
-                    let needs: Vec<&Need> = needs.iter().filter(|need| need.copy == copy).collect();
-                    let original = stage.steps[region.copies[copy]].instruction;
-                    lines.extend(copies(original, &needs, &step.run()?.exec.cwd));
+            Moved::Needs { needs, directory } => {
+                for (index, &copy) in region.copies.iter().enumerate() {
+                    let needs: Vec<&Need> = needs.iter().filter(|need| need.copy == index).collect();
+                    let original = stage.steps[copy].instruction;
+                    lines.extend(copies(original, &needs, directory.as_deref()));
                 }
+            }
+            Moved::Install { step, cut } => {
+                let step = &stage.steps[*step];
                 let start = before_command(source, step.instruction)?;
                 lines.push(match &cut.text {
                     None => written(source, step.instruction)?.to_owned(),
@@ -73,8 +75,8 @@ fn before_command(source: &str, instruction: &Instruction) -> Option<String> {
     Some(format!("{} ", words.join(" ")))
 }
 
-/// COPY instructions for what an installation in a directory needs, with the owner and the mode that the original gives.
-fn copies(original: &Instruction, needs: &[&Need], directory: &str) -> Vec<String> {
+/// COPY instructions for what an installation needs, to be run in a directory, with the owner and the mode that the original gives.
+fn copies(original: &Instruction, needs: &[&Need], directory: Option<&str>) -> Vec<String> {
     let flags = flags(original);
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
     for need in needs {
@@ -110,10 +112,10 @@ fn flags(original: &Instruction) -> String {
 }
 
 /// A directory as an instruction in another one names it.
-fn destination(directory: &str, from: &str) -> String {
-    match below(directory, from) {
+fn destination(directory: &str, from: Option<&str>) -> String {
+    match from.filter(|from| *from != "/").and_then(|from| below(directory, from)) {
         Some("") => "./".to_owned(),
-        Some(inside) if from != "/" => format!("{inside}/"),
+        Some(inside) => format!("{inside}/"),
         _ => format!("{}/", directory.trim_end_matches('/')),
     }
 }

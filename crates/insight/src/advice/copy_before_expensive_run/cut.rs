@@ -69,6 +69,10 @@ pub(super) fn cut(run: &Run<'_>) -> Option<Cut> {
     if !others.is_empty() || !additions.is_empty() {
         cut.text = Some(joined(run.text?, first, &additions));
     }
+    // In a script of several lines: it is to be one line of a RUN now.
+    if [&cut.text, &cut.rest].into_iter().flatten().any(|text| text.contains(['\n', '#'])) {
+        return None;
+    }
     Some(cut)
 }
 
@@ -107,7 +111,7 @@ fn joined(text: &str, commands: &[Command], additions: &[(usize, &str)]) -> Stri
         if let Some(end) = end {
             let between: &str = &text[end..command.range.start];
             match between.trim() {
-                _ if between.contains('\n') => joined.push_str(between),
+                "" => joined.push_str("; "),
                 sign if sign.starts_with(';') => joined.push_str(&format!("{sign} ")),
                 sign => joined.push_str(&format!(" {sign} ")),
             }
@@ -125,10 +129,18 @@ impl Installation {
         let words = command.words.iter().map(|word| word.text.as_str());
         let is_wrapper =
             |word: &&str| word.contains('=') || matches!(*word, "sudo" | "env" | "exec" | "-E" | "-H");
+        // `python -m pip install`, `go mod download`
+        let count = match command.words.iter().any(|word| word.text == "-m") {
+            true => 4,
+            false => 2 + usize::from(install.as_ref().is_some_and(|install| install.manager == "go")),
+        };
+        let is_name = |word: &str| word.starts_with(|c: char| c.is_ascii_alphanumeric());
         let name: Vec<&str> = words
             .skip_while(is_wrapper)
-            .filter(|word| !word.starts_with('-') || *word == "-m")
-            .take(if install.as_ref().is_some_and(|install| install.manager == "go") { 3 } else { 2 })
+            .enumerate()
+            .filter(|(index, word)| *index == 0 || *word == "-m" || is_name(word))
+            .map(|(_, word)| word)
+            .take(count)
             .collect();
         Installation { name: name.join(" "), directory: directory.to_owned(), install }
     }

@@ -14,7 +14,7 @@ use parser::{Diagnostic, InstructionKind};
 
 use super::arg_reaches_unrelated_run::has_name;
 use super::packages::Work;
-use super::steps::{Run, Stage, Step, Transfer, is_within};
+use super::steps::{NEAR, Run, Stage, Step, Transfer, is_within};
 use super::{Advice, Subject};
 use cut::{Cut, Installation};
 use needs::{Context, Need};
@@ -39,10 +39,12 @@ struct Region {
 
 /// Something to be moved above the copies.
 enum Moved {
+    /// What the next installation needs, copied to where the working directory is this, if it is known.
+    Needs { needs: Vec<Need>, directory: Option<String> },
     /// An instruction as it is.
     Along(usize),
     /// A RUN that installs something, or the part of it that does.
-    Install { step: usize, needs: Vec<Need>, cut: Cut },
+    Install { step: usize, cut: Cut },
 }
 
 pub(super) fn look(subject: &Subject<'_>, stage: &Stage<'_>, advice: &mut Advice<'_>) {
@@ -72,6 +74,14 @@ enum Ended {
 impl Walk<'_, '_> {
     fn step(&mut self, index: usize) -> Ended {
         let step = &self.stage.steps[index];
+        if self
+            .region
+            .as_ref()
+            .and_then(|region| region.copies.first())
+            .is_some_and(|first| index - first > NEAR)
+        {
+            return Ended::Here;
+        }
         if step.is_unknown() {
             return Ended::Here;
         }
@@ -158,9 +168,20 @@ impl Walk<'_, '_> {
         if cut.enters && needs.is_empty() {
             return Ended::Here;
         }
+        // Whether others than root may write to a directory depends on who made it, which another order changes.
+        if !needs.is_empty() && !is_root(&run.exec.user) {
+            return Ended::Here;
+        }
         let is_last = cut.rest.is_some();
+        if !needs.is_empty() {
+            let moves = |index: &usize| {
+                matches!(self.stage.steps[*index].instruction.kind, InstructionKind::Workdir(_))
+            };
+            let directory = (!region.waiting.iter().any(moves)).then(|| run.exec.cwd.clone());
+            region.moved.push(Moved::Needs { needs, directory });
+        }
         region.moved.extend(region.waiting.drain(..).map(Moved::Along));
-        region.moved.push(Moved::Install { step: index, needs, cut });
+        region.moved.push(Moved::Install { step: index, cut });
         if is_last { Ended::Here } else { Ended::NotYet }
     }
 
@@ -181,17 +202,25 @@ impl Walk<'_, '_> {
         let Some(first) = copies.first() else { return };
         let installs: Vec<&Step<'_>> =
             region.moved.iter().filter_map(Moved::install).map(|step| &self.stage.steps[step]).collect();
-        let commands: Vec<String> = region.moved.iter().filter_map(Moved::command).collect();
+        let mut commands: Vec<String> = region.moved.iter().filter_map(Moved::command).collect();
+        commands.dedup();
         let runs = if commands.len() == 1 { "runs" } else { "run" };
         let message =
             format!("{} {runs} again whenever a file that is copied here changes", super::listed(&commands));
         let mut finding = Diagnostic::warning(first.instruction.span, message)
             .with_rule("CopyBeforeExpensiveRun")
-            .with_note(note(&needed));
+            .with_note(note(&needed, commands.len() == 1));
         for install in &installs {
             finding = finding.with_related(install.instruction.span, "runs again");
         }
-        let finding = finding.with_help(format!("write instead:\n{cure}"));
+        let mut replaced: Vec<String> =
+            needed.iter().flat_map(|need| &need.replaced).map(|path| format!("`/{path}`")).collect();
+        replaced.dedup();
+        let first = match replaced.as_slice() {
+            [] => String::new(),
+            replaced => format!("put {} into .dockerignore, and ", super::listed(replaced)),
+        };
+        let finding = finding.with_help(format!("{first}write instead:\n{cure}"));
         let comments: Vec<_> = copies.iter().chain(&installs).map(|step| step.comments()).collect();
         advice.give(finding, &comments);
     }
@@ -200,14 +229,14 @@ impl Walk<'_, '_> {
 impl Moved {
     fn needs(&self) -> &[Need] {
         match self {
-            Moved::Along(_) => &[],
-            Moved::Install { needs, .. } => needs,
+            Moved::Needs { needs, .. } => needs,
+            Moved::Along(_) | Moved::Install { .. } => &[],
         }
     }
 
     fn install(&self) -> Option<usize> {
         match self {
-            Moved::Along(_) => None,
+            Moved::Needs { .. } | Moved::Along(_) => None,
             Moved::Install { step, .. } => Some(*step),
         }
     }
@@ -215,19 +244,29 @@ impl Moved {
     /// What is done, in two words.
     fn command(&self) -> Option<String> {
         match self {
-            Moved::Along(_) => None,
+            Moved::Needs { .. } | Moved::Along(_) => None,
             Moved::Install { cut, .. } => cut.installations.first().map(|first| format!("`{}`", first.name)),
         }
     }
 }
 
-fn note(needed: &[&Need]) -> String {
+fn is_root(user: &str) -> bool {
+    matches!(user.split(':').next(), None | Some("" | "root" | "0"))
+}
+
+fn note(needed: &[&Need], single: bool) -> String {
     let mut names: Vec<String> = needed.iter().map(|need| need.shown()).collect();
     names.sort();
     names.dedup();
     match names.as_slice() {
-        [] => "it needs none of these files".to_owned(),
-        names => format!("of these files it needs {}", super::listed(names)),
+        [] => format!("{} none of these files", if single { "it needs" } else { "they need" }),
+        names => {
+            format!(
+                "of these files {} {}",
+                if single { "it needs" } else { "they need" },
+                super::listed(names)
+            )
+        }
     }
 }
 

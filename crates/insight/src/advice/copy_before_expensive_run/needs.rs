@@ -16,6 +16,8 @@ pub(super) struct Need {
     pub(super) is_directory: bool,
     /// The copy that brings it now, by its place among the region's.
     pub(super) copy: usize,
+    /// What the installation makes beside it and the context has too: a later copy would replace it.
+    pub(super) replaced: Vec<String>,
 }
 
 impl Need {
@@ -60,6 +62,10 @@ pub(super) fn of(install: &Install, directory: &str, context: &Context<'_>) -> O
         if install.unless.iter().any(|pattern| exists(listing, base, pattern)) {
             return None;
         }
+        let made = install.made.iter().map(|name| joined(base, name));
+        if let Some(first) = needs.first_mut() {
+            first.replaced = made.filter(|path| !listing.below(path).is_empty()).collect();
+        }
         let others = install.also.iter().map(|name| joined(base, name)).filter(|path| listing.has(path));
         needs.extend(others.map(|path| Need { path, ..first.clone() }));
         for name in install.directories {
@@ -88,7 +94,7 @@ impl Context<'_> {
                 if self.listing.is_none_or(|listing| listing.has(&path)) {
                     let (directory, _) = place.rsplit_once('/')?;
                     let directory = if directory.is_empty() { "/" } else { directory }.to_owned();
-                    return Some(Need { path, directory, is_directory: false, copy });
+                    return Some(Need { path, directory, is_directory: false, copy, replaced: Vec::new() });
                 }
             }
         }

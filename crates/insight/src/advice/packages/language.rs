@@ -103,6 +103,7 @@ fn npm(args: &[Word]) -> Work {
                     also: &["package-lock.json", "npm-shrinkwrap.json", ".npmrc"],
                     usual: &["package-lock.json"],
                     directories: &NODE_DIRECTORIES,
+                    made: &["node_modules"],
                     unless: &NODE_WORKSPACES,
                     ..Install::default()
                 },
@@ -128,6 +129,7 @@ fn yarn(args: &[Word]) -> Work {
                 also: &["yarn.lock", ".yarnrc", ".yarnrc.yml", ".npmrc"],
                 usual: &["yarn.lock"],
                 directories: &[".yarn", "patches", "prisma"],
+                made: &["node_modules"],
                 unless: &NODE_WORKSPACES,
                 ..Install::default()
             },
@@ -154,6 +156,7 @@ fn pnpm(args: &[Word]) -> Work {
                 also: &["pnpm-lock.yaml", ".npmrc", ".pnpmfile.cjs"],
                 usual: &["pnpm-lock.yaml"],
                 directories: &NODE_DIRECTORIES,
+                made: &["node_modules"],
                 unless: &NODE_WORKSPACES,
                 ..Install::default()
             },
@@ -179,6 +182,7 @@ fn bun(args: &[Word]) -> Work {
                 also: &["bun.lock", "bun.lockb", "bunfig.toml", ".npmrc"],
                 usual: &["bun.lock"],
                 directories: &NODE_DIRECTORIES,
+                made: &["node_modules"],
                 unless: &NODE_WORKSPACES,
                 ..Install::default()
             },
@@ -291,6 +295,7 @@ fn uv(args: &[Word]) -> Work {
         {
             Work::Install(Install {
                 manager: "uv",
+                made: &[".venv"],
                 files: vec!["pyproject.toml".to_owned()],
                 also: &["uv.lock", ".python-version", "uv.toml"],
                 usual: &["uv.lock"],
@@ -316,6 +321,7 @@ fn pipenv(args: &[Word]) -> Work {
         {
             Work::Install(Install {
                 manager: "pipenv",
+                made: &[".venv"],
                 files: vec!["Pipfile".to_owned()],
                 also: &["Pipfile.lock"],
                 usual: &["Pipfile.lock"],
@@ -336,6 +342,7 @@ fn poetry(args: &[Word]) -> Work {
         {
             Work::Install(Install {
                 manager: "poetry",
+                made: &[".venv"],
                 files: vec!["pyproject.toml".to_owned()],
                 also: &["poetry.lock", "poetry.toml"],
                 usual: &["poetry.lock"],
@@ -355,6 +362,7 @@ fn bundle(args: &[Word]) -> Work {
     match words.first().map(|word| word.text.as_str()) {
         None | Some("install") if words.len() <= 1 => Work::Install(Install {
             manager: "bundler",
+            made: &["vendor/bundle"],
             files: vec!["Gemfile".to_owned()],
             also: &["Gemfile.lock", ".ruby-version", ".tool-versions"],
             usual: &["Gemfile.lock"],
@@ -384,6 +392,7 @@ fn composer(args: &[Word]) -> Work {
             };
             Work::Install(Install {
                 manager: "composer",
+                made: &["vendor"],
                 files: vec!["composer.json".to_owned()],
                 also: &["composer.lock", "auth.json", "symfony.lock"],
                 usual: &["composer.lock"],
@@ -495,6 +504,7 @@ fn mix(args: &[Word]) -> Work {
     match positionals(args, &["--only"]).as_slice() {
         [does] if does.text == "deps.get" => Work::Install(Install {
             manager: "mix",
+            made: &["deps"],
             files: vec!["mix.exs".to_owned()],
             also: &["mix.lock"],
             usual: &["mix.lock"],

@@ -37,6 +37,8 @@ pub(super) struct Install {
     pub(super) usual: &'static [&'static str],
     /// Directories that it reads where they are.
     pub(super) directories: &'static [&'static str],
+    /// Directories that it makes where the files are, which the project should not bring along.
+    pub(super) made: &'static [&'static str],
     /// The project has several such files, or its files are needed as well, where one of these exists: `*` at the beginning stands
     /// for any path.
     pub(super) unless: &'static [&'static str],

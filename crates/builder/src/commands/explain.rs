@@ -1,0 +1,66 @@
+//! `explain`.
+
+use std::path::PathBuf;
+
+use insight::Explanation;
+
+use super::history;
+use crate::failure::Failure;
+use crate::{Machine, terminal};
+
+/// Say why steps of a build ran: what changed first, what that dragged along, what it cost
+///
+/// Without --against each step is compared with its own last time. With it, two builds are compared step by step, whether the cache
+/// had the results or not: one of yesterday with one of today, or one of a server with one of a laptop.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  builder explain                   why the last build did what it did
+  builder explain :'RUN npm ci'     why one step of it ran
+  builder explain --against ^1      what is different from the build before
+  builder history export -o ci.json && builder explain --against-record ci.json
+                                    what is different from a build elsewhere")]
+pub(crate) struct Args {
+    /// The build (its id or the beginning of it, ^1 for the one before the last) [default: the last]; after a colon a step, by number,
+    /// place or the beginning of its instruction
+    #[arg(value_name = "BUILD[:STEP]")]
+    build: Option<String>,
+
+    /// Compare with this build
+    #[arg(long, value_name = "BUILD", conflicts_with = "against_record")]
+    against: Option<String>,
+
+    /// Compare with a build that `builder history export` wrote; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    against_record: Option<PathBuf>,
+
+    /// As JSON
+    #[arg(long, value_name = "FORMAT", value_parser = ["json", "text"], hide_possible_values = true)]
+    format: Option<String>,
+}
+
+pub(crate) fn run(args: Args) -> Result<u8, Failure> {
+    let store = Machine::enter()?.store()?;
+    let (build, step) = history::apart(args.build.as_deref());
+    let (_, build) = history::find(&store, build)?;
+    let step = step.map(|step| history::step_of(&build, step)).transpose()?;
+    let other = match (&args.against, &args.against_record) {
+        (Some(name), _) => Some(history::find(&store, Some(name))?.1),
+        (None, Some(file)) => Some(history::read_file(file)?),
+        (None, None) => None,
+    };
+    let explanation = match &other {
+        Some(other) => {
+            let listing = history::listing(&store, [&build, other]);
+            Explanation::against(&build, other, &listing)
+        }
+        None => Explanation::of(&build),
+    };
+    let text = match (args.format.as_deref(), step) {
+        (Some("json"), step) => format!("{:#}\n", explanation.json(step)),
+        (_, Some(step)) => explanation.sentence(step),
+        (_, None) => explanation.text(),
+    };
+    terminal::print(&text)?;
+    Ok(0)
+}

@@ -1,0 +1,455 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use hash::{StableHash, StableHasher};
+use serde::{Deserialize, Serialize};
+
+use crate::secrets::{SecretValues, is_secret_like};
+use crate::{Exec, MissReason, MountKind, Op, Owner, OwnerId, PathChange, PathChangeKind, ValueChange};
+
+/// So many changed paths are named in a reason.
+const NAMED: usize = 20;
+/// Longer values are cut when they are shown, in characters.
+const LONGEST: usize = 80;
+
+/// What went into the definition key of a step, in parts that can be compared and named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyParts {
+    /// Of the operation as a whole: whatever the fields leave out shows here.
+    op: String,
+    fields: BTreeMap<String, Value>,
+    inputs: Vec<InputPart>,
+}
+
+/// A value of the operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Value {
+    /// Of the value; of a secret one together with the store's secret.
+    digest: String,
+    /// `None` when the name says that it is a secret.
+    text: Option<String>,
+}
+
+/// What a step uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputPart {
+    /// Another vertex.
+    Vertex {
+        /// For people.
+        name: String,
+        /// Its definition key with the selection.
+        key: String,
+    },
+    /// An image.
+    Image {
+        /// As the Dockerfile has it.
+        name: String,
+        /// Its definition key (manifest digest and platform) with the selection.
+        key: String,
+    },
+    /// Files by content.
+    Content {
+        /// For people: the selection.
+        pattern: String,
+        /// Of all of it.
+        digest: String,
+        /// Names the [`Listing`] that has them one by one. Not the digest: the same content may stand at other paths.
+        listing: Option<String>,
+    },
+}
+
+/// Selected files by path.
+pub type Listing = BTreeMap<String, PathPart>;
+
+/// A file: its mode where that counts, and a digest of everything else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathPart(Option<u32>, String);
+
+impl PathPart {
+    /// Of permissions (`0o7777`) and a digest.
+    pub fn new(mode: Option<u32>, digest: &[u8]) -> PathPart {
+        PathPart(mode, hex(digest))
+    }
+}
+
+/// How the values of an operation are called and kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Naming<'a> {
+    /// Hashed together with values that nobody should read: whoever does not know it cannot guess them.
+    pub secret: &'a [u8; 32],
+    /// The variables that come from ARG, as opposed to ENV.
+    pub args: &'a BTreeSet<String>,
+    /// Values that may stand in others: whatever has one in it is kept as they are.
+    pub hidden: &'a SecretValues,
+}
+
+impl KeyParts {
+    /// Takes an operation with its inputs apart.
+    pub fn new(op: &Op, inputs: Vec<InputPart>, naming: Naming<'_>) -> KeyParts {
+        let mut fields = Fields { naming, found: BTreeMap::new() };
+        fields.of(op);
+        let hasher = StableHasher::new("key-parts-op-v1").with(op);
+        let hidden = fields.found.values().any(|value| value.text.is_none());
+        // A plain hash of what has a secret in it would tell whether a guess is right.
+        let op = short(if hidden { hasher.with(naming.secret) } else { hasher });
+        KeyParts { op, fields: fields.found, inputs }
+    }
+
+    /// The names of the listings of its files.
+    pub fn listings(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().filter_map(|input| match input {
+            InputPart::Content { listing, .. } => listing.as_deref(),
+            _ => None,
+        })
+    }
+
+    /// Whether values are among them that only this store can compare.
+    pub fn has_hidden(&self) -> bool {
+        self.fields.values().any(|value| value.text.is_none())
+    }
+
+    /// The position of the first input that is another vertex or image, or another result of it, than in `old`.
+    pub fn changed_input(&self, old: &KeyParts) -> Option<usize> {
+        let changed = |(index, input): &(usize, &InputPart)| {
+            !matches!(input, InputPart::Content { .. }) && old.inputs.get(*index) != Some(*input)
+        };
+        self.inputs.iter().enumerate().find(changed).map(|(index, _)| index)
+    }
+
+    /// Why a step with these parts was not found, when one with the parts `old` was built before: the most telling reason first, none when
+    /// they are the same. `listing` knows listings by name.
+    pub fn differences(&self, old: &KeyParts, listing: &dyn Fn(&str) -> Option<Listing>) -> Vec<MissReason> {
+        let mut reasons = if self.op == old.op { Vec::new() } else { self.changed_fields(old) };
+        // Files first: the user has just edited them.
+        let pairs = || self.inputs.iter().zip(&old.inputs);
+        reasons.extend(pairs().filter_map(|(new, old)| changed_content(old, new, listing)));
+        for (new, old) in pairs().filter(|(new, old)| new != old) {
+            match (new, old) {
+                (InputPart::Content { .. }, InputPart::Content { .. }) => {}
+                (InputPart::Image { name: new, .. }, InputPart::Image { name: old, .. }) => {
+                    reasons.push(MissReason::ImageChanged { old: old.clone(), new: new.clone() });
+                }
+                _ => reasons.push(new.changed()),
+            }
+        }
+        let longer = if self.inputs.len() > old.inputs.len() { &self.inputs } else { &old.inputs };
+        let common = self.inputs.len().min(old.inputs.len());
+        reasons.extend(longer.iter().skip(common).map(InputPart::changed));
+        reasons
+    }
+
+    fn changed_fields(&self, old: &KeyParts) -> Vec<MissReason> {
+        let names: BTreeSet<&String> = self.fields.keys().chain(old.fields.keys()).collect();
+        let digest =
+            |parts: &KeyParts, name: &String| parts.fields.get(name).map(|value| value.digest.clone());
+        let mut different: Vec<&String> =
+            names.into_iter().filter(|name| digest(self, name) != digest(old, name)).collect();
+        // The order of importance, then of names.
+        different.sort_by_key(|name| (!name.starts_with(COMMAND), *name));
+        if different.is_empty() {
+            let change = ValueChange::Shown { old: None, new: None };
+            return vec![MissReason::OpChanged { field: "the operation".to_owned(), change }];
+        }
+        different.into_iter().map(|name| self.changed_field(old, name)).collect()
+    }
+
+    fn changed_field(&self, old: &KeyParts, name: &str) -> MissReason {
+        let (new, old) = (self.fields.get(name), old.fields.get(name));
+        let hidden = [new, old].iter().flatten().any(|value| value.text.is_none());
+        let text = |value: Option<&Value>| value.and_then(|value| value.text.clone());
+        let change =
+            if hidden { ValueChange::Hidden } else { ValueChange::Shown { old: text(old), new: text(new) } };
+        MissReason::OpChanged { field: name.to_owned(), change }
+    }
+}
+
+impl InputPart {
+    fn changed(&self) -> MissReason {
+        let (InputPart::Vertex { name, .. }
+        | InputPart::Image { name, .. }
+        | InputPart::Content { pattern: name, .. }) = self;
+        MissReason::InputChanged { input: name.clone(), cause: None }
+    }
+}
+
+fn changed_content(
+    old: &InputPart,
+    new: &InputPart,
+    listing: &dyn Fn(&str) -> Option<Listing>,
+) -> Option<MissReason> {
+    let InputPart::Content { digest: new_digest, listing: new, .. } = new else { return None };
+    let InputPart::Content { digest: old_digest, listing: old, .. } = old else { return None };
+    if new_digest == old_digest {
+        return None;
+    }
+    let known = |name: &Option<String>| listing(name.as_deref()?);
+    let (Some(new), Some(old)) = (known(new), known(old)) else {
+        return Some(MissReason::ContentChanged { paths: Vec::new(), more: 0 });
+    };
+    let mut paths: Vec<PathChange> = Vec::new();
+    let change = |path: &String, kind| PathChange { path: path.clone(), kind };
+    for (path, new) in &new {
+        match old.get(path) {
+            None => paths.push(change(path, PathChangeKind::Added)),
+            Some(old) if old.1 != new.1 => paths.push(change(path, PathChangeKind::Changed)),
+            Some(old) if old.0 != new.0 => paths.push(change(
+                path,
+                match (old.0, new.0) {
+                    (Some(old), Some(new)) => PathChangeKind::Mode { old, new },
+                    _ => PathChangeKind::Changed,
+                },
+            )),
+            Some(_) => {}
+        }
+    }
+    let gone = old.keys().filter(|path| !new.contains_key(*path));
+    paths.extend(gone.map(|path| change(path, PathChangeKind::Removed)));
+    let more = paths.len().saturating_sub(NAMED) as u64;
+    paths.truncate(NAMED);
+    Some(MissReason::ContentChanged { paths, more })
+}
+
+const COMMAND: &str = "command";
+
+/// Collects what of an operation can be named.
+struct Fields<'a> {
+    naming: Naming<'a>,
+    found: BTreeMap<String, Value>,
+}
+
+impl Fields<'_> {
+    fn of(&mut self, op: &Op) {
+        match op {
+            Op::Exec(exec) => self.exec(exec),
+            Op::Copy(copy) => {
+                self.put("destination", &copy.destination);
+                if let Some(owner) = &copy.owner {
+                    self.put("owner", &show_owner(owner));
+                }
+                if let Some(mode) = &copy.mode {
+                    self.put_hashed("mode", &format!("{mode:?}"), mode);
+                }
+            }
+            Op::Mkdir(mkdir) => {
+                self.put("path", &mkdir.path);
+                self.put("owner", &show_owner(&mkdir.owner));
+            }
+            Op::Inline(inline) => {
+                for file in &inline.files {
+                    let text = format!("{} bytes, mode {:04o}", file.content.len(), file.mode);
+                    self.put_hashed(&format!("text of {}", file.name), &text, &(&file.content, &file.mode));
+                }
+            }
+            Op::Source(_) | Op::Merge => {}
+        }
+    }
+
+    fn exec(&mut self, exec: &Exec) {
+        self.put_hashed(COMMAND, &exec.args.join(" "), &exec.args);
+        for (name, value) in exec.env.iter() {
+            let field = format!("{} {name}", if self.naming.args.contains(name) { "ARG" } else { "ENV" });
+            match is_secret_like(name) {
+                true => self.put_hidden(&field, value),
+                false => self.put(&field, value),
+            }
+        }
+        self.put("directory", &exec.cwd);
+        self.put("user", &exec.user);
+        self.put("host name", &exec.hostname);
+        self.put("network", &format!("{:?}", exec.network).to_lowercase());
+        self.put("security", &format!("{:?}", exec.security).to_lowercase());
+        self.put("platform", &exec.platform.to_string());
+        for (name, _) in &exec.extra_hosts {
+            self.put(&format!("host {name}"), "added");
+        }
+        for device in &exec.devices {
+            self.put_hashed(&format!("device {}", device.name), "added", device);
+        }
+        for secret in &exec.secret_env {
+            self.put_hashed(&format!("secret {}", secret.id), "added", secret);
+        }
+        for mount in &exec.mounts {
+            let kind = match mount.kind {
+                MountKind::Bind { .. } => "bind",
+                MountKind::Cache(_) => "cache",
+                MountKind::Tmpfs { .. } => "tmpfs",
+                MountKind::Secret(_) => "secret",
+                MountKind::Ssh(_) => "ssh",
+            };
+            let access = if mount.read_only { "read-only" } else { "writable" };
+            self.put_hashed(&format!("mount {}", mount.target), &format!("{kind}, {access}"), mount);
+        }
+    }
+
+    fn put(&mut self, name: &str, value: &str) {
+        self.put_hashed(name, value, value);
+    }
+
+    fn put_hidden(&mut self, name: &str, value: &(impl StableHash + ?Sized)) {
+        let hasher = StableHasher::new("secret-value-v1").with(self.naming.secret).with(value);
+        self.found.insert(name.to_owned(), Value { digest: short(hasher), text: None });
+    }
+
+    fn put_hashed(&mut self, name: &str, text: &str, value: &(impl StableHash + ?Sized)) {
+        if self.naming.hidden.are_in(text) {
+            return self.put_hidden(name, value);
+        }
+        let digest = short(StableHasher::new("key-part-v1").with(value));
+        let mut shown: String = text.chars().flat_map(char::escape_debug).take(LONGEST).collect();
+        if shown.len() < text.len() && shown.chars().count() == LONGEST {
+            shown.push('…');
+        }
+        self.found.insert(name.to_owned(), Value { digest, text: Some(shown) });
+    }
+}
+
+fn show_owner(owner: &Owner) -> String {
+    let show = |id: &OwnerId| match id {
+        OwnerId::Number(number) => number.to_string(),
+        OwnerId::Name(name) => name.clone(),
+    };
+    match &owner.group {
+        Some(group) => format!("{}:{}", show(&owner.user), show(group)),
+        None => show(&owner.user),
+    }
+}
+
+/// Half a hash tells values apart.
+fn short(hasher: StableHasher) -> String {
+    hex(&hasher.finish()[..16])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(files: &[(&str, u32, u8)]) -> Listing {
+        let part = |mode: u32, digest: u8| PathPart::new(Some(mode), &[digest; 16]);
+        files.iter().map(|(path, mode, digest)| ((*path).to_owned(), part(*mode, *digest))).collect()
+    }
+
+    fn content(digest: &str) -> InputPart {
+        let listing = Some(digest.to_owned());
+        InputPart::Content { pattern: ".".to_owned(), digest: digest.to_owned(), listing }
+    }
+
+    fn vertex(name: &str) -> InputPart {
+        InputPart::Vertex { name: name.to_owned(), key: name.to_owned() }
+    }
+
+    fn parts(inputs: Vec<InputPart>) -> KeyParts {
+        KeyParts::new(
+            &Op::Merge,
+            inputs,
+            Naming { secret: &[1; 32], args: &BTreeSet::new(), hidden: &SecretValues::default() },
+        )
+    }
+
+    /// What changed from one listing to another.
+    fn change(old: Listing, new: Listing) -> String {
+        let listings = BTreeMap::from([("old".to_owned(), old), ("new".to_owned(), new)]);
+        let known = |digest: &str| listings.get(digest).cloned();
+        let reasons = parts(vec![content("new")]).differences(&parts(vec![content("old")]), &known);
+        assert_eq!(reasons.len(), 1);
+        reasons[0].to_string()
+    }
+
+    #[test]
+    fn files_are_named_with_what_happened_to_them() {
+        let old = listing(&[("a", 0o644, 1), ("b", 0o644, 2), ("c", 0o644, 3)]);
+        let new = listing(&[("a", 0o664, 1), ("b", 0o644, 9), ("d", 0o644, 3)]);
+        assert_eq!(change(old, new), "mode of a 0644 → 0664, b changed, d added and 1 more");
+        let same = parts(vec![content("x")]);
+        assert_eq!(same.differences(&same, &|_| None), []);
+    }
+
+    #[test]
+    fn many_files_are_counted() {
+        let names: Vec<String> = (0..100).map(|n| format!("f{n:03}")).collect();
+        let files = |digest| names.iter().map(|name| (&**name, 0o644, digest)).collect::<Vec<_>>();
+        assert_eq!(
+            change(listing(&files(1)), listing(&files(2))),
+            "f000 changed, f001 changed, f002 changed and 97 more"
+        );
+    }
+
+    #[test]
+    fn files_that_nobody_listed_changed_all_the_same() {
+        let reasons = parts(vec![content("b")]).differences(&parts(vec![content("a")]), &|_| None);
+        assert_eq!(reasons[0].to_string(), "its files changed");
+    }
+
+    #[test]
+    fn an_input_that_came_or_went_is_named() {
+        let (one, two) = (parts(vec![vertex("a")]), parts(vec![vertex("a"), vertex("b")]));
+        for (new, old) in [(&one, &two), (&two, &one)] {
+            assert_eq!(new.differences(old, &|_| None)[0].to_string(), "b changed");
+        }
+        assert_eq!(two.changed_input(&one), Some(1));
+        assert_eq!(two.changed_input(&two), None);
+    }
+
+    #[test]
+    fn images_are_named() {
+        let image = |name: &str, key: &str| InputPart::Image { name: name.to_owned(), key: key.to_owned() };
+        let change = |new, old| parts(vec![new]).differences(&parts(vec![old]), &|_| None)[0].to_string();
+        assert_eq!(change(image("debian", "2"), image("debian", "1")), "base image debian: new digest");
+        assert_eq!(
+            change(image("debian:13", "2"), image("debian:12", "1")),
+            "base image debian:12 → debian:13"
+        );
+        assert_eq!(change(vertex("RUN a"), image("debian:12", "1")), "RUN a changed");
+    }
+
+    #[test]
+    fn variables_are_called_what_the_file_calls_them() {
+        let exec = |values: [(&str, &str); 3]| {
+            let env = values.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Op::Exec(Exec {
+                args: vec!["make".into()],
+                env: env.to_vec().into(),
+                unkeyed_env: vec![],
+                secret_env: vec![],
+                cwd: "/".into(),
+                user: String::new(),
+                hostname: String::new(),
+                network: crate::Network::None,
+                security: crate::Security::Sandbox,
+                devices: vec![],
+                platform: image::Platform::host(),
+                extra_hosts: vec![],
+                mounts: vec![],
+                timeout: None,
+                retries: 0,
+            })
+        };
+        let args = BTreeSet::from(["SHA".to_owned(), "NPM_TOKEN".to_owned()]);
+        let parts = |values, secret| {
+            KeyParts::new(
+                &exec(values),
+                vec![],
+                Naming { secret, args: &args, hidden: &SecretValues::default() },
+            )
+        };
+        let old = parts([("SHA", "a1"), ("NPM_TOKEN", "hush"), ("LANG", "C")], &[1; 32]);
+        let new = parts([("SHA", "c3"), ("NPM_TOKEN", "shush"), ("LANG", "de")], &[1; 32]);
+        let reasons = new.differences(&old, &|_| None);
+        let words: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        assert_eq!(words, ["ARG NPM_TOKEN changed", "ARG SHA: a1 → c3", "ENV LANG: C → de"]);
+        let text = serde_json::to_string(&new).unwrap();
+        assert!(!text.contains("shush") && text.contains("c3"), "{text}");
+        let other = parts([("SHA", "c3"), ("NPM_TOKEN", "shush"), ("LANG", "de")], &[2; 32]);
+        assert_ne!(new.op, other.op, "nobody can try whether a guess is right");
+    }
+
+    #[test]
+    fn what_is_remembered_reads_back() {
+        let parts = parts(vec![content("a"), vertex("b")]);
+        let text = serde_json::to_vec(&parts).unwrap();
+        assert_eq!(serde_json::from_slice::<KeyParts>(&text).unwrap(), parts);
+    }
+}

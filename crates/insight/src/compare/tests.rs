@@ -1,0 +1,117 @@
+use super::*;
+
+fn step(name: &str, inputs: &[(usize, bool)], shows: bool, cost: u64) -> OrderedStep {
+    OrderedStep {
+        name: name.to_owned(),
+        source: name.contains("FROM"),
+        inputs: inputs.iter().map(|(step, whole)| StepInput { step: *step, whole: *whole }).collect(),
+        shows,
+        cost: Some(cost),
+        bytes: Some(cost * 10),
+        pushed: true,
+    }
+}
+
+/// A program that is built in one stage and copied into another, beside something that takes long.
+fn stages() -> Ordering {
+    let steps = vec![
+        step("[build 1/3] FROM a", &[], false, 0),
+        step("[build 2/3] COPY . .", &[(0, true)], true, 1),
+        step("[build 3/3] RUN make", &[(1, true)], false, 100),
+        step("[slow 1/2] FROM a", &[], false, 0),
+        step("[slow 2/2] RUN sleep", &[(3, true)], false, 300),
+        step("[2/3] COPY --from=build /x /x", &[(3, true), (2, false)], true, 2),
+        step("[3/3] RUN test", &[(5, true)], false, 10),
+        step("[4/4] COPY --from=slow /y /y", &[(6, true), (4, false)], true, 1),
+    ];
+    Ordering { name: "Dockerfile".to_owned(), steps }
+}
+
+#[test]
+fn what_follows_from_an_edit() {
+    use Effect::{AtMost, Cached, Runs};
+    let prediction = stages().predict(&BTreeSet::from([1]));
+    assert_eq!(prediction.effects, [Cached, Runs, Runs, Cached, Cached, AtMost, AtMost, AtMost]);
+    assert_eq!((prediction.least.steps, prediction.most.steps), (2, 5));
+    assert_eq!((prediction.least.time, prediction.most.time), (101, 114));
+    assert_eq!(prediction.most.stored, 1140);
+    assert_eq!(stages().predict(&BTreeSet::new()).most, Cost::default());
+    // Steps that can run at the same time do.
+    let both = stages().cost(|index| [1, 2, 4].contains(&index));
+    assert_eq!((both.time, both.work), (300, 401));
+}
+
+/// A program that only looks at the files changes nothing for what stands on it.
+#[test]
+fn what_only_looks_may_leave_all_as_it_was() {
+    let steps = vec![
+        step("[1/3] FROM a", &[], false, 0),
+        step("[internal] prepare mount of x", &[], true, 0),
+        step("[2/3] RUN lint", &[(0, true), (1, true)], false, 5),
+        step("[3/3] RUN make", &[(2, true)], false, 5),
+    ];
+    let ordering = Ordering { name: String::new(), steps };
+    let effects = ordering.predict(&BTreeSet::from([1])).effects;
+    assert_eq!(effects, [Effect::Cached, Effect::Runs, Effect::Runs, Effect::AtMost]);
+}
+
+fn comparison() -> Comparison {
+    let early = Ordering {
+        name: "early.Dockerfile".to_owned(),
+        steps: vec![
+            step("[1/3] FROM a", &[], false, 0),
+            step("[2/3] COPY . /app", &[(0, true)], true, 1_000),
+            step("[3/3] RUN pip install", &[(1, true)], false, 33_000),
+        ],
+    };
+    let late = Ordering {
+        name: "late.Dockerfile".to_owned(),
+        steps: vec![
+            step("[1/4] FROM a", &[], false, 0),
+            step("[2/4] COPY requirements.txt /", &[(0, true)], true, 0),
+            step("[3/4] RUN pip install", &[(1, true)], false, 33_000),
+            step("[4/4] COPY . /app", &[(2, true)], true, 1_000),
+        ],
+    };
+    let edit = |name: &str, weight| Edit { name: name.to_owned(), weight };
+    let hits = |places: [&[usize]; 2]| places.map(|places| places.iter().copied().collect()).to_vec();
+    let edits = vec![
+        (edit("main.py <b>", 9), hits([&[1], &[3]])),
+        (edit("requirements.txt", 1), hits([&[1], &[1, 3]])),
+    ];
+    Comparison::new(vec![early, late], edits, "commit")
+}
+
+#[test]
+fn what_a_commit_costs_on_average() {
+    let comparison = comparison();
+    assert_eq!(comparison.expected(0).time, 34_000.0);
+    assert_eq!(comparison.expected(1).time.round(), 4_300.0);
+    let text = comparison.text();
+    assert!(text.contains("expected cost per commit: A 34.0s and 340.0kB, B 4.3s and 43.0kB"), "{text}");
+    assert!(text.contains("2 of 2") && text.contains("1 of 3"), "{text}");
+    assert!(!text.contains("never built"), "{text}");
+    let json = comparison.json();
+    assert_eq!(json["edits"][0]["orderings"][1]["runs"][0], "[4/4] COPY . /app");
+    assert_eq!(json["edits"][0]["orderings"][1]["most"]["milliseconds"], 1_000);
+}
+
+#[test]
+fn what_is_not_known_is_said() {
+    let mut comparison = comparison();
+    comparison.orderings[0].steps[2].cost = None;
+    let (orderings, hits) = (comparison.orderings, vec![BTreeSet::from([1]), BTreeSet::new()]);
+    let edit = Edit { name: "x".to_owned(), weight: 1 };
+    let comparison = Comparison::new(orderings, vec![(edit, hits)], "edit");
+    assert!(comparison.text().contains("1.0s + ?") && comparison.text().contains("never built"));
+}
+
+#[test]
+fn the_page_stands_alone_and_believes_nobody() {
+    let page = comparison().html();
+    assert!(page.contains("main.py &lt;b&gt;") && !page.contains("main.py <b>"));
+    for outside in ["http://", "https://", "src=", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("data-effects=\"rr\"") && page.contains("data-effects=\"cr\""), "{page}");
+}

@@ -1,0 +1,126 @@
+//! Why steps of a build ran: the first causes, what each dragged along, and what that cost.
+
+mod diff;
+mod render;
+
+use std::collections::BTreeMap;
+
+use graph::MissReason;
+
+use crate::record::{BuildRecord, StepRecord};
+
+/// Why a build had to do what it did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation<'a> {
+    /// The build.
+    pub build: &'a BuildRecord,
+    /// What it was compared with; `None`: each step with its own last time.
+    pub against: Option<&'a BuildRecord>,
+    /// The first causes, in the order of the steps that they hit first.
+    pub causes: Vec<Cause>,
+}
+
+/// One change, and what followed from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cause {
+    /// In the user's words: `package-lock.json changed`.
+    pub text: String,
+    /// Further differences of the first step, in words.
+    pub more: Vec<String>,
+    /// The same for programs; `None` where it is no reason of the cache's.
+    pub reason: Option<MissReason>,
+    /// The steps that it hit by itself, by place in [`BuildRecord::steps`].
+    pub hit: Vec<usize>,
+    /// The steps that only stand on those.
+    pub dragged: Vec<usize>,
+    /// Milliseconds that these steps took.
+    pub time: u64,
+    /// Bytes of the layers that they made.
+    pub bytes: u64,
+}
+
+/// Why one step is not what it was.
+#[derive(Debug, Clone, PartialEq)]
+struct Why {
+    text: String,
+    more: Vec<String>,
+    reason: Option<MissReason>,
+    /// The input whose change it is, by place among the steps.
+    because: Option<usize>,
+}
+
+impl<'a> Explanation<'a> {
+    /// What the build itself found out about each step that it executed.
+    pub fn of(build: &'a BuildRecord) -> Explanation<'a> {
+        let whys: BTreeMap<usize, Why> = executed(build)
+            .filter_map(|(index, step)| {
+                let reason = step.why()?;
+                let because = match reason {
+                    MissReason::InputChanged { input, .. } => input_named(build, step, input),
+                    _ => None,
+                };
+                Some((index, Why::of(reason, because)))
+            })
+            .collect();
+        Explanation { build, against: None, causes: causes(build, &whys) }
+    }
+
+    /// The causes that hit one step, itself or something that it stands on.
+    pub fn of_step(&self, step: usize) -> impl Iterator<Item = &Cause> {
+        self.causes.iter().filter(move |cause| cause.hit.contains(&step) || cause.dragged.contains(&step))
+    }
+}
+
+fn executed(build: &BuildRecord) -> impl Iterator<Item = (usize, &StepRecord)> {
+    build.steps.iter().enumerate().filter(|(_, step)| step.ran())
+}
+
+/// The input that a reason names, if it was executed too.
+fn input_named(build: &BuildRecord, step: &StepRecord, name: &str) -> Option<usize> {
+    let inputs = || step.inputs.iter().map(|input| input.step);
+    let ran = |place: &usize| build.steps[*place].ran();
+    inputs().filter(ran).find(|place| build.steps[*place].title() == name).or_else(|| inputs().find(ran))
+}
+
+impl Why {
+    fn of(reason: &MissReason, because: Option<usize>) -> Why {
+        Why { text: reason.to_string(), more: Vec::new(), reason: Some(reason.clone()), because }
+    }
+}
+
+/// Follows each step's reason down to the first cause; equal causes are one.
+fn causes(build: &BuildRecord, whys: &BTreeMap<usize, Why>) -> Vec<Cause> {
+    let mut causes: Vec<Cause> = Vec::new();
+    let mut of_step: BTreeMap<usize, usize> = BTreeMap::new();
+    // Inputs come first, so their cause is known.
+    for (&index, why) in whys {
+        let step = &build.steps[index];
+        let dragged = why.because.and_then(|input| of_step.get(&input)).copied();
+        let cause = dragged.unwrap_or_else(|| {
+            let known = causes.iter().position(|cause| cause.text == why.text);
+            known.unwrap_or_else(|| {
+                causes.push(Cause {
+                    text: why.text.clone(),
+                    more: why.more.clone(),
+                    reason: why.reason.clone(),
+                    hit: Vec::new(),
+                    dragged: Vec::new(),
+                    time: 0,
+                    bytes: 0,
+                });
+                causes.len() - 1
+            })
+        });
+        of_step.insert(index, cause);
+        let cause = &mut causes[cause];
+        if dragged.is_some() { &mut cause.dragged } else { &mut cause.hit }.push(index);
+        if step.ran() {
+            cause.time += step.took.unwrap_or(0);
+            cause.bytes += step.bytes.unwrap_or(0);
+        }
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! An explanation for people and for programs.
+
+use serde_json::{Value, json};
+
+use super::{Cause, Explanation};
+use crate::record::StepRecord;
+use crate::words;
+
+impl Explanation<'_> {
+    /// For a terminal: a paragraph a cause.
+    pub fn text(&self) -> String {
+        let (ran, all) = self.build.executed();
+        let time: u64 = self.build.steps.iter().filter(|step| step.ran()).filter_map(|step| step.took).sum();
+        let bytes: u64 =
+            self.build.steps.iter().filter(|step| step.ran()).filter_map(|step| step.bytes).sum();
+        let mut text = format!(
+            "build {} of {}: {ran} of {all} steps ran, {} of work, {} of new layers\n",
+            self.build.id,
+            self.build.dockerfile,
+            words::time(time),
+            words::bytes(bytes)
+        );
+        if let Some(other) = self.against {
+            text += &format!("against build {} of {}\n", other.id, other.dockerfile);
+        }
+        if self.causes.is_empty() {
+            text += match self.against {
+                Some(_) => "\nNothing is different.\n",
+                None if all == 0 => "\nIt has no steps.\n",
+                None => "\nEverything was cached.\n",
+            };
+        }
+        for cause in &self.causes {
+            text += &format!("\n{}\n", words::harmless(&cause.text));
+            for more in &cause.more {
+                text += &format!("  and {}\n", words::harmless(more));
+            }
+            let mut rows: Vec<[String; 4]> = Vec::new();
+            let mut steps: Vec<usize> = cause.hit.iter().chain(&cause.dragged).copied().collect();
+            steps.sort_unstable();
+            for index in steps {
+                let step = &self.build.steps[index];
+                let role = if cause.hit.contains(&index) { "" } else { "stands on it" };
+                let [time, bytes] = amounts(step);
+                rows.push([step.name.clone(), time, bytes, role.to_owned()]);
+            }
+            text += &words::table(&rows, "  ");
+            let count = cause.hit.len() + cause.dragged.len();
+            if count > 1 {
+                let (time, bytes) = (words::time(cause.time), words::bytes(cause.bytes));
+                text += &format!("  {count} steps: {time}, {bytes}\n");
+            }
+        }
+        text
+    }
+
+    /// One line for one step: `RUN npm ci: package-lock.json changed (COPY package*.json ./)`.
+    pub fn sentence(&self, index: usize) -> String {
+        let step = &self.build.steps[index];
+        let title = words::harmless(step.title());
+        let Some(cause) = self.of_step(index).next() else {
+            return match step.is_cached() {
+                true => format!("{title}: it was cached\n"),
+                false => format!("{title}: it was not reached\n"),
+            };
+        };
+        let mut text = format!("{title}: {}", words::harmless(&cause.text));
+        if let Some(first) = cause.hit.first().filter(|_| !cause.hit.contains(&index)) {
+            text += &format!(" ({})", words::harmless(self.build.steps[*first].title()));
+        }
+        text += "\n";
+        for more in cause.more.iter().filter(|_| cause.hit.contains(&index)) {
+            text += &format!("  and {}\n", words::harmless(more));
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self, only: Option<usize>) -> Value {
+        let wanted = |cause: &&Cause| {
+            only.is_none_or(|step| cause.hit.contains(&step) || cause.dragged.contains(&step))
+        };
+        let causes: Vec<Value> =
+            self.causes.iter().filter(wanted).map(|cause| self.cause_json(cause)).collect();
+        let (ran, all) = self.build.executed();
+        json!({
+            "build": self.build.id,
+            "against": self.against.map(|build| &build.id),
+            "dockerfile": self.build.dockerfile,
+            "executed": ran,
+            "steps": all,
+            "causes": causes,
+        })
+    }
+
+    fn cause_json(&self, cause: &Cause) -> Value {
+        let steps = |places: &[usize]| -> Vec<Value> {
+            let step = |place: &usize| {
+                let step = &self.build.steps[*place];
+                json!({
+                    "name": step.name,
+                    "lines": step.lines,
+                    "ran": step.ran(),
+                    "milliseconds": step.took.filter(|_| step.ran()),
+                    "bytes": step.bytes.filter(|_| step.ran()),
+                })
+            };
+            places.iter().map(step).collect()
+        };
+        json!({
+            "cause": cause.text,
+            "more": cause.more,
+            "reason": cause.reason,
+            "hit": steps(&cause.hit),
+            "dragged": steps(&cause.dragged),
+            "milliseconds": cause.time,
+            "bytes": cause.bytes,
+        })
+    }
+}
+
+fn amounts(step: &StepRecord) -> [String; 2] {
+    if !step.ran() {
+        return ["cached".to_owned(), String::new()];
+    }
+    [step.took.map(words::time).unwrap_or_default(), step.bytes.map(words::bytes).unwrap_or_default()]
+}

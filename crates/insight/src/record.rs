@@ -1,0 +1,192 @@
+//! What is kept of a build, to be asked about later.
+
+use std::collections::BTreeMap;
+
+use graph::{KeyParts, Listing, MissReason};
+use serde::{Deserialize, Serialize};
+
+/// Version of [`BuildRecord`] as JSON. Readers of a version read all additions to it.
+pub const RECORD_VERSION: u32 = 1;
+
+/// A build that ended, in whatever way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// What users call it.
+    pub id: String,
+    /// Which program built: its version.
+    pub builder: String,
+    /// Names the state directory, without telling anything about it: hidden values compare only within one.
+    pub store: String,
+    /// What builds have in common that follow one another: Dockerfile, target, platform.
+    pub scope: String,
+    /// The Dockerfile, as given.
+    pub dockerfile: String,
+    /// The build context, as given.
+    pub context: String,
+    /// The stage asked for.
+    pub target: Option<String>,
+    /// Options that tell builds apart, as on the command line; values of secret ones are left out.
+    pub options: BTreeMap<String, String>,
+    /// Names that the image got.
+    pub names: Vec<String>,
+    /// When it began, in milliseconds since 1970.
+    pub started: u64,
+    /// Milliseconds from begin to end.
+    pub took: u64,
+    /// How it ended.
+    pub result: BuildResult,
+    /// The image's id, when there is one.
+    pub image: Option<String>,
+    /// Its steps and sources, in topological order.
+    pub steps: Vec<StepRecord>,
+    /// The files that steps used, by name of the listing: only in a record that left its machine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub listings: BTreeMap<String, Listing>,
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildResult {
+    /// It was built.
+    Done,
+    /// It failed.
+    Failed {
+        /// One line.
+        message: String,
+    },
+    /// The user gave it up.
+    Cancelled,
+}
+
+/// A step or source of a build.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// As shown: `[build 2/5] RUN make`.
+    pub name: String,
+    /// First and last line in the Dockerfile.
+    pub lines: Option<(u32, u32)>,
+    /// Whether it brings something from outside.
+    pub source: bool,
+    /// What it uses.
+    pub inputs: Vec<StepInput>,
+    /// Its definition key; `None` for sources, and where the build did not come to know it.
+    pub key: Option<String>,
+    /// What went into that.
+    pub parts: Option<KeyParts>,
+    /// How it ended; `None` when nothing of it was needed, or the build ended before.
+    pub outcome: Option<StepOutcome>,
+    /// When it began, in milliseconds since the build did.
+    pub began: Option<u64>,
+    /// Milliseconds that it took in this build.
+    pub took: Option<u64>,
+    /// Milliseconds that it took when it was executed last: what the cache saves.
+    pub cost: Option<u64>,
+    /// Bytes of files in its own layer.
+    pub bytes: Option<u64>,
+}
+
+/// An edge between steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepInput {
+    /// The place of the used one in [`BuildRecord::steps`].
+    pub step: usize,
+    /// Whether all of it is used, as opposed to selected files.
+    pub whole: bool,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// Its result was there.
+    Cached,
+    /// It was executed.
+    Ran {
+        /// Why it was not cached; `None` for what never is (a local context).
+        why: Option<MissReason>,
+    },
+    /// It failed.
+    Failed {
+        /// One line.
+        message: String,
+        /// Why it was not cached.
+        why: Option<MissReason>,
+    },
+    /// Given up because another failed or the user asked.
+    Cancelled,
+}
+
+impl StepRecord {
+    /// Why it was executed; `None` when it was not.
+    pub fn why(&self) -> Option<&MissReason> {
+        match self.outcome.as_ref()? {
+            StepOutcome::Ran { why } | StepOutcome::Failed { why, .. } => why.as_ref(),
+            StepOutcome::Cached | StepOutcome::Cancelled => None,
+        }
+    }
+
+    /// Whether it was executed, to whatever end.
+    pub fn ran(&self) -> bool {
+        !self.source && matches!(self.outcome, Some(StepOutcome::Ran { .. } | StepOutcome::Failed { .. }))
+    }
+
+    /// Whether its result was found, or not even looked for because what stands on it was found.
+    pub fn is_cached(&self) -> bool {
+        !self.source && matches!(self.outcome, Some(StepOutcome::Cached))
+    }
+
+    /// Its instruction: the name without the place.
+    pub fn title(&self) -> &str {
+        crate::picture::taken_apart(&self.name).2
+    }
+
+    /// The number of a name that has one: `3/5`.
+    pub fn number(&self) -> &str {
+        crate::picture::taken_apart(&self.name).1
+    }
+}
+
+impl BuildRecord {
+    /// Reads what [`BuildRecord::to_json`] wrote, on this machine or another.
+    ///
+    /// # Errors
+    /// In words, when it is no record or one of a newer program.
+    pub fn from_json(bytes: &[u8]) -> Result<BuildRecord, String> {
+        let record: BuildRecord =
+            serde_json::from_slice(bytes).map_err(|error| format!("it is no build record: {error}"))?;
+        if record.version > RECORD_VERSION {
+            return Err(format!("a newer version wrote it (format {})", record.version));
+        }
+        let steps = record.steps.len();
+        let inputs = |(index, step): (usize, &StepRecord)| step.inputs.iter().all(|input| input.step < index);
+        if !record.steps.iter().enumerate().all(inputs) {
+            return Err(format!("it is no build record: its {steps} steps are out of order"));
+        }
+        Ok(record)
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Maps have text for keys, so nothing can fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// How many of its steps were executed, and how many could have been.
+    pub fn executed(&self) -> (usize, usize) {
+        let steps = self.steps.iter().filter(|step| !step.source && step.outcome.is_some());
+        (self.steps.iter().filter(|step| step.ran()).count(), steps.count())
+    }
+
+    /// The step that a user means by a number (from 1), by `3/5`, `build 3/5`, or by the beginning of its instruction.
+    pub fn find_step(&self, text: &str) -> Option<usize> {
+        let steps = || self.steps.iter().enumerate().filter(|(_, step)| !step.source);
+        let place = format!("[{text}] ");
+        let exact = steps().find(|(_, step)| step.name.starts_with(&place) || step.number() == text);
+        let by_number = || text.parse::<usize>().ok().and_then(|n| steps().nth(n.checked_sub(1)?));
+        let by_text = || steps().find(|(_, step)| step.title().starts_with(text));
+        exact.or_else(by_number).or_else(by_text).map(|(index, _)| index)
+    }
+}

@@ -1,0 +1,210 @@
+//! Why steps are executed, and what is noted and remembered of them.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use files::Selection;
+use graph::{
+    Input, InputPart, KeyParts, Listing, MissReason, Naming, Op, PathPart, Source, Vertex, VertexId,
+};
+use hash::{CacheKey, StableHasher};
+
+use super::{Answer, Explaining, Run, is_keyed_by_content, lock, operation};
+use crate::history;
+use crate::notes::{self, StepNote};
+use crate::worker::{SelectedPath, Worker};
+
+/// What is remembered of steps, by what they are found with.
+type Remembered = Vec<(CacheKey, Vec<u8>)>;
+
+impl<W: Worker> Run<W> {
+    /// Why a vertex was not found, and what of it is to be remembered once it is built.
+    pub(super) async fn explain(
+        self: &Arc<Self>,
+        id: VertexId,
+        gone: bool,
+    ) -> Answer<(MissReason, Remembered), W::Error> {
+        let vertex = self.definition.vertex(id);
+        let plain = if vertex.no_cache {
+            MissReason::Disabled
+        } else if gone {
+            MissReason::evicted()
+        } else {
+            MissReason::FirstBuild
+        };
+        let Some(explaining) = &self.explaining else { return Ok((plain, Vec::new())) };
+        let (by_text, by_place) = history::keys(&explaining.scope, &self.hidden.conceal(&vertex.name));
+        let parts = self.parts(id, explaining).await?;
+        let now = parts.clone();
+        let is_first = plain == MissReason::FirstBuild;
+        let definition = self.keyed(id).await?.definition;
+        let (last, changed) = self
+            .blocking(id, move |cache| {
+                if let Some(eviction) = cache.eviction(&definition)? {
+                    let since = SystemTime::now().duration_since(eviction.at).unwrap_or_default();
+                    let evicted = MissReason::Evicted { ago: Some(since.as_secs()), why: eviction.why };
+                    return Ok((None, Some(evicted).filter(|_| is_first)));
+                }
+                let mut last = cache.recall(&by_text)?;
+                if last.is_none()
+                    && let Some(by_place) = by_place
+                    && let Some(Ok(text)) = cache.recall(&by_place)?.map(<[u8; 32]>::try_from)
+                {
+                    last = cache.recall(&CacheKey::from_bytes(text))?;
+                }
+                // What another version of this program has written, or a failing disk, says nothing.
+                let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
+                let listing = |name: &str| notes::listing(cache, name);
+                let changed = last.as_ref().filter(|_| is_first).map(|last| now.differences(last, &listing));
+                Ok((last, changed.and_then(|changed| changed.into_iter().next())))
+            })
+            .await?;
+        let reason = match (last, changed) {
+            (Some(last), Some(MissReason::InputChanged { input, .. })) => {
+                let at = parts.changed_input(&last).and_then(|index| vertex.inputs.get(index));
+                let cause = at.and_then(|input| self.first_cause(input.vertex)).map(Box::new);
+                MissReason::InputChanged { input, cause }
+            }
+            (_, Some(reason)) => reason,
+            (Some(_), None) if is_first => self.renewed_input(id).await?.unwrap_or(MissReason::evicted()),
+            _ => plain,
+        };
+        lock(&self.reasons).insert(id, reason.clone());
+        let remembered = serde_json::to_vec(&parts).unwrap_or_default();
+        let mut remembered = vec![(by_text, remembered)];
+        remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
+        Ok((reason, remembered))
+    }
+
+    /// What a vertex does, to be written down.
+    fn title(&self, vertex: &Vertex) -> String {
+        self.hidden.conceal(history::text(&vertex.name)).into_owned()
+    }
+
+    /// The change that made an executed step, or one below it, miss.
+    fn first_cause(&self, id: VertexId) -> Option<MissReason> {
+        match lock(&self.reasons).get(&id)? {
+            MissReason::InputChanged { cause, .. } => cause.as_deref().cloned(),
+            MissReason::FirstBuild | MissReason::Disabled | MissReason::Evicted { .. } => None,
+            reason => Some(reason.clone()),
+        }
+    }
+
+    /// What goes into the definition key of a vertex.
+    async fn parts(self: &Arc<Self>, id: VertexId, explaining: &Explaining) -> Answer<KeyParts, W::Error> {
+        let vertex = self.definition.vertex(id);
+        let secret = self.blocking(id, |cache| cache.secret()).await?;
+        let naming = Naming { secret: &secret, args: &explaining.args, hidden: &self.hidden };
+        Ok(KeyParts::new(&vertex.op, self.input_parts(id).await?, naming))
+    }
+
+    /// The parts of the definition key that come from inputs.
+    async fn input_parts(self: &Arc<Self>, id: VertexId) -> Answer<Vec<InputPart>, W::Error> {
+        let vertex = self.definition.vertex(id);
+        let mut parts = Vec::with_capacity(vertex.inputs.len());
+        for input in &vertex.inputs {
+            let source = self.definition.vertex(input.vertex);
+            if is_keyed_by_content(source) {
+                let digest = self.content_of(id, input.vertex, &input.selection)?.await?.to_string();
+                let listing = self.list(id, input).await?;
+                let pattern = match &input.selection {
+                    Selection::Whole => history::text(&source.name).to_owned(),
+                    Selection::Path(path) => path.pattern.clone(),
+                };
+                parts.push(InputPart::Content { pattern, digest, listing });
+            } else {
+                let key = self.keyed(input.vertex).await?.definition;
+                let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
+                let key = CacheKey::from_bytes(key).to_string();
+                parts.push(match &source.op {
+                    Op::Source(Source::Image { .. }) => InputPart::Image { name: image_name(source), key },
+                    _ => InputPart::Vertex { name: self.title(source), key },
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Remembers which files were selected, so that a later build can say which of them changed. Returns the name of the listing.
+    async fn list(self: &Arc<Self>, id: VertexId, input: &Input) -> Answer<Option<String>, W::Error> {
+        let place = (input.vertex, input.selection.clone());
+        if let Some(known) = lock(&self.listings).get(&place) {
+            return Ok(known.clone());
+        }
+        let tree = self.input(input.vertex).await?;
+        let paths = self.worker.content_paths(&tree, &input.selection).await;
+        let paths = paths.map_err(|error| operation(id, error))?;
+        let part = |path: SelectedPath| (path.path, PathPart::new(path.mode, &path.digest));
+        let name = match paths {
+            None => None,
+            Some(paths) => {
+                let listing: Listing = paths.into_iter().map(part).collect();
+                self.blocking(id, move |cache| {
+                    let (name, key, bytes) = notes::remembered(&listing);
+                    if cache.recall(&key)?.is_none() {
+                        cache.remember(&[(key, bytes)])?;
+                    }
+                    Ok(name)
+                })
+                .await
+                // That a later miss may go unexplained is no reason to fail.
+                .ok()
+            }
+        };
+        lock(&self.listings).insert(place, name.clone());
+        Ok(name)
+    }
+
+    /// What was learned of the steps that the targets need, as far as it was.
+    pub(super) async fn note(self: &Arc<Self>, targets: &[VertexId]) -> Vec<StepNote> {
+        let mut notes = Vec::new();
+        let Some(explaining) = self.explaining.clone() else { return notes };
+        for id in self.ancestors(targets) {
+            if matches!(self.definition.vertex(id).op, Op::Source(_)) {
+                continue;
+            }
+            let Some(key) = self.known_key(id) else { continue };
+            let Ok(parts) = self.parts(id, &explaining).await else { continue };
+            let known = lock(&self.results).get(&id).cloned();
+            let record = match known {
+                Some(record) => Some(record),
+                None => {
+                    let found = self.blocking(id, move |cache| cache.lookup(&key)).await;
+                    found.ok().and_then(|found| found.into_iter().next())
+                }
+            };
+            let why = lock(&self.reasons).get(&id).cloned();
+            notes.push(StepNote { vertex: id, key, parts, record, why });
+        }
+        notes
+    }
+
+    /// The definition key of a vertex, unless something would have to be fetched for it.
+    fn known_key(&self, id: VertexId) -> Option<CacheKey> {
+        if let Some(keyed) = lock(&self.keys).get(&id) {
+            return Some(keyed.definition);
+        }
+        let late = lock(&self.late_keys).get(&id).and_then(|key| key.peek().cloned());
+        late?.ok().map(|keyed| keyed.definition)
+    }
+
+    /// The input that was built again without looking it up, and came out otherwise.
+    async fn renewed_input(self: &Arc<Self>, id: VertexId) -> Answer<Option<MissReason>, W::Error> {
+        for input in &self.definition.vertex(id).inputs {
+            let source = self.definition.vertex(input.vertex);
+            if !is_keyed_by_content(source) && self.keyed(input.vertex).await?.fresh {
+                let cause = self.first_cause(input.vertex).map(Box::new);
+                let input = self.title(source);
+                return Ok(Some(MissReason::InputChanged { input, cause }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// An image as the Dockerfile has it, without what it was found to be.
+fn image_name(vertex: &Vertex) -> String {
+    let text = history::text(&vertex.name);
+    let name = text.strip_prefix("FROM ").unwrap_or(text);
+    name.split_once("@sha256:").map_or(name, |(name, _)| name).to_owned()
+}

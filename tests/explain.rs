@@ -1,0 +1,283 @@
+//! Why steps ran, in the user's words; and what is kept of builds.
+
+use std::fs;
+use std::path::Path;
+
+use e2e::{Context, Done, Home, run, tempdir};
+use serde_json::Value;
+
+const NPM: &str = "\
+FROM busybox
+ARG GIT_SHA=a1b2
+WORKDIR /app
+COPY package.json ./
+RUN cat package.json > installed
+COPY . .
+RUN sh ./run.sh
+";
+
+fn npm() -> Context {
+    let context = Context::new(NPM).file("package.json", "{}\n").file("run.sh", "echo said\n");
+    context.chmod("run.sh", 0o644);
+    context
+}
+
+fn build(home: &Home, context: &Context, arguments: &[&str]) -> Done {
+    run(home.build(context).arg("--progress=plain").args(arguments)).ok()
+}
+
+fn explain(home: &Home, arguments: &[&str]) -> String {
+    run(home.builder("explain").args(arguments)).ok().stdout
+}
+
+/// The sentence about one step of the last build.
+#[track_caller]
+fn sentence(home: &Home, step: &str) -> String {
+    let text = explain(home, &[&format!(":{step}")]);
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Builds what `edit` makes of the context; whether `step` then ran for the reason `words`, and is there again once that is undone.
+#[track_caller]
+fn reason(edit: impl Fn(&Context), undo: impl Fn(&Context), step: &str, words: &str) {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    edit(&context);
+    let done = build(&home, &context, &[]);
+    let (title, cause) = words.split_once(": ").expect("a step and a reason");
+    assert!(done.stderr.contains(&format!("not cached: {cause}")), "{words}\n{done}");
+    assert_eq!(sentence(&home, step), words);
+    undo(&context);
+    let done = build(&home, &context, &[]);
+    assert!(!done.stderr.contains("not cached"), "{title} hits again\n{done}");
+    assert!(sentence(&home, step).ends_with(": it was cached"), "{}", sentence(&home, step));
+}
+
+#[test]
+fn a_file_changed() {
+    reason(
+        |context| context.write("package.json", "{ }\n"),
+        |context| context.write("package.json", "{}\n"),
+        "RUN cat",
+        "RUN cat package.json > installed: package.json changed (COPY package.json ./)",
+    );
+}
+
+#[test]
+fn a_mode_changed() {
+    reason(
+        |context| context.chmod("run.sh", 0o664),
+        |context| context.chmod("run.sh", 0o644),
+        "COPY . .",
+        "COPY . .: mode of run.sh 0644 → 0664",
+    );
+}
+
+#[test]
+fn a_file_came_and_another_went() {
+    reason(
+        |context| {
+            context.write("new", "");
+            fs::remove_file(context.path().join("run.sh")).expect("remove");
+            context.write("run.sh/x", "");
+            fs::remove_dir_all(context.path().join("run.sh")).expect("remove");
+            context.write("Dockerfile", NPM.replace("sh ./run.sh", "echo no"));
+        },
+        |context| {
+            fs::remove_file(context.path().join("new")).expect("remove");
+            context.write("run.sh", "echo said\n");
+            context.chmod("run.sh", 0o644);
+            context.write("Dockerfile", NPM);
+        },
+        "COPY . .",
+        "COPY . .: Dockerfile changed, new added, run.sh removed",
+    );
+}
+
+#[test]
+fn a_command_changed() {
+    reason(
+        |context| context.write("Dockerfile", NPM.replace("> installed", "> elsewhere")),
+        |context| context.write("Dockerfile", NPM),
+        "RUN cat",
+        "RUN cat package.json > elsewhere: command: /bin/sh -c cat package.json > installed → /bin/sh -c cat package.json > \
+         elsewhere",
+    );
+}
+
+#[test]
+fn an_argument_changed_and_a_secret_one_is_not_shown() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nARG GIT_SHA=a1b2\nARG NPM_TOKEN=hunter22\nENV MODE=x\nRUN echo $NPM_TOKEN\n",
+    );
+    build(&home, &context, &[]);
+    build(&home, &context, &["--build-arg=GIT_SHA=c3d4"]).says("not cached: ARG GIT_SHA: a1b2 → c3d4");
+    assert!(sentence(&home, "2/2").ends_with(": ARG GIT_SHA: a1b2 → c3d4"), "{}", sentence(&home, "2/2"));
+    build(&home, &context, &["--build-arg=GIT_SHA=c3d4", "--build-arg=NPM_TOKEN=hunter33"])
+        .says("not cached: ARG NPM_TOKEN changed");
+    context.write(
+        "Dockerfile",
+        fs::read_to_string(context.path().join("Dockerfile")).expect("read").replace("=x", "=y"),
+    );
+    let same = ["--build-arg=GIT_SHA=c3d4", "--build-arg=NPM_TOKEN=hunter33"];
+    build(&home, &context, &same).says("not cached: ENV MODE: x → y");
+    for id in ["^0", "^1", "^2", "^3"] {
+        for command in ["export", "inspect", "logs"] {
+            let told = run(home.builder("history").args([command, id])).ok().stdout;
+            assert!(!told.contains("hunter"), "{command} {id}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_base_image_changed() {
+    let home = Home::new();
+    let layouts = tempdir();
+    let layout = layouts.path().join("base");
+    let make = |text: &str| {
+        let base = Context::new(&format!("FROM busybox\nRUN echo {text} > /base\n"));
+        let _ = fs::remove_dir_all(&layout);
+        build(&home, &base, &["-o", &format!("type=oci,tar=false,dest={}", layout.display())]);
+    };
+    let context = Context::new("FROM mybase\nRUN cat /base\n");
+    let argument = format!("--build-context=mybase=oci-layout://{}", layout.display());
+    make("one");
+    build(&home, &context, &[&argument]);
+    make("two");
+    build(&home, &context, &[&argument]).says("not cached: base image mybase: new digest");
+    assert_eq!(sentence(&home, "RUN"), "RUN cat /base: base image mybase: new digest");
+}
+
+#[test]
+fn never_built_switched_off_and_removed() {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: never built here");
+    build(&home, &context, &["--no-cache"]);
+    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: the cache is switched off for it");
+    run(home.builder("prune").args(["--all", "--force"])).ok();
+    build(&home, &context, &[]);
+    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: evicted just now by builder prune --all");
+    assert_eq!(explain(&home, &[]).matches("evicted").count(), 1, "one cause");
+}
+
+#[test]
+fn a_failed_step_is_explained_too() {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    context.write("run.sh", "echo before; exit 3\n");
+    run(home.build(&context).arg("--progress=plain")).code_is(1);
+    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: run.sh changed (COPY . .)");
+    let list = run(home.builder("history").arg("ls")).ok().stdout;
+    assert!(list.contains("failed"), "{list}");
+    let logs = run(home.builder("history").args(["logs", ":RUN sh"])).ok().stdout;
+    assert_eq!(logs, "before\n");
+}
+
+#[test]
+fn one_change_and_all_that_it_dragged_along() {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    context.write("package.json", "{ }\n");
+    build(&home, &context, &[]);
+    let json: Value = serde_json::from_str(&explain(&home, &["--format=json"])).expect("JSON");
+    let names = |list: &Value| -> Vec<String> {
+        let steps = list.as_array().expect("a list").iter();
+        steps.map(|step| step["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    let causes = json["causes"].as_array().expect("a list");
+    assert_eq!(causes.len(), 1, "{json:#}");
+    assert_eq!(causes[0]["cause"], "package.json changed");
+    assert_eq!(names(&causes[0]["hit"]), ["[3/6] COPY package.json ./", "[5/6] COPY . ."]);
+    assert_eq!(
+        names(&causes[0]["dragged"]),
+        ["[4/6] RUN cat package.json > installed", "[6/6] RUN sh ./run.sh"]
+    );
+    assert_eq!((&json["executed"], &json["steps"]), (&4.into(), &5.into()));
+    assert!(causes[0]["bytes"].as_u64().expect("bytes") >= 4, "{json:#}");
+    // The record agrees with what was shown while it was built.
+    build(&home, &context, &[]);
+    assert!(explain(&home, &[]).contains("Everything was cached"), "{}", explain(&home, &[]));
+    assert!(explain(&home, &["--against", "^1"]).contains("Nothing is different"));
+}
+
+/// A build on a server, taken along as a file, against one on another machine.
+#[test]
+fn builds_of_two_machines() {
+    let (server, laptop) = (Home::new(), Home::new());
+    let context = npm();
+    build(&server, &context, &[]);
+    let dir = tempdir();
+    let record = dir.path().join("ci.json");
+    run(server.builder("history").arg("export").arg("-o").arg(&record)).ok();
+    let text = fs::read_to_string(&record).expect("the record");
+    assert!(text.contains("run.sh"), "it has the files' digests");
+
+    build(&laptop, &context, &[]);
+    let against = ["--against-record", record.to_str().expect("text")];
+    assert!(explain(&laptop, &against).contains("Nothing is different"), "{}", explain(&laptop, &against));
+    context.chmod("run.sh", 0o755);
+    build(&laptop, &context, &["--build-arg=GIT_SHA=c3d4"]);
+    let told = explain(&laptop, &against);
+    assert!(told.contains("mode of run.sh 0644 → 0755"), "{told}");
+    assert!(told.contains("ARG GIT_SHA: a1b2 → c3d4"), "{told}");
+
+    let id = run(laptop.builder("history").arg("import").arg(&record)).ok().stdout;
+    let told = explain(&laptop, &["--against", id.trim()]);
+    assert!(told.contains("mode of run.sh 0644 → 0755"), "{told}");
+    run(laptop.builder("history").arg("import").arg(file(dir.path(), "{}")))
+        .code_is(2)
+        .says("no build record");
+}
+
+fn file(dir: &Path, text: &str) -> std::path::PathBuf {
+    let path = dir.join("file");
+    fs::write(&path, text).expect("write");
+    path
+}
+
+/// Values that only one machine can compare are told as such, never as a change.
+#[test]
+fn hidden_values_of_two_machines_do_not_compare() {
+    let (server, laptop) = (Home::new(), Home::new());
+    let context = Context::new("FROM busybox\nARG API_KEY\nRUN true\n");
+    build(&server, &context, &["--build-arg=API_KEY=same-value"]);
+    build(&laptop, &context, &["--build-arg=API_KEY=other-value"]);
+    let dir = tempdir();
+    let record = dir.path().join("ci.json");
+    run(server.builder("history").arg("export").arg("-o").arg(&record)).ok();
+    let told = explain(&laptop, &["--against-record", record.to_str().expect("text")]);
+    assert!(told.contains("a value that is kept secret may be another one"), "{told}");
+}
+
+#[test]
+fn what_is_kept_of_builds() {
+    let home = Home::new();
+    let context = npm();
+    let history = |arguments: &[&str]| run(home.builder("history").args(arguments));
+    history(&["inspect"]).code_is(2).says("no builds are recorded yet");
+    assert_eq!(history(&["ls"]).ok().stdout, "");
+    build(&home, &context, &["-t", "app"]);
+    build(&home, &context, &["--build-arg=GIT_SHA=x"]);
+    let list: Value = serde_json::from_str(&history(&["ls", "--format=json"]).ok().stdout).expect("JSON");
+    let ids: Vec<&str> =
+        list.as_array().expect("a list").iter().map(|b| b["id"].as_str().expect("id")).collect();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(list[1]["names"][0], "docker.io/library/app:latest");
+    assert_eq!((&list[0]["executed"], &list[1]["executed"]), (&2.into(), &5.into()), "{list:#}");
+    assert!(list[1]["image"].as_str().expect("an id").starts_with("sha256:"));
+    let shown = history(&["inspect", &ids[0][..6]]).ok().stdout;
+    assert!(shown.contains("build-arg GIT_SHA:") && shown.contains("[4/6] RUN cat"), "{shown}");
+    let logs = history(&["logs", "^0"]).ok().stdout;
+    assert_eq!(logs, "[6/6] RUN sh ./run.sh\nsaid\n");
+    history(&["inspect", "zz"]).code_is(2).says("there is no build `zz`");
+    history(&["rm", ids[1]]).ok();
+    history(&["inspect", ids[1]]).code_is(2);
+    history(&["rm", "--all"]).ok();
+    assert_eq!(history(&["ls", "--format=json"]).ok().stdout.trim(), "[]");
+}
