@@ -44,6 +44,8 @@ enum Part {
     Cache,
     /// Why steps ran, and what is kept of builds.
     Explain,
+    /// What edits rerun under two orders of instructions: predicted, and done.
+    Compare,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.

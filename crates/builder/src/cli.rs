@@ -8,7 +8,7 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, du, explain, graph as graph_command, history, images, info,
+    build, cache as cache_command, compare, du, explain, graph as graph_command, history, images, info,
     parse as parse_command, prune, run,
 };
 use crate::refused::{self, Refused};
@@ -44,6 +44,7 @@ pub(crate) struct Cli {
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
     Explain(explain::Args),
+    Compare(Box<compare::Args>),
     Graph(Box<graph_command::Args>),
     History(history::Args),
     Images(images::Args),

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod cache;
+pub(crate) mod compare;
 pub(crate) mod du;
 pub(crate) mod explain;
 pub(crate) mod graph;

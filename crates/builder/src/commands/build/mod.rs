@@ -4,6 +4,7 @@ mod contexts;
 mod deliver;
 mod done;
 mod elsewhere;
+mod examine;
 mod explain;
 mod images;
 mod journal;
@@ -32,8 +33,10 @@ use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
+pub(crate) use examine::{Examined, examine};
 use images::{Finder, Found};
 use journal::Journal;
+pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
 use request::Request;
 
