@@ -3,8 +3,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
-use e2e::{Context, Home, Image, Tree, base, dockerfiles, need_root, run, tempdir, tool, unpack};
+use e2e::{
+    Case, Context, Done, Home, Image, Tree, base, dockerfiles, in_parallel, need_root, run, tempdir, tool,
+    unpack,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,22 +43,25 @@ impl Buildah {
     /// Builds; the tree and the config. The Docker format, since the OCI format of this version loses HEALTHCHECK,
     /// ONBUILD and SHELL. runc, since crun refuses hybrid cgroups.
     fn build(&self, context: &Path, arguments: &[&str]) -> (Tree, Value) {
+        self.try_build(context, &[&["--layers"], arguments].concat()).unwrap_or_else(|done| panic!("{done}"))
+    }
+
+    /// The same, without a cache, for a Dockerfile that may be refused.
+    fn try_build(&self, context: &Path, arguments: &[&str]) -> Result<(Tree, Value), Box<Done>> {
         let mut build = self.command("bud");
-        build.args([
-            "--layers",
-            "--runtime=runc",
-            "--network=host",
-            "--format=docker",
-            "--identity-label=false",
-        ]);
-        run(build.args(["--tag", "built"]).args(arguments).arg(context)).ok();
+        build.args(["--runtime=runc", "--network=host", "--format=docker", "--identity-label=false"]);
+        let done = run(build.args(["--tag", "built"]).args(arguments).arg(context));
+        if done.code != Some(0) {
+            return Err(Box::new(done));
+        }
         let layout = self.dir.path().join("layout");
         let _ = std::fs::remove_dir_all(&layout);
-        run(self.command("push").args(["--quiet", "built"]).arg(format!("oci:{}:latest", layout.display())))
-            .ok();
+        let mut push = self.command("push");
+        push.args(["--quiet", "--disable-compression", "built"]);
+        run(push.arg(format!("oci:{}:latest", layout.display()))).ok();
         let inspect = run(self.command("inspect").args(["--type=image", "built"])).ok().stdout;
         let inspect: Value = serde_json::from_str(&inspect).expect("JSON");
-        (unpack(&layout), inspect["Docker"]["config"].clone())
+        Ok((unpack(&layout), inspect["Docker"]["config"].clone()))
     }
 }
 
@@ -242,4 +249,202 @@ fn stage_arguments() {
          FROM ${BASE}\nCOPY --from=two /x /x\nCOPY --from=0 /x /first\n",
     );
     compare(context.path(), &["--build-arg=X=2"], |_, _, _| {});
+}
+
+/// What Buildah 1.28 does not know: a Dockerfile that holds it is not compared.
+const UNKNOWN: &[&str] = &[
+    "<<",
+    "--link",
+    "--parents",
+    "--exclude",
+    "--unpack",
+    "--checksum",
+    "--keep-git-dir",
+    "--mount",
+    "--network",
+    "--security",
+    "--device",
+    "--timeout",
+    "--retry",
+];
+
+/// Where Buildah 1.28 does something else than BuildKit and this project, and what.
+const OTHERWISE: &[(&str, &[&str])] = &[
+    (
+        "Buildah does not check it",
+        &[
+            "expand_empty_braces",
+            "expose_unknown_protocol",
+            "expose_range_backwards",
+            "expose_json",
+            "from_bad_stage_name",
+            "instruction_before_from",
+            "healthcheck_too_short",
+            "copy_id_minus_one",
+            "flag_twice",
+        ],
+    ),
+    (
+        "Buildah's expansion knows no patterns, no special names and no escape but the backslash",
+        &[
+            "env_escape_is_backtick",
+            "expand_patterns",
+            "expand_special_names",
+            "directive_in_any_case",
+            "from_with_operator",
+            "expand_pattern_escapes",
+            "expand_shortest_and_longest",
+            "expand_escape_is_backtick",
+            "expand_must_be_set_and_is",
+            "expand_defaults_and_alternatives",
+            "expand_replace_slash",
+            "expand_special_characters",
+        ],
+    ),
+    ("Buildah expands only the first word of an ARG", &["arg_several_left_to_right"]),
+    ("Buildah gives proxies in both spellings, and to ENV", &["proxy_in_run", "proxy_is_not_expanded"]),
+    ("Buildah reads JSON up to its end and drops the rest", &["json_then_text", "json_then_words"]),
+    ("Buildah does not inherit the SHELL of a stage", &["shell_inherited"]),
+    (
+        "Buildah makes the directories of volumes",
+        &[
+            "stage_inherits_config",
+            "volume_json_with_variable",
+            "volume_words_and_json",
+            "json_before_continuation",
+        ],
+    ),
+    ("Buildah makes no directory for WORKDIR while it builds", &["workdir_is_a_file"]),
+    ("Buildah writes ports as they stand", &["expose_forms", "expose_host_port", "expose_ipv6"]),
+    ("Buildah keeps one protocol of a port", &["expose_sorted_and_inherited"]),
+    ("Buildah refuses a time of zero, which means the default", &["healthcheck_zero"]),
+    ("Buildah looks for an image even where a stage has that name", &["named_context_beats_stage"]),
+    ("Buildah takes an image of another platform for a missing one", &["from_other_platform"]),
+    ("Buildah takes two backslashes for a continuation", &["continuation_escaped"]),
+    ("Buildah runs an empty RUN", &["instruction_without_arguments"]),
+    ("Buildah knows no stage by number in ONBUILD", &["onbuild_copy_from_index"]),
+    (
+        "Buildah replaces what is in the way of a COPY",
+        &[
+            "copy_file_onto_dir",
+            "copy_inner_dir_vs_link",
+            "copy_inner_dir_vs_file",
+            "copy_several_no_slash",
+            "copy_several_file_over_directory",
+            "copy_link_over_directory",
+            "copy_several_onto_a_file",
+        ],
+    ),
+    ("Buildah makes a file of `name/.`", &["copy_dest_slashdot"]),
+    ("Buildah makes a directory where a symlink leads to nothing", &["copy_file_onto_dangling"]),
+    (
+        "Buildah does not give --chmod to directories",
+        &["chmod_octal_over_modes", "expand_in_every_instruction"],
+    ),
+    ("Buildah copies a FIFO as if it were a directory with it", &["copy_fifo_direct"]),
+    ("Buildah does not know all wildcards", &["wildcard_escaped", "wildcard_bracket_unescaped"]),
+    (
+        "Buildah refuses wildcards that match nothing, BuildKit not",
+        &["wildcard_matches_nothing", "ignore_hides_from_wildcard"],
+    ),
+    ("Buildah matches wildcards behind symlinks", &["wildcard_through_link"]),
+    ("Buildah drops setuid with --chown", &["copy_chown_setuid"]),
+    (
+        "Buildah leaves owners of unpacked archives, and gives them --chmod",
+        &["add_chown_archive", "add_archive_keeps_owners"],
+    ),
+    (
+        "containers/storage matches ignore patterns in another way",
+        &[
+            "ignore_double_star_suffix",
+            "ignore_parentheses_are_characters",
+            "ignore_caret_is_a_character",
+            "ignore_all_but_double_star",
+            "ignore_exception_double_star",
+            "ignore_then_exception_of_parent",
+        ],
+    ),
+    (
+        "the environment, hosts and names of a container are Buildah's",
+        &[
+            "run_env",
+            "run_env_path_set",
+            "run_env_empty_value",
+            "run_hosts",
+            "run_surroundings",
+            "sandbox_host_name",
+        ],
+    ),
+    (
+        "Buildah leaves the places of its mounts behind",
+        &[
+            "copy_whole_stage",
+            "stubs_resolv_is_link",
+            "stubs_of_the_base",
+            "run_no_shell_exec",
+            "stubs_mountpoints",
+        ],
+    ),
+    ("a stage of Buildah does not have the ARGs of the one it is built from", &["arg_inherited_by_stage"]),
+    ("Buildah drops what changes in a volume", &["volume_keeps_later_changes"]),
+    ("Buildah lets no container make devices", &["copy_devices", "copy_character_device"]),
+    ("Buildah takes SHELL for RUN alone", &["shell_for_later_instructions", "expand_not_in_commands"]),
+    ("Buildah knows no byte order mark before a directive", &["byte_order_mark"]),
+    ("Buildah looks for an image where ONBUILD names a stage", &["onbuild_copy_from_other_stage"]),
+    ("Buildah looks up users in another order", &["run_user_dupname"]),
+    (
+        "Buildah without --layers has one layer, in which hard links hold",
+        &["hard_link_to_lower_file", "hard_links_chmod"],
+    ),
+];
+
+/// A `--chmod` that is not octal, which Buildah 1.28 does not know.
+fn has_symbolic_mode(dockerfile: &str) -> bool {
+    let mut modes = dockerfile.split("--chmod=").skip(1);
+    modes.any(|mode| !mode.starts_with(|c: char| c.is_ascii_digit() || c == '$'))
+}
+
+/// The cases of the language that Buildah understands: it gives the same trees and configs, and refuses the same.
+#[test]
+fn language() {
+    let mut cases: Vec<Case> = Case::files().iter().flat_map(|file| Case::read(file)).collect();
+    for name in OTHERWISE.iter().flat_map(|(_, names)| *names) {
+        assert!(cases.iter().any(|case| case.name == *name), "no case is called {name}");
+    }
+    cases.retain(|case| !UNKNOWN.iter().any(|unknown| case.dockerfile.contains(unknown)));
+    cases.retain(|case| case.is_plain() && !has_symbolic_mode(&case.dockerfile));
+    cases.retain(|case| !OTHERWISE.iter().any(|(_, names)| names.contains(&case.name.as_str())));
+    assert!(cases.len() >= 150, "{} cases are compared", cases.len());
+    let workers = [(Buildah::new(), Home::new()), (Buildah::new(), Home::new())];
+    let wrong = Mutex::new(Vec::new());
+    in_parallel(&mut cases, |worker, case| {
+        let (buildah, home) = &workers[worker];
+        if let Some(difference) = difference(case, buildah, home) {
+            wrong.lock().expect("a list").push(format!("--- {}: {difference}", case.name));
+        }
+    });
+    let wrong = wrong.into_inner().expect("a list");
+    println!("{} cases compared", cases.len());
+    assert!(wrong.is_empty(), "{} of {} cases differ\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// What the two make different of a case.
+fn difference(case: &Case, buildah: &Buildah, home: &Home) -> Option<String> {
+    let context = case.prepare();
+    let arguments: Vec<String> = case.build_args().collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let fails = case.expect.starts_with("fails\n");
+    let (tree, theirs) = match buildah.try_build(context.path(), &arguments) {
+        Ok(_) if fails => return Some("Buildah builds it".to_owned()),
+        Err(_) if fails => return None,
+        Err(done) => return Some(format!("Buildah refuses it: {}", done.stderr)),
+        Ok(built) => built,
+    };
+    let image = home.export(&context, &arguments);
+    let mut lines = image.tree().without(explained).differences(&tree.without(explained));
+    let ours = config(&image.config["config"]);
+    if ours != config(&theirs) {
+        lines.push(format!("config {ours} and {}", config(&theirs)));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }

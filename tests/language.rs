@@ -1,14 +1,22 @@
 //! The language, case by case: `testdata/language/*.cases`. Each case is a Dockerfile with its context, and beside it the layers, config
-//! and history that it must give, or that it must fail. They were compared with BuildKit's results when they were written; with
-//! `BUILDKIT_HOST` set and `buildctl` in the path they are compared again, and cases that do not say `buildah:` are built by Buildah too.
+//! and history that it must give, or the mistakes that are found in it. They were compared with BuildKit's results when they were
+//! written; with `BUILDKIT_HOST` set and `buildctl` in the path they are compared again. `tests/buildah.rs` builds those that Buildah
+//! understands with Buildah.
 //!
 //! ```text
 //! === name
 //! context: NAME            filled by contexts/NAME.sh
 //! arg: NAME=VALUE          a build argument; repeatable
 //! ignore: PATTERN          a line of .dockerignore; repeatable
-//! differs: WHY             BuildKit gives something else, see docs/differences.md
-//! buildah: WHY             not compared with Buildah 1.28
+//! file: NAME               what the Dockerfile is called; `dockerfile` is found without being named
+//! target: STAGE            what is built, if not the last stage
+//! platform: PLATFORM       for what
+//! served: DIR              a directory of the context, given out at `$HTTP` and, its repositories, at `$GIT`
+//! given: FORM              the context as `tar` or `dockerfile` on standard input, by `http`, or by `git`, with `#ref:dir` after it
+//! label: NAME=VALUE        a label of the command line; repeatable
+//! named: NAME=DIR          a named context, a directory of the context; repeatable
+//! secret: NAME=VALUE       a secret; repeatable
+//! differs: ROW             BuildKit gives something else: the beginning of a row of docs/differences.md
 //! --- Dockerfile
 //! --- expect
 //! ```
@@ -18,113 +26,45 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use e2e::{Context, Done, Home, Image, Tree, base, need_root, run, tempdir, tool};
+use e2e::{Case, Context, Done, Home, Image, Served, Tree, base, in_parallel, need_root, run, tempdir, tool};
 use serde_json::Value;
 
-/// One case, as it stands in its file.
-#[derive(Clone, Default)]
-struct Case {
-    name: String,
-    context: Option<String>,
-    args: Vec<String>,
-    ignore: Vec<String>,
-    differs: Option<String>,
-    buildah: Option<String>,
-    dockerfile: String,
-    expect: String,
+/// What a case gives.
+trait Results {
+    fn ours(&self, home: &Home, known: &Known) -> String;
+    fn buildkit(&self, known: &Known) -> String;
 }
 
-fn testdata() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/language")
-}
-
-fn files() -> Vec<PathBuf> {
-    let entries = fs::read_dir(testdata()).expect("list the cases");
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "cases"));
-    files.sort();
-    files
-}
-
-fn parse(path: &Path) -> Vec<Case> {
-    let text = fs::read_to_string(path).expect("read the cases");
-    let blocks = text.split("=== ").skip(1);
-    blocks.map(|block| parse_case(block, path)).collect()
-}
-
-fn parse_case(block: &str, path: &Path) -> Case {
-    let wrong = || panic!("{}: a case is not in its form: {block}", path.display());
-    let (head, rest) = block.split_once("--- Dockerfile\n").unwrap_or_else(wrong);
-    let (dockerfile, expect) = rest.split_once("--- expect\n").unwrap_or_else(wrong);
-    let mut lines = head.lines();
-    let mut case = Case {
-        name: lines.next().unwrap_or_default().to_owned(),
-        dockerfile: dockerfile.to_owned(),
-        expect: expect.trim_end().to_owned() + "\n",
-        ..Case::default()
-    };
-    for line in lines {
-        let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("{}: {line}", case.name));
-        let value = value.to_owned();
-        match key {
-            "context" => case.context = Some(value),
-            "arg" => case.args.push(value),
-            "ignore" => case.ignore.push(value),
-            "differs" => case.differs = Some(value),
-            "buildah" => case.buildah = Some(value),
-            _ => panic!("{}: {key}", case.name),
-        }
-    }
-    case
-}
-
-fn written(cases: &[Case]) -> String {
-    let mut text = String::new();
-    for case in cases {
-        let _ = writeln!(text, "=== {}", case.name);
-        let mut line = |key: &str, value: &String| {
-            let _ = writeln!(text, "{key}: {value}");
-        };
-        case.context.iter().for_each(|value| line("context", value));
-        case.args.iter().for_each(|value| line("arg", value));
-        case.ignore.iter().for_each(|value| line("ignore", value));
-        case.differs.iter().for_each(|value| line("differs", value));
-        case.buildah.iter().for_each(|value| line("buildah", value));
-        let _ = writeln!(text, "--- Dockerfile\n{}--- expect\n{}", case.dockerfile, case.expect);
-    }
-    text
-}
-
-impl Case {
-    fn prepare(&self) -> Context {
-        let context = Context::new(&self.dockerfile);
-        if let Some(name) = &self.context {
-            let script = testdata().join("contexts").join(format!("{name}.sh"));
-            run(Command::new("sh").arg("-e").arg(script).current_dir(context.path())).ok();
-        }
-        if !self.ignore.is_empty() {
-            context.write(".dockerignore", self.ignore.join("\n") + "\n");
-        }
-        context
-    }
-
-    fn build_args(&self) -> impl Iterator<Item = String> {
-        self.args.iter().map(|arg| format!("--build-arg={arg}"))
-    }
-
+impl Results for Case {
     /// What our builder makes of it.
     fn ours(&self, home: &Home, known: &Known) -> String {
         let context = self.prepare();
         let dir = tempdir();
+        let around = Around::new(self, &context, dir.path());
         let layout = dir.path().join("layout");
         let output = format!("type=oci,tar=false,name=case:latest,dest={}", layout.display());
-        let done = run(home.build(&context).args(["-o", &output]).args(self.build_args()));
-        result(&done, || Image::open(layout, Some(dir)), known)
+        let mut build = match self.given.as_deref() {
+            None => home.build(&context),
+            Some("tar" | "dockerfile") => home.build("-"),
+            Some(_) => home.build(&around.context(self)),
+        };
+        build.args(["-o", &output]).args(around.args()).args(self.flags(&context, dir.path()));
+        let done = match self.given.as_deref() {
+            Some("tar") => run(&mut reading(&build, &dir.path().join("given/context.tar.gz"))),
+            Some("dockerfile") => run(&mut reading(&build, &context.path().join("Dockerfile"))),
+            _ => run(&mut build),
+        };
+        let result = result(&done, || Image::open(layout, Some(dir)), known);
+        let bases = base("busybox");
+        let bases = bases.parent().expect("a directory of base images");
+        around
+            .unnamed(&result)
+            .replace(&format!("{}/", context.path().display()), "")
+            .replace(&format!("{}/", bases.display()), "")
     }
 
     /// What BuildKit makes of it.
@@ -133,15 +73,33 @@ impl Case {
         let dir = tempdir();
         let tar = dir.path().join("image.tar");
         let mut build = tool("buildctl");
-        build.args(["build", "--frontend=dockerfile.v0", "--progress=plain"]);
-        for name in ["context", "dockerfile"] {
-            build.arg(format!("--local={name}={}", context.path().display()));
+        build.args(["build", "--frontend=dockerfile.v0", "--progress=plain", "--no-cache"]);
+        let around = Around::new(self, &context, dir.path());
+        if self.given.is_none() {
+            for name in ["context", "dockerfile"] {
+                build.arg(format!("--local={name}={}", context.path().display()));
+            }
+        } else {
+            // It takes from standard input what its client serves by HTTP.
+            build.arg(format!("--opt=context={}", around.context(self)));
         }
+        build.args(around.args().iter().map(|arg| arg.replace("--build-arg=", "--opt=build-arg:")));
         let digest = e2e::json(&base("busybox").join("index.json"))["manifests"][0]["digest"].clone();
         let digest = digest.as_str().expect("a digest").to_owned();
         build.arg(format!("--oci-layout=busybox={}", base("busybox").display()));
         build.arg(format!("--opt=context:busybox=oci-layout://busybox@{digest}"));
         build.args(self.args.iter().map(|arg| format!("--opt=build-arg:{arg}")));
+        let file = self.file.iter().filter(|name| *name != "dockerfile");
+        build.args(file.map(|name| format!("--opt=filename={name}")));
+        build.args(self.target.iter().map(|name| format!("--opt=target={name}")));
+        build.args(self.platform.iter().map(|platform| format!("--opt=platform={platform}")));
+        build.args(self.labels.iter().map(|label| format!("--opt=label:{label}")));
+        for (name, dir) in self.named(&context) {
+            build.arg(format!("--local={name}={}", dir.display()));
+            build.arg(format!("--opt=context:{name}=local:{name}"));
+        }
+        let secrets = self.secrets(dir.path()).into_iter();
+        build.args(secrets.map(|(name, path)| format!("--secret=id={name},src={}", path.display())));
         build.arg(format!("--output=type=oci,name=case:latest,dest={}", tar.display()));
         let done = run(&mut build);
         let open = || {
@@ -150,8 +108,66 @@ impl Case {
             run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(&layout)).ok();
             Image::open(layout, None)
         };
-        result(&done, open, known)
+        around.unnamed(&result(&done, open, known))
     }
+}
+
+/// What a case needs beside its context: servers.
+struct Around {
+    served: Option<Served>,
+    given: Option<Served>,
+}
+
+impl Around {
+    fn new(case: &Case, context: &Context, dir: &Path) -> Around {
+        let served = case.served.as_ref().map(|name| Served::new(&context.path().join(name)));
+        let given = case.given.is_some().then(|| {
+            let script = r#"mkdir "$1"; tar -C "$0" -czf "$1/context.tar.gz" .; cp "$0/Dockerfile" "$1"; cp -a "$0" "$1/context"
+                cd "$1/context"; git init -q -b main; git add -A; git -c user.name=x -c user.email=x commit -q -m x"#;
+            let given = dir.join("given");
+            run(Command::new("sh").args(["-ec", script]).arg(context.path()).arg(&given)).ok();
+            Served::new(&given)
+        });
+        Around { served, given }
+    }
+
+    /// The address of a context that is given by one.
+    fn context(&self, case: &Case) -> String {
+        let server = self.given.as_ref().expect("only where the context is given so");
+        match case.given.as_deref().unwrap_or_default() {
+            "dockerfile" => format!("{}/Dockerfile", server.http()),
+            "tar" | "http" => format!("{}/context.tar.gz", server.http()),
+            git => {
+                format!("{}/context{}", server.git(), git.strip_prefix("git").expect("a form that is known"))
+            }
+        }
+    }
+
+    fn args(&self) -> Vec<String> {
+        let of = |served: &Served| {
+            [format!("--build-arg=HTTP={}", served.http()), format!("--build-arg=GIT={}", served.git())]
+        };
+        self.served.iter().flat_map(of).collect()
+    }
+
+    fn unnamed(&self, text: &str) -> String {
+        let servers = self.served.iter().chain(&self.given);
+        servers.fold(text.to_owned(), |text, server| server.unnamed(&text))
+    }
+}
+
+/// The same command with a file as standard input.
+fn reading(command: &Command, file: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$0" "$@" <"$STANDARD_INPUT""#]).env("STANDARD_INPUT", file);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 /// What the base image brings, to be left out.
@@ -173,7 +189,7 @@ impl Known {
 fn result(done: &Done, open: impl FnOnce() -> Image, known: &Known) -> String {
     if done.code != Some(0) {
         assert!(!done.stderr.contains("panicked"), "{done}");
-        return "fails\n".to_owned();
+        return "fails\n".to_owned() + &messages(&done.stderr);
     }
     let image = open();
     let mut text = String::new();
@@ -221,19 +237,20 @@ fn result(done: &Done, open: impl FnOnce() -> Image, known: &Known) -> String {
     text
 }
 
-/// Two at a time: as many as the smallest machine has processors.
-fn in_parallel(cases: &mut [Case], work: impl Fn(&mut Case) + Sync) {
-    let next = AtomicUsize::new(0);
-    let cells: Vec<Mutex<&mut Case>> = cases.iter_mut().map(Mutex::new).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    work(&mut cell.lock().expect("a case"));
-                }
-            });
-        }
-    });
+/// What a failed build says: its mistakes, or what went wrong.
+fn messages(stderr: &str) -> String {
+    let lines = |start: &str| -> String {
+        let found = stderr.lines().filter_map(|line| line.strip_prefix(start));
+        found.map(|message| format!("  {message}\n")).collect()
+    };
+    let mistakes = lines("error: ");
+    if mistakes.is_empty() { lines("ERROR: failed to build: ") } else { mistakes }
+}
+
+/// Whether both failed, with whatever words, or gave the same.
+fn same(ours: &str, theirs: &str) -> bool {
+    let failed = |result: &str| result.starts_with("fails\n");
+    ours == theirs || (failed(ours) && failed(theirs))
 }
 
 #[test]
@@ -244,10 +261,10 @@ fn every_case_gives_what_stands_beside_it() {
     let update = std::env::var_os("UPDATE_EXPECT").is_some();
     let wrong = Mutex::new(Vec::new());
     let mut count = 0;
-    for file in files() {
-        let mut cases = parse(&file);
+    for file in Case::files() {
+        let mut cases = Case::read(&file);
         count += cases.len();
-        in_parallel(&mut cases, |case| {
+        in_parallel(&mut cases, |_, case| {
             let found = case.ours(&home, &known);
             if found != case.expect {
                 let message = format!("--- {}: expected\n{}--- found\n{found}", case.name, case.expect);
@@ -256,11 +273,11 @@ fn every_case_gives_what_stands_beside_it() {
             }
         });
         if update {
-            fs::write(&file, written(&cases)).expect("write the cases");
+            Case::write(&file, &cases);
         }
     }
     let wrong = wrong.into_inner().expect("a list");
-    assert!(count >= 150, "{count} cases");
+    assert!(count >= 500, "{count} cases");
     assert!(update || wrong.is_empty(), "{} of {count} cases differ\n{}", wrong.len(), wrong.concat());
 }
 
@@ -273,11 +290,11 @@ fn buildkit_gives_the_same() {
     }
     let known = Known::new();
     let wrong = Mutex::new(Vec::new());
-    for file in files() {
-        let mut cases = parse(&file);
-        in_parallel(&mut cases, |case| {
+    for file in Case::files() {
+        let mut cases = Case::read(&file);
+        in_parallel(&mut cases, |_, case| {
             let theirs = case.buildkit(&known);
-            let message = match (&case.differs, theirs == case.expect) {
+            let message = match (&case.differs, same(&case.expect, &theirs)) {
                 (None, false) => format!("--- {}: here\n{}--- BuildKit\n{theirs}", case.name, case.expect),
                 (Some(why), true) => format!("--- {}: does not differ: {why}\n", case.name),
                 _ => return,

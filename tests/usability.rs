@@ -184,7 +184,10 @@ fn hints_lead_on() {
         .says(&format!("did you mean -f {}", context.path().join("Dockerfile").display()));
     run(home.build(&context).arg("--target=bsae")).code_is(1).says("there is no stage `bsae`");
     run(&mut home.builder("build")).code_is(2).says("`builder build .`");
-    run(home.build(&context).arg("--load")).code_is(2).says("docker load");
+    run(home.build(&context).arg("--load").env("DOCKER_HOST", "unix:///none"))
+        .code_is(1)
+        .says("the Docker daemon at unix:///none");
+    run(home.build(&context).arg("--push")).code_is(2).says("-t REGISTRY/NAME");
     // A named ignore file is named.
     let hidden =
         Context::new("FROM busybox\nCOPY a /\n").file("a", "").file("Dockerfile.dockerignore", "a\n");

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,12 +15,22 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod cases;
+mod git;
 mod oci;
 mod progress;
+mod serve;
+mod server;
+mod servers;
 mod tree;
 
+pub use cases::{Case, in_parallel};
+pub use git::{Agent, Repositories, Sshd, ssh_key};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
+pub use serve::Served;
+pub use server::{Reply, Request, Server};
+pub use servers::{Docker, Registry};
 pub use tree::{Node, Tree};
 
 /// The binary under test.
@@ -54,8 +65,14 @@ fn named(variable: &str) -> PathBuf {
 /// # Panics
 /// When it cannot be made.
 pub fn tempdir() -> TempDir {
-    let parent = env::var_os("BUILDER_E2E_DIR").map_or_else(env::temp_dir, PathBuf::from);
-    let _ = fs::set_permissions(&parent, fs::Permissions::from_mode(0o755));
+    let parent = match env::var_os("BUILDER_E2E_DIR").map(PathBuf::from) {
+        Some(parent) => {
+            let _ = fs::set_permissions(&parent, fs::Permissions::from_mode(0o755));
+            parent
+        }
+        // The machine's own: everyone may write there, and that must stay so.
+        None => env::temp_dir(),
+    };
     let dir = tempfile::Builder::new().prefix("e2e.").tempdir_in(parent).expect("make a temporary directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open it to other users");
     dir
@@ -109,6 +126,30 @@ pub fn run(command: &mut Command) -> Done {
     let line = format!("{command:?}");
     let start = Instant::now();
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("run {line}: {error}"));
+    Done {
+        line,
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: start.elapsed(),
+    }
+}
+
+/// Runs a program to its end with these bytes as its standard input, through a pipe.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn feed(command: &mut Command, input: &[u8]) -> Done {
+    let line = format!("{command:?}");
+    let start = Instant::now();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("run {line}: {error}"));
+    let mut stdin = child.stdin.take().expect("just asked for");
+    let output = std::thread::scope(|scope| {
+        // A program may end before it has read everything.
+        scope.spawn(move || stdin.write_all(input).ok());
+        child.wait_with_output().expect("wait for a child")
+    });
     Done {
         line,
         code: output.status.code(),

@@ -12,6 +12,7 @@ mod layout;
 mod rootfs;
 mod serve;
 
+pub(crate) use debian::{release as codename, sources as apt_sources};
 pub(crate) use serve::Registry;
 
 /// Makes the base images that the Dockerfiles here start from, as OCI layouts under target/bases/.

@@ -9,11 +9,13 @@ use clap::{Parser, Subcommand};
 
 mod bases;
 mod bench;
+mod corpus;
 mod demo;
 mod dist;
 mod long;
 mod packages;
 mod shell;
+mod sources;
 mod test;
 
 /// Developer commands of builder.
@@ -28,6 +30,7 @@ struct Xtask {
 enum Command {
     Bases(bases::Args),
     Bench(bench::Args),
+    Corpus(corpus::Args),
     Demo(demo::Args),
     Dist(dist::Args),
     Long(long::Args),
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::Bases(args) => bases::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Corpus(args) => corpus::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Long(args) => long::run(&args),

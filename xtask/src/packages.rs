@@ -28,12 +28,18 @@ pub(crate) const TESTS: &[Need] = &[
     ("strace", "strace"),
     ("tmux", "tmux"),
     ("git", "git"),
+    ("ssh-agent", "openssh-client"),
+    ("sshd", "openssh-server"),
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("newuidmap", "uidmap"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
 ];
+
+/// What unpacking and making archives takes.
+pub(crate) const ARCHIVES: &[Need] =
+    &[("tar", "tar"), ("gzip", "gzip"), ("bzip2", "bzip2"), ("xz", "xz-utils"), ("zstd", "zstd")];
 
 /// What the benchmarks take beside the base images.
 pub(crate) const BENCH: &[Need] = &[

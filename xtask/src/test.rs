@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 
 use crate::shell::{self, Result};
-use crate::{bases, packages};
+use crate::{bases, packages, sources};
 
 /// Runs every test, after setting up what they need: packages, base images, the binary.
 ///
@@ -40,8 +40,18 @@ enum Part {
     Semantics,
     /// The language, case by case: layers, config and history.
     Language,
+    /// Build contexts, named contexts and ADD from standard input, HTTP and git.
+    Contexts,
+    /// RUN --mount of every type, and a look into cache mounts.
+    Mounts,
+    /// Dockerfiles of well-known programs, in source packages fetched from this machine's Debian mirror.
+    Sources,
+    /// Questions about a build that does not run: graph, parse, check, outline, targets.
+    Graph,
     /// What a second build does and does not do.
     Cache,
+    /// Shells inside steps, stored output, terminals.
+    Debug,
     /// Why steps ran, and what is kept of builds.
     Explain,
     /// What edits rerun under two orders of instructions: predicted, and done.
@@ -58,6 +68,12 @@ enum Part {
     Rootless,
     /// Pulls from a registry, with and without credentials.
     Registry,
+    /// Pushes to a registry, logins, a Docker daemon.
+    Push,
+    /// Compressions, media types, annotations, several platforms.
+    Forms,
+    /// The commands of the image store.
+    Store,
     /// Archives loaded and run by a Docker daemon.
     Docker,
     /// The programs of Dockerfiles/, built and run.
@@ -86,6 +102,7 @@ pub(crate) fn run(args: &Args) -> Result {
     shell::heading("packages");
     packages::ensure(packages::BASES)?;
     packages::ensure(packages::TESTS)?;
+    packages::ensure(packages::ARCHIVES)?;
     if parts.contains(&Part::Crates) {
         shell::heading("crates");
         let mut tests = runner(nextest);
@@ -109,12 +126,24 @@ pub(crate) fn run(args: &Args) -> Result {
         shell::heading("set-up of the end-to-end tests");
         let bases = bases::ensure(false)?;
         let binary = shell::builder(args.release)?;
+        let sources = match end_to_end.contains(&Part::Sources).then(sources::ensure) {
+            Some(Err(error)) => {
+                // The part fails and says so; the others run.
+                eprintln!("sources: {error}");
+                None
+            }
+            Some(Ok(dir)) => Some(dir),
+            None => None,
+        };
         let scratch = tempfile::Builder::new().prefix("builder-e2e.").tempdir()?;
         shell::heading("end to end");
         let mut tests = runner(nextest);
         tests.args(["--package", "e2e"]);
         for part in &end_to_end {
             tests.args(["--test", &part.name()]);
+        }
+        if let Some(sources) = sources {
+            tests.env("BUILDER_SOURCES", sources);
         }
         tests.env("BUILDER_BIN", binary).env("BUILDER_BASES", bases).env("BUILDER_E2E_DIR", scratch.path());
         let result = shell::show(with_filter(&mut tests, args));

@@ -8,8 +8,9 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, compare, du, explain, graph as graph_command, history, images, info,
-    parse as parse_command, prune, run,
+    build, cache as cache_command, compare, completion, debug, du, explain, export, graph as graph_command,
+    history, image_group, images, info, inspect, load, login, logout, man, parse as parse_command, prune,
+    pull, push, rmi, run, save, tag,
 };
 use crate::refused::{self, Refused};
 
@@ -46,14 +47,28 @@ pub(crate) enum Subcommands {
     Explain(explain::Args),
     Compare(Box<compare::Args>),
     Graph(Box<graph_command::Args>),
+    Debug(Box<debug::Args>),
     History(history::Args),
-    Images(images::Args),
     Run(run::Args),
+    Images(images::Args),
+    Tag(tag::Args),
+    Rmi(rmi::Args),
+    Inspect(inspect::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Save(save::Args),
+    Load(load::Args),
+    Export(export::Args),
+    Image(image_group::Args),
     Cache(cache_command::Args),
     Du(du::Args),
     Prune(prune::Args),
     Info(info::Args),
     Parse(parse_command::Args),
+    Completion(completion::Args),
+    Man(man::Args),
 }
 
 const NO_CONTEXT: &str = "\
@@ -61,11 +76,20 @@ the build context is missing: the directory that COPY and ADD take files from
 
   tip: `builder build .` takes the working directory";
 
+/// What can be typed, for what is made of it: completion scripts, manual pages.
+pub(crate) fn definition() -> Command {
+    Cli::command()
+}
+
 /// Parses the arguments of the process. A mistake, `--help` and `--version` come back as clap's error.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = Cli::command()
         .mut_subcommand("build", |command| with_refused(command, refused::BUILD))
+        // Without a context it looks into what failed.
+        .mut_subcommand("debug", |command| {
+            command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true))
+        })
         .mut_subcommand("run", |command| with_refused(command, refused::RUN));
     let matches = command.try_get_matches_from_mut(&arguments).map_err(|error| {
         // `--secret .` takes the path for its value: what is wrong is the flag, not that the path is missing.
@@ -146,7 +170,7 @@ mod tests {
         ] {
             assert!(error(line).contains("--sbom is not supported yet"), "{line}: {}", error(line));
         }
-        assert!(error("builder build --push .").contains("--push is not supported yet"));
+        assert!(error("builder build --squash .").contains("--squash is not supported yet"));
         assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
         assert!(error("builder run -d app").contains("--detach is not supported yet"));
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use cache::{Store, StoreOptions};
 use executor::Identity;
 
+use crate::disabled::Disabled;
 use crate::failure::Failure;
 
 /// The machine as this process may use it.
@@ -39,7 +40,8 @@ impl Machine {
     pub(crate) fn store(&self) -> Result<Store, Failure> {
         let userxattr = self.identity.needs_userxattr();
         let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
-        let options = StoreOptions { userxattr, recorded_owners, ..StoreOptions::default() };
+        let separate_files = Disabled::from_env()?.links;
+        let options = StoreOptions { userxattr, recorded_owners, separate_files, ..StoreOptions::default() };
         Ok(Store::open(&self.home, options)?)
     }
 }

@@ -1,15 +1,21 @@
 //! Builds OCI images from Dockerfiles: arguments, composition, rendering, exit codes. What could be used elsewhere lives in the
 //! other crates.
 
+mod archive;
 mod cli;
 mod commands;
+mod console;
 mod diagnostics;
+mod disabled;
+mod docker_config;
 mod failure;
 mod format;
 mod interrupt;
 mod machine;
 mod progress;
 mod refused;
+mod remotes;
+mod template;
 mod terminal;
 
 use std::ffi::OsStr;
@@ -47,17 +53,31 @@ fn main() -> ExitCode {
 fn run(command: Subcommands) -> Result<u8, Failure> {
     match command {
         Subcommands::Build(args) => commands::build::run(*args),
-        Subcommands::Images(args) => commands::images::run(args),
         Subcommands::Run(args) => commands::run::run(args),
+        Subcommands::Images(args) => commands::images::run(args),
+        Subcommands::Tag(args) => commands::tag::run(&args),
+        Subcommands::Rmi(args) => commands::rmi::run(args),
+        Subcommands::Inspect(args) => commands::inspect::run(&args),
+        Subcommands::Pull(args) => commands::pull::run(&args),
+        Subcommands::Push(args) => commands::push::run(&args),
+        Subcommands::Login(args) => commands::login::run(args),
+        Subcommands::Logout(args) => commands::logout::run(&args),
+        Subcommands::Save(args) => commands::save::run(&args),
+        Subcommands::Load(args) => commands::load::run(&args),
+        Subcommands::Export(args) => commands::export::run(&args),
+        Subcommands::Image(args) => commands::image_group::run(args),
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
         Subcommands::Compare(args) => commands::compare::run(*args),
+        Subcommands::Debug(args) => commands::debug::run(*args),
         Subcommands::Explain(args) => commands::explain::run(args),
         Subcommands::History(args) => commands::history::run(args),
         Subcommands::Graph(args) => commands::graph::run(*args),
         Subcommands::Info(args) => commands::info::run(args),
         Subcommands::Parse(args) => commands::parse::run(&args),
+        Subcommands::Completion(args) => commands::completion::run(&args),
+        Subcommands::Man(args) => commands::man::run(&args),
     }
 }
 

@@ -38,6 +38,42 @@ pub(crate) fn confirm(question: &str) -> bool {
     read.is_ok() && is_yes(&answer)
 }
 
+/// Reads a line from the terminal without showing it; `None` when the user gives up (Ctrl-C, or Ctrl-D on an empty line).
+pub(crate) fn read_hidden() -> io::Result<Option<String>> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    use std::io::Read as _;
+
+    const CTRL_C: u8 = 3;
+    const CTRL_D: u8 = 4;
+    let stdin = io::stdin();
+    let before = tcgetattr(&stdin)?;
+    let mut hidden = before.clone();
+    // Without signals, so that Ctrl-C cannot leave the terminal as it is now.
+    hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden)?;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    let read = loop {
+        match stdin.lock().read(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => break Err(error),
+            Ok(0) => break Ok(false),
+            Ok(_) => match byte[0] {
+                b'\n' | b'\r' => break Ok(true),
+                CTRL_C => break Ok(false),
+                CTRL_D if line.is_empty() => break Ok(false),
+                0x08 | 0x7f => {
+                    // A character may have several bytes.
+                    while line.pop().is_some_and(|byte: u8| byte & 0xc0 == 0x80) {}
+                }
+                other => line.push(other),
+            },
+        }
+    };
+    tcsetattr(&stdin, OptionalActions::Now, &before)?;
+    Ok(read?.then(|| String::from_utf8_lossy(&line).into_owned()))
+}
+
 fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
 }

@@ -19,7 +19,7 @@ const DOCUMENT_LIMIT: u64 = 16 << 20;
 /// An image of the local store: a name for a manifest whose blobs are all here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredImage {
-    /// With a tag, without a digest.
+    /// With a tag, or with the digest that it was asked for by; never with both.
     pub name: Reference,
     /// What it runs on.
     pub platform: Platform,
@@ -58,7 +58,7 @@ impl Store {
             }
         }
         let image = StoredImage {
-            name: Reference { digest: None, ..name.clone() },
+            name: key(name),
             platform: platform.clone(),
             manifest: manifest.clone(),
             config: document.config.digest,
@@ -127,7 +127,9 @@ impl Store {
                 (&image.name.registry, &image.name.repository) == (&name.registry, &name.repository);
             same_repository
                 && match &name.digest {
-                    Some(digest) => image.manifest.digest == *digest,
+                    Some(digest) => {
+                        image.manifest.digest == *digest || image.name.digest.as_ref() == Some(digest)
+                    }
                     None => image.name.tag == name.tag,
                 }
         });
@@ -145,12 +147,32 @@ impl Store {
 
     /// Takes a name away, for all platforms; `false` when it was not there. Blobs stay until they are pruned.
     pub fn remove_image(&self, name: &Reference) -> Result<bool, CacheError> {
-        let key = Reference { digest: None, ..name.clone() }.to_string();
+        let key = key(name).to_string();
         let removed = self
             .inner
             .database
             .write("remove an image", |db| db.execute("DELETE FROM images WHERE name = ?1", [key]))?;
         Ok(removed > 0)
+    }
+
+    /// Takes a name away from images of other platforms than these.
+    pub fn remove_other_platforms(&self, name: &Reference, platforms: &[Platform]) -> Result<(), CacheError> {
+        let key = key(name);
+        let others = self.list_images()?;
+        let is_other = |image: &&StoredImage| image.name == key && !platforms.contains(&image.platform);
+        let others: Vec<_> = others.iter().filter(is_other).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.inner.database.write("remove an image", |db| {
+            for image in &others {
+                db.execute(
+                    "DELETE FROM images WHERE name = ?1 AND platform = ?2",
+                    params![image.name.to_string(), image.platform.to_string()],
+                )?;
+            }
+            Ok(())
+        })
     }
 
     /// Everything about a stored image that can be known without reading layers.
@@ -192,6 +214,14 @@ impl Store {
 
     fn blob_error(&self, digest: &Digest, source: io::Error) -> CacheError {
         CacheError::Io { action: "read", path: self.inner.layout.blob(digest), source }
+    }
+}
+
+/// What an image is kept under: a digest says all, and the tag in front of it may be another image's by now.
+fn key(name: &Reference) -> Reference {
+    match name.digest {
+        Some(_) => Reference { tag: None, ..name.clone() },
+        None => name.clone(),
     }
 }
 

@@ -10,7 +10,7 @@
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
 //!   snapshots-v1/<id>.objects    which files of the layer are objects
-//!   objects-v1/<boot>/ab/<hash>  files that versions of a layer share
+//!   objects-v1/<boot>/3f/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   stat-v1/<context>            digests of a context's files by their stat
@@ -70,7 +70,7 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
-pub use objects::{LayerObjects, ObjectKey};
+pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

@@ -1,25 +1,26 @@
 //! Files that versions of a layer share: an unchanged file of a COPY costs a link.
 //!
-//! `objects-v1/<boot>/ab/<hash>` is one more name of a file in some layer, under a hash of all that it is: bytes, attributes, mode, owner,
+//! `objects-v1/<boot>/<folder>/<hash>` is one more name of a file in some layer, under a hash of all that it is: bytes, attributes, mode, owner,
 //! time. Layers never change, and overlayfs copies a file before it lets anybody change it, so nobody notices but by the number of
 //! links. Three rules:
 //!
 //! * No two paths of one tree share a file, or programs would take them for hard links. So each layer has a list of the objects in it
-//!   (`snapshots-v1/<id>.objects`), and a layer over it uses others. A layer without parents uses none: it may come to lie over any.
+//!   (`snapshots-v1/<id>.objects`), a layer over it uses others, and there can be several objects of one form, numbered. A layer without
+//!   parents uses none: it may come to lie over any.
 //! * An object counts in the boot in which it was made: after a power failure its bytes may be lost while its name is there.
 //! * An object that has no other name is in no layer any more, and goes with the next prune.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use files::Attributes;
+use files::{FileForm, SharedFiles};
 use hash::{StableHash, StableHasher};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, linkat, openat2, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, linkat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::At;
@@ -27,58 +28,73 @@ use crate::layout::{create_dir, names_in};
 use crate::usage::Amount;
 use crate::{CacheError, SnapshotId, Snapshotter, Store};
 
-/// What a regular file is, to the last attribute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ObjectKey {
-    hash: [u8; 32],
-    size: u64,
-    mtime: (i64, u32),
+/// The hash of all that a file is.
+type Name = [u8; 32];
+
+/// Of the file of that form that has so many like it in its tree before it.
+fn nth(form: &Name, index: u32) -> Name {
+    match index {
+        0 => *form,
+        _ => StableHasher::new("file-object-nth-v1").with(form).with(&u64::from(index)).finish(),
+    }
 }
 
-impl ObjectKey {
-    /// Of a file with these bytes (any digest that tells contents apart) and attributes. `None` when its time is to be that of writing.
-    pub fn new(content: &[u8; 32], size: u64, attributes: &Attributes) -> Option<ObjectKey> {
-        let mtime = attributes.mtime?;
-        let mut hasher = StableHasher::new("file-object-v1").with(content).with(&size);
-        for number in [attributes.mode, attributes.uid, attributes.gid, mtime.1] {
-            number.stable_hash(&mut hasher);
-        }
-        mtime.0.stable_hash(&mut hasher);
-        (attributes.xattrs.len() as u64).stable_hash(&mut hasher);
-        for (name, value) in &attributes.xattrs {
-            hasher.bytes(name.as_encoded_bytes());
-            hasher.bytes(value);
-        }
-        Some(ObjectKey { hash: hasher.finish(), size, mtime })
+fn name_of(form: &FileForm) -> Name {
+    let mut hasher = StableHasher::new("file-object-v1").with(&form.content).with(&form.size);
+    for number in [form.mode, form.uid, form.gid, form.mtime.1] {
+        number.stable_hash(&mut hasher);
     }
+    form.mtime.0.stable_hash(&mut hasher);
+    hasher.finish()
+}
 
-    fn name(&self) -> String {
-        let hex: String = self.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}/{}", &hex[..2], &hex[2..])
-    }
+/// Where an object lies, relative to those of its boot. Written by hand: it is done for every file of a layer.
+fn path_of(name: &Name) -> String {
+    let mut path = String::with_capacity(2 * name.len() + 3);
+    // Few folders: to make one costs as much as to link twenty files.
+    push_hex(&mut path, name[0] >> 2);
+    path.push('/');
+    name.iter().for_each(|byte| push_hex(&mut path, *byte));
+    path
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    text.push(char::from(DIGITS[usize::from(byte & 15)]));
 }
 
 /// The objects that a layer which is being written may use. For many threads at once.
 #[derive(Debug)]
 pub struct LayerObjects {
-    layer: OwnedFd,
-    layer_path: PathBuf,
     objects: OwnedFd,
-    objects_path: PathBuf,
+    /// Whether the file system keeps owners as they are.
+    real_owners: bool,
     /// Those of the layers below.
-    below: HashSet<[u8; 32]>,
-    /// Those in this layer.
-    here: Mutex<HashSet<[u8; 32]>>,
+    below: HashSet<Name>,
+    here: Mutex<Here>,
+}
+
+/// The objects in a layer that is being written.
+#[derive(Debug, Default)]
+struct Here {
+    numbers: HashMap<Name, Numbers>,
+    used: Vec<Name>,
+}
+
+/// Which numbers of a form nothing in the tree has.
+#[derive(Debug, Default)]
+struct Numbers {
+    next: u32,
+    /// Lower ones that were tried in vain.
+    free: Vec<u32>,
 }
 
 impl LayerObjects {
-    /// For a layer in `dir` over `parents`; `None` where none may be used.
-    pub(crate) fn open(
-        store: &Store,
-        dir: &Path,
-        parents: &[SnapshotId],
-    ) -> Result<Option<LayerObjects>, CacheError> {
-        if parents.is_empty() || store.inner.options.snapshotter == Snapshotter::Copying {
+    /// For a layer over `parents`; `None` where none may be used.
+    pub(crate) fn open(store: &Store, parents: &[SnapshotId]) -> Result<Option<LayerObjects>, CacheError> {
+        let options = &store.inner.options;
+        if parents.is_empty() || options.separate_files || options.snapshotter == Snapshotter::Copying {
             return Ok(None);
         }
         let mut below = HashSet::new();
@@ -94,78 +110,57 @@ impl LayerObjects {
                 Err(error) => return Err(error).at("read", &path),
             }
         }
-        let objects_path = store.inner.layout.objects().join(&store.inner.boot);
-        create_dir(&objects_path, 0o700)?;
-        let open = |path: &Path| {
-            rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .at("open", path)
-        };
-        Ok(Some(LayerObjects {
-            layer: open(dir)?,
-            layer_path: dir.to_owned(),
-            objects: open(&objects_path)?,
-            objects_path,
-            below,
-            here: Mutex::default(),
-        }))
+        let path = store.inner.layout.objects().join(&store.inner.boot);
+        create_dir(&path, 0o700)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let objects = rustix::fs::open(&path, flags, Mode::empty()).at("open", &path)?;
+        let real_owners = !options.recorded_owners;
+        Ok(Some(LayerObjects { objects, real_owners, below, here: Mutex::default() }))
     }
 
-    /// Makes `path`, where nothing is and whose directory is there, the file `key`. Returns whether that was possible; if not, the caller
-    /// writes the file and offers it ([`LayerObjects::keep`]).
-    pub fn link(&self, key: &ObjectKey, path: &Path) -> Result<bool, CacheError> {
-        if self.below.contains(&key.hash) || !self.here().insert(key.hash) {
-            return Ok(false);
-        }
-        let linked = self.try_link(key, path).at("link", &self.layer_path.join(path));
-        if !matches!(linked, Ok(true)) {
-            self.here().remove(&key.hash);
-        }
-        linked
+    /// Whether the object is what its name says, as far as a look-up shows.
+    fn is_intact(&self, stat: &Stat, form: &FileForm) -> bool {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_mode & 0o7777 == form.mode
+            && stat.st_size as u64 == form.size
+            && (stat.st_mtime, stat.st_mtime_nsec as u32) == form.mtime
+            && (!self.real_owners || (stat.st_uid, stat.st_gid) == (form.uid, form.gid))
     }
 
-    fn try_link(&self, key: &ObjectKey, path: &Path) -> rustix::io::Result<bool> {
-        let name = key.name();
-        match statat(&self.objects, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+    fn try_link(
+        &self,
+        path: &str,
+        form: &FileForm,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> rustix::io::Result<bool> {
+        match statat(&self.objects, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if self.is_intact(&stat, form) => {}
+            Ok(_) => {
+                let _ = unlinkat(&self.objects, path, AtFlags::empty());
+                return Ok(false);
+            }
             Err(Errno::NOENT) => return Ok(false),
             Err(error) => return Err(error),
-            Ok(stat) => {
-                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-                let mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
-                if !is_file || stat.st_size as u64 != key.size || mtime != key.mtime {
-                    // Whatever happened to it, it is not what its name says.
-                    let _ = unlinkat(&self.objects, &*name, AtFlags::empty());
-                    return Ok(false);
-                }
-            }
         }
-        let (parent, file_name) = self.place(path)?;
-        match linkat(&self.objects, &*name, &parent, file_name, AtFlags::empty()) {
+        match linkat(&self.objects, path, directory, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
-            // Pruned meanwhile; too many links; something is there and has to be replaced; not ours to link.
-            Err(Errno::NOENT | Errno::MLINK | Errno::EXIST | Errno::PERM | Errno::XDEV) => Ok(false),
+            // Pruned meanwhile; something is there and has to be replaced; not ours to link.
+            Err(Errno::NOENT | Errno::EXIST | Errno::PERM | Errno::XDEV) => Ok(false),
+            // No more names for this one: the copy that is made now becomes the object.
+            Err(Errno::MLINK) => {
+                let _ = unlinkat(&self.objects, path, AtFlags::empty());
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// Offers the complete file at `path`, with all its attributes, to later layers. It must not be written to any more.
-    pub fn keep(&self, key: &ObjectKey, path: &Path) -> Result<(), CacheError> {
-        if self.below.contains(&key.hash) || !self.here().insert(key.hash) {
-            return Ok(());
-        }
-        let kept = self.try_keep(key, path).at("keep", &self.layer_path.join(path));
-        if !matches!(kept, Ok(true)) {
-            self.here().remove(&key.hash);
-        }
-        kept.map(drop)
-    }
-
-    fn try_keep(&self, key: &ObjectKey, path: &Path) -> rustix::io::Result<bool> {
-        let name = key.name();
-        let (parent, file_name) = self.place(path)?;
-        let link = || linkat(&parent, file_name, &self.objects, &*name, AtFlags::empty());
+    fn try_keep(&self, path: &str, directory: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<bool> {
+        let link = || linkat(directory, name, &self.objects, path, AtFlags::empty());
         let linked = match link() {
             Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&self.objects, &name[..2], Mode::RWXU) {
+                match rustix::fs::mkdirat(&self.objects, &path[..2], Mode::RWXU) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error),
                 }
@@ -181,32 +176,54 @@ impl LayerObjects {
         }
     }
 
-    /// The directory of a path of the layer, reached without following links, and the last name.
-    fn place<'a>(&self, path: &'a Path) -> rustix::io::Result<(OwnedFd, &'a OsStr)> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        Ok((openat2(&self.layer, parent, flags, Mode::empty(), inside)?, name))
+    /// Does `make` for an object of that form that nothing in the tree has yet.
+    fn once(&self, form: &FileForm, make: impl FnOnce(&str) -> rustix::io::Result<bool>) -> io::Result<bool> {
+        let form = name_of(form);
+        let (number, name) = {
+            let mut here = self.here();
+            let numbers = here.numbers.entry(form).or_default();
+            loop {
+                let number = numbers.free.pop().unwrap_or_else(|| {
+                    numbers.next += 1;
+                    numbers.next - 1
+                });
+                let name = nth(&form, number);
+                if !self.below.contains(&name) {
+                    break (number, name);
+                }
+            }
+        };
+        let made = make(&path_of(&name));
+        let mut here = self.here();
+        if matches!(made, Ok(true)) {
+            here.used.push(name);
+        } else {
+            here.numbers.entry(form).or_default().free.push(number);
+        }
+        Ok(made?)
     }
 
-    fn here(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+    fn here(&self) -> MutexGuard<'_, Here> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the list of what is in the layer.
     pub(crate) fn write_list(&self, path: &Path) -> Result<(), CacheError> {
         let here = self.here();
-        if here.is_empty() {
+        if here.used.is_empty() {
             return Ok(());
         }
-        let bytes: Vec<u8> = here.iter().flatten().copied().collect();
-        fs::write(path, bytes).at("write", path)
+        fs::write(path, here.used.concat()).at("write", path)
+    }
+}
+
+impl SharedFiles for LayerObjects {
+    fn link(&self, form: &FileForm, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+        self.once(form, |path| self.try_link(path, form, directory, name))
     }
 
-    /// Where objects lie, for messages.
-    pub fn dir(&self) -> &Path {
-        &self.objects_path
+    fn keep(&self, form: &FileForm, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        self.once(form, |path| self.try_keep(path, directory, name)).map(drop)
     }
 }
 

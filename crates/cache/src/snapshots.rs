@@ -236,7 +236,7 @@ impl ActiveSnapshot {
     /// outside, not by a process.
     pub fn objects(&self) -> Result<Option<&LayerObjects>, CacheError> {
         if self.objects.get().is_none() {
-            let opened = LayerObjects::open(&self.store, &self.upper, &self.parents)?;
+            let opened = LayerObjects::open(&self.store, &self.parents)?;
             // Another thread may have been faster; nothing was used of this one.
             let _ = self.objects.set(opened);
         }

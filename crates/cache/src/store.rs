@@ -30,6 +30,8 @@ pub struct StoreOptions {
     pub userxattr: bool,
     /// Whether owners are recorded beside the files ([`files::Owners::Recorded`]): true in a user namespace with a single id.
     pub recorded_owners: bool,
+    /// Layers share no files with versions of them: each is written anew.
+    pub separate_files: bool,
 }
 
 /// The state directory. Cheap to clone; usable from many threads, and by many processes at once.

@@ -116,6 +116,8 @@ impl Stubs {
     /// Finds what is there, without making anything.
     pub(crate) fn find(&self, path: &Path, flags: ResolveFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // openat2(2) knows no empty path.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         // EAGAIN: something moved meanwhile, and the kernel could not tell whether `..` left the root.
         for _ in 0..16 {
             match rustix::fs::openat2(&self.root, path, PATH, Mode::empty(), flags) {

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use hash::Digest;
-use image::MediaTypes;
 use image::layer::{Entry, EntryKind, LayerError, LayerWriter};
+use image::{ContentStore, MediaTypes, Reference};
 use serde_json::{Value, json};
 
 use crate::images::{LAYOUT, Prepared, blob_path, index_json, json_bytes, open_blob};
@@ -57,50 +58,89 @@ enum Content {
     Layer(Digest, u64),
 }
 
+/// An image of an archive that holds several.
+#[derive(Debug, Clone)]
+pub struct ArchiveImage {
+    /// The image.
+    pub image: Prepared,
+    /// Its names; may be empty.
+    pub names: Vec<Reference>,
+}
+
 impl ArchiveExporter {
+    /// Writes images that are written down already, each with names of its own, into one archive. Blobs are read from `store`.
+    ///
+    /// # Errors
+    /// Whatever goes wrong; a file is then not there.
+    pub async fn export_several(
+        &self,
+        images: Vec<ArchiveImage>,
+        store: Arc<dyn ContentStore>,
+    ) -> Result<(), ExportError> {
+        let exporter = self.clone();
+        blocking(move |cancel| exporter.write_several(&images, &*store, cancel)).await
+    }
+
     fn write(&self, images: &Images, cancel: &Cancel) -> Result<Exported, ExportError> {
         if self.docker && images.images.len() > 1 {
             return Err(ExportError::SeveralPlatforms(images.images.len()));
         }
         let prepared = Prepared::new(images, self.types)?;
-        let files = self.files(images, &prepared);
-        self.output.write(|out| write_archive(out, images, &files, cancel))?;
-        Ok(prepared.exported())
+        let exported = prepared.exported();
+        let image = ArchiveImage { image: prepared, names: images.names.clone() };
+        self.write_several(&[image], &*images.store, cancel)?;
+        Ok(exported)
     }
 
-    fn files(&self, images: &Images, prepared: &Prepared) -> BTreeMap<String, Content> {
+    fn write_several(
+        &self,
+        images: &[ArchiveImage],
+        store: &dyn ContentStore,
+        cancel: &Cancel,
+    ) -> Result<(), ExportError> {
+        let files = self.files(images);
+        self.output.write(|out| write_archive(out, store, &files, cancel))
+    }
+
+    fn files(&self, images: &[ArchiveImage]) -> BTreeMap<String, Content> {
         let mut files = BTreeMap::new();
-        for (digest, bytes) in &prepared.documents {
-            files.insert(blob_path(digest), Content::Bytes(bytes.clone()));
+        let mut entries: Vec<Value> = Vec::new();
+        for ArchiveImage { image, names } in images {
+            for (digest, bytes) in &image.documents {
+                files.insert(blob_path(digest), Content::Bytes(bytes.clone()));
+            }
+            for (digest, size) in image.layers() {
+                files.insert(blob_path(&digest), Content::Layer(digest, size));
+            }
+            entries.extend(image.entries(names).iter().map(|entry| json!(entry)));
         }
-        for (digest, size) in &prepared.layers {
-            files.insert(blob_path(digest), Content::Layer(*digest, *size));
-        }
-        let entries: Vec<Value> = prepared.entries(&images.names).iter().map(|entry| json!(entry)).collect();
         files.insert("index.json".to_owned(), Content::Bytes(index_json(&entries)));
         files.insert("oci-layout".to_owned(), Content::Bytes(LAYOUT.to_vec()));
         if self.docker {
-            files.insert("manifest.json".to_owned(), Content::Bytes(docker_manifest(images, prepared)));
+            files.insert("manifest.json".to_owned(), Content::Bytes(docker_manifest(images)));
         }
         files
     }
 }
 
 /// The file by which `docker load` finds everything.
-fn docker_manifest(images: &Images, prepared: &Prepared) -> Vec<u8> {
-    let tags: Vec<String> =
-        images.names.iter().filter(|name| name.tag.is_some()).map(|name| name.familiar()).collect();
-    let one = |packed: &image::PackedManifest| {
+fn docker_manifest(images: &[ArchiveImage]) -> Vec<u8> {
+    let one = |packed: &image::PackedManifest, names: &[Reference]| {
+        let tags: Vec<String> =
+            names.iter().filter(|name| name.tag.is_some()).map(|name| name.familiar()).collect();
         let layers: Vec<String> = packed.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
         let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
         json!({ "Config": blob_path(&packed.config_descriptor.digest), "RepoTags": tags, "Layers": layers })
     };
-    json_bytes(&Value::Array(prepared.manifests.iter().map(one).collect()))
+    let all = images.iter().flat_map(|ArchiveImage { image, names }| {
+        image.manifests.iter().map(move |packed| one(packed, names))
+    });
+    json_bytes(&Value::Array(all.collect()))
 }
 
 fn write_archive(
     out: &mut dyn Write,
-    images: &Images,
+    store: &dyn ContentStore,
     files: &BTreeMap<String, Content>,
     cancel: &Cancel,
 ) -> Result<(), ExportError> {
@@ -117,7 +157,7 @@ fn write_archive(
                 append(path, EntryKind::File { size: bytes.len() as u64 }, 0o444, &mut &bytes[..])?;
             }
             Content::Layer(digest, size) => {
-                let mut blob = open_blob(&*images.store, digest, cancel)?;
+                let mut blob = open_blob(store, digest, cancel)?;
                 append(path, EntryKind::File { size: *size }, 0o444, &mut blob).map_err(
                     |error| match error {
                         LayerError::Content { source, .. } => ExportError::Blob { digest: *digest, source },

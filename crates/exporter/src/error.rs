@@ -48,9 +48,27 @@ pub enum ExportError {
     /// A tree could not be read or written.
     #[error(transparent)]
     Files(#[from] files::Error),
+    /// An annotation has no place in the result.
+    #[error("annotation {key}: {reason}")]
+    Annotation {
+        /// Its key.
+        key: String,
+        /// Why not.
+        reason: String,
+    },
     /// The format holds one image only.
     #[error("a Docker archive holds one platform, not {0}: choose one, or use type=oci")]
     SeveralPlatforms(usize),
+    /// Two platforms have a file at the same place, and no directories of their own.
+    #[error("{path} is in the files of {one} and of {other}: leave platform-split=false out", path = path.display())]
+    Collision {
+        /// Within the trees.
+        path: PathBuf,
+        /// A platform.
+        one: String,
+        /// The other platform.
+        other: String,
+    },
     /// There is nothing to export.
     #[error("there is nothing to export")]
     Empty,

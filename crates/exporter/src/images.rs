@@ -5,9 +5,13 @@ use std::io::Read;
 
 use hash::Digest;
 use image::layout::{IMAGE_NAME, REF_NAME};
-use image::{ContentStore, Descriptor, Index, MediaType, MediaTypes, PackedManifest, Reference, manifest_of};
+use image::{
+    ContentStore, Descriptor, ImageConfig, Index, MediaType, MediaTypes, PackedManifest, Reference,
+    manifest_of,
+};
 use serde_json::{Value, json};
 
+use crate::annotations::AnnotationPlace;
 use crate::task::{Cancel, Cancellable};
 use crate::{ExportError, Exported, Images};
 
@@ -16,61 +20,91 @@ pub(crate) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Annotation with the time of creation.
 const CREATED: &str = "org.opencontainers.image.created";
 
-/// Images as documents and blobs, ready to be laid out.
-pub(crate) struct Prepared {
+/// Images written down as documents and blobs, ready to be laid out or sent.
+#[derive(Debug, Clone)]
+pub struct Prepared {
     /// What the names point to: the manifest, or the index of several.
-    pub(crate) top: Descriptor,
+    pub top: Descriptor,
     /// Manifests, configs, and the index of several, by digest.
-    pub(crate) documents: BTreeMap<Digest, Vec<u8>>,
-    /// Layers in the store: digest and size.
-    pub(crate) layers: BTreeSet<(Digest, u64)>,
-    pub(crate) manifests: Vec<PackedManifest>,
+    pub documents: BTreeMap<Digest, Vec<u8>>,
+    /// One a platform.
+    pub manifests: Vec<PackedManifest>,
+    /// When the first image was made, as its config says it.
+    created: Option<String>,
 }
 
 impl Prepared {
-    pub(crate) fn new(images: &Images, types: MediaTypes) -> Result<Prepared, ExportError> {
-        let manifests: Vec<PackedManifest> = images
-            .images
-            .iter()
-            .map(|image| manifest_of(image, types, &images.annotations))
-            .collect::<Result<_, _>>()?;
+    /// Writes down manifests and, for several images or where it is wanted, their index.
+    ///
+    /// # Errors
+    /// No image at all, layers that have no media type there, annotations that have no place.
+    pub fn new(images: &Images, types: MediaTypes) -> Result<Prepared, ExportError> {
+        let with_index = images.with_index || images.images.len() > 1;
+        let platforms: Vec<_> = images.images.iter().map(|image| &image.platform).collect();
+        images.annotations.check(&platforms, with_index, types)?;
+        let mut manifests = Vec::new();
+        for image in &images.images {
+            let at = |place| images.annotations.at(place, Some(&image.platform));
+            let mut packed = manifest_of(image, types, &at(AnnotationPlace::Manifest))?;
+            packed.descriptor.annotations = at(AnnotationPlace::ManifestDescriptor);
+            manifests.push(packed);
+        }
+        let index = with_index.then(|| images.annotations.at(AnnotationPlace::Index, None));
+        let mut prepared = Prepared::of_manifests(manifests, index)?;
+        if with_index {
+            prepared.top.annotations = images.annotations.at(AnnotationPlace::IndexDescriptor, None);
+        }
+        Ok(prepared)
+    }
+
+    /// The same of manifests that are written already, as images of a store are. `index`: the annotations of an index on top of them,
+    /// which several need.
+    ///
+    /// # Errors
+    /// No manifest at all.
+    pub fn of_manifests(
+        manifests: Vec<PackedManifest>,
+        index: Option<BTreeMap<String, String>>,
+    ) -> Result<Prepared, ExportError> {
         let mut documents = BTreeMap::new();
-        let mut layers = BTreeSet::new();
         for packed in &manifests {
             documents.insert(packed.descriptor.digest, packed.manifest.clone());
             documents.insert(packed.config_descriptor.digest, packed.config.clone());
-            layers.extend(packed.layers.iter().map(|layer| (layer.digest, layer.size)));
         }
-        let mut top = match &manifests[..] {
-            [] => return Err(ExportError::Empty),
-            [only] => only.descriptor.clone(),
-            several => {
-                let (descriptor, bytes) = index_of(several, types);
-                documents.insert(descriptor.digest, bytes);
-                descriptor
-            }
+        let first = manifests.first().ok_or(ExportError::Empty)?;
+        let created = serde_json::from_slice::<ImageConfig>(&first.config).ok();
+        let created = created.and_then(|config| config.created);
+        let top = if manifests.len() == 1 && index.is_none() {
+            first.descriptor.clone()
+        } else {
+            let (descriptor, bytes) = index_of(&manifests, index.unwrap_or_default());
+            documents.insert(descriptor.digest, bytes);
+            descriptor
         };
-        if let Some(created) = images.images.first().and_then(|image| image.config.created.clone()) {
-            top.annotations.insert(CREATED.to_owned(), created);
-        }
-        Ok(Prepared { top, documents, layers, manifests })
+        Ok(Prepared { top, documents, manifests, created })
+    }
+
+    /// Layers in the store: digest and size.
+    pub(crate) fn layers(&self) -> BTreeSet<(Digest, u64)> {
+        let layers = self.manifests.iter().flat_map(|packed| &packed.layers);
+        layers.map(|layer| (layer.digest, layer.size)).collect()
     }
 
     /// Entries of `index.json`: one a name, or one without name.
     pub(crate) fn entries(&self, names: &[Reference]) -> Vec<Descriptor> {
+        let top = self.entry();
         if names.is_empty() {
-            return vec![self.top.clone()];
+            return vec![top];
         }
-        names.iter().map(|name| self.named(name)).collect()
+        names.iter().map(|name| named(top.clone(), name)).collect()
     }
 
-    fn named(&self, name: &Reference) -> Descriptor {
+    /// What points to it from a layout.
+    fn entry(&self) -> Descriptor {
         let mut entry = self.top.clone();
-        entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
-        // The spec's annotation holds the tag alone; containerd puts a digest behind it.
-        let tag = name.tag.clone().unwrap_or_default();
-        let digest = name.digest.map(|digest| format!("@{digest}")).unwrap_or_default();
-        entry.annotations.insert(REF_NAME.to_owned(), tag + &digest);
+        if let Some(created) = &self.created {
+            entry.annotations.entry(CREATED.to_owned()).or_insert_with(|| created.clone());
+        }
         entry
     }
 
@@ -79,22 +113,34 @@ impl Prepared {
             [only] => Some(only.config_descriptor.digest),
             _ => None,
         };
-        Exported { descriptor: Some(self.top.clone()), config_digest, warnings: Vec::new() }
+        Exported { descriptor: Some(self.entry()), config_digest, warnings: Vec::new() }
     }
 }
 
-fn index_of(manifests: &[PackedManifest], types: MediaTypes) -> (Descriptor, Vec<u8>) {
-    let media_type = match types {
-        MediaTypes::Oci => MediaType::INDEX,
-        MediaTypes::Docker => MediaType::DOCKER_INDEX,
+fn named(mut entry: Descriptor, name: &Reference) -> Descriptor {
+    entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
+    // The spec's annotation holds the tag alone; containerd puts a digest behind it.
+    let tag = name.tag.clone().unwrap_or_default();
+    let digest = name.digest.map(|digest| format!("@{digest}")).unwrap_or_default();
+    entry.annotations.insert(REF_NAME.to_owned(), tag + &digest);
+    entry
+}
+
+/// The index of manifests: of Docker's kind when all of them are.
+fn index_of(manifests: &[PackedManifest], annotations: BTreeMap<String, String>) -> (Descriptor, Vec<u8>) {
+    let of_docker = |packed: &PackedManifest| packed.descriptor.media_type == MediaType::DOCKER_MANIFEST;
+    let media_type = match manifests.iter().all(of_docker) {
+        true => MediaType::DOCKER_INDEX,
+        false => MediaType::INDEX,
     };
     let index = Index {
         schema_version: 2,
         media_type: Some(media_type.to_owned()),
         manifests: manifests.iter().map(|packed| packed.descriptor.clone()).collect(),
-        annotations: BTreeMap::new(),
+        annotations,
     };
-    let bytes = json_bytes(&json!(index));
+    // Laid out for people, as BuildKit has it.
+    let bytes = serde_json::to_vec_pretty(&index).unwrap_or_default();
     (Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64), bytes)
 }
 

@@ -55,7 +55,7 @@ impl LayoutExporter {
         self.check_destination()?;
         let blobs = self.path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))?;
-        for (digest, size) in &prepared.layers {
+        for (digest, size) in &prepared.layers() {
             self.put(digest, *size, cancel, || open_blob(&*images.store, digest, cancel))?;
         }
         for (digest, bytes) in &prepared.documents {

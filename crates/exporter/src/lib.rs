@@ -3,7 +3,9 @@
 //! An exporter says what it [`needs`](Exporter::needs), so that nothing is packed for a directory and no tree is put together for
 //! an archive. Archives appear whole or not at all: they are written beside their destination and renamed.
 
+mod annotations;
 mod archive;
+mod convert;
 mod error;
 mod images;
 mod layout;
@@ -11,7 +13,6 @@ mod output;
 mod task;
 mod trees;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,8 +20,11 @@ use files::FileTree;
 use hash::Digest;
 use image::{ContentStore, Descriptor, Image, Platform, Reference};
 
-pub use archive::ArchiveExporter;
+pub use annotations::{Annotation, AnnotationPlace, Annotations};
+pub use archive::{ArchiveExporter, ArchiveImage};
+pub use convert::recompressed;
 pub use error::ExportError;
+pub use images::Prepared;
 pub use layout::LayoutExporter;
 pub use output::Output;
 pub use trees::{DirectoryExporter, DirectoryMode, TarExporter};
@@ -63,8 +67,10 @@ pub struct Images {
     pub images: Vec<Image>,
     /// All names that the result gets; may be empty.
     pub names: Vec<Reference>,
-    /// For the manifests.
-    pub annotations: BTreeMap<String, String>,
+    /// For manifests, index, and what points to them.
+    pub annotations: Annotations,
+    /// Whether there is an index on top of a single image as well.
+    pub with_index: bool,
     /// Holds the blobs of all layers.
     pub store: Arc<dyn ContentStore>,
 }
@@ -72,8 +78,10 @@ pub struct Images {
 /// Trees to be exported.
 #[derive(Clone)]
 pub struct Trees {
-    /// One a platform, at least one. Several go into directories of their own, as `linux_amd64`.
+    /// One a platform, at least one.
     pub trees: Vec<(Platform, Arc<dyn FileTree>)>,
+    /// Whether each goes into a directory of its own, as `linux_amd64`. Without, the files of all are written over one another.
+    pub split: bool,
     /// The time of every file, in seconds since 1970 (`SOURCE_DATE_EPOCH`); `None` keeps the files' own.
     pub epoch: Option<i64>,
 }

@@ -1,13 +1,12 @@
 //! A Docker archive in a real Docker.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Output as Finished, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use exporter::{ArchiveExporter, Exporter, Images, Output, Product};
+use exporter::{Annotations, ArchiveExporter, Exporter, Images, Output, Product};
 use image::layer::{Entry, EntryKind};
 use image::{Compression, Image, ImageConfig, LayerPacker, MemoryStore, PackOptions, Platform};
 
@@ -127,7 +126,8 @@ fn docker_loads_and_runs_what_is_exported() {
         let images = Images {
             images: vec![built],
             names: vec![name.parse().unwrap()],
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
+            with_index: false,
             store: Arc::new(store),
         };
         let exported = runtime.block_on(exporter.export(Product::Images(images))).unwrap();

@@ -1,6 +1,5 @@
 //! Exported images: read back by this program, by skopeo and by umoci.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -9,7 +8,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use exporter::{ArchiveExporter, ExportError, Exported, Exporter, Images, LayoutExporter, Output, Product};
+use exporter::{
+    Annotations, ArchiveExporter, ExportError, Exported, Exporter, Images, LayoutExporter, Output, Product,
+};
 use hash::Digest;
 use image::layer::{Entry, EntryKind};
 use image::layout::{LayoutImage, OciLayout};
@@ -62,7 +63,13 @@ fn image(store: &MemoryStore, compression: Compression, architecture: &str, text
 
 fn product(store: &MemoryStore, images: Vec<Image>, names: &[&str]) -> Product {
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
-    Product::Images(Images { images, names, annotations: BTreeMap::new(), store: Arc::new(store.clone()) })
+    Product::Images(Images {
+        images,
+        names,
+        annotations: Annotations::default(),
+        with_index: false,
+        store: Arc::new(store.clone()),
+    })
 }
 
 fn amd64(store: &MemoryStore, text: &str, names: &[&str]) -> Product {
@@ -386,7 +393,13 @@ fn bad(trouble: Trouble) -> Product {
         built.layers[0].descriptor.size = 1 << 40;
     }
     let store = Arc::new(Bad(store, trouble));
-    Product::Images(Images { images: vec![built], names: vec![], annotations: BTreeMap::new(), store })
+    Product::Images(Images {
+        images: vec![built],
+        names: vec![],
+        annotations: Annotations::default(),
+        with_index: false,
+        store,
+    })
 }
 
 #[test]

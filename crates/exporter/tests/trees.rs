@@ -51,7 +51,7 @@ fn tree(root: &Path) -> Arc<dyn FileTree> {
 }
 
 fn product(root: &Path, epoch: Option<i64>) -> Product {
-    Product::Trees(Trees { trees: vec![(Platform::host(), tree(root))], epoch })
+    Product::Trees(Trees { trees: vec![(Platform::host(), tree(root))], split: false, epoch })
 }
 
 fn export(exporter: &dyn Exporter, product: Product) -> Result<Exported, ExportError> {
@@ -159,7 +159,7 @@ fn several_platforms_have_directories_of_their_own() {
     fs::hard_link(from.join("one"), from.join("two")).unwrap();
     let platforms = ["linux/amd64", "linux/arm/v7"];
     let trees: Vec<_> = platforms.iter().map(|one| (one.parse().unwrap(), tree(&from))).collect();
-    let product = Product::Trees(Trees { trees, epoch: None });
+    let product = Product::Trees(Trees { trees, split: true, epoch: None });
     let bytes = tar(product.clone());
     let mut reader = LayerReader::new(&bytes[..]);
     let mut seen = Vec::new();
@@ -252,7 +252,7 @@ fn a_destination_that_is_a_file_is_refused() {
         let error = copy(&from, &path, DirectoryMode::Copy).unwrap_err().to_string();
         assert!(error.contains("not a directory"), "{error}");
     }
-    let empty = Product::Trees(Trees { trees: vec![], epoch: None });
+    let empty = Product::Trees(Trees { trees: vec![], split: false, epoch: None });
     let exporter = DirectoryExporter::new(directory.path().join("to"), DirectoryMode::Copy);
     assert!(matches!(export(&exporter, empty), Err(ExportError::Empty)));
 }

@@ -1,4 +1,5 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +7,11 @@ use rayon::prelude::*;
 
 use crate::digest::{directory_digest, ensure_unchanged, hash_file, vanished};
 use crate::error::check;
-use crate::{Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, ModeChange, TreeWriter};
+use crate::select::Known;
+use crate::{
+    Attributes, Cancelled, Entry, Error, FileForm, FileTree, Kind, Match, ModeChange, SharedFiles,
+    StatIdentity, TreeWriter,
+};
 
 /// How a [`Match`] is copied.
 #[derive(Debug, Clone, Default)]
@@ -44,51 +49,91 @@ pub fn write_selected(
     options: &CopyOptions,
     cancelled: Cancelled<'_>,
 ) -> Result<Copied, Error> {
-    let hashed = found.hashed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-    let copy = Copy { tree, found, hashed, writer, options, cancelled, bytes: AtomicU64::new(0) };
+    write_shared(tree, found, writer, options, None, cancelled)
+}
+
+/// The same, but a file that was hashed and that `shared` has is not even opened.
+///
+/// # Errors
+/// As [`write_selected`].
+pub fn write_shared(
+    tree: &dyn FileTree,
+    found: &Match,
+    writer: &TreeWriter,
+    options: &CopyOptions,
+    shared: Option<&dyn SharedFiles>,
+    cancelled: Cancelled<'_>,
+) -> Result<Copied, Error> {
+    let known = found.known();
+    let copy = Copy { tree, found, known, writer, options, shared, cancelled, bytes: AtomicU64::new(0) };
     let mut rest = Vec::with_capacity(found.len());
     let mut links = Vec::new();
-    // Directories come before what is in them.
+    // By how far down they are.
+    let mut directories: Vec<Vec<usize>> = Vec::new();
     for (index, entry) in found.entries().enumerate() {
         match (entry.metadata.kind, entry.hard_link) {
-            (Kind::Directory, _) => copy.directory(index, &entry)?,
+            (Kind::Directory, _) => {
+                let depth = depth(entry.path);
+                directories.resize(directories.len().max(depth + 1), Vec::new());
+                directories[depth].push(index);
+            }
             (_, Some(first)) if first != index => links.push((index, first)),
             _ => rest.push(index),
         }
+    }
+    for level in directories {
+        level.par_iter().with_min_len(16).try_for_each(|&index| copy.directory(index))?;
     }
     rest.par_iter().with_min_len(32).try_for_each(|&index| copy.entry(index))?;
     links.par_iter().with_min_len(32).try_for_each(|&(index, first)| copy.link(index, first))?;
     Ok(Copied { entries: found.len() as u64, bytes: copy.bytes.into_inner() })
 }
 
+/// The number of components.
+pub(crate) fn depth(path: &Path) -> usize {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() { 0 } else { 1 + bytes.iter().filter(|&&byte| byte == b'/').count() }
+}
+
 struct Copy<'a> {
     tree: &'a dyn FileTree,
     found: &'a Match,
-    /// Digests that copies must have where times cannot be trusted.
-    hashed: Option<HashMap<usize, [u8; 32]>>,
+    known: Option<Known>,
     writer: &'a TreeWriter,
     options: &'a CopyOptions,
+    shared: Option<&'a dyn SharedFiles>,
     cancelled: Cancelled<'a>,
     bytes: AtomicU64,
 }
 
 impl Copy<'_> {
-    fn directory(&self, index: usize, entry: &Entry<'_>) -> Result<(), Error> {
+    fn directory(&self, index: usize) -> Result<(), Error> {
         check(self.cancelled)?;
+        let entry = &self.found.entry(index);
         if self.options.keep_top && entry.path.as_os_str().is_empty() {
             return Ok(());
         }
-        let source = self.found.source_of(entry);
         let mut attributes = self.attributes(entry);
-        attributes.xattrs = self.tree.xattrs(&source).map_err(|error| vanished(error, &source))?;
-        let is_as_hashed = self.hashed.as_ref().is_none_or(|hashed| match hashed.get(&index) {
-            Some(expected) => directory_digest(&attributes.xattrs) == *expected,
-            None => attributes.xattrs.is_empty(),
-        });
-        if !is_as_hashed {
-            return Err(Error::changed(&source));
+        let expected = self.digest(index);
+        // One without attributes is written without; what it may have got since it was hashed is not wanted.
+        if expected != Some(directory_digest(&BTreeMap::new())) {
+            let source = self.found.source_of(entry);
+            attributes.xattrs = self.tree.xattrs(&source).map_err(|error| vanished(error, &source))?;
+            if expected.is_some_and(|expected| directory_digest(&attributes.xattrs) != expected) {
+                return Err(Error::changed(&source));
+            }
         }
         self.writer.directory(&self.target(entry), &attributes)
+    }
+
+    fn digest(&self, index: usize) -> Option<[u8; 32]> {
+        *self.known.as_ref()?.digests.get(index)?
+    }
+
+    /// The digest that a copy must have where times cannot be trusted: of files that were hashed so soon after they changed.
+    fn doubtful(&self, index: usize, entry: &Entry<'_>) -> Option<[u8; 32]> {
+        let began = self.known.as_ref()?.began?;
+        StatIdentity::of(entry.metadata).is_racy(began).then(|| self.digest(index))?
     }
 
     fn entry(&self, index: usize) -> Result<(), Error> {
@@ -118,24 +163,36 @@ impl Copy<'_> {
         target: &Path,
         mut attributes: Attributes,
     ) -> Result<(), Error> {
+        let size = entry.metadata.size;
+        let shared = self.shared.zip(self.digest(index));
+        let shared =
+            shared.and_then(|(shared, content)| Some((shared, FileForm::new(content, size, &attributes)?)));
+        if let Some((shared, form)) = &shared
+            && self.writer.share(target, form, *shared)?
+        {
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+            return Ok(());
+        }
         let source = self.found.source_of(entry);
         let file = self.tree.open(&source).map_err(|error| vanished(error, &source))?;
         // Before, so that nothing of another file is read; after, so that nothing changed on the way.
         ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
         attributes.xattrs = self.tree.xattrs_of(&source, &file)?;
-        let size = entry.metadata.size;
         let written = self.writer.file_from(target, &file, size, &attributes, self.cancelled)?;
         ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
         if written != size {
             return Err(Error::changed(&source));
         }
-        if let Some(expected) = self.hashed.as_ref().and_then(|hashed| hashed.get(&index)) {
+        if let Some(expected) = self.doubtful(index, entry) {
             let copy = self.writer.open(target)?;
             let hashed =
                 hash_file(&source, &copy, &attributes.xattrs, size, &mut Vec::new(), self.cancelled)?;
-            if hashed != *expected {
+            if hashed != expected {
                 return Err(Error::changed(&source));
             }
+        }
+        if let Some((shared, form)) = &shared {
+            self.writer.keep(target, form, *shared)?;
         }
         self.bytes.fetch_add(written, Ordering::Relaxed);
         Ok(())

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use hash::{ContentDigest, StableHash, StableHasher};
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::beneath::is_absent;
 use crate::error::check;
-use crate::select::{Entry, Match};
+use crate::select::{Digests, Entry, Known, Match};
 use crate::{Cancelled, Error, FileTree, Kind, Metadata, Selected, StatCache, StatIdentity, TreeError};
 
 /// Digests of a [`Selected`].
@@ -21,9 +22,8 @@ use crate::{Cancelled, Error, FileTree, Kind, Metadata, Selected, StatCache, Sta
 pub struct Hashed {
     /// Of all of it.
     pub digest: ContentDigest,
-    /// For each match and each of its entries: the digest of bytes and extended attributes; `None` where there are neither
-    /// (links, pipes, devices).
-    pub files: Vec<Vec<Option<[u8; 32]>>>,
+    /// Of each match.
+    pub files: Vec<Digests>,
 }
 
 /// Hashes what was selected, in parallel: for each entry path, kind, mode, owner, size, link target, extended attributes, device
@@ -57,8 +57,8 @@ pub(crate) fn digest_at(
         // A directory's name is not copied, only what is in it.
         fields.bytes(if found.kind() == Kind::Directory { b"" } else { found.base_name.as_bytes() });
         fields.number(found.len() as u64);
-        for (entry, file) in found.entries().zip(files) {
-            entry_fields(&mut fields, selected, &entry, file.as_ref());
+        for (entry, file) in found.entries().zip(files.iter()) {
+            entry_fields(&mut fields, selected.modes, selected.owners, &entry, file.as_ref());
             if fields.0.len() > GATHERED {
                 hasher.raw(&fields.0);
                 fields.0.clear();
@@ -70,7 +70,13 @@ pub(crate) fn digest_at(
 }
 
 /// All that counts of one entry, in this order.
-fn entry_fields(fields: &mut Fields, selected: &Selected, entry: &Entry<'_>, file: Option<&[u8; 32]>) {
+pub(crate) fn entry_fields(
+    fields: &mut Fields,
+    modes: bool,
+    owners: bool,
+    entry: &Entry<'_>,
+    file: Option<&[u8; 32]>,
+) {
     let metadata = entry.metadata;
     fields.bytes(entry.path.as_os_str().as_bytes());
     fields.byte(match metadata.kind {
@@ -83,10 +89,10 @@ fn entry_fields(fields: &mut Fields, selected: &Selected, entry: &Entry<'_>, fil
         Kind::Socket => 7,
     });
     // A link's mode means nothing.
-    if selected.modes && metadata.kind != Kind::Symlink {
+    if modes && metadata.kind != Kind::Symlink {
         fields.number(u64::from(metadata.mode));
     }
-    if selected.owners {
+    if owners {
         fields.number(u64::from(metadata.uid));
         fields.number(u64::from(metadata.gid));
     }
@@ -112,9 +118,13 @@ fn entry_fields(fields: &mut Fields, selected: &Selected, entry: &Entry<'_>, fil
 
 /// Fields in the encoding of [`StableHasher`], gathered: a hash takes large pieces faster.
 #[derive(Default)]
-struct Fields(Vec<u8>);
+pub(crate) struct Fields(Vec<u8>);
 
 impl Fields {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
@@ -144,7 +154,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// A digest for each entry that has bytes or attributes.
-    fn files(&self, found: &Match) -> Result<Vec<Option<[u8; 32]>>, Error> {
+    fn files(&self, found: &Match) -> Result<Digests, Error> {
         let mut digests = (0..found.len())
             .into_par_iter()
             .with_min_len(BATCH)
@@ -164,25 +174,11 @@ impl Reader<'_> {
                 digests[index] = digests[first];
             }
         }
-        self.remember(found, &digests);
+        let digests = Digests::from(digests);
+        let known =
+            Known { digests: digests.clone(), began: (!self.tree.is_immutable()).then_some(self.began) };
+        *found.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(digests)
-    }
-
-    /// Keeps the digests of what may change without its times showing it: of files that were hashed so soon after they changed, and
-    /// of directories with attributes, whose times are those of their entries.
-    fn remember(&self, found: &Match, digests: &[Option<[u8; 32]>]) {
-        if self.tree.is_immutable() {
-            return;
-        }
-        let plain = directory_digest(&BTreeMap::new());
-        let doubtful = found.entries().zip(digests).enumerate().filter_map(|(index, (entry, digest))| {
-            let doubtful = match entry.metadata.kind {
-                Kind::File => StatIdentity::of(entry.metadata).is_racy(self.began),
-                _ => *digest != Some(plain),
-            };
-            digest.filter(|_| doubtful).map(|digest| (index, digest))
-        });
-        *found.hashed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(doubtful.collect());
     }
 
     fn file(&self, found: &Match, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<[u8; 32], Error> {

@@ -2,7 +2,8 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rayon::prelude::*;
 
@@ -24,8 +25,16 @@ pub struct Selected {
     pub owners: bool,
 }
 
-/// Digests of files by the index of their entry.
-pub(crate) type DigestsByEntry = HashMap<usize, [u8; 32]>;
+/// For each entry of a match the digest of bytes and extended attributes; `None` where there are neither (links, pipes, devices).
+pub type Digests = Arc<[Option<[u8; 32]>]>;
+
+/// What hashing found out.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) digests: Digests,
+    /// When reading began; `None` in a tree that does not change.
+    pub(crate) began: Option<SystemTime>,
+}
 
 /// One source: a file, or a directory with all below it.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +47,8 @@ pub struct Match {
     paths: Vec<u8>,
     records: Vec<Record>,
     targets: Vec<PathBuf>,
-    /// Once it was hashed in a tree that may change: the digests, by index, that a copy is compared with.
-    pub(crate) hashed: Arc<Mutex<Option<DigestsByEntry>>>,
+    /// Once it was hashed.
+    pub(crate) known: Arc<Mutex<Option<Known>>>,
 }
 
 /// Kept small: there may be millions.
@@ -112,6 +121,15 @@ impl Match {
     /// Where an entry is, relative to the root of the tree.
     pub fn source_of(&self, entry: &Entry<'_>) -> PathBuf {
         if entry.path.as_os_str().is_empty() { self.source.clone() } else { self.source.join(entry.path) }
+    }
+
+    /// The digests of the entries, once they were hashed.
+    pub fn digests(&self) -> Option<Digests> {
+        self.known().map(|known| known.digests)
+    }
+
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn push(&mut self, path: &[u8], metadata: Metadata, target: Option<PathBuf>) {

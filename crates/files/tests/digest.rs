@@ -217,7 +217,8 @@ fn an_unchanged_file_is_not_opened_again() {
     assert_ne!(changed.digest, fresh.digest);
     // Opened for its bytes and for its attributes.
     assert_eq!(watched.opened(), [Path::new("d/b"), Path::new("d/b")]);
-    let differing = fresh.files[0].iter().zip(&changed.files[0]).filter(|(old, new)| old != new).count();
+    let differing =
+        fresh.files[0].iter().zip(changed.files[0].iter()).filter(|(old, new)| old != new).count();
     assert_eq!(differing, 1);
 }
 

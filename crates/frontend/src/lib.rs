@@ -38,7 +38,7 @@ mod url;
 pub use epoch::{EpochSource, EpochTime, epoch_source};
 pub use expand::{ExpandError, Expanded, Expander, Variables};
 pub use git::GitReference;
-pub use lint::{Rule, rule, rules};
+pub use lint::{Checks, Rule, rule, rules};
 pub use lower::lower;
 pub use options::{ImageOrigin, ImageRequest, NamedContext, NoCache, Options};
 pub use outline::{Outline, OutlineArg, OutlineMount, TargetInfo, targets};

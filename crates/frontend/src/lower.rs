@@ -114,7 +114,7 @@ pub fn lower(
         };
         plan.targets.extend(lower_platform(lowering, (!implicit).then_some(platform)));
     }
-    if checks.error {
+    if checks.error && !options.only_checks {
         fail_on_violations(&mut findings);
     }
     if findings.have_errors() {

@@ -45,6 +45,8 @@ pub struct Options {
     pub retries: u32,
     /// What the user says of the content of secrets, by id: `--secret id=…,version=…`. It is in the keys of steps that use them.
     pub secret_versions: BTreeMap<String, String>,
+    /// `--check`: violations of checks are listed and do not fail, whatever the file says.
+    pub only_checks: bool,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             timeout: None,
             retries: 0,
             secret_versions: BTreeMap::new(),
+            only_checks: false,
         }
     }
 }

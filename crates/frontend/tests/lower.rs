@@ -274,6 +274,13 @@ fn verify_plan(text: &str) {
     for target in targets(&parsed) {
         assert!(text.get(target.span.range()).is_some(), "{target:?}");
     }
+    places(&parsed.diagnostics);
+    for stage in &parsed.dockerfile.stages {
+        let spans = stage.instructions.iter().map(|instruction| instruction.span);
+        for span in std::iter::once(stage.from.span).chain(spans) {
+            assert!(text.get(span.range()).is_some(), "{span:?}");
+        }
+    }
     let mut images = BTreeMap::new();
     for _ in 0..5 {
         match lower(&parsed, &options, &images) {
@@ -415,7 +422,21 @@ proptest! {
     }
 }
 
-/// The same for as long as `FUZZ_SECONDS` says (2 without it), from a seed that `FUZZ_SEED` can repeat.
+/// Bytes that may be no text at all, cut into a file that is.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let file = prop::collection::vec(line(), 1..12).prop_map(|lines| lines.join("\n").into_bytes());
+    (file, prop::collection::vec(any::<u8>(), 0..6), any::<prop::sample::Index>(), 0..8usize).prop_map(
+        |(mut file, bytes, at, cut)| {
+            let at = at.index(file.len());
+            let end = (at + cut).min(file.len());
+            file.splice(at..end, bytes);
+            file
+        },
+    )
+}
+
+/// The fuzz target: random files for as long as `FUZZ_SECONDS` says (2 without it), from a seed that `FUZZ_SEED` can repeat. None
+/// makes the parser or the frontend panic or take two seconds; all places that they give are in the text.
 #[test]
 fn lowering_never_panics_for_a_while() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -428,13 +449,36 @@ fn lowering_never_panics_for_a_while() {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let files = prop::collection::vec(line(), 0..20);
+    let files = prop::collection::vec(line(), 0..20).prop_map(|lines| lines.join("\n"));
+    let damaged = damaged();
     let start = Instant::now();
+    let mut count = 0;
     while start.elapsed() < time {
-        let text = files.new_tree(&mut runner).unwrap().current().join("\n");
-        let began = Instant::now();
-        verify_plan(&text);
-        verify_plan(&format!("FROM busybox AS c\n{text}\n"));
-        assert!(began.elapsed() < Duration::from_secs(1), "{text}");
+        let text = files.new_tree(&mut runner).unwrap().current();
+        in_time(&text);
+        in_time(&format!("FROM busybox AS c\n{text}\n"));
+        let bytes = damaged.new_tree(&mut runner).unwrap().current();
+        let (text, _) = parser::parse_bytes(&bytes);
+        in_time(&text);
+        count += 3;
     }
+    println!("{count} files");
+}
+
+/// Verifies what a file gives, in a thread of its own: one that never ends fails the test as well.
+fn in_time(text: &str) {
+    let began = Instant::now();
+    let (done, ended) = std::sync::mpsc::channel();
+    let own = text.to_owned();
+    let thread = std::thread::spawn(move || {
+        verify_plan(&own);
+        let _ = done.send(());
+    });
+    match ended.recv_timeout(Duration::from_secs(20)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("no end in 20 seconds: {text:?}"),
+        // It ended, or panicked, which joining tells.
+        Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {}
+    }
+    assert!(thread.join().is_ok(), "it panics: {text:?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}: {text:?}", began.elapsed());
 }

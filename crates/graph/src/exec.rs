@@ -3,9 +3,10 @@ use std::time::Duration;
 
 use hash::{StableHash, StableHasher};
 use image::Platform;
+use serde::{Deserialize, Serialize};
 
 /// A process in a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// The program and its arguments, the shell included.
     pub args: Vec<String>,
@@ -41,7 +42,7 @@ pub struct Exec {
 }
 
 /// Which network a process sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Network {
     /// The host's.
     Host,
@@ -52,7 +53,7 @@ pub enum Network {
 }
 
 /// How much a process may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Security {
     /// What Docker's defaults allow.
     Sandbox,
@@ -61,7 +62,7 @@ pub enum Security {
 }
 
 /// A device asked for by its CDI name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// `vendor/class=name`, a class, or a selector.
     pub name: String,
@@ -70,7 +71,7 @@ pub struct Device {
 }
 
 /// A secret as a variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretEnv {
     /// Which secret.
     pub id: String,
@@ -83,7 +84,7 @@ pub struct SecretEnv {
 }
 
 /// Something that a process sees at a path, and that is no part of its layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute, clean, never `/`.
     pub target: String,
@@ -94,7 +95,7 @@ pub struct Mount {
 }
 
 /// What a [`Mount`] shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
     /// A file or directory of another tree; what is written is thrown away.
     Bind {
@@ -116,7 +117,7 @@ pub enum MountKind {
 }
 
 /// A directory that outlives the build. Its content is no part of any key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheMount {
     /// Equal ids are the same directory; the name space of the build is part of it.
     pub id: String,
@@ -133,7 +134,7 @@ pub struct CacheMount {
 }
 
 /// Who may use a cache mount at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sharing {
     /// Everybody.
     Shared,
@@ -144,7 +145,7 @@ pub enum Sharing {
 }
 
 /// A secret or an agent's socket at a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretFile {
     /// Which.
     pub id: String,

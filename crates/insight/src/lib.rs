@@ -1,16 +1,18 @@
 //! Questions about builds, answered without running them.
 //!
-//! [`Picture`] is the graph of a build with what the cache knows of each step, drawn as text, DOT, Mermaid, JSON or SVG. A
-//! [`BuildRecord`] is what is kept of a build; an [`Explanation`] says why its steps ran. A [`Comparison`] says which
-//! steps edits rerun under one order of instructions and another. Nothing here runs a step, reads a file or
+//! [`Picture`] is the graph of a build with what the cache knows of each step, drawn as text, DOT, Mermaid, JSON or SVG. [`advise()`]
+//! says what a build could do better. A [`BuildRecord`] is what is kept of a build; an [`Explanation`] says why its steps ran. A
+//! [`Comparison`] says which steps edits rerun under one order of instructions and another. Nothing here runs a step, reads a file or
 //! knows a terminal.
 
+mod advice;
 mod compare;
 mod explain;
 mod picture;
 mod record;
 mod words;
 
+pub use advice::{ListedFile, Listing, Rule, Subject, advise, rule, rules};
 pub use compare::{Comparison, Cost, Edit, Effect, Expected, OrderedStep, Ordering, Prediction};
 pub use explain::{Cause, Explanation};
 pub use picture::{CacheState, Edge, Format, Lane, Picture, Step};

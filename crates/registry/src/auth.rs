@@ -32,6 +32,11 @@ impl Scope {
         Scope(format!("repository:{repository}:pull"))
     }
 
+    /// Nothing but being let in.
+    pub(crate) fn none() -> Scope {
+        Scope(String::new())
+    }
+
     /// Writing of a repository, and reading of those that blobs are mounted from.
     pub(crate) fn push(repository: &str, from: &BTreeSet<String>) -> Scope {
         let mut scope = format!("repository:{repository}:pull,push");
@@ -157,10 +162,12 @@ impl Authenticator {
                 )
             }
             (None, Credentials::DockerConfig(path)) => format!(
-                "not found, or it needs a login: there is none for {registry} in {} (`docker login` writes it)",
+                "not found, or it needs a login: there is none for {registry} in {} (`builder login` writes it)",
                 path.display()
             ),
-            (None, Credentials::Anonymous) => "not found, or it needs a login".to_owned(),
+            (None, Credentials::Anonymous | Credentials::Given { .. }) => {
+                "not found, or it needs a login".to_owned()
+            }
         };
         if let Some(said) = said {
             message = format!("{message}; {}", said.message);
@@ -217,7 +224,8 @@ async fn request_token(
         None => {}
     }
     realm.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
-    realm.query_pairs_mut().extend_pairs(scope.split(' ').map(|scope| ("scope", scope)));
+    let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
+    realm.query_pairs_mut().extend_pairs(scopes.map(|scope| ("scope", scope)));
     let get = Get { url: realm, authorization, headers: HeaderMap::new(), verified: false };
     http.get(get).await
 }

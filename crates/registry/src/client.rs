@@ -6,9 +6,10 @@ use image::{ImageResolver, Platform, Reference, ResolveError, ResolvedImage};
 use transport::Retry;
 
 use crate::auth::Scope;
+use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::failure::Failure;
-use crate::host::Host;
+use crate::failure::{Failure, Kind};
+use crate::host::{Host, Question};
 use crate::http::Http;
 use crate::manifest;
 use crate::repository::{InFlight, Repository};
@@ -39,6 +40,28 @@ impl Client {
         let host = Arc::new(Host::new(registry, Arc::clone(&self.0.http))?);
         hosts.insert(registry.to_owned(), Arc::clone(&host));
         Ok(host)
+    }
+
+    /// Asks a registry (`host[:port]`, or `docker.io`) whether it lets us in (distribution spec, "Determining Support"). `false`: it refuses
+    /// the login that it was given.
+    ///
+    /// # Errors
+    /// A registry that cannot be reached, or is none.
+    pub async fn lets_in(&self, registry: &str) -> Result<bool, ResolveError> {
+        let failed = |failure: Failure| failure.of_image(registry);
+        let host = self.host(registry).map_err(failed)?;
+        let scope = Scope::none();
+        let retry = self.retry();
+        let mut backoff = Backoff::new(&retry);
+        loop {
+            let question =
+                Question { scope: &scope, path: String::new(), accept: None, offset: 0, verified: false };
+            match host.ask(&question).await {
+                Ok(_) => return Ok(true),
+                Err(Failure { kind: Kind::Denied, .. }) => return Ok(false),
+                Err(failure) => backoff.wait(failure).await.map_err(failed)?,
+            }
+        }
     }
 
     pub(crate) fn retry(&self) -> Retry {

@@ -65,6 +65,23 @@ pub enum Credentials {
     Anonymous,
     /// Docker's `config.json`: `auths`, `credHelpers`, `credsStore`. A missing file is an empty one.
     DockerConfig(PathBuf),
+    /// These, for every registry that asks.
+    Given {
+        /// The user's name.
+        user: String,
+        /// The password, or a token in its place.
+        password: Password,
+    },
+}
+
+/// A password, which is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use serde::Deserialize;
 
-use crate::config::Credentials;
+use crate::config::{Credentials, Password};
 use crate::failure::Failure;
 
 /// Docker's key for its own registry, in `auths` and towards credential helpers.
@@ -37,7 +37,14 @@ impl std::fmt::Debug for Secret {
 
 /// Looks up the login for a registry. Runs a credential helper where the file names one, which may take its time.
 pub(crate) async fn look_up(source: &Credentials, registry: &str) -> Result<Option<Login>, Failure> {
-    let Credentials::DockerConfig(path) = source else { return Ok(None) };
+    let path = match source {
+        Credentials::Anonymous => return Ok(None),
+        Credentials::Given { user, password: Password(password) } => {
+            let secret = Secret::Password { user: user.clone(), password: password.clone() };
+            return Ok(Some(Login { secret, from: PathBuf::from("the command line") }));
+        }
+        Credentials::DockerConfig(path) => path,
+    };
     let (path, registry) = (path.clone(), registry.to_owned());
     let task = tokio::task::spawn_blocking(move || from_docker_config(&path, &registry));
     task.await.map_err(|error| Failure::io("read credentials", io::Error::other(error)))?

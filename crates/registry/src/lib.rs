@@ -23,5 +23,5 @@ mod repository;
 mod upload;
 
 pub use client::Client;
-pub use config::{Config, Credentials};
+pub use config::{Config, Credentials, Password};
 pub use push::{Push, PushBlob, PushError, PushManifest};

@@ -14,7 +14,8 @@ const PIECES: usize = 8;
 /// What a request sends. It can be sent again: after a redirect, after a login.
 #[derive(Clone)]
 pub struct Body {
-    length: u64,
+    /// Where it is known; it is sent in chunks otherwise.
+    length: Option<u64>,
     source: Source,
 }
 
@@ -30,11 +31,16 @@ impl Body {
         length: u64,
         open: impl Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static,
     ) -> Body {
-        Body { length, source: Source::Reader(Arc::new(open)) }
+        Body { length: Some(length), source: Source::Reader(Arc::new(open)) }
     }
 
-    /// In bytes.
-    pub fn length(&self) -> u64 {
+    /// All of what `open` gives, however much it is.
+    pub fn stream(open: impl Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static) -> Body {
+        Body { length: None, source: Source::Reader(Arc::new(open)) }
+    }
+
+    /// In bytes, where that is known.
+    pub fn length(&self) -> Option<u64> {
         self.length
     }
 
@@ -74,7 +80,7 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {
-        Body { length: bytes.len() as u64, source: Source::Bytes(bytes) }
+        Body { length: Some(bytes.len() as u64), source: Source::Bytes(bytes) }
     }
 }
 
@@ -87,16 +93,17 @@ impl std::fmt::Debug for Body {
 /// Reads until the end, or until nobody takes it.
 fn feed(
     open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync),
-    length: u64,
+    length: Option<u64>,
     pieces: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
-    let mut reader = open()?.take(length);
+    let mut reader = open()?.take(length.unwrap_or(u64::MAX));
     loop {
         let mut piece = Vec::with_capacity(PIECE);
         (&mut reader).take(PIECE as u64).read_to_end(&mut piece)?;
         if piece.is_empty() {
             return match reader.limit() {
                 0 => Ok(()),
+                _ if length.is_none() => Ok(()),
                 _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it should be")),
             };
         }

@@ -187,7 +187,11 @@ impl Transport {
         told: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<reqwest::Response, Error> {
         let sent = Sent::default();
-        let request = request.header(CONTENT_LENGTH, body.length()).body(body.open(&sent));
+        let request = match body.length() {
+            Some(length) => request.header(CONTENT_LENGTH, length),
+            None => request,
+        };
+        let request = request.body(body.open(&sent));
         let answer = request.send();
         tokio::pin!(answer);
         let (mut before, mut since) = (0, Instant::now());
@@ -254,7 +258,9 @@ impl Shared {
         if !sends {
             builder = builder.read_timeout(config.idle_timeout);
         }
-        if !is_loopback(url) {
+        if let Some(socket) = &config.unix_socket {
+            builder = builder.unix_socket(socket.as_path());
+        } else if !is_loopback(url) {
             for proxy in self.proxies()? {
                 builder = builder.proxy(proxy);
             }

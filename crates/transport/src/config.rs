@@ -16,6 +16,8 @@ pub struct Config {
     pub certificates: Vec<PathBuf>,
     /// Proxies for everything but loopback.
     pub proxies: Proxies,
+    /// A Unix socket that all connections go to, whatever the address says.
+    pub unix_socket: Option<PathBuf>,
     /// The `User-Agent` header.
     pub user_agent: String,
     /// For name resolution, TCP and TLS together.
@@ -31,6 +33,7 @@ impl Default for Config {
             loopback_is_insecure: false,
             certificates: Vec::new(),
             proxies: Proxies::default(),
+            unix_socket: None,
             user_agent: concat!("builder/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(60),

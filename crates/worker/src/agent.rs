@@ -1,10 +1,12 @@
 //! The socket that a step sees of an ssh agent.
 
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use graph::SecretFile;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -51,13 +53,90 @@ impl AgentSocket {
 async fn forward(listener: UnixListener, agent: PathBuf) {
     let mut connections = tokio::task::JoinSet::new();
     // A connection that fails is the program's to notice: its end of it closes.
-    while let Ok((mut inside, _)) = listener.accept().await {
+    while let Ok((inside, _)) = listener.accept().await {
         let agent = agent.clone();
         connections.spawn(async move {
-            if let Ok(mut outside) = UnixStream::connect(&agent).await {
-                let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
+            if let Ok(outside) = UnixStream::connect(&agent).await {
+                let _ = answer(inside, outside).await;
             }
         });
         while connections.try_join_next().is_some() {}
+    }
+}
+
+/// What a step may ask of the agent: to list its keys and to sign with them. Its keys, locks and extensions are the user's alone. Numbers
+/// as in draft-ietf-sshm-ssh-agent, section 6.1.
+const ALLOWED: [u8; 2] = [REQUEST_IDENTITIES, SIGN_REQUEST];
+const REQUEST_IDENTITIES: u8 = 11;
+const SIGN_REQUEST: u8 = 13;
+const FAILURE: u8 = 5;
+/// As OpenSSH's agent has it (`AGENT_MAX_LEN`).
+const LONGEST_MESSAGE: usize = 256 * 1024;
+
+/// Passes allowed requests and their answers on, one after another; the others are answered with a failure.
+async fn answer(mut inside: UnixStream, mut outside: UnixStream) -> io::Result<()> {
+    while let Some(request) = message(&mut inside).await? {
+        if request.first().is_some_and(|kind| ALLOWED.contains(kind)) {
+            send(&mut outside, &request).await?;
+            let Some(answer) = message(&mut outside).await? else { return Ok(()) };
+            send(&mut inside, &answer).await?;
+        } else {
+            send(&mut inside, &[FAILURE]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The next message; `None` at the end.
+async fn message(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
+    let length = match stream.read_u32().await {
+        Ok(length) => length as usize,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if length > LONGEST_MESSAGE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Some(bytes))
+}
+
+async fn send(stream: &mut UnixStream, message: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    stream.write_all(&[&length.to_be_bytes(), message].concat()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_step_can_list_and_sign_and_nothing_else() {
+        let (mut step, inside) = UnixStream::pair().unwrap();
+        let (outside, mut agent) = UnixStream::pair().unwrap();
+        tokio::spawn(answer(inside, outside));
+        for (kind, passed) in [(11, true), (13, true), (17, false), (19, false), (22, false), (27, false)] {
+            send(&mut step, &[kind, 1, 2]).await.unwrap();
+            if passed {
+                assert_eq!(message(&mut agent).await.unwrap().unwrap(), [kind, 1, 2]);
+                send(&mut agent, &[12, kind]).await.unwrap();
+                assert_eq!(message(&mut step).await.unwrap().unwrap(), [12, kind]);
+            } else {
+                assert_eq!(message(&mut step).await.unwrap().unwrap(), [FAILURE], "{kind}");
+            }
+        }
+        // The agent heard of nothing else.
+        send(&mut step, &[11]).await.unwrap();
+        assert_eq!(message(&mut agent).await.unwrap().unwrap(), [11]);
+    }
+
+    #[tokio::test]
+    async fn endless_messages_end_the_connection() {
+        let (mut step, inside) = UnixStream::pair().unwrap();
+        let (outside, _agent) = UnixStream::pair().unwrap();
+        let answering = tokio::spawn(answer(inside, outside));
+        step.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
+        assert!(answering.await.unwrap().is_err());
     }
 }

@@ -3,12 +3,14 @@
 //! The destination is looked up in the tree below and in what the same instruction has placed so far, as BuildKit would see it in a
 //! mounted tree (its `solver/llbsolver/file` and fsutil's `copy`).
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use cache::{ActiveSnapshot, Changes};
 use files::{
-    Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, TreeWriter, WriterOptions,
+    Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, SharedFiles, TreeWriter,
+    WriterOptions,
 };
 use graph::{Copy, Inline, Mkdir};
 use hash::{ContentDigest, StableHash, StableHasher};
@@ -40,10 +42,12 @@ pub(crate) fn copy(
         Some(owner) => Some(UserDatabase::read(layer.below())?.owner(owner)?),
     };
     let writer = writer_of(layer)?;
+    let shared = layer.objects()?.map(|objects| objects as &dyn SharedFiles);
     let matches: usize = sources.iter().map(|source| source.selected.matches.len()).sum();
     let mut copier = Copier {
         placed: Placed::new(layer.below(), matches > 1 || op.unpack),
         writer: &writer,
+        shared,
         owner,
         mode: op.mode.as_ref(),
         destination: &op.destination,
@@ -118,6 +122,8 @@ pub(crate) fn writer_of(layer: &ActiveSnapshot) -> Result<TreeWriter, WorkerErro
 struct Copier<'a> {
     placed: Placed<'a>,
     writer: &'a TreeWriter,
+    /// What needs not be written again.
+    shared: Option<&'a dyn SharedFiles>,
     owner: Option<(u32, u32)>,
     mode: Option<&'a ModeChange>,
     /// Absolute, a trailing `/` kept.
@@ -139,15 +145,23 @@ impl Copier<'_> {
             Kind::Directory => self.directory_target()?,
             _ => self.file_target(found)?,
         };
+        // The directories that were there before: only what is in them can be in the way.
+        let mut existing = HashSet::from([Path::new("")]);
         for entry in found.entries() {
-            self.check(&target, entry.path, entry.metadata)?;
-            self.placed.put(join(&target, entry.path), entry.metadata, entry.link_target);
+            if existing.contains(entry.path.parent().unwrap_or(Path::new("")))
+                && self.check(&target, entry.path, entry.metadata)? == Some(Kind::Directory)
+            {
+                existing.insert(entry.path);
+            }
+            if self.placed.remembers() {
+                self.placed.put(join(&target, entry.path), entry.metadata, entry.link_target);
+            }
         }
         // A directory's contents are copied, not the directory itself.
         let (owner, mode) = (self.owner, self.mode.cloned());
         let options =
             CopyOptions { destination: target, owner, mode, keep_top: true, ..CopyOptions::default() };
-        let copied = files::write_selected(tree, found, self.writer, &options, cancelled)?;
+        let copied = files::write_shared(tree, found, self.writer, &options, self.shared, cancelled)?;
         self.entries += copied.entries;
         self.size += copied.bytes;
         Ok(())
@@ -226,10 +240,11 @@ impl Copier<'_> {
         ensure_directory(path, &attributes, &mut self.placed, self.writer)
     }
 
-    /// Directories merge with directories, anything else replaces anything else, and the two never replace each other.
-    fn check(&self, target: &Path, path: &Path, metadata: &Metadata) -> Result<(), WorkerError> {
+    /// Directories merge with directories, anything else replaces anything else, and the two never replace each other. Returns what is
+    /// there.
+    fn check(&self, target: &Path, path: &Path, metadata: &Metadata) -> Result<Option<Kind>, WorkerError> {
         let place = join(target, path);
-        let Some(existing) = self.placed.metadata(&place)? else { return Ok(()) };
+        let Some(existing) = self.placed.metadata(&place)? else { return Ok(None) };
         match (metadata.kind == Kind::Directory, existing.kind == Kind::Directory) {
             (true, false) => {
                 Err(WorkerError::Copy(format!("cannot copy to non-directory: /{}", place.display())))
@@ -237,7 +252,7 @@ impl Copier<'_> {
             (false, true) => {
                 Err(WorkerError::Copy(format!("cannot replace to directory /{} with file", place.display())))
             }
-            _ => Ok(()),
+            _ => Ok(Some(existing.kind)),
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cache::KeptId;
 use executor::{Cause, ExitStatus};
 
 /// An operation could not be performed.
@@ -15,6 +16,8 @@ pub enum WorkerError {
         status: ExitStatus,
         /// Why, where it was not by itself.
         cause: Option<Cause>,
+        /// What the step left, where that is kept.
+        kept: Option<KeptId>,
     },
     /// Programs of this platform do not run here.
     #[error(

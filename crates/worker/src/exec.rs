@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use executor::{Cdi, Executor, OutputSink, OutputStream, ProcessSpec, Rootfs, User};
-use graph::{Event, Exec, LogStream, Network, ProgressSink, Security, VertexId};
-use hash::Clock;
+use executor::{Cdi, Executor, ProcessSpec, Rootfs, User};
+use graph::{Event, Exec, Network, ProgressSink, Security};
 use image::Platform;
 
 use crate::WorkerError;
+use crate::log::{OutputLimits, StepLog};
 use crate::mounts::Mounts;
 use crate::secrets::Masking;
 
@@ -22,11 +23,16 @@ pub struct RunOptions {
     pub ulimits: Vec<executor::Ulimit>,
     /// `--memory` and the like.
     pub limits: executor::Limits,
+    /// How much of what a step prints is shown.
+    pub output: OutputLimits,
+    /// How long what a failed step left is kept; `None`: not at all.
+    pub keep_failed: Option<Duration>,
+    /// Whether what a cached step printed is shown again.
+    pub replay: bool,
 }
 
 /// What a process is started with.
 pub(crate) struct Start<'a> {
-    pub(crate) vertex: VertexId,
     pub(crate) exec: &'a Exec,
     pub(crate) user: User,
     pub(crate) rootfs: Rootfs,
@@ -34,52 +40,62 @@ pub(crate) struct Start<'a> {
     pub(crate) options: &'a RunOptions,
 }
 
+impl Start<'_> {
+    /// The process, in the executor's words.
+    pub(crate) async fn spec(self, executor: &dyn Executor) -> Result<ProcessSpec, WorkerError> {
+        let Start { exec, user, rootfs, mounts, options } = self;
+        ensure_runnable(&exec.platform)?;
+        let mut spec = ProcessSpec::new(rootfs, &exec.args);
+        let env = exec.env.iter().chain(&exec.unkeyed_env);
+        spec.env = env.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+        for (name, value) in &mounts.env {
+            set(&mut spec.env, name, value);
+        }
+        spec.cwd = PathBuf::from(&exec.cwd);
+        spec.user = user;
+        spec.hostname = exec.hostname.clone();
+        spec.network = match exec.network {
+            Network::Host => executor::Network::Host,
+            Network::None => executor::Network::None,
+            Network::Private => executor::Network::Private,
+        };
+        spec.resolv_conf = Some(resolv_conf()?);
+        spec.hosts = Some(hosts(exec, executor).await?);
+        spec.security = match exec.security {
+            Security::Sandbox => executor::Security::Default,
+            Security::Insecure => executor::Security::Insecure,
+        };
+        spec.timeout = exec.timeout;
+        spec.shm_size = options.shm_size;
+        spec.ulimits = options.ulimits.clone();
+        spec.limits = options.limits.clone();
+        add_devices(exec, &mut spec)?;
+        spec.mounts.extend(mounts.mounts.iter().cloned());
+        Ok(spec)
+    }
+}
+
 /// Runs the process of a RUN to its end; anything but success is an error.
 pub(crate) async fn run(
     start: Start<'_>,
     executor: &dyn Executor,
+    log: &StepLog,
     progress: &Arc<dyn ProgressSink>,
-    clock: &Arc<dyn Clock>,
 ) -> Result<(), WorkerError> {
-    let Start { vertex, exec, user, rootfs, mounts, options } = start;
-    ensure_runnable(&exec.platform)?;
-    let mut spec = ProcessSpec::new(rootfs, &exec.args);
-    let env = exec.env.iter().chain(&exec.unkeyed_env);
-    spec.env = env.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-    for (name, value) in &mounts.env {
-        set(&mut spec.env, name, value);
-    }
-    spec.cwd = PathBuf::from(&exec.cwd);
-    spec.user = user;
-    spec.hostname = exec.hostname.clone();
-    spec.network = match exec.network {
-        Network::Host => executor::Network::Host,
-        Network::None => executor::Network::None,
-        Network::Private => executor::Network::Private,
-    };
-    spec.resolv_conf = Some(resolv_conf()?);
-    spec.hosts = Some(hosts(exec, executor).await?);
-    spec.security = match exec.security {
-        Security::Sandbox => executor::Security::Default,
-        Security::Insecure => executor::Security::Insecure,
-    };
-    spec.timeout = exec.timeout;
-    spec.shm_size = options.shm_size;
-    spec.ulimits = options.ulimits.clone();
-    spec.limits = options.limits.clone();
-    add_devices(exec, &mut spec)?;
-    spec.mounts.extend(mounts.mounts.iter().cloned());
-    let log = Log { vertex, progress: progress.clone(), clock: clock.clone() };
-    let masking = Masking::new(&log, &mounts.secrets);
+    let (exec, secrets) = (start.exec, &start.mounts.secrets);
+    let vertex = log.vertex();
+    let masking = Masking::new(log, secrets);
+    let spec = start.spec(executor).await?;
     let outcome = executor.run(spec, &masking).await;
     masking.finish();
+    log.finish();
     let outcome = outcome?;
     for message in outcome.notes {
         progress.event(Event::Warning { vertex, message });
     }
     if !outcome.status.success() || outcome.cause.is_some() {
         let command = exec.args.join(" ");
-        return Err(WorkerError::Exit { command, status: outcome.status, cause: outcome.cause });
+        return Err(WorkerError::Exit { command, status: outcome.status, cause: outcome.cause, kept: None });
     }
     Ok(())
 }
@@ -200,24 +216,6 @@ fn resolv_conf() -> Result<String, WorkerError> {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(WorkerError::io("read", &path, source)),
-    }
-}
-
-/// Passes output on as it comes.
-struct Log {
-    vertex: VertexId,
-    progress: Arc<dyn ProgressSink>,
-    clock: Arc<dyn Clock>,
-}
-
-impl OutputSink for Log {
-    fn write(&self, stream: OutputStream, bytes: &[u8]) {
-        let stream = match stream {
-            OutputStream::Stdout => LogStream::Stdout,
-            OutputStream::Stderr => LogStream::Stderr,
-        };
-        let event = Event::Log { vertex: self.vertex, stream, data: bytes.to_vec(), at: self.clock.now() };
-        self.progress.event(event);
     }
 }
 

@@ -15,7 +15,8 @@ mod cancel;
 mod copy;
 mod error;
 mod exec;
-mod listing;
+mod inside;
+mod log;
 mod mounts;
 mod pack;
 mod placed;
@@ -43,15 +44,21 @@ pub use archive::{is_tar, unpack_archive};
 pub use cancel::Cancel;
 pub use error::WorkerError;
 pub use exec::RunOptions;
+pub use inside::{Inside, Lent, Opened};
+pub use log::OutputLimits;
 pub use pack::{LayerForm, Packed};
 pub use secrets::{NoSecrets, Secrets, SshAgents};
 pub use tree::{Context, LayerTree, Tree};
 
 use crate::cancel::blocking;
+use crate::log::StepLog;
 use crate::mounts::Preparing;
 use crate::sources::{BaseImage, Bring};
 use crate::tree::TreeId;
 use crate::users::UserDatabase;
+
+/// So many paths of a selection are remembered to say which of them changed; of a larger one, directories.
+const REMEMBERED_PATHS: usize = 2_000;
 
 /// A context's files, and what is remembered of them.
 pub type OpenContext = (Arc<dyn FileTree>, Arc<dyn StatCache>);
@@ -113,7 +120,6 @@ pub struct LocalWorker {
 struct Digested {
     selected: Arc<Selected>,
     digest: ContentDigest,
-    hashed: Arc<files::Hashed>,
 }
 
 impl LocalWorker {
@@ -207,8 +213,8 @@ impl LocalWorker {
             blocking(move || {
                 let cancelled = || cancel.is_cancelled();
                 let selected = files::select(&*files, &selection, &cancelled)?;
-                let hashed = files::digest(&selected, &*files, &*stats, &cancelled)?;
-                Ok(Digested { selected: Arc::new(selected), digest: hashed.digest, hashed: Arc::new(hashed) })
+                let digest = files::digest(&selected, &*files, &*stats, &cancelled)?.digest;
+                Ok(Digested { selected: Arc::new(selected), digest })
             })
             .await
         });
@@ -241,7 +247,7 @@ impl LocalWorker {
         let below = first(inputs)?;
         let mut sources = Vec::new();
         for (input, tree) in self.definition.vertex(vertex).inputs.iter().zip(inputs).skip(1) {
-            let Digested { selected, digest, .. } = self.digested(tree, &input.selection).await?;
+            let Digested { selected, digest } = self.digested(tree, &input.selection).await?;
             for socket in &selected.sockets {
                 let message = format!("\"/{}\" is a socket and was left out", socket.display());
                 self.progress.event(Event::Warning { vertex, message });
@@ -266,7 +272,7 @@ impl LocalWorker {
         let mounted = self.mounted(vertex, exec, inputs).await?;
         let mut failures = 0;
         loop {
-            match self.attempt(vertex, exec, &mounted, &parents).await {
+            match self.attempt(vertex, exec, &mounted, &parents, failures == exec.retries).await {
                 Ok(layer) => return Ok(below.with(layer)),
                 Err(error @ WorkerError::Exit { .. }) if failures < exec.retries => {
                     failures += 1;
@@ -278,13 +284,14 @@ impl LocalWorker {
         }
     }
 
-    /// Runs the process of a RUN once, on a root that nothing was written to.
+    /// Runs the process of a RUN once, on a root that nothing was written to. What the last try leaves is kept for people.
     async fn attempt(
         &self,
         vertex: VertexId,
         exec: &graph::Exec,
         inputs: &BTreeMap<usize, mounts::Input>,
         parents: &[SnapshotId],
+        last: bool,
     ) -> Result<SnapshotId, WorkerError> {
         let preparing = Preparing {
             store: &self.store,
@@ -298,15 +305,38 @@ impl LocalWorker {
         let Prepared { root, user } =
             prepare(self.store.clone(), parents.to_vec(), exec.user.clone()).await?;
         let rootfs = rootfs(root.form());
-        let start = exec::Start { vertex, exec, user, rootfs, mounts: &mounts, options: &self.options };
-        exec::run(start, &*self.executor, &self.progress, &self.clock).await?;
+        let log = StepLog::new(vertex, &self.store, &self.progress, &self.clock, self.options.output);
+        let start = exec::Start { exec, user, rootfs, mounts: &mounts, options: &self.options };
+        let ended = exec::run(start, &*self.executor, &log, &self.progress).await;
         drop(mounts);
-        blocking(move || {
-            let layer = root.finish()?;
-            let changes = layer.changes()?;
-            Ok(layer.commit(&changes)?.id())
-        })
-        .await
+        match (ended, self.options.keep_failed) {
+            (Ok(()), _) => {
+                blocking(move || {
+                    let layer = root.finish()?;
+                    let changes = layer.changes()?;
+                    let id = layer.commit(&changes)?.id();
+                    log.keep(id)?;
+                    Ok(id)
+                })
+                .await
+            }
+            (Err(WorkerError::Exit { command, status, cause, .. }), Some(time)) if last => {
+                let inside = Inside::new(parents.to_vec(), exec, inputs).spec()?;
+                let name = self.definition.vertex(vertex).name.clone();
+                let parents = parents.to_vec();
+                let kept = blocking(move || {
+                    let kept = root.finish()?.keep(&parents, &name, &inside, time)?;
+                    if let Some(layer) = kept.layers.last() {
+                        log.keep(*layer)?;
+                    }
+                    Ok(kept.id)
+                });
+                // That the step failed is what matters; a disk that is full may be why.
+                let kept = kept.await.ok();
+                Err(WorkerError::Exit { command, status, cause, kept })
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// The inputs that the mounts of a step show.
@@ -360,6 +390,20 @@ impl LocalWorker {
         let layers = BaseImage::new(image).bring(&bring).await?;
         prepare(store.clone(), layers, user.to_owned()).await
     }
+
+    /// The files of an image, unpacking what is not unpacked.
+    pub async fn image_files(
+        store: &Store,
+        image: Arc<ResolvedImage>,
+        progress: Arc<dyn ProgressSink>,
+        clock: Arc<dyn Clock>,
+        cancel: &Cancel,
+    ) -> Result<TreeView, WorkerError> {
+        let bring = Bring { store, progress: &progress, clock: &clock, cancel, vertex: VertexId(0) };
+        let layers = BaseImage::new(image).bring(&bring).await?;
+        let store = store.clone();
+        blocking(move || Ok(TreeView::new(&store, &layers)?)).await
+    }
 }
 
 async fn prepare(store: Store, layers: Vec<SnapshotId>, user: String) -> Result<Prepared, WorkerError> {
@@ -407,8 +451,22 @@ impl Worker for LocalWorker {
         tree: &Tree,
         selection: &Selection,
     ) -> Result<Option<Vec<SelectedPath>>, WorkerError> {
-        let Digested { selected, hashed, .. } = self.digested(tree, selection).await?;
-        Ok(listing::paths(&selected, &hashed))
+        let selected = self.digested(tree, selection).await?.selected;
+        let shown = |found: files::HashedPath| {
+            let mut path = match found.path.as_os_str().is_empty() {
+                true => ".".to_owned(),
+                false => found.path.to_string_lossy().into_owned(),
+            };
+            if found.whole {
+                path.push('/');
+            }
+            SelectedPath { path, mode: found.mode, digest: found.digest }
+        };
+        blocking(move || {
+            let paths = files::hashed_paths(&selected, REMEMBERED_PATHS);
+            Ok(paths.map(|paths| paths.into_iter().map(shown).collect()))
+        })
+        .await
     }
 
     async fn content_id(&self, tree: &Tree) -> Result<ContentId, WorkerError> {
@@ -439,6 +497,11 @@ impl Worker for LocalWorker {
             Some(Op::Source(Source::Image { manifest, .. })) => Some(self.base(manifest)?),
             _ => None,
         };
+        if self.options.replay
+            && let (Op::Exec(_), Some(layer)) = (&self.definition.vertex(vertex).op, record.layers.last())
+        {
+            log::replay(&self.store, vertex, *layer, &self.progress, &self.clock);
+        }
         // The backend vouches for the layers; an image can be had again.
         Ok(Some(Tree::Layers(LayerTree { base, layers: record.layers.clone() })))
     }
@@ -456,7 +519,12 @@ impl Worker for LocalWorker {
             Op::Source(Source::Image { manifest, .. }) => {
                 let base = self.base(manifest)?;
                 let cached = base.unpacked(&self.store)?.is_some();
-                base.bring(&self.bring(vertex)).await?;
+                let is_input =
+                    |(_, other): (_, &graph::Vertex)| other.inputs.iter().any(|input| input.vertex == vertex);
+                // An image that nobody looks into is brought by whoever wants its files or its blobs.
+                if self.definition.iter().any(is_input) {
+                    base.bring(&self.bring(vertex)).await?;
+                }
                 let tree = LayerTree { base: Some(base), layers: Vec::new() };
                 Ok(SourceTree { tree: Tree::Layers(tree), cached })
             }

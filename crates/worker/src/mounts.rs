@@ -188,7 +188,8 @@ impl Preparing<'_> {
                 lower: lower.clone(),
                 writable: (!read_only).then(|| Writable { upper: upper.clone(), work: work.clone() }),
                 userxattr: *userxattr,
-                path,
+                // The whole tree is looked up like any other path.
+                path: if path.as_os_str().is_empty() { PathBuf::from(".") } else { path },
             },
         };
         ready.held.push(Held::Tree(root));

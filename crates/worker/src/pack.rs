@@ -19,7 +19,9 @@ const PARALLEL_PACKS: usize = 2;
 pub struct LayerForm {
     /// How the blob is compressed.
     pub compression: Compression,
-    /// Seconds since 1970 that every time is set to (`SOURCE_DATE_EPOCH`).
+    /// How hard, as [`image::check_level`] takes it; `None` is the default.
+    pub level: Option<u32>,
+    /// Seconds since 1970 that every time in a layer is set to (`SOURCE_DATE_EPOCH`).
     pub epoch: Option<i64>,
 }
 
@@ -34,10 +36,9 @@ impl LayerForm {
             Compression::Gzip => "gzip",
             Compression::Zstd => "zstd",
         };
-        match self.epoch {
-            None => format!("v1 {compression}"),
-            Some(epoch) => format!("v1 {compression} epoch={epoch}"),
-        }
+        let level = self.level.map(|level| format!(" level={level}")).unwrap_or_default();
+        let epoch = self.epoch.map(|epoch| format!(" epoch={epoch}")).unwrap_or_default();
+        format!("v1 {compression}{level}{epoch}")
     }
 }
 
@@ -50,10 +51,13 @@ pub struct Packed {
     pub base_history: usize,
     /// What the image runs on.
     pub platform: Platform,
+    /// Seconds since 1970 that every time in the config is set to (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<i64>,
 }
 
 impl LocalWorker {
-    /// Makes an image of a tree: every layer becomes a blob in the store, unless it is one already.
+    /// Makes an image of a tree: every layer made here becomes a blob in the store, unless it is one already. Those of the base image
+    /// are only named: [`LocalWorker::bring_base`] brings them.
     ///
     /// Times are those at which the layers were made, so that the same layers give the same image.
     pub async fn image(
@@ -66,10 +70,6 @@ impl LocalWorker {
 
         let mut layers = Vec::new();
         if let Some(base) = &tree.base {
-            let bring = self.bring(self.image_vertex(base));
-            for layer in &base.image().layers {
-                base.fetch(layer, &bring).await?;
-            }
             layers.extend(base.image().layers.iter().cloned());
         }
         let own: Vec<(Layer, SystemTime)> = futures::stream::iter(tree.layers.iter().copied())
@@ -89,14 +89,25 @@ impl LocalWorker {
             self.file_chains(tree, &layers).await?;
         }
 
-        let Packed { mut config, base_history, platform } = packed;
-        set_times(&mut config, base_history, &times, form.epoch)?;
+        let Packed { mut config, base_history, platform, epoch } = packed;
+        set_times(&mut config, base_history, &times, epoch)?;
         config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
         Ok(Image { config, layers, platform })
     }
 }
 
 impl LocalWorker {
+    /// Brings the layers of a tree's base image into the store as blobs. Nothing happens when they are there.
+    pub async fn bring_base(&self, tree: &LayerTree) -> Result<(), WorkerError> {
+        if let Some(base) = &tree.base {
+            let bring = self.bring(self.image_vertex(base));
+            for layer in &base.image().layers {
+                base.fetch(layer, &bring).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Files the layers made here under their chain ids, so that an image of them needs no unpacking on this machine. Not for
     /// layers whose times were set: unpacked, they would have other times than the directories here.
     async fn file_chains(&self, tree: &LayerTree, layers: &[Layer]) -> Result<(), WorkerError> {
@@ -123,7 +134,7 @@ fn pack(store: &Store, snapshot: &Snapshot, form: LayerForm, cancel: &Cancel) ->
         return Ok(layer);
     }
     let failed = |error: image::layer::LayerError| WorkerError::Pack(error.to_string());
-    let options = PackOptions { compression: form.compression, level: None, epoch: form.epoch };
+    let options = PackOptions { compression: form.compression, level: form.level, epoch: form.epoch };
     let mut packer = LayerPacker::new(store.blobs(), options).map_err(failed)?;
     let entries = snapshot.entries()?;
     for entry in entries.entries() {

@@ -30,6 +30,11 @@ impl<'a> Placed<'a> {
         }
     }
 
+    /// Whether what is put is kept: there is more to come that must see it.
+    pub(crate) fn remembers(&self) -> bool {
+        self.copied.is_some()
+    }
+
     /// What the layer has at a path now.
     pub(crate) fn put(&mut self, path: PathBuf, metadata: &Metadata, link_target: Option<&Path>) {
         if let Some(copied) = &mut self.copied

@@ -58,6 +58,11 @@ impl LayerTree {
         self
     }
 
+    /// The image at the bottom.
+    pub fn base(&self) -> Option<&image::ResolvedImage> {
+        self.base.as_deref().map(BaseImage::image)
+    }
+
     /// The layers made here, bottom first.
     pub fn layers(&self) -> &[SnapshotId] {
         &self.layers

@@ -108,7 +108,7 @@ impl UserDatabase {
         Ok((uid, self.group_of(owner, primary)?))
     }
 
-    /// As [`Self::owner`], with root and its group where a name is not there; `unknown` hears of it. The owner of a
+    /// As [`Self::owner`], with root and the user's group where a name is not there; `unknown` hears of it. The owner of a
     /// WORKDIR, whose USER may come to exist in a later step.
     pub(crate) fn owner_or_root(&self, owner: &Owner, unknown: &mut dyn FnMut(WorkerError)) -> (u32, u32) {
         let (uid, primary) = self.user_of(owner).unwrap_or_else(|error| {
@@ -117,7 +117,7 @@ impl UserDatabase {
         });
         let gid = self.group_of(owner, primary).unwrap_or_else(|error| {
             unknown(error);
-            0
+            primary
         });
         (uid, gid)
     }
@@ -218,7 +218,7 @@ mod tests {
         let name = |name: &str| OwnerId::Name(name.into());
         assert_eq!(named(name("www"), None), ((33, 330), 0));
         assert_eq!(named(name("app"), None), ((0, 0), 1));
-        assert_eq!(named(OwnerId::Number(5), Some(name("app"))), ((5, 0), 1), "the user is known");
+        assert_eq!(named(OwnerId::Number(5), Some(name("app"))), ((5, 5), 1), "the user is known");
         assert_eq!(named(name("app"), Some(name("web"))), ((0, 330), 1), "the group is known");
     }
 

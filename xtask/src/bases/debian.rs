@@ -73,14 +73,14 @@ pub(super) fn rootfs() -> Result<Rootfs> {
 }
 
 /// The code name of this machine's release.
-fn release() -> Result<String> {
+pub(crate) fn release() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release")?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     Ok(name.ok_or("/etc/os-release names no VERSION_CODENAME: the debian base is made on Debian")?.to_owned())
 }
 
 /// This machine's apt sources.
-fn sources() -> Result<Vec<PathBuf>> {
+pub(crate) fn sources() -> Result<Vec<PathBuf>> {
     let mut sources = files("/etc/apt/sources.list.d", &["list", "sources"])?;
     sources.insert(0, "/etc/apt/sources.list".into());
     sources.retain(|path| {

@@ -130,14 +130,14 @@ fn inspect(store: &Store, id: &str, path: &Path) -> Result<(), Failure> {
     let mut text = format::table(&rows);
     let tree = mount.tree()?;
     let relative = path.strip_prefix("/").unwrap_or(path);
-    let failed = |error: files::Error| Failure::from_source(&error);
-    let resolved = files::resolve(&tree, relative, true).map_err(|error| failed(error.into()))?;
-    let found = tree.metadata(&resolved).map_err(|error| failed(error.into()))?;
+    let failed = |error: files::TreeError| Failure::from_source(&error);
+    let resolved = files::resolve(&tree, relative, true).map_err(|error| Failure::from_source(&error))?;
+    let found = tree.metadata(&resolved).map_err(failed)?;
     let Some(found) = found else {
         return Err(Failure::build(format!("there is no {} in the cache mount {id}", path.display())));
     };
     let mut entries = match found.kind {
-        Kind::Directory => tree.list(&resolved).map_err(|error| failed(error.into()))?,
+        Kind::Directory => tree.list(&resolved).map_err(failed)?,
         _ => vec![(resolved.file_name().unwrap_or_default().to_owned(), found)],
     };
     entries.sort_by(|a, b| a.0.cmp(&b.0));

@@ -3,18 +3,51 @@
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod compare;
+pub(crate) mod completion;
+pub(crate) mod debug;
 pub(crate) mod du;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod graph;
 pub(crate) mod history;
+pub(crate) mod image_group;
+pub(crate) mod image_history;
 pub(crate) mod images;
 pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod load;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod man;
 pub(crate) mod parse;
 pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod save;
+mod stored;
+pub(crate) mod tag;
 
+use std::path::Path;
+
+use exporter::Output;
 use hash::Digest;
 use image::Reference;
+
+use crate::failure::Failure;
+
+/// Where an archive goes: a file, or standard output, which must not be a terminal.
+fn archive_output(path: Option<&Path>) -> Result<Output, Failure> {
+    match path {
+        Some(path) if path != Path::new("-") => Ok(Output::File(path.to_owned())),
+        _ if std::io::IsTerminal::is_terminal(&std::io::stdout()) => {
+            Err(Failure::usage("refusing to write an archive to the terminal")
+                .hint("redirect standard output, or give -o FILE"))
+        }
+        _ => Ok(Output::Stream(std::sync::Arc::new(std::sync::Mutex::new(std::io::stdout())))),
+    }
+}
 
 /// The name under which an image without a name is kept: its id, read as a name. So `builder run sha256:…` finds it as it
 /// finds any other.

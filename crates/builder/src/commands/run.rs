@@ -1,25 +1,24 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cache::{Session, Store};
-use executor::{OutputSink, OutputStream, ProcessSpec, Sandbox, Signaller, Stdio};
+use executor::{ProcessSpec, Sandbox};
 use graph::{Event, ProgressSink};
 use hash::SystemClock;
 use image::{ContainerConfig, ImageResolver as _, Platform, Reference, ResolvedImage};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use worker::{Cancel, LocalWorker, Prepared};
 
 use crate::failure::{Failure, INTERRUPTED, NOT_STARTED};
-use crate::{Machine, interrupt};
+use crate::{Machine, console, interrupt};
 
 /// Run one program of an image in the foreground.
 ///
 /// The image is one of the local store (see `builder images`). What the program writes into the image's files is thrown away when it
 /// ends. Its exit code is that of this command; 125: it could not be started, 126: it cannot be executed, 127: it is not there.
 ///
-/// The program has this command's standard input, output and terminal, so -i and -t change nothing. It has no terminal of
-/// its own: a shell does without job control. Ctrl-C reaches all that it runs in the foreground.
+/// The program has this command's standard input and output, so -i changes nothing. With -t it has a terminal of its own, in which a
+/// shell has job control. Ctrl-C reaches all that it runs in the foreground.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "builder run [OPTIONS] IMAGE [COMMAND]...",
@@ -47,7 +46,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
 
-    /// Network: host or none
+    /// Directory or file of this machine that the program sees, HOST:PATH[:ro]; repeatable
+    #[arg(short, long, value_name = "HOST:PATH[:ro]")]
+    volume: Vec<String>,
+
+    /// Network: host, private or none
     #[arg(long, value_name = "MODE", default_value = "host")]
     network: String,
 
@@ -55,7 +58,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     interactive: bool,
 
-    /// Accepted as `docker run` has it: the terminal is always that of this command
+    /// Give the program a terminal of its own, where this command has one
     #[arg(short, long)]
     tty: bool,
 
@@ -79,11 +82,6 @@ impl Args {
     }
 }
 
-const INTERRUPT: i32 = 2;
-const QUIT: i32 = 3;
-/// SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM: all of them end a program that does nothing about them.
-const PASSED_ON: [i32; 6] = [1, INTERRUPT, QUIT, 10, 12, 15];
-
 /// Exit code: the program is there but cannot be executed.
 const PROGRAM_CANNOT_RUN: u8 = 126;
 /// Exit code: the program is not there.
@@ -101,11 +99,15 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn start(args: &Args) -> Result<u8, Failure> {
-    let Args { interactive: _, tty: _, rm: _, .. } = args;
+    let Args { interactive: _, rm: _, .. } = args;
     let network = match args.network.as_str() {
         "host" | "default" => executor::Network::Host,
+        "private" => executor::Network::Private,
         "none" => executor::Network::None,
-        other => return Err(Failure::usage(format!("--network={other} is not supported: use host or none"))),
+        other => {
+            let message = format!("--network={other} is not supported: use host, private or none");
+            return Err(Failure::usage(message));
+        }
     };
     let machine = Machine::enter()?;
     let store = machine.store()?;
@@ -148,70 +150,35 @@ async fn run_image(
     spec.hosts = Some("127.0.0.1\tlocalhost builder\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned());
     spec.resolv_conf = Some(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     spec.network = network;
-    spec.stdio = Stdio::Inherit;
-    let running = Sandbox::new().start(&spec).await.map_err(not_started)?;
-    let code = with_signals(running).await?;
+    spec.mounts = args.volume.iter().map(|volume| mount(volume)).collect::<Result<_, _>>()?;
+    let ended = console::run(&Sandbox::new(), spec, args.tty).await;
+    let ended = ended.map_err(|error| console::not_started(error, NOT_STARTED))?;
     drop(root);
     session.finish()?;
-    Ok(code)
+    Ok(ended.code())
 }
 
-/// Waits for the program, passing on the signals that reach this process. The exit code of a program that one of them ended
-/// is 128 and the signal's number.
-async fn with_signals(running: executor::Running) -> Result<u8, Failure> {
-    let mut signals = Vec::new();
-    for number in PASSED_ON {
-        let stream = signal(SignalKind::from_raw(number));
-        signals.push((number, stream.map_err(|error| Failure::machine(format!("signal handler: {error}")))?));
-    }
-    let signaller = running.signaller();
-    let mut wait = std::pin::pin!(running.wait(&Nowhere));
-    let mut ended_by = None;
-    loop {
-        let next = signals.iter_mut().map(|(number, stream)| Box::pin(received(*number, stream)));
-        let next = futures::future::select_all(next);
-        tokio::select! {
-            outcome = &mut wait => {
-                let code = outcome.map_err(not_started)?.status.code();
-                return Ok(u8::try_from(ended_by.map_or(code, |signal| 128 + signal)).unwrap_or(u8::MAX));
-            }
-            (received, _, _) = next => {
-                if let Some(number) = received && pass_on(&signaller, number) {
-                    ended_by = Some(number);
-                }
-            }
-        }
-    }
-}
-
-/// Gives the program a signal, and says whether that ends it. The program is the first of its sandbox, to which the kernel
-/// gives no signal that it has not asked for; what would end any other program ends it too.
-fn pass_on(signaller: &Signaller, number: i32) -> bool {
-    const KILL: i32 = 9;
-    let ends = !signaller.heeds(number);
-    // A program that cannot be signalled any more has ended.
-    let _ = match number {
-        _ if ends => signaller.signal(KILL),
-        // As a terminal does; the program is not in the foreground of this one, where it would come by itself.
-        INTERRUPT | QUIT if std::io::IsTerminal::is_terminal(&std::io::stdin()) => {
-            signaller.signal_group(number)
-        }
-        _ => signaller.signal(number),
+/// `HOST:PATH[:ro]`, as `docker run -v` has it.
+fn mount(volume: &str) -> Result<executor::Mount, Failure> {
+    let wrong = |reason: &str| Failure::usage(format!("-v {volume}: {reason}"));
+    let mut parts = volume.split(':');
+    let (host, target) = match (parts.next(), parts.next()) {
+        (Some(host), Some(target)) if !host.is_empty() => (Path::new(host), Path::new(target)),
+        _ => return Err(wrong("give HOST:PATH, a place of this machine and one of the program's")),
     };
-    ends
-}
-
-/// As Docker has it: 126 and 127 for the program, 125 for everything else.
-fn not_started(error: executor::Error) -> Failure {
-    let code = match &error {
-        executor::Error::Program { code, .. } => u8::try_from(*code).unwrap_or(NOT_STARTED),
-        _ => NOT_STARTED,
+    let read_only = match (parts.next(), parts.next()) {
+        (None | Some("rw"), None) => false,
+        (Some("ro"), None) => true,
+        _ => return Err(wrong("behind the paths only ro or rw can stand")),
     };
-    Failure::from(error).with_code(code)
-}
-
-async fn received(number: i32, stream: &mut Signal) -> Option<i32> {
-    stream.recv().await.map(|()| number)
+    if !target.is_absolute() || target == Path::new("/") {
+        return Err(wrong("the program's path must be absolute, and not /"));
+    }
+    let source = host.canonicalize().map_err(|_| {
+        wrong("there is no such file or directory").hint("named volumes do not exist here: name a directory")
+    })?;
+    let kind = executor::MountKind::Bind { source };
+    Ok(executor::Mount { target: target.to_owned(), kind, read_only })
 }
 
 /// The image of a name or of an id's beginning.
@@ -301,13 +268,6 @@ impl Process {
     }
 }
 
-/// The program writes where this process does.
-struct Nowhere;
-
-impl OutputSink for Nowhere {
-    fn write(&self, _: OutputStream, _: &[u8]) {}
-}
-
 /// Unpacking a local image is quick; nobody watches.
 struct Silent;
 
@@ -348,6 +308,18 @@ mod tests {
         assert_eq!(args(&["--entrypoint", "/sh", "image"]), Some(vec!["/sh".into()]));
         assert_eq!(args(&["--entrypoint=", "image"]), None);
         assert_eq!(args(&["--entrypoint=", "image", "ls"]), Some(vec!["ls".into()]));
+    }
+
+    #[test]
+    fn volumes() {
+        let mount =
+            |text: &str| mount(text).map(|mount| (mount.target, mount.read_only)).map_err(|f| f.code());
+        assert_eq!(mount("/usr:/x"), Ok(("/x".into(), false)));
+        assert_eq!(mount("/usr:/x/y:ro"), Ok(("/x/y".into(), true)));
+        for wrong in ["/usr", ":/x", "/usr:x", "/usr:/", "/usr:/x:rx", "/usr:/x:ro:ro", "name-of-a-volume:/x"]
+        {
+            assert_eq!(mount(wrong), Err(2), "{wrong}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use graph::{Definition, Event, ProgressSink};
 use colors::Colors;
 pub(crate) use format::harmless;
 use model::{Change, Message, Model};
-pub(crate) use task::Task;
+pub(crate) use task::{Part, Task};
 
 /// `--progress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -53,7 +53,7 @@ fn layers(fixture: &Fixture) {
     // Where nothing can be written, that it was not forbidden makes no difference.
     open.read_only = false;
     spec.mounts = vec![
-        of_layers(fixture, "/", "/m", tree.clone()),
+        of_layers(fixture, "", "/m", tree.clone()),
         of_layers(fixture, "a/b/new", "/one", tree.clone()),
         open,
     ];
@@ -68,7 +68,7 @@ fn layers(fixture: &Fixture) {
     let error = fixture.error(spec).to_string();
     assert_eq!(error, "mount a/missing of a tree to /m: No such file or directory");
     let mut spec = fixture.shell("true");
-    spec.mounts = vec![of_layers(fixture, "a", "/m", vec![])];
+    spec.mounts = vec![of_layers(fixture, "/", "/m", vec![])];
     let error = fixture.error(spec).to_string();
     assert!(error.contains("an overlay of 0 lower directories"), "{error}");
 }

@@ -70,7 +70,7 @@ impl DirectoryExporter {
         let writer = TreeWriter::new(&self.path, options)?;
         let mut exported = Exported::default();
         let mut written = HashSet::new();
-        for (folder, tree) in placed(trees)? {
+        for (folder, tree) in placed(trees, cancel)? {
             exported.warnings.extend(self.write_tree(
                 &writer,
                 &folder,

@@ -43,7 +43,7 @@ impl Exporter for TarExporter {
 
 fn write_trees(out: &mut dyn Write, trees: &Trees, cancel: &Cancel) -> Result<(), ExportError> {
     let mut tar = LayerWriter::archive(out);
-    for (folder, tree) in placed(trees)? {
+    for (folder, tree) in placed(trees, cancel)? {
         let found = whole(&*tree, cancel)?;
         for index in 0..found.len() {
             cancel.check()?;

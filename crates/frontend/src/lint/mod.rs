@@ -19,7 +19,7 @@ const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
 
 /// `skip=A,B|all;error=true;experimental=A,B|all`, from `# check=` and `BUILDKIT_DOCKERFILE_CHECK`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Checks {
+pub struct Checks {
     skip_all: bool,
     skip: BTreeSet<String>,
     experimental_all: bool,
@@ -33,7 +33,7 @@ impl Checks {
     ///
     /// # Errors
     /// Options that do not exist.
-    pub(crate) fn new(dockerfile: &Dockerfile, options: &Options) -> Result<Self, Box<Diagnostic>> {
+    pub fn new(dockerfile: &Dockerfile, options: &Options) -> Result<Self, Box<Diagnostic>> {
         if let Some(text) = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
             return Self::parse(text).map_err(|message| {
                 let message = format!("in the build argument BUILDKIT_DOCKERFILE_CHECK: {message}");
@@ -75,7 +75,7 @@ impl Checks {
     }
 
     /// These and what `# check=` says in the comments above an instruction. Nonsense there is a comment like any other.
-    pub(crate) fn with_comments(&self, comments: &[Comment]) -> Cow<'_, Self> {
+    pub fn with_comments(&self, comments: &[Comment]) -> Cow<'_, Self> {
         let directive = comments.iter().find_map(|comment| {
             let (key, value) = comment.text.split_once('=')?;
             key.trim().eq_ignore_ascii_case("check").then(|| value.trim())
@@ -94,7 +94,7 @@ impl Checks {
 
     /// Whether a violation of `rule` is reported; what is no rule always is. `skip` means nothing to experimental rules, which are
     /// reported only where somebody asks for them.
-    pub(crate) fn allow(&self, rule: Option<&str>) -> bool {
+    pub fn allow(&self, rule: Option<&str>) -> bool {
         match rule {
             None => true,
             Some(rule) if EXPERIMENTAL.contains(&rule) => {

@@ -231,6 +231,8 @@ fn pivot(source: &str) -> (String, Option<String>) {
 /// `user[:group]`. An empty user with a group is root.
 pub(super) fn owner(text: &str) -> Owner {
     let id = |text: &str| match text.parse::<u32>() {
+        // Everywhere, also where no file says so; nothing has to be looked up.
+        _ if text == "root" => OwnerId::Number(0),
         // The largest number is no id: chown(2) takes it for "leave it as it is".
         Ok(number) if number != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => {
             OwnerId::Number(number)
@@ -267,6 +269,7 @@ mod tests {
         assert_eq!(owner("app:10"), Owner { user: name("app"), group: Some(OwnerId::Number(10)) });
         assert_eq!(owner("app:"), Owner { user: name("app"), group: None });
         assert_eq!(owner(":wheel"), Owner { user: OwnerId::Number(0), group: Some(name("wheel")) });
+        assert_eq!(owner("root:root"), Owner { user: OwnerId::Number(0), group: Some(OwnerId::Number(0)) });
         assert_eq!(owner("+1"), Owner { user: name("+1"), group: None });
     }
 

@@ -1,4 +1,4 @@
-use super::{CacheState, Picture, shortened};
+use super::{CacheState, Picture, shortened, shown};
 
 /// A cluster for each stage.
 pub(super) fn draw(picture: &Picture) -> String {
@@ -38,15 +38,15 @@ fn fill(state: CacheState) -> &'static str {
     }
 }
 
-/// A string of the DOT language: only quotes and backslashes mean something in it.
+/// A string of the DOT language: quotes and backslashes mean something in it, and entities in labels.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
-            c if c.is_control() => quoted.push(' '),
-            c => quoted.push(c),
+            '&' => quoted.push_str("&amp;"),
+            c => quoted.push(shown(c)),
         }
     }
     quoted.push('"');

@@ -1,4 +1,4 @@
-use super::{CacheState, Picture, shortened};
+use super::{CacheState, Picture, shortened, shown};
 
 /// A flowchart with a subgraph for each stage.
 pub(super) fn draw(picture: &Picture) -> String {
@@ -39,8 +39,7 @@ fn quoted(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '<' | '>' | '&' | '#' | '`' | ';' => quoted.push_str(&format!("#{};", u32::from(c))),
-            c if c.is_control() => quoted.push(' '),
-            c => quoted.push(c),
+            c => quoted.push(shown(c)),
         }
     }
     quoted.push('"');

@@ -174,7 +174,7 @@ impl Picture {
         let stage = lane.and_then(|lane| lane.stage.as_deref()).unwrap_or_default();
         let Step { number, title, .. } = &self.steps[step];
         match (stage.is_empty(), number.is_empty()) {
-            (_, true) => title.clone(),
+            (_, true) => source_reference(title),
             (true, false) => number.clone(),
             (false, false) => format!("{stage} {number}"),
         }
@@ -204,13 +204,53 @@ pub(crate) fn taken_apart(name: &str) -> (Option<&str>, &str, &str) {
         return (None, "", name);
     }
     let (stage, number) = inside.rsplit_once(' ').unwrap_or(("", inside));
-    (Some(stage), number, title)
+    // Numbers of one stage are of one width: ` 1/12`.
+    (Some(stage.trim_end()), number, title)
+}
+
+/// What to call a step without a number.
+fn source_reference(title: &str) -> String {
+    let inside = title.strip_prefix("[context ").and_then(|rest| rest.split_once(']'));
+    if let Some((name, _)) = inside {
+        return format!("context {name}");
+    }
+    match title.strip_prefix("[internal] ") {
+        None => title.to_owned(),
+        Some("load build context") => "context".to_owned(),
+        Some("preparing inline document") => "heredoc".to_owned(),
+        Some(title) => title.trim_start_matches("load ").trim_start_matches("prepare ").to_owned(),
+    }
+}
+
+/// A character as it can be shown: what moves the cursor, turns the direction of writing or is not there at all becomes a blank.
+fn shown(c: char) -> char {
+    match c {
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => ' ',
+        '\u{feff}' | '\u{fffe}' | '\u{ffff}' => ' ',
+        c if c.is_control() => ' ',
+        c => c,
+    }
+}
+
+/// Digests are cut to twelve digits: enough to tell them apart, and the rest of the line can be read.
+fn with_short_digests(text: &str) -> String {
+    const START: &str = "@sha256:";
+    const DIGITS: usize = 12;
+    let mut short = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(START) {
+        let digits = after.bytes().take_while(u8::is_ascii_hexdigit).count();
+        let kept = if digits == 64 { DIGITS } else { digits };
+        short.extend([before, START, &after[..kept]]);
+        rest = &after[digits..];
+    }
+    short + rest
 }
 
 /// At most `width` columns of a text, its end cut off visibly.
 pub(crate) fn shortened(text: &str, width: usize) -> String {
     use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = with_short_digests(text).chars().map(shown).collect();
     if text.width() <= width {
         return text;
     }
@@ -234,6 +274,8 @@ mod tests {
     fn names_of_steps() {
         assert_eq!(taken_apart("[build 2/5] RUN a [b] c"), (Some("build"), "2/5", "RUN a [b] c"));
         assert_eq!(taken_apart("[2/5] RUN"), (Some(""), "2/5", "RUN"));
+        assert_eq!(taken_apart("[build  2/12] RUN"), (Some("build"), "2/12", "RUN"));
+        assert_eq!(taken_apart("[ 2/12] RUN"), (Some(""), "2/12", "RUN"));
         assert_eq!(
             taken_apart("[linux/arm64 build 1/2] FROM x"),
             (Some("linux/arm64 build"), "1/2", "FROM x")
@@ -247,6 +289,18 @@ mod tests {
         assert_eq!(shortened("RUN make", 8), "RUN make");
         assert_eq!(shortened("RUN make all", 8), "RUN mak…");
         assert_eq!(shortened("東京東京", 6), "東京…");
-        assert_eq!(shortened("a\nb", 9), "a b");
+        assert_eq!(shortened("a\nb\u{202e}c", 9), "a b c");
+        let digest = "0123456789abcdef".repeat(4);
+        assert_eq!(shortened(&format!("FROM a@sha256:{digest} b"), 99), "FROM a@sha256:0123456789ab b");
+        assert_eq!(shortened("FROM a@sha256:0123", 99), "FROM a@sha256:0123");
+    }
+
+    #[test]
+    fn references() {
+        assert_eq!(source_reference("[internal] load build context"), "context");
+        assert_eq!(source_reference("[context assets] load from client"), "context assets");
+        assert_eq!(source_reference("[internal] load https://example.org/x"), "https://example.org/x");
+        assert_eq!(source_reference("[internal] prepare mount of web"), "mount of web");
+        assert_eq!(source_reference("else"), "else");
     }
 }

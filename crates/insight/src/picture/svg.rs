@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{CacheState, Picture, shortened};
+use super::{CacheState, Picture, shortened, shown};
 
 /// Sizes in pixels. A letter of the font is taken to be this wide; the font is one with letters of one width.
 const LETTER: usize = 7;
@@ -52,6 +52,7 @@ pub(super) fn draw(picture: &Picture) -> String {
     for edge in &picture.edges {
         let ((x1, y1), (x2, y2)) = (place(edge.from), place(edge.to));
         let dash = if edge.base { "" } else { " stroke-dasharray=\"5 3\"" };
+        let is_next = columns[edge.from] + 1 == columns[edge.to];
         let line = if x1 == x2 && rows[edge.to] == rows[edge.from] + 1 {
             let x = x1 + BOX.0 / 2;
             format!("M{x} {} V{y2}", y1 + BOX.1)
@@ -59,15 +60,22 @@ pub(super) fn draw(picture: &Picture) -> String {
             // Around the steps between.
             let (from, to, side) = (y1 + BOX.1 / 2, y2 + BOX.1 / 2, x1 - 10);
             format!("M{x1} {from} C{side} {from} {side} {to} {x2} {to}")
-        } else {
+        } else if is_next {
             let (from, to) = (y1 + BOX.1 / 2, y2 + BOX.1 / 2);
-            let (x1, x2) = if x1 < x2 { (x1 + BOX.0, x2) } else { (x1, x2 + BOX.0) };
-            let middle = (x1 + x2) / 2;
+            let (x1, middle) = (x1 + BOX.0, x1 + BOX.0 + GAP.0 / 2);
             format!("M{x1} {from} C{middle} {from} {middle} {to} {x2} {to}")
+        } else {
+            // Behind no step of the columns between: down or up beside the column, across between two rows, and in. Lines of
+            // different steps keep apart.
+            let apart = edge.from % 5 * 3;
+            let (from, to) = (y1 + BOX.1 / 2, y2 + BOX.1 / 2);
+            let (x1, out) = (x1 + BOX.0, x1 + BOX.0 + GAP.0 / 2 - 12 + apart);
+            let (across, into) = (y2 - GAP.1 / 2 - 3 + apart / 2, x2 - GAP.0 / 2 + apart);
+            format!("M{x1} {from} H{out} V{across} H{into} V{to} H{x2}")
         };
         let _ = writeln!(
             svg,
-            "<path d=\"{line}\" stroke=\"#777\" stroke-width=\"1.2\"{dash} marker-end=\"url(#a)\"/>"
+            "<path d=\"{line}\" stroke=\"#777\" stroke-width=\"1.2\" stroke-linejoin=\"round\"{dash} marker-end=\"url(#a)\"/>"
         );
     }
     for (index, step) in picture.steps.iter().enumerate() {
@@ -160,8 +168,7 @@ fn escaped(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
+            c => escaped.push(shown(c)),
         }
     }
     escaped

@@ -1,3 +1,5 @@
+use unicode_width::UnicodeWidthStr as _;
+
 use super::{CacheState, Picture, shortened};
 
 /// Lanes one below the other, a line for each step, its other inputs behind an arrow.
@@ -34,16 +36,18 @@ pub(super) fn draw(picture: &Picture, width: usize) -> String {
                 0 => format!(" {mark} {state:<7} "),
                 _ => format!(" {mark} {state:<7} {:<numbers$} ", step.number),
             };
-            let start_width = start.chars().count();
-            let arrow = shortened(&arrow, width.saturating_sub(start_width) / 2);
-            let room = width.saturating_sub(start_width + arrow.chars().count());
+            let room = width.saturating_sub(start.width());
+            // What it does has half of the line, if it needs that.
+            let arrow = shortened(&arrow, (room / 2).max(room.saturating_sub(step.title.width())));
+            let room = room.saturating_sub(arrow.width());
             text.push_str(format!("{start}{}{arrow}", shortened(&step.title, room)).trim_end());
             text.push('\n');
         }
     }
     let count = |state| picture.steps.iter().filter(|step| step.state == state).count();
     let steps = picture.steps.iter().filter(|step| step.state != CacheState::Source).count();
-    text.push_str(&format!("\n{steps} steps: {} cached", count(CacheState::Cached)));
+    let noun = if steps == 1 { "step" } else { "steps" };
+    text.push_str(&format!("\n{steps} {noun}: {} cached", count(CacheState::Cached)));
     for (state, words) in [
         (CacheState::Missing, "to run"),
         (CacheState::Always, "never cached"),

@@ -68,7 +68,7 @@ async fn logs_in_with_a_password() {
     fs::write(&path, "{}").unwrap();
     let client = Client::new(Config { credentials: Credentials::DockerConfig(path), ..config() });
     let error = resolve(&client, &name).await.unwrap_err().to_string();
-    assert!(error.contains("needs a login") && error.contains("`docker login` writes it"), "{error}");
+    assert!(error.contains("needs a login") && error.contains("`builder login` writes it"), "{error}");
 }
 
 #[tokio::test]

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::annotation;
 use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
 use super::output::{self, Output};
+use crate::failure::Failure;
 
 /// Build an image from a Dockerfile.
 ///
@@ -52,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
     pub(super) build_context: Vec<(String, String)>,
 
-    /// Where the result goes: type=oci|docker|tar|local|image,dest=PATH, a directory, or `-`; repeatable
+    /// Where the result goes: type=image|registry|oci|docker|tar|local with attributes as name=, dest=, a directory, or `-`; repeatable
     #[arg(short, long, value_name = "TYPE", value_parser = output::parse)]
     pub(super) output: Vec<Output>,
 
@@ -60,9 +62,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     pub(super) label: Vec<(String, String)>,
 
-    /// Platform of the image, such as linux/amd64 [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub(super) platform: Option<String>,
+    /// Push the image to the registry of its name; short for -o type=registry
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) push: bool,
+
+    /// Load the image into a Docker daemon; short for -o type=docker
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    pub(super) load: bool,
+
+    /// Text beside the image's config, in [manifest|index|manifest-descriptor|index-descriptor[PLATFORM]:]KEY=VALUE; repeatable
+    #[arg(long, value_name = "[PLACE:]KEY=VALUE", value_parser = annotations)]
+    pub(super) annotation: Vec<Annotations>,
+
+    /// Platforms of the image, such as linux/amd64; comma-separated, repeatable [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub(super) platform: Vec<String>,
 
     /// Run every step again
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
@@ -92,6 +108,14 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(super) limits: LimitArgs,
+
+    /// What to do when a RUN fails: fail, or shell to look into what it left first
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "fail", hide_default_value = true)]
+    pub(super) on_error: OnError,
+
+    /// Where a shell is opened instead of building on.
+    #[arg(skip)]
+    pub(super) inside: Option<At>,
 
     /// Say which build checks the Dockerfile violates instead of building; short for --call=check
     #[arg(long, conflicts_with = "call", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
@@ -142,7 +166,44 @@ pub(crate) struct Args {
     pub(super) force_rm: Vec<bool>,
 }
 
+/// A place in the Dockerfile to look into.
+#[derive(Debug, Clone)]
+pub(crate) struct At {
+    /// From 1.
+    pub(super) line: u32,
+    /// What runs there; without it an interactive shell.
+    pub(super) command: Option<String>,
+}
+
+/// What happens when a RUN fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnError {
+    /// The build fails
+    Fail,
+    /// A shell opens in what it left, then the build fails
+    Shell,
+}
+
 impl Args {
+    /// What stands at the place of the context.
+    pub(crate) fn context(&self) -> &std::path::Path {
+        &self.context
+    }
+
+    /// A build argument that is yes or no, as Go's `strconv.ParseBool` reads it; empty is no. `None` when it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Failure> {
+        let value = |text: &String| match text.split_once('=') {
+            Some((given, value)) => (given == name).then(|| value.to_owned()),
+            None => (text == name).then(|| std::env::var(name).ok()).flatten(),
+        };
+        match self.build_arg.iter().rev().find_map(value).as_deref() {
+            None => Ok(None),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+            Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+            Some(other) => Err(Failure::usage(format!("--build-arg {name}={other}: neither true nor false"))),
+        }
+    }
+
     /// What is asked instead of a build.
     pub(super) fn call(&self) -> Option<Call> {
         let check = self.check.then_some(Call { question: Question::Check, json: false });
@@ -170,6 +231,13 @@ pub(crate) enum ProgressMode {
     Quiet,
     /// Nothing but errors
     None,
+}
+
+/// Those of one flag, which may name several places. (An alias, since clap takes a `Vec` for a repeated flag.)
+pub(super) type Annotations = std::sync::Arc<[exporter::Annotation]>;
+
+fn annotations(text: &str) -> Result<Annotations, String> {
+    annotation::parse(text).map(Annotations::from)
 }
 
 fn named_context(text: &str) -> Result<(String, String), String> {

@@ -121,7 +121,7 @@ pub(super) fn check(findings: &[Diagnostic], source: &DockerfileText, json: bool
 fn violation(finding: &Diagnostic, source: &DockerfileText) -> String {
     let name = finding.rule.unwrap_or_default();
     let mut text = format!("WARNING: {name}");
-    if let Some(url) = frontend::rule(name).and_then(|rule| rule.url()) {
+    if let Some((_, Some(url))) = rule(name) {
         text.push_str(&format!(" - {url}"));
     }
     text.push_str(&format!("\n{}\n", finding.message));
@@ -134,17 +134,27 @@ fn violation(finding: &Diagnostic, source: &DockerfileText) -> String {
 
 fn warning(finding: &Diagnostic, source: &DockerfileText) -> Value {
     let name = finding.rule.unwrap_or_default();
-    let rule = frontend::rule(name);
     let mut value = json!({ "ruleName": name });
-    if let Some(rule) = rule {
-        value["description"] = rule.description().into();
-        if let Some(url) = rule.url() {
+    if let Some((description, url)) = rule(name) {
+        value["description"] = description.into();
+        if let Some(url) = url {
             value["url"] = url.into();
         }
     }
     value["detail"] = finding.message.as_str().into();
     value["location"] = location(finding.span, &source.text);
+    // Not upstream's: there, all is said in the detail.
+    let advice: Vec<&str> = finding.notes.iter().chain(&finding.help).map(String::as_str).collect();
+    if !advice.is_empty() {
+        value["help"] = advice.into();
+    }
     value
+}
+
+/// What a rule asks for, and where it is explained: upstream's rules and this project's own.
+fn rule(name: &str) -> Option<(&'static str, Option<String>)> {
+    let upstream = frontend::rule(name).map(|rule| (rule.description(), rule.url()));
+    upstream.or_else(|| insight::rule(name).map(|rule| (rule.description, Some(rule.url()))))
 }
 
 /// What a target can be given.

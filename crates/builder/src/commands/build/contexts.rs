@@ -6,9 +6,10 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use files::{DirectoryTree, FileTree, Ignore, Ignoring};
+use files::{Cancelled, DirectoryTree, FileTree, Ignore, Ignoring, Kind, Match, PathSelection, Selection};
 use image::Reference;
 use image::layout::LayoutAddress;
+use insight::{ListedFile, Listing};
 
 use super::args::Args;
 use super::elsewhere::{Brought, Elsewhere};
@@ -76,6 +77,9 @@ pub(super) fn read_dockerfile(args: &Args, brought: &Brought) -> Result<Dockerfi
                 .hint("fetch it and give it with -f -"));
         }
         file => match (brought.dockerfile(), brought.main(), file) {
+            (Some(text), ..) if args.context.as_os_str() == "-" => {
+                (STANDARD_INPUT.to_owned(), text.to_owned())
+            }
             (Some(text), ..) => (args.context.display().to_string(), text.to_owned()),
             (None, Some(directory), file) => read_brought(directory, file.as_deref())?,
             (None, None, Some(file)) => (file.display().to_string(), read_named(file, &args.context)?),
@@ -227,6 +231,18 @@ fn directory(path: &Path, ignore_files: &[PathBuf]) -> Result<Context, Failure> 
         });
     }
     Ok(Context { path: path.to_owned(), tree: Arc::new(tree), ignore_file: None, ignore: None })
+}
+
+/// The files of a context; `None` when it cannot be read.
+pub(super) fn listing(tree: &dyn FileTree, cancelled: Cancelled<'_>) -> Option<Listing> {
+    let selected = files::select(tree, &Selection::Path(PathSelection::exact("")), cancelled).ok()?;
+    let entries = selected.matches.iter().flat_map(Match::entries);
+    let files = entries.filter(|entry| entry.metadata.kind != Kind::Directory);
+    Some(Listing::new(files.map(|entry| ListedFile {
+        path: entry.path.to_string_lossy().into_owned(),
+        size: if entry.metadata.kind == Kind::File { entry.metadata.size } else { 0 },
+        link: entry.metadata.kind == Kind::Symlink,
+    })))
 }
 
 /// The directories of `--build-context`, each with its own `.dockerignore`.

@@ -1,4 +1,4 @@
-//! From a solved target to what the user asked for: image store, archives, directories, files with ids.
+//! From solved targets to what the user asked for: image store, registries, archives, directories, files with ids.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,21 +6,22 @@ use std::sync::{Arc, Mutex};
 
 use cache::Store;
 use exporter::{
-    ArchiveExporter, DirectoryExporter, DirectoryMode, ExportError, Exporter, Images, LayoutExporter, Needs,
-    Product, TarExporter, Trees,
+    ArchiveExporter, DirectoryExporter, ExportError, Exporter, Images, LayoutExporter, Prepared, Product,
+    TarExporter, Trees,
 };
 use files::FileTree;
 use frontend::Target;
 use hash::Digest;
-use image::{Compression, ContentStore, Image, MediaTypes, PackedManifest, Reference};
+use image::{Compression, Descriptor, Image, MediaTypes, Reference};
 use serde_json::json;
 use worker::{LayerForm, LayerTree, LocalWorker, Packed};
 
-use super::output::{Dest, Output};
-use super::request::Delivery;
+use super::output::{Dest, ImageForm, Output, PushForm, TreeForm};
+use super::request::{Delivery, Kept};
 use crate::commands::id_name;
 use crate::failure::Failure;
 use crate::progress::{Progress, Task};
+use crate::remotes::{self, Pushing};
 
 /// What was built, and where it goes.
 pub(super) struct Built<'a> {
@@ -28,168 +29,365 @@ pub(super) struct Built<'a> {
     pub(super) store: &'a Store,
     pub(super) worker: &'a LocalWorker,
     pub(super) progress: &'a Progress,
-    pub(super) tree: &'a LayerTree,
-    pub(super) target: &'a Target,
+    /// One a platform.
+    pub(super) results: &'a [(&'a Target, LayerTree)],
+    /// Whether the result is an index, also of a single platform.
+    pub(super) with_index: bool,
     /// `SOURCE_DATE_EPOCH`.
     pub(super) epoch: Option<i64>,
+}
+
+/// An image that was delivered.
+struct Delivered {
+    /// What its names point to.
+    top: Descriptor,
+    /// Of an image of a single platform.
+    config: Option<Digest>,
+    names: Vec<Reference>,
+}
+
+impl Delivered {
+    fn of(prepared: &Prepared, names: &[Reference]) -> Delivered {
+        let config = match &prepared.manifests[..] {
+            [only] if only.descriptor.digest == prepared.top.digest => Some(only.config_descriptor.digest),
+            _ => None,
+        };
+        Delivered { top: prepared.top.clone(), config, names: names.to_vec() }
+    }
+
+    /// What Docker calls the image's id: the digest of the config, of several platforms that of the index.
+    fn id(&self) -> Digest {
+        self.config.unwrap_or(self.top.digest)
+    }
 }
 
 /// Delivers a result; returns the image's id when an image was made. Without anybody who wants one, nothing is packed.
 pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Digest>, Failure> {
     let delivery = built.delivery;
-    let image = match delivery.wants_image() {
-        true => Some(built.image().await?),
-        false => None,
-    };
-    for output in &delivery.outputs {
-        built.export(output, image.as_ref().map(|(image, _)| image)).await?;
+    let mut delivering = Delivering { built, packed: Vec::new() };
+    let mut images = Vec::new();
+    for kept in &delivery.kept {
+        images.push(delivering.keep(kept).await?);
     }
-    let Some((_, packed)) = image else {
-        if let Some(path) = &delivery.metadata_file {
-            write_file(path, b"{}\n")?;
-        }
-        return Ok(None);
-    };
-    let id = packed.config_descriptor.digest;
-    if let Some(path) = &delivery.iidfile {
-        write_file(path, id.to_string().as_bytes())?;
+    for output in &delivery.outputs {
+        images.extend(delivering.export(output).await?);
+    }
+    if let (Some(path), Some(first)) = (&delivery.iidfile, images.first()) {
+        write_file(path, first.id().to_string().as_bytes())?;
     }
     if let Some(path) = &delivery.metadata_file {
-        write_file(path, metadata(&packed, &delivery.tags).as_bytes())?;
+        write_file(path, metadata(&images).as_bytes())?;
     }
-    Ok(Some(id))
+    Ok(images.first().map(Delivered::id))
 }
 
-impl Built<'_> {
-    /// Packs the layers that are not blobs already, and puts the image into the local store when it has a name there.
-    async fn image(&self) -> Result<(Image, PackedManifest), Failure> {
-        let task = self.progress.task("exporting to image");
-        match self.pack_and_keep(&task).await {
-            Ok(done) => {
-                task.done();
-                Ok(done)
-            }
-            Err(failure) => {
-                task.failed(failure.message());
-                Err(failure)
-            }
-        }
+/// All that decides about the blobs of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packing {
+    layers: LayerForm,
+    /// Of the config.
+    epoch: Option<i64>,
+    force: bool,
+    /// Whether the base image's layers are brought here.
+    with_base: bool,
+}
+
+/// A delivery on its way.
+struct Delivering<'a> {
+    built: &'a Built<'a>,
+    /// What was packed for one output serves the next.
+    packed: Vec<(Packing, Vec<Image>)>,
+}
+
+impl Delivering<'_> {
+    /// Puts the image into the local store under its names.
+    async fn keep(&mut self, kept: &Kept) -> Result<Delivered, Failure> {
+        let task = self.built.progress.task("exporting to image");
+        let done = self.pack_and_keep(kept, &task).await;
+        ended(task, done)
     }
 
-    async fn pack_and_keep(&self, task: &Task) -> Result<(Image, PackedManifest), Failure> {
-        let part = task.part("exporting layers");
-        let packed = Packed {
-            config: self.target.config.clone(),
-            base_history: self.target.base.as_ref().map_or(0, |base| base.image.config.history.len()),
-            platform: self.target.platform.clone(),
-        };
-        let form = LayerForm { compression: Compression::Gzip, epoch: self.epoch };
-        let image =
-            self.worker.image(self.tree, packed, form).await.map_err(|error| Failure::from(&error))?;
+    async fn pack_and_keep(&mut self, kept: &Kept, task: &Task) -> Result<Delivered, Failure> {
+        let prepared = self.prepared(&kept.form, MediaTypes::Oci, true, task).await?;
+        let delivered = Delivered::of(&prepared, &kept.names);
+        let mut names = kept.names.clone();
+        if names.is_empty() {
+            names.push(id_name(&delivered.id()));
+        }
+        let part = task.part(&format!("writing image {}", delivered.id()));
+        self.put_into_store(prepared, names).await?;
         part.done();
-        // The id is that of the config as the local store has it.
-        let packed = image::manifest_of(&image, MediaTypes::Oci, &BTreeMap::new())
-            .map_err(|error| Failure::build(error.to_string()))?;
-        let id = packed.config_descriptor.digest;
-        let Delivery { tags, print_id, iidfile, .. } = self.delivery;
-        let mut names = tags.clone();
-        // Whoever asked for the id wants to use it.
-        if names.is_empty() && (*print_id || iidfile.is_some()) {
-            names.push(id_name(&id));
-        }
-        if !names.is_empty() {
-            let part = task.part(&format!("writing image {id}"));
-            self.keep(&packed, &names).await?;
-            part.done();
-        }
-        for name in tags {
+        for name in &kept.names {
             task.part(&format!("naming to {name}")).done();
         }
-        Ok((image, packed))
+        Ok(delivered)
     }
 
-    /// Puts the image into the local store under its names.
-    async fn keep(&self, packed: &PackedManifest, names: &[Reference]) -> Result<(), Failure> {
-        let (store, packed, names) = (self.store.clone(), packed.clone(), names.to_vec());
-        let platform = self.target.platform.clone();
+    async fn put_into_store(&self, prepared: Prepared, names: Vec<Reference>) -> Result<(), Failure> {
+        let store = self.built.store.clone();
+        let platforms: Vec<_> =
+            self.built.results.iter().map(|(target, _)| target.platform.clone()).collect();
         let keep = move || {
-            let blobs: &dyn ContentStore = store.blobs();
-            for bytes in [&packed.config, &packed.manifest] {
-                blobs.put(bytes).map_err(|error| Failure::io("write to", store.root(), &error))?;
-            }
+            remotes::put_documents(&store, &prepared)?;
             for name in &names {
-                store.put_image(name, &platform, &packed.descriptor)?;
+                for (platform, packed) in platforms.iter().zip(&prepared.manifests) {
+                    store.put_image(name, platform, &packed.descriptor)?;
+                }
+                // The name means what was built now, and nothing else.
+                store.remove_other_platforms(name, &platforms)?;
             }
             Ok(())
         };
         crate::blocking(keep).await
     }
 
-    async fn export(&self, output: &Output, image: Option<&Image>) -> Result<(), Failure> {
-        let (title, exporter, names): (_, Box<dyn Exporter>, _) = match output {
-            Output::Oci { dest: Dest::Path(path), tar: false, names } => {
-                ("exporting to oci image format", Box::new(LayoutExporter::new(path)), Some(names))
-            }
-            Output::Oci { dest, names, .. } => {
-                ("exporting to oci image format", Box::new(ArchiveExporter::oci(stream(dest))), Some(names))
-            }
-            Output::Docker { dest, names } => (
-                "exporting to docker image format",
-                Box::new(ArchiveExporter::docker(stream(dest))),
-                Some(names),
-            ),
-            Output::Local { dest } => {
-                let exporter = DirectoryExporter::new(dest, DirectoryMode::Copy);
-                ("exporting to client directory", Box::new(exporter), None)
-            }
-            Output::Tar { dest } => {
-                ("exporting to client tarball", Box::new(TarExporter::new(stream(dest))), None)
-            }
-            // Names of the image store were gathered with those of -t.
-            Output::Image { .. } => return Ok(()),
-        };
-        let task = self.progress.task(title);
-        let product = match (exporter.needs(), image) {
-            (Needs::Images, Some(image)) => Product::Images(Images {
-                images: vec![image.clone()],
-                names: self.names(names.map(Vec::as_slice).unwrap_or_default())?,
-                annotations: BTreeMap::new(),
-                store: Arc::new(self.store.blobs().clone()),
-            }),
-            (Needs::Images, None) => return Err(Failure::build("internal error: no image was made")),
-            (Needs::Trees, _) => {
-                let tree = self.worker.view(self.tree).await.map_err(|error| Failure::from(&error))?;
-                let tree: Arc<dyn FileTree> = Arc::new(tree);
-                Product::Trees(Trees { trees: vec![(self.target.platform.clone(), tree)], epoch: self.epoch })
-            }
-        };
-        match exporter.export(product).await {
-            Ok(exported) => {
-                for warning in &exported.warnings {
-                    task.warn(warning);
-                }
-                task.done();
-                Ok(())
-            }
-            Err(error) => {
-                let failure = match output.uses_stdout() {
-                    true => Failure::of_stdout(&error),
-                    false => Failure::from(error),
-                };
-                task.failed(failure.message());
-                Err(failure)
-            }
+    /// The image as documents; its layers are in the store, those of the base image only when `with_base` says so.
+    async fn prepared(
+        &mut self,
+        form: &ImageForm,
+        default: MediaTypes,
+        with_base: bool,
+        task: &Task,
+    ) -> Result<Prepared, Failure> {
+        let types = form.types.unwrap_or(default);
+        let images = self.images(form, types, with_base, task).await?;
+        Ok(Prepared::new(&self.of_images(images, form, &[]), types)?)
+    }
+
+    fn of_images(&self, images: Vec<Image>, form: &ImageForm, names: &[Reference]) -> Images {
+        Images {
+            images,
+            names: names.to_vec(),
+            annotations: form.annotations.clone(),
+            with_index: self.built.with_index,
+            store: Arc::new(self.built.store.blobs().clone()),
         }
     }
 
-    /// The names of an archive: its own, else those of `-t`.
-    fn names(&self, own: &[String]) -> Result<Vec<Reference>, Failure> {
+    /// The images, one a platform, packed as the form says.
+    async fn images(
+        &mut self,
+        form: &ImageForm,
+        types: MediaTypes,
+        with_base: bool,
+        task: &Task,
+    ) -> Result<Vec<Image>, Failure> {
+        let built = self.built;
+        let epoch = form.epoch.or(built.epoch);
+        let packing = Packing {
+            layers: LayerForm {
+                compression: form.compression,
+                level: form.level,
+                epoch: epoch.filter(|_| form.rewrite),
+            },
+            epoch,
+            // Docker's media types have none for zstd.
+            force: form.force || (types == MediaTypes::Docker && built.has_zstd_base()),
+            with_base,
+        };
+        let serves = |other: &Packing| *other == packing || *other == Packing { with_base: true, ..packing };
+        if let Some((_, images)) = self.packed.iter().find(|(other, _)| serves(other)) {
+            return Ok(images.clone());
+        }
+        let part = task.part("exporting layers");
+        let mut images = Vec::new();
+        for (target, tree) in built.results {
+            images.push(built.pack(target, tree, packing).await?);
+        }
+        part.done();
+        self.packed.push((packing, images.clone()));
+        Ok(images)
+    }
+
+    /// Writes one output. Gives the image, when it is one.
+    async fn export(&mut self, output: &Output) -> Result<Option<Delivered>, Failure> {
+        let names = self.built.names(output)?;
+        let title = match output {
+            Output::Oci { .. } => "exporting to oci image format".to_owned(),
+            Output::Docker { .. } => "exporting to docker image format".to_owned(),
+            Output::Daemon { .. } => "loading into the Docker daemon".to_owned(),
+            Output::Local { .. } => "exporting to client directory".to_owned(),
+            Output::Tar { .. } => "exporting to client tarball".to_owned(),
+            Output::Image { push: Some(_), .. } => {
+                let names: Vec<String> = names.iter().map(Reference::to_string).collect();
+                format!("pushing {}", names.join(", "))
+            }
+            // It was put into the store already.
+            Output::Image { push: None, .. } => return Ok(None),
+        };
+        let task = self.built.progress.task(&title);
+        let done = self.write(output, &names, &task).await;
+        ended(task, done)
+    }
+
+    async fn write(
+        &mut self,
+        output: &Output,
+        names: &[Reference],
+        task: &Task,
+    ) -> Result<Option<Delivered>, Failure> {
+        let exporter: Box<dyn Exporter> = match output {
+            Output::Local { dest, mode, form } => {
+                self.write_trees(&DirectoryExporter::new(dest, *mode), form, task)
+                    .await
+                    .map_err(Failure::from)?;
+                return Ok(None);
+            }
+            Output::Tar { dest, form } => {
+                let written = self.write_trees(&TarExporter::new(stream(dest)), form, task).await;
+                written.map_err(|error| error.of_output(output))?;
+                return Ok(None);
+            }
+            Output::Image { push, form, .. } => {
+                return self.push(form, push.unwrap_or_default(), names, task).await.map(Some);
+            }
+            Output::Daemon { context, form } => {
+                return self.load(form, context.as_deref(), names, task).await.map(Some);
+            }
+            Output::Oci { dest: Dest::Path(path), tar: false, form } => {
+                Box::new(LayoutExporter::new(path).with_types(form.types.unwrap_or(MediaTypes::Oci)))
+            }
+            Output::Oci { dest, form, .. } => {
+                Box::new(ArchiveExporter::oci(stream(dest)).with_types(form.types.unwrap_or(MediaTypes::Oci)))
+            }
+            Output::Docker { dest, form } => Box::new(
+                ArchiveExporter::docker(stream(dest)).with_types(form.types.unwrap_or(docker_types(form))),
+            ),
+        };
+        let default = match output {
+            Output::Docker { form, .. } => docker_types(form),
+            _ => MediaTypes::Oci,
+        };
+        let form = output.image_form().cloned().unwrap_or_default();
+        let types = form.types.unwrap_or(default);
+        let images = self.images(&form, types, true, task).await?;
+        let images = self.of_images(images, &form, names);
+        let prepared = Prepared::new(&images, types)?;
+        let exported = exporter.export(Product::Images(images)).await;
+        let exported = exported.map_err(|error| Undelivered::Export(error).of_output(output))?;
+        let mut delivered = Delivered::of(&prepared, names);
+        if let Some(top) = exported.descriptor {
+            delivered.top = top;
+        }
+        Ok(Some(delivered))
+    }
+
+    async fn write_trees(
+        &self,
+        exporter: &dyn Exporter,
+        form: &TreeForm,
+        task: &Task,
+    ) -> Result<(), Undelivered> {
+        let built = self.built;
+        let mut trees = Vec::new();
+        for (target, tree) in built.results {
+            let view = built.worker.view(tree).await.map_err(|error| Failure::from(&error))?;
+            let view: Arc<dyn FileTree> = Arc::new(view);
+            trees.push((target.platform.clone(), view));
+        }
+        let split = form.split.unwrap_or(built.with_index || trees.len() > 1);
+        let trees = Trees { trees, split, epoch: form.epoch.or(built.epoch) };
+        let exported = exporter.export(Product::Trees(trees)).await?;
+        for warning in &exported.warnings {
+            task.warn(warning);
+        }
+        Ok(())
+    }
+
+    /// Sends what is missing to each name's registry.
+    async fn push(
+        &mut self,
+        form: &ImageForm,
+        push: PushForm,
+        names: &[Reference],
+        task: &Task,
+    ) -> Result<Delivered, Failure> {
+        // What the registry has already need not come here first.
+        let prepared = self.prepared(form, MediaTypes::Oci, form.force, task).await?;
+        let (store, documents) = (self.built.store.clone(), prepared.clone());
+        crate::blocking(move || remotes::put_documents(&store, &documents)).await?;
+        let insecure = if push.insecure { names } else { &[] };
+        let mut pushing = Pushing::new(&remotes::client(insecure), self.built.store, &prepared);
+        for (_, tree) in self.built.results {
+            if let Some(base) = tree.base() {
+                pushing.layers_of(base);
+            }
+        }
+        for name in names {
+            let to = match push.by_digest {
+                true => Reference { tag: None, digest: Some(prepared.top.digest), ..name.clone() },
+                false => name.clone(),
+            };
+            pushing.push(&to, task).await?;
+        }
+        Ok(Delivered::of(&prepared, names))
+    }
+
+    /// Hands an archive to a Docker daemon.
+    async fn load(
+        &mut self,
+        form: &ImageForm,
+        context: Option<&str>,
+        names: &[Reference],
+        task: &Task,
+    ) -> Result<Delivered, Failure> {
+        let endpoint = remotes::daemon(context)?;
+        let prepared = self.prepared(form, docker_types(form), true, task).await?;
+        if prepared.manifests.len() > 1 {
+            return Err(ExportError::SeveralPlatforms(prepared.manifests.len()).into());
+        }
+        let part = task.part(&format!("sending to {endpoint}"));
+        remotes::load(&endpoint, self.built.store, prepared.clone(), names.to_vec(), &part).await?;
+        part.done();
+        Ok(Delivered::of(&prepared, names))
+    }
+}
+
+impl Built<'_> {
+    async fn pack(&self, target: &Target, tree: &LayerTree, packing: Packing) -> Result<Image, Failure> {
+        let failed = |error: worker::WorkerError| Failure::from(&error);
+        if packing.with_base || packing.force {
+            self.worker.bring_base(tree).await.map_err(failed)?;
+        }
+        let packed = Packed {
+            config: target.config.clone(),
+            base_history: target.base.as_ref().map_or(0, |base| base.image.config.history.len()),
+            platform: target.platform.clone(),
+            epoch: packing.epoch,
+        };
+        let image = self.worker.image(tree, packed, packing.layers).await.map_err(failed)?;
+        if !packing.force {
+            return Ok(image);
+        }
+        let store = Arc::new(self.store.blobs().clone());
+        let LayerForm { compression, level, .. } = packing.layers;
+        Ok(exporter::recompressed(image, store, compression, level).await?)
+    }
+
+    fn has_zstd_base(&self) -> bool {
+        let bases = self.results.iter().filter_map(|(_, tree)| tree.base());
+        bases
+            .flat_map(|base| &base.layers)
+            .any(|layer| Compression::of_layer(&layer.descriptor.media_type) == Some(Compression::Zstd))
+    }
+
+    /// The names of an output: its own, else those of `-t`.
+    fn names(&self, output: &Output) -> Result<Vec<Reference>, Failure> {
+        let own = output.image_form().map(|form| form.names.as_slice()).unwrap_or_default();
         if own.is_empty() {
             return Ok(self.delivery.tags.clone());
         }
         let parse =
             |name: &String| name.parse().map_err(|error| Failure::usage(format!("name={name}: {error}")));
         own.iter().map(parse).collect()
+    }
+}
+
+/// What archives for Docker are written with, unless they have what Docker's types cannot express.
+fn docker_types(form: &ImageForm) -> MediaTypes {
+    match form.compression == Compression::Zstd || form.annotations != exporter::Annotations::default() {
+        true => MediaTypes::Oci,
+        false => MediaTypes::Docker,
     }
 }
 
@@ -200,18 +398,71 @@ fn stream(dest: &Dest) -> exporter::Output {
     }
 }
 
-/// Upstream's keys, as far as they have a meaning here.
-fn metadata(packed: &PackedManifest, names: &[Reference]) -> String {
-    let mut metadata = json!({
-        "containerimage.config.digest": packed.config_descriptor.digest,
-        "containerimage.descriptor": packed.descriptor,
-        "containerimage.digest": packed.descriptor.digest,
-    });
-    if !names.is_empty() {
-        let names: Vec<String> = names.iter().map(Reference::to_string).collect();
-        metadata["image.name"] = json!(names.join(","));
+fn ended<T>(task: Task, result: Result<T, Failure>) -> Result<T, Failure> {
+    match &result {
+        Ok(_) => task.done(),
+        Err(failure) => task.failed(failure.message()),
     }
-    format!("{metadata:#}\n")
+    result
+}
+
+/// Why an output was not written.
+enum Undelivered {
+    Export(ExportError),
+    Other(Failure),
+}
+
+impl Undelivered {
+    /// The same in words; whether it is standard output that failed decides about them.
+    fn of_output(self, output: &Output) -> Failure {
+        match self {
+            Undelivered::Export(error) if output.uses_stdout() => Failure::of_stdout(&error),
+            other => other.into(),
+        }
+    }
+}
+
+impl From<Undelivered> for Failure {
+    fn from(undelivered: Undelivered) -> Failure {
+        match undelivered {
+            Undelivered::Export(error) => error.into(),
+            Undelivered::Other(failure) => failure,
+        }
+    }
+}
+
+impl From<ExportError> for Undelivered {
+    fn from(error: ExportError) -> Undelivered {
+        Undelivered::Export(error)
+    }
+}
+
+impl From<Failure> for Undelivered {
+    fn from(failure: Failure) -> Undelivered {
+        Undelivered::Other(failure)
+    }
+}
+
+/// Upstream's keys, as far as they have a meaning here. Of several images the first counts, with the names of all.
+fn metadata(images: &[Delivered]) -> String {
+    let mut metadata = BTreeMap::new();
+    if let Some(first) = images.first() {
+        if let Some(config) = &first.config {
+            metadata.insert("containerimage.config.digest", json!(config));
+        }
+        metadata.insert("containerimage.descriptor", json!(first.top));
+        metadata.insert("containerimage.digest", json!(first.top.digest));
+        let mut names: Vec<String> = Vec::new();
+        for name in images.iter().flat_map(|image| &image.names).map(Reference::to_string) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if !names.is_empty() {
+            metadata.insert("image.name", json!(names.join(",")));
+        }
+    }
+    format!("{:#}\n", json!(metadata))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {

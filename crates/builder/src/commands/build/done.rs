@@ -1,5 +1,6 @@
 //! What a successful build leaves to say.
 
+use cache::KeptId;
 use hash::Digest;
 use image::Reference;
 use parser::Diagnostic;
@@ -29,6 +30,8 @@ pub(super) struct Made {
 pub(super) struct Notices {
     pub(super) warnings: Vec<Diagnostic>,
     pub(super) unused_build_args: Vec<String>,
+    /// What the step left that failed.
+    pub(super) kept: Option<KeptId>,
 }
 
 impl Done {
@@ -96,8 +99,11 @@ mod tests {
         let source = DockerfileText { path: "Dockerfile".to_owned(), text: "FROM a\nCMD x\n".to_owned() };
         let mut warning = Diagnostic::warning(Span::new(7, 12), "use JSON");
         warning.rule = Some("JSONArgsRecommended");
-        let notices =
-            Notices { warnings: vec![warning], unused_build_args: vec!["A".to_owned(), "B".to_owned()] };
+        let notices = Notices {
+            warnings: vec![warning],
+            unused_build_args: vec!["A".to_owned(), "B".to_owned()],
+            kept: None,
+        };
         assert_eq!(
             notices.text(&source),
             "\n 2 warnings found:\n - JSONArgsRecommended: use JSON (Dockerfile:2)\n \

@@ -58,6 +58,9 @@ impl Elsewhere {
     }
 }
 
+/// Build argument, as upstream has it: whether the main context keeps its `.git`.
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+
 /// The contexts of a build that come from elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
@@ -68,8 +71,13 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(args: &Args) -> Result<Wanted, Failure> {
         let context = args.context.to_string_lossy();
-        let main = Elsewhere::of(&context)
+        let mut main = Elsewhere::of(&context)
             .map_err(|reason| Failure::usage(format!("the build context {context}: {reason}")))?;
+        if let Some(Elsewhere::Git(git)) = &mut main
+            && !context.contains("keep-git-dir=")
+        {
+            git.keep_git_dir = args.flag(KEEP_GIT_DIR)?.unwrap_or(false);
+        }
         if main == Some(Elsewhere::StandardInput) && args.file.as_deref() == Some(Path::new("-")) {
             return Err(Failure::usage("both the context and the Dockerfile cannot be standard input"));
         }

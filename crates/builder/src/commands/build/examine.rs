@@ -95,7 +95,7 @@ impl Build<'_> {
         let super::Planned { plan, images, .. } = self.plan().await?;
         let definition = Arc::new(plan.definition.clone());
         let stats = self.stat_caches()?;
-        let (_, solver) = self.solver(definition.clone(), images, &stats)?;
+        let (_, solver) = self.solver(definition.clone(), images, &stats, self.journal.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
         let peeked = solver.peek(definition, &targets).await;
         for cache in stats.values() {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cache::KeptId;
 use frontend::{ImageOrigin, MissingImage, Plan};
 use graph::{Op, Source, VertexId};
 use image::ResolveError;
@@ -72,9 +73,27 @@ pub(super) fn step(
         SolveError::Internal { .. } => Failure::build(error.to_string()),
     };
     let source = &request.dockerfile;
-    let vertex = plan.definition.vertex(error.vertex());
-    let excerpt = vertex.lines.map(|lines| diagnostics::excerpt(&source.text, &source.path, lines));
+    let lines = lines(plan, error.vertex());
+    let excerpt = lines.map(|lines| diagnostics::excerpt(&source.text, &source.path, lines));
     failure.with_details(excerpt.unwrap_or_default())
+}
+
+/// The lines of the instruction that asked for a vertex. What ADD fetches stands for itself; then it is the ADD that uses it.
+fn lines(plan: &Plan, vertex: VertexId) -> Option<(u32, u32)> {
+    let uses = |user: &graph::Vertex| user.inputs.iter().any(|input| input.vertex == vertex);
+    let own = plan.definition.vertex(vertex).lines;
+    own.or_else(|| plan.definition.iter().find(|(_, user)| uses(user)).and_then(|(_, user)| user.lines))
+}
+
+/// What the step left that failed, where that was kept.
+pub(super) fn kept(error: &SolveError<WorkerError>) -> Option<KeptId> {
+    match error {
+        SolveError::Operation { error, .. } => match &**error {
+            WorkerError::Exit { kept, .. } => *kept,
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// A source of a COPY is not there: says where it was looked for, and what hides it.

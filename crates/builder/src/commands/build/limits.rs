@@ -7,6 +7,9 @@ use executor::{Limits, Ulimit};
 
 use crate::failure::Failure;
 
+/// How long what a failed step left can be looked into.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Flags about the processes of RUN steps. None is part of a cache key.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "What RUN steps may use")]
@@ -66,6 +69,20 @@ pub(crate) struct LimitArgs {
     /// How many further tries a RUN that fails is given
     #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
     retry: u32,
+
+    /// How much output of a step is shown, such as 2m; -1 is no limit. All of it is stored
+    #[arg(long, value_name = "BYTES", value_parser = size_or_none, allow_hyphen_values = true,
+          env = "BUILDKIT_STEP_LOG_MAX_SIZE", hide_env = true, default_value = "64m")]
+    log_size: i64,
+
+    /// How much output of a step is shown in a second, on the average; -1 is no limit
+    #[arg(long, value_name = "BYTES", value_parser = size_or_none, allow_hyphen_values = true,
+          env = "BUILDKIT_STEP_LOG_MAX_SPEED", hide_env = true, default_value = "-1")]
+    log_speed: i64,
+
+    /// Show again what cached steps printed when they ran
+    #[arg(long)]
+    replay: bool,
 }
 
 impl LimitArgs {
@@ -94,7 +111,17 @@ impl LimitArgs {
             set_resource(&mut limits, text)
                 .map_err(|reason| Failure::usage(format!("--resource {text}: {reason}")))?;
         }
-        Ok(worker::RunOptions { shm_size: self.shm_size, ulimits: self.ulimit.clone(), limits })
+        Ok(worker::RunOptions {
+            shm_size: self.shm_size,
+            ulimits: self.ulimit.clone(),
+            limits,
+            output: worker::OutputLimits {
+                size: u64::try_from(self.log_size).ok(),
+                rate: u64::try_from(self.log_speed).ok(),
+            },
+            keep_failed: Some(KEPT),
+            replay: self.replay,
+        })
     }
 }
 

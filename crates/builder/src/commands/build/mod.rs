@@ -1,6 +1,8 @@
+mod annotation;
 mod args;
 mod call;
 mod contexts;
+mod debug;
 mod deliver;
 mod done;
 mod elsewhere;
@@ -11,13 +13,14 @@ mod journal;
 mod lent;
 mod limits;
 mod output;
+mod replay;
 mod request;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use cache::{DiskStatCache, Session, Store};
+use cache::{DiskStatCache, KeptId, Session, Store};
 use executor::Sandbox;
 use files::StatCache;
 use frontend::{EpochSource, EpochTime, Lowered, MissingImage, Plan};
@@ -26,11 +29,12 @@ use graph::ProgressSink;
 use hash::SystemClock;
 use image::ResolvedImage;
 use solver::{Peeked, Solver};
-use worker::{Cancel, LocalWorker, OpenContext, Tree};
+use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
 
 pub(crate) use args::Args;
 use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
+use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 pub(crate) use examine::{Examined, examine};
@@ -38,8 +42,10 @@ use images::{Finder, Found};
 use journal::Journal;
 pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
+use replay::Heard;
 use request::Request;
 
+use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
 use crate::{Machine, interrupt, terminal};
@@ -58,6 +64,28 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 pub(crate) fn graph(args: Args, format: insight::Format) -> Result<u8, Failure> {
     let progress = args::ProgressMode::Quiet;
     run(Args { call: Some(Call { question: Question::Graph(format), json: false }), progress, ..args })
+}
+
+/// Opens a shell behind the instruction at a line, or runs a command there.
+pub(crate) fn debug_at(args: Args, line: u32, command: Option<String>) -> Result<u8, Failure> {
+    run(Args { inside: Some(args::At { line, command }), ..args })
+}
+
+/// Opens a shell in what a failed step left, the last one where none is named.
+pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>) -> Result<u8, Failure> {
+    let secrets = Arc::new(Secrets::resolve(&args.secret)?);
+    let options = args.limits.resolve()?;
+    let store = Machine::enter()?.store()?;
+    let agents = Arc::new(Agents::resolve(&args.ssh)?);
+    let Some(id) = id.or(store.kept_steps()?.last().map(|step| step.id)) else {
+        return Err(Failure::build("no step failed lately")
+            .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
+    };
+    let runtime = crate::runtime()?;
+    let shell = Shell { store, secrets, agents, options, command };
+    let code = shell.in_kept(&runtime, id);
+    runtime.shutdown_timeout(CANCEL_TIME);
+    code
 }
 
 fn build(args: Args) -> Result<u8, Failure> {
@@ -123,12 +151,20 @@ fn build(args: Args) -> Result<u8, Failure> {
     let mut request = request;
     request.options.ignore = context.ignore.clone();
     request.options.epoch = epoch(&request, &parsed, &brought)?;
+    request.options.only_checks = matches!(args.call(), Some(Call { question: Question::Check, .. }));
     progress.task(&format!("[internal] load build definition from {}", request.dockerfile.name())).done();
     if let Some(file) = &context.ignore_file {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         progress.task(&format!("[internal] load {name}")).done();
     }
     let notices = Mutex::new(Notices::default());
+    let shell = Shell {
+        store: store.clone(),
+        secrets: secrets.clone(),
+        agents: agents.clone(),
+        options: request.run.clone(),
+        command: args.inside.as_ref().and_then(|at| at.command.clone()),
+    };
     let journal = Arc::new(Journal::new(progress.clone()));
     let (records, place) = (store.clone(), context.path.display().to_string());
     let build = Build {
@@ -155,6 +191,25 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress.finish();
         return answer?.print();
     }
+    if let Some(at) = &args.inside {
+        let found = runtime.block_on(async {
+            tokio::select! {
+                found = build.inside(at.line) => found,
+                () = interrupt::received() => Err(Failure::interrupted()),
+            }
+        });
+        if found.is_err() {
+            cancel.cancel();
+            progress.give_up();
+        }
+        let report = progress.finish();
+        let (name, inside) = found.map_err(|failure| {
+            failure.with_details_first(report.failed.iter().map(ToString::to_string).collect())
+        })?;
+        let code = shell.open(&runtime, &inside, &name);
+        runtime.shutdown_timeout(CANCEL_TIME);
+        return code;
+    }
     let result = runtime.block_on(async {
         tokio::select! {
             result = build.run() => result,
@@ -165,12 +220,14 @@ fn build(args: Args) -> Result<u8, Failure> {
         cancel.cancel();
         progress.give_up();
     }
-    runtime.shutdown_timeout(CANCEL_TIME);
     let report = progress.finish();
     journal.keep(&records, &request, &place, result.as_ref());
     let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = match result {
-        Ok(made) => return Done { made, notices }.print(&request).map(|()| 0),
+        Ok(made) => {
+            runtime.shutdown_timeout(CANCEL_TIME);
+            return Done { made, notices }.print(&request).map(|()| 0);
+        }
         Err(failure) => failure,
     };
     if !done::is_silent(request.progress) && failure.code() != INTERRUPTED {
@@ -179,11 +236,24 @@ fn build(args: Args) -> Result<u8, Failure> {
     let blocks = report.failed.iter().map(ToString::to_string).collect();
     let said = |words: &str| report.failed.iter().flat_map(|step| &step.log).any(|line| line.contains(words));
     // What chown(2) answers where the owner has no number.
-    Err(match machine.warning().filter(|_| said("Invalid argument")) {
+    let failure = match machine.warning().filter(|_| said("Invalid argument")) {
         Some(warning) => failure.hint(warning),
         None => failure,
-    }
-    .with_details_first(blocks))
+    };
+    let failure = failure.with_details_first(blocks);
+    let failure = match notices.kept {
+        Some(id) if args.on_error == args::OnError::Shell => {
+            let failure = failure.of_build();
+            failure.print();
+            let code = failure.code();
+            // How the shell ended says nothing of the build.
+            shell.in_kept(&runtime, id).map(|_| code)
+        }
+        Some(id) => Err(failure.hint(format!("look into it: builder debug {}", id.0))),
+        None => Err(failure),
+    };
+    runtime.shutdown_timeout(CANCEL_TIME);
+    failure
 }
 
 /// What is asked for, with the Dockerfile read and parsed.
@@ -269,13 +339,15 @@ impl Build<'_> {
     /// Builds and delivers.
     async fn run(self) -> Result<Made, Failure> {
         let Planned { plan, images, finder } = self.plan().await?;
-        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) =
-            Notices { warnings: plan.warnings.clone(), unused_build_args: plan.unused_build_args.clone() };
-        let [target] = plan.targets.as_slice() else {
-            return Err(Failure::usage("several platforms in one build are not supported yet"));
+        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = Notices {
+            warnings: plan.warnings.clone(),
+            unused_build_args: plan.unused_build_args.clone(),
+            kept: None,
         };
-        if plan.multi_platform == Some(true) {
-            return Err(Failure::usage("BUILDKIT_MULTI_PLATFORM=1: an index as result is not supported yet"));
+        if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
+            return Err(Failure::usage(
+                "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
+            ));
         }
         if plan.inline_cache && !done::is_silent(self.request.progress) {
             terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
@@ -283,30 +355,47 @@ impl Build<'_> {
         let definition = Arc::new(plan.definition.clone());
         self.journal.define(&plan);
         let stats = self.stat_caches()?;
-        let (worker, solver) = self.solver(definition.clone(), images, &stats)?;
-        let solved = solver.solve(definition.clone(), &[target.vertex]).await;
+        let heard = Arc::new(Heard::new(self.journal.clone()));
+        let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
+        let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
+        let solved = solver.solve(definition.clone(), &targets).await;
+        if self.request.run.replay && solved.is_ok() {
+            let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
+            // What cannot be found any more was told already, by the build itself.
+            let _ = solver.solve(definition.clone(), &replay::steps(&definition)).await;
+        }
         // What was learned is of use to the next build, however this one ended.
         for cache in stats.values() {
             cache.save()?;
         }
-        finder.remember()?;
-        let solved = solved.map_err(|error| {
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
-        let tree = match solved.into_iter().next().map(|solved| solved.tree) {
-            Some(Tree::Layers(tree)) => tree,
-            _ => return Err(Failure::build("internal error: the target has no file tree")),
+        let solved = match solved {
+            Ok(solved) => solved,
+            Err(error) => {
+                finder.remember()?;
+                self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
+                return Err(explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error));
+            }
         };
-        let image_id = deliver::deliver(&deliver::Built {
+        let mut results = Vec::new();
+        for (target, solved) in plan.targets.iter().zip(solved) {
+            let Tree::Layers(tree) = solved.tree else {
+                return Err(Failure::build("internal error: the target has no file tree"));
+            };
+            results.push((target, tree));
+        }
+        let delivered = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
             worker: &worker,
             progress: &self.progress,
-            tree: &tree,
-            target,
+            results: &results,
+            with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
         })
-        .await?;
+        .await;
+        // An output may have wanted layers that no step did.
+        finder.remember()?;
+        let image_id = delivered?;
         let (session, kept) = (self.session, image_id.is_some());
         // Whoever asked for an image finds it after a power failure too.
         crate::blocking(move || {
@@ -314,8 +403,11 @@ impl Build<'_> {
             ended.map_err(Failure::from)
         })
         .await?;
-        let config = &target.config.config;
-        let has_program = [&config.entrypoint, &config.cmd].iter().any(|words| words.is_some());
+        let has_program = plan.targets.iter().any(|target| {
+            let config = &target.config.config;
+            target.platform == image::Platform::host()
+                && (config.entrypoint.is_some() || config.cmd.is_some())
+        });
         Ok(Made { image_id, has_program })
     }
 
@@ -328,7 +420,12 @@ impl Build<'_> {
                 Ok(call::outline(&outline, source, call.json))
             }
             (Question::Graph(format), Ok(planned)) => self.picture(planned, format).await,
-            (Question::Check, Ok(Planned { plan, .. })) => Ok(call::check(&plan.warnings, source, call.json)),
+            (Question::Check, Ok(Planned { plan, .. })) => {
+                let mut findings = self.advice(&plan).await;
+                findings.extend(plan.warnings);
+                findings.sort_by_key(|finding| finding.span.start);
+                Ok(call::check(&findings, source, call.json))
+            }
             (Question::Check, Err(findings)) => Ok(call::check(&findings, source, call.json)),
             (_, Err(findings)) => Err(explain::mistakes(&findings, source)),
             (Question::Build | Question::Targets | Question::Describe, Ok(_)) => {
@@ -337,13 +434,61 @@ impl Build<'_> {
         }
     }
 
+    /// Builds up to the instruction at a line, and gives its name and its inside.
+    async fn inside(&self, line: u32) -> Result<(String, Inside), Failure> {
+        let Planned { plan, images, .. } = self.plan().await?;
+        let definition = Arc::new(plan.definition.clone());
+        let at =
+            |vertex: &graph::Vertex| vertex.lines.is_some_and(|(first, last)| (first..=last).contains(&line));
+        // The last one: what an instruction is made of comes before it.
+        let Some((id, vertex)) = definition.iter().filter(|(_, vertex)| at(vertex)).last() else {
+            return Err(Failure::usage(format!(
+                "line {line} of {} holds no instruction of the stages that are built that makes files",
+                self.request.dockerfile.path
+            )));
+        };
+        self.progress.define(&definition);
+        let stats = self.stat_caches()?;
+        let (worker, solver) = self.solver(definition.clone(), images, &stats, self.progress.clone())?;
+        let wanted: Vec<_> =
+            std::iter::once(id).chain(vertex.inputs.iter().map(|input| input.vertex)).collect();
+        let solved = solver.solve(definition.clone(), &wanted).await;
+        for cache in stats.values() {
+            cache.save()?;
+        }
+        let solved = solved.map_err(|error| {
+            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
+        })?;
+        let trees: Vec<Tree> = solved.into_iter().map(|solved| solved.tree).collect();
+        let Some((tree, inputs)) = trees.split_first() else {
+            return Err(Failure::build("internal error: the step has no result"));
+        };
+        let inside = worker.inside(id, tree, inputs).await.map_err(|error| Failure::from(&error))?;
+        Ok((vertex.name.clone(), inside))
+    }
+
+    /// What the build could do better as a whole. A context that cannot be read is the build's business, not that of its checks.
+    async fn advice(&self, plan: &Plan) -> Vec<parser::Diagnostic> {
+        let (tree, cancel) = (self.context.tree.clone(), self.cancel.clone());
+        let context = crate::blocking(move || Ok(contexts::listing(&*tree, &|| cancel.is_cancelled()))).await;
+        let context = context.unwrap_or_default();
+        let options = &self.request.options;
+        insight::advise(&insight::Subject {
+            source: &self.request.dockerfile.text,
+            parsed: self.parsed,
+            plan,
+            context: context.as_ref(),
+            checks: &frontend::Checks::new(&self.parsed.dockerfile, options).unwrap_or_default(),
+        })
+    }
+
     /// The graph of the build, with what the cache knows of each step.
     async fn picture(&self, planned: Planned, format: insight::Format) -> Result<Answer, Failure> {
         let Planned { plan, images, .. } = planned;
         let definition = Arc::new(plan.definition.clone());
         self.progress.define(&definition);
         let stats = self.stat_caches()?;
-        let (_, solver) = self.solver(definition.clone(), images, &stats)?;
+        let (_, solver) = self.solver(definition.clone(), images, &stats, self.progress.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
         let peeked = solver.peek(definition, &targets).await;
         for cache in stats.values() {
@@ -367,8 +512,8 @@ impl Build<'_> {
         definition: Arc<graph::Definition>,
         images: Vec<Arc<ResolvedImage>>,
         stats: &BTreeMap<String, Arc<DiskStatCache>>,
+        sink: Arc<dyn ProgressSink>,
     ) -> Result<(Arc<LocalWorker>, Solver<LocalWorker>), Failure> {
-        let sink: Arc<dyn ProgressSink> = self.journal.clone();
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
@@ -432,10 +577,13 @@ impl Build<'_> {
         }
     }
 
-    /// Opens what is remembered of the files of each context.
+    /// Opens what is remembered of the files of each context; nothing where that is not to be trusted.
     fn stat_caches(&self) -> Result<BTreeMap<String, Arc<DiskStatCache>>, Failure> {
         use std::os::unix::ffi::OsStrExt as _;
         let mut caches = BTreeMap::new();
+        if Disabled::from_env()?.stat_cache {
+            return Ok(caches);
+        }
         for (name, path) in self.directories() {
             let path = path.canonicalize().map_err(|error| Failure::io("resolve", path, &error))?;
             caches.insert(name, Arc::new(self.store.stat_cache(path.as_os_str().as_bytes())?));

@@ -3,19 +3,96 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use exporter::{Annotations, DirectoryMode};
+use image::{Compression, MediaTypes};
+
+use super::annotation;
+
 /// One `-o`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
     /// An OCI layout, as a directory or a tar file.
-    Oci { dest: Dest, tar: bool, names: Vec<String> },
+    Oci { dest: Dest, tar: bool, form: ImageForm },
     /// An archive for `docker load`.
-    Docker { dest: Dest, names: Vec<String> },
+    Docker { dest: Dest, form: ImageForm },
+    /// A Docker daemon: that of a context when one is named.
+    Daemon { context: Option<String>, form: ImageForm },
     /// The file tree in a directory.
-    Local { dest: PathBuf },
+    Local { dest: PathBuf, mode: DirectoryMode, form: TreeForm },
     /// The file tree as a tar.
-    Tar { dest: Dest },
-    /// The local image store, as `-t` does.
-    Image { names: Vec<String> },
+    Tar { dest: Dest, form: TreeForm },
+    /// The local image store, as `-t` does, a registry, or both.
+    Image { push: Option<PushForm>, keep: bool, form: ImageForm },
+}
+
+/// How an image is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageForm {
+    /// Instead of those of `-t`.
+    pub(crate) names: Vec<String>,
+    pub(crate) compression: Compression,
+    pub(crate) level: Option<u32>,
+    /// Whether the base image's layers are compressed so as well.
+    pub(crate) force: bool,
+    /// Else those that the format has by itself.
+    pub(crate) types: Option<MediaTypes>,
+    pub(crate) annotations: Annotations,
+    /// Whether `SOURCE_DATE_EPOCH` reaches the times in layers.
+    pub(crate) rewrite: bool,
+    /// Instead of the build's.
+    pub(crate) epoch: Epoch,
+}
+
+impl Default for ImageForm {
+    fn default() -> ImageForm {
+        ImageForm {
+            names: Vec::new(),
+            compression: Compression::Gzip,
+            level: None,
+            force: false,
+            types: None,
+            annotations: Annotations::default(),
+            rewrite: true,
+            epoch: Epoch::OfBuild,
+        }
+    }
+}
+
+/// How a tree is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct TreeForm {
+    /// Whether each platform has a directory of its own; by itself when there are several.
+    pub(crate) split: Option<bool>,
+    pub(crate) epoch: Epoch,
+}
+
+/// `source-date-epoch` of one output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Epoch {
+    /// That of the build.
+    #[default]
+    OfBuild,
+    /// None, or these seconds since 1970.
+    Own(Option<i64>),
+}
+
+impl Epoch {
+    /// The one that counts when the build's is `built`.
+    pub(super) fn or(self, built: Option<i64>) -> Option<i64> {
+        match self {
+            Epoch::OfBuild => built,
+            Epoch::Own(own) => own,
+        }
+    }
+}
+
+/// How an image is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PushForm {
+    /// Without a tag.
+    pub(crate) by_digest: bool,
+    /// The registry's certificate is not verified, and plain HTTP will do.
+    pub(crate) insecure: bool,
 }
 
 /// A file, or standard output.
@@ -28,12 +105,22 @@ pub(crate) enum Dest {
 }
 
 impl Output {
+    /// What `--push` asks for.
+    pub(super) fn registry() -> Output {
+        Output::Image { push: Some(PushForm::default()), keep: false, form: ImageForm::default() }
+    }
+
+    /// What `--load` asks for.
+    pub(super) fn daemon() -> Output {
+        Output::Daemon { context: None, form: ImageForm::default() }
+    }
+
     /// The file or directory that it writes, and whether that is a directory.
     pub(super) fn destination(&self) -> Option<(&Path, bool)> {
         match self {
             Output::Oci { dest: Dest::Path(path), tar, .. } => Some((path, !tar)),
-            Output::Local { dest } => Some((dest, true)),
-            Output::Docker { dest: Dest::Path(path), .. } | Output::Tar { dest: Dest::Path(path) } => {
+            Output::Local { dest, .. } => Some((dest, true)),
+            Output::Docker { dest: Dest::Path(path), .. } | Output::Tar { dest: Dest::Path(path), .. } => {
                 Some((path, false))
             }
             _ => None,
@@ -46,46 +133,69 @@ impl Output {
             self,
             Output::Oci { dest: Dest::Stdout, .. }
                 | Output::Docker { dest: Dest::Stdout, .. }
-                | Output::Tar { dest: Dest::Stdout }
+                | Output::Tar { dest: Dest::Stdout, .. }
         )
     }
+
+    /// How it writes an image, when it writes one.
+    pub(super) fn image_form(&self) -> Option<&ImageForm> {
+        match self {
+            Output::Oci { form, .. }
+            | Output::Docker { form, .. }
+            | Output::Daemon { form, .. }
+            | Output::Image { form, .. } => Some(form),
+            Output::Local { .. } | Output::Tar { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn image_form_mut(&mut self) -> Option<&mut ImageForm> {
+        match self {
+            Output::Oci { form, .. }
+            | Output::Docker { form, .. }
+            | Output::Daemon { form, .. }
+            | Output::Image { form, .. } => Some(form),
+            Output::Local { .. } | Output::Tar { .. } => None,
+        }
+    }
 }
+
+const TYPES: &str = "one of image, registry, oci, docker, local, tar";
 
 /// Parses the value of `--output`: `type=…,key=value,…`, a directory (`type=local`), or `-` (`type=tar` on standard output).
 pub(crate) fn parse(text: &str) -> Result<Output, String> {
     if text == "-" {
-        return Ok(Output::Tar { dest: Dest::Stdout });
+        return Ok(Output::Tar { dest: Dest::Stdout, form: TreeForm::default() });
     }
     let fields = fields(text)?;
     if !fields.iter().any(|field| field.contains('=')) {
-        return Ok(Output::Local { dest: PathBuf::from(text) });
+        let (mode, form) = (DirectoryMode::Copy, TreeForm::default());
+        return Ok(Output::Local { dest: PathBuf::from(text), mode, form });
     }
-    let mut attributes = BTreeMap::new();
+    let mut attributes = Attributes::default();
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(format!("`{field}` is not key=value"));
         };
-        let key = key.trim().to_lowercase();
-        if attributes.insert(key.clone(), value.to_owned()).is_some() {
+        let key = key.trim();
+        // What an annotation is called is the user's affair.
+        let key = if key.starts_with("annotation") { key.to_owned() } else { key.to_lowercase() };
+        if attributes.0.insert(key.clone(), value.to_owned()).is_some() {
             return Err(format!("`{key}` is given twice"));
         }
     }
-    let Some(kind) = attributes.remove("type") else {
-        return Err("`type` is missing: one of oci, docker, local, tar, image".to_owned());
+    let Some(kind) = attributes.take("type") else {
+        return Err(format!("`type` is missing: {TYPES}"));
     };
     let output = output(&kind, &mut attributes)?;
-    match attributes.keys().next() {
+    match attributes.0.keys().next() {
         None => Ok(output),
         Some(key) => Err(format!("attribute `{key}` of type={kind} is not supported yet")),
     }
 }
 
-fn output(kind: &str, attributes: &mut BTreeMap<String, String>) -> Result<Output, String> {
-    let names = |attributes: &mut BTreeMap<String, String>| -> Vec<String> {
-        let names = attributes.remove("name").unwrap_or_default();
-        names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-    };
-    let given = attributes.remove("dest");
+fn output(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
+    let given = attributes.take("dest");
     let has_dest = given.is_some();
     let dest = || match given {
         Some(dest) if dest == "-" => Ok(Dest::Stdout),
@@ -96,50 +206,166 @@ fn output(kind: &str, attributes: &mut BTreeMap<String, String>) -> Result<Outpu
     match kind {
         "oci" => {
             let dest = dest()?;
-            let tar = boolean(attributes.remove("tar").as_deref(), "tar", true)?;
+            let tar = attributes.boolean("tar", true)?;
             if !tar && dest == Dest::Stdout {
                 return Err("tar=false writes a directory: give dest=DIRECTORY".to_owned());
             }
-            Ok(Output::Oci { dest, tar, names: names(attributes) })
+            Ok(Output::Oci { dest, tar, form: attributes.image_form()? })
         }
-        "docker" => match has_dest {
-            true => Ok(Output::Docker { dest: dest()?, names: names(attributes) }),
-            false => Err("type=docker needs dest=FILE: loading into a daemon is not supported yet; \
-                          use `docker load -i FILE`"
-                .to_owned()),
-        },
+        "docker" if has_dest => {
+            if !attributes.boolean("tar", true)? {
+                return Err("type=docker,tar=false is not supported yet: type=oci,tar=false is".to_owned());
+            }
+            Ok(Output::Docker { dest: dest()?, form: attributes.image_form()? })
+        }
+        "docker" => {
+            let context = attributes.take("context").filter(|context| !context.is_empty());
+            Ok(Output::Daemon { context, form: attributes.image_form()? })
+        }
         "local" => match dest()? {
-            Dest::Path(dest) => Ok(Output::Local { dest }),
+            Dest::Path(dest) => {
+                let mode = match attributes.take("mode").as_deref() {
+                    None | Some("" | "copy") => DirectoryMode::Copy,
+                    Some("delete") => DirectoryMode::Delete,
+                    Some(other) => return Err(format!("mode={other}: expected copy or delete")),
+                };
+                Ok(Output::Local { dest, mode, form: attributes.tree_form()? })
+            }
             Dest::Stdout => {
                 Err("type=local writes a directory; for standard output use type=tar,dest=-".to_owned())
             }
         },
         // As upstream: standard output is the default here.
-        "tar" if !has_dest => Ok(Output::Tar { dest: Dest::Stdout }),
-        "tar" => Ok(Output::Tar { dest: dest()? }),
-        "image" => {
-            let names = names(attributes);
-            if boolean(attributes.remove("push").as_deref(), "push", false)? {
-                return Err("push=true is not supported yet".to_owned());
-            }
-            match names.is_empty() {
-                true => Err("type=image needs name=NAME".to_owned()),
-                false => Ok(Output::Image { names }),
-            }
+        "tar" => {
+            let dest = if has_dest { dest()? } else { Dest::Stdout };
+            Ok(Output::Tar { dest, form: attributes.tree_form()? })
         }
-        "registry" => Err("type=registry is not supported yet".to_owned()),
+        "image" | "registry" if has_dest => {
+            Err(format!("type={kind} has no dest; name=NAME says what it is called"))
+        }
+        "image" | "registry" => image(kind, attributes),
         "cacheonly" => Err("type=cacheonly is what happens without -o and -t: leave it out".to_owned()),
-        _ => Err(format!("unknown type `{kind}`: one of oci, docker, local, tar, image")),
+        _ => Err(format!("unknown type `{kind}`: {TYPES}")),
     }
 }
 
-fn boolean(value: Option<&str>, key: &str, default: bool) -> Result<bool, String> {
-    match value {
-        None => Ok(default),
-        // Go's strconv.ParseBool, which upstream uses.
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(other) => Err(format!("{key}={other}: expected true or false")),
+fn image(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
+    let by_digest = attributes.boolean("push-by-digest", false)?;
+    let insecure = attributes.boolean("registry.insecure", false)?;
+    let pushes = attributes.boolean("push", kind == "registry")?;
+    let keep = attributes.boolean("store", kind == "image" && !by_digest)?;
+    // An image of the store is unpacked when it runs, and found by its digest as well as by its name.
+    attributes.boolean("unpack", false)?;
+    attributes.boolean("name-canonical", false)?;
+    let form = attributes.image_form()?;
+    if !pushes && by_digest {
+        return Err("push-by-digest needs push=true".to_owned());
+    }
+    if by_digest && form.names.is_empty() {
+        return Err("push-by-digest needs name=NAME, without a tag".to_owned());
+    }
+    if by_digest && let Some(name) = form.names.iter().find(|name| has_tag(name)) {
+        return Err(format!("name={name}: what is pushed by digest has no tag"));
+    }
+    Ok(Output::Image { push: pushes.then_some(PushForm { by_digest, insecure }), keep, form })
+}
+
+fn has_tag(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))
+}
+
+/// What is left to be understood of `key=value,…`.
+#[derive(Default)]
+struct Attributes(BTreeMap<String, String>);
+
+impl Attributes {
+    fn take(&mut self, key: &str) -> Option<String> {
+        self.0.remove(key)
+    }
+
+    /// As Go's strconv.ParseBool, which upstream uses; a key without value is true.
+    fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
+        match self.take(key).as_deref() {
+            None => Ok(default),
+            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(other) => Err(format!("{key}={other}: expected true or false")),
+        }
+    }
+
+    fn image_form(&mut self) -> Result<ImageForm, String> {
+        let compression = match self.take("compression").as_deref() {
+            None | Some("gzip") => Compression::Gzip,
+            Some("uncompressed") => Compression::None,
+            Some("zstd") => Compression::Zstd,
+            Some("estargz") => return Err("compression=estargz is not supported yet: gzip is".to_owned()),
+            Some(other) => {
+                return Err(format!("compression={other}: one of uncompressed, gzip, zstd"));
+            }
+        };
+        let level = match self.take("compression-level") {
+            None => None,
+            Some(text) => {
+                let level =
+                    text.parse().map_err(|_| format!("compression-level={text}: expected a number"))?;
+                image::check_level(compression, Some(level))
+                    .map_err(|reason| format!("compression-level: {reason}"))?;
+                Some(level)
+            }
+        };
+        let types = match self.0.contains_key("oci-mediatypes") {
+            false => None,
+            true if self.boolean("oci-mediatypes", true)? => Some(MediaTypes::Oci),
+            true if compression == Compression::Zstd => {
+                return Err(
+                    "compression=zstd has no media type among Docker's: leave oci-mediatypes=false out"
+                        .to_owned(),
+                );
+            }
+            true => Some(MediaTypes::Docker),
+        };
+        if self.boolean("prefer-nondist-layers", false)? {
+            return Err("prefer-nondist-layers is not supported yet".to_owned());
+        }
+        let names = self.take("name").unwrap_or_default();
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(ImageForm {
+            names: names.collect(),
+            compression,
+            level,
+            force: self.boolean("force-compression", false)?,
+            types,
+            annotations: self.annotations()?,
+            rewrite: self.boolean("rewrite-timestamp", true)?,
+            epoch: self.epoch()?,
+        })
+    }
+
+    fn tree_form(&mut self) -> Result<TreeForm, String> {
+        let split = match self.0.contains_key("platform-split") {
+            true => Some(self.boolean("platform-split", true)?),
+            false => None,
+        };
+        Ok(TreeForm { split, epoch: self.epoch()? })
+    }
+
+    fn epoch(&mut self) -> Result<Epoch, String> {
+        match self.take("source-date-epoch") {
+            None => Ok(Epoch::OfBuild),
+            Some(text) if text.is_empty() => Ok(Epoch::Own(None)),
+            Some(text) => match text.parse() {
+                Ok(seconds) => Ok(Epoch::Own(Some(seconds))),
+                Err(_) => Err(format!("source-date-epoch={text}: expected the seconds since 1970")),
+            },
+        }
+    }
+
+    fn annotations(&mut self) -> Result<Annotations, String> {
+        let is_one = |key: &String| annotation::is_attribute(key);
+        let keys: Vec<String> = self.0.keys().filter(|key| is_one(key)).cloned().collect();
+        keys.into_iter()
+            .map(|key| annotation::of_attribute(&key, &self.take(&key).unwrap_or_default()))
+            .collect()
     }
 }
 
@@ -158,22 +384,54 @@ pub(super) fn fields(text: &str) -> Result<Vec<String>, String> {
 mod tests {
     use super::*;
 
+    fn named(names: &[&str]) -> ImageForm {
+        ImageForm { names: names.iter().map(|name| (*name).to_owned()).collect(), ..ImageForm::default() }
+    }
+
     #[test]
     fn upstream_forms() {
         let path = |text: &str| Dest::Path(PathBuf::from(text));
-        assert_eq!(parse("-"), Ok(Output::Tar { dest: Dest::Stdout }));
-        assert_eq!(parse("out/dir"), Ok(Output::Local { dest: "out/dir".into() }));
-        assert_eq!(parse("type=tar"), Ok(Output::Tar { dest: Dest::Stdout }));
+        let form = TreeForm::default();
+        assert_eq!(parse("-"), Ok(Output::Tar { dest: Dest::Stdout, form: form.clone() }));
+        let mode = DirectoryMode::Copy;
+        assert_eq!(parse("out/dir"), Ok(Output::Local { dest: "out/dir".into(), mode, form: form.clone() }));
+        assert_eq!(parse("type=tar"), Ok(Output::Tar { dest: Dest::Stdout, form: form.clone() }));
+        let mode = DirectoryMode::Delete;
+        assert_eq!(
+            parse("type=local,dest=d,mode=delete"),
+            Ok(Output::Local { dest: "d".into(), mode, form })
+        );
         assert_eq!(
             parse("type=oci,dest=a.tar"),
-            Ok(Output::Oci { dest: path("a.tar"), tar: true, names: vec![] })
+            Ok(Output::Oci { dest: path("a.tar"), tar: true, form: named(&[]) })
         );
         assert_eq!(
             parse("type=oci,dest=a,tar=false,\"name=x,y\""),
-            Ok(Output::Oci { dest: path("a"), tar: false, names: vec!["x".into(), "y".into()] })
+            Ok(Output::Oci { dest: path("a"), tar: false, form: named(&["x", "y"]) })
         );
-        assert_eq!(parse("type=docker,dest=-"), Ok(Output::Docker { dest: Dest::Stdout, names: vec![] }));
-        assert_eq!(parse("type=image,name=app"), Ok(Output::Image { names: vec!["app".into()] }));
+        assert_eq!(parse("type=docker,dest=-"), Ok(Output::Docker { dest: Dest::Stdout, form: named(&[]) }));
+        assert_eq!(parse("type=docker"), Ok(Output::daemon()));
+        assert_eq!(
+            parse("type=image,name=app"),
+            Ok(Output::Image { push: None, keep: true, form: named(&["app"]) })
+        );
+        assert_eq!(parse("type=registry"), Ok(Output::registry()));
+        let by_digest = "type=image,name=r.io/app,push-by-digest=true,name-canonical=true,push=true";
+        let push = Some(PushForm { by_digest: true, insecure: false });
+        assert_eq!(parse(by_digest), Ok(Output::Image { push, keep: false, form: named(&["r.io/app"]) }));
+    }
+
+    #[test]
+    fn forms_of_images() {
+        let text = "type=oci,dest=x,compression=zstd,compression-level=19,force-compression=true,\
+                    rewrite-timestamp=false,source-date-epoch=7,annotation-index.A.b=c";
+        let Ok(Output::Oci { form, .. }) = parse(text) else { panic!("{:?}", parse(text)) };
+        assert_eq!((form.compression, form.level, form.force), (Compression::Zstd, Some(19), true));
+        assert_eq!((form.rewrite, form.epoch), (false, Epoch::Own(Some(7))));
+        assert_eq!(
+            form.annotations,
+            [annotation::of_attribute("annotation-index.A.b", "c").unwrap()].into_iter().collect()
+        );
     }
 
     #[test]
@@ -182,12 +440,21 @@ mod tests {
             ("type=zip,dest=x", "unknown type `zip`"),
             ("dest=x", "`type` is missing"),
             ("type=oci", "needs dest="),
-            ("type=docker", "docker load"),
-            ("type=oci,dest=x,compression=zstd", "`compression` of type=oci is not supported yet"),
+            ("type=oci,dest=x,compression=estargz", "estargz is not supported yet"),
+            ("type=oci,dest=x,compression=lz4", "one of uncompressed, gzip, zstd"),
+            ("type=oci,dest=x,compression-level=10", "gzip has the levels 0 to 9"),
+            ("type=oci,dest=x,compression=zstd,oci-mediatypes=false", "no media type"),
+            ("type=oci,dest=x,attestation-inline=true", "`attestation-inline` of type=oci is not supported"),
+            ("type=oci,dest=x,annotation-layer.a=b", "annotation"),
             ("type=oci,dest=x,dest=y", "given twice"),
             ("type=oci,dest=-,tar=false", "directory"),
             ("type=oci,dest=x,tar=maybe", "expected true or false"),
-            ("type=registry,name=x", "type=registry is not supported yet"),
+            ("type=image,dest=x", "has no dest"),
+            ("type=image,push-by-digest=true,name=a", "needs push=true"),
+            ("type=registry,push-by-digest=true", "needs name="),
+            ("type=registry,push-by-digest=true,name=a:1", "has no tag"),
+            ("type=local,dest=x,mode=move", "copy or delete"),
+            ("type=tar,source-date-epoch=x", "seconds"),
             ("type=oci,dest", "not key=value"),
             ("", "empty"),
         ] {

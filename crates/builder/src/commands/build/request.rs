@@ -9,8 +9,9 @@ use super::args::{Args, ProgressMode};
 use super::contexts::{self, DockerfileText, NamedContext};
 use super::elsewhere::Brought;
 use super::lent::Secrets;
-use super::output::{Dest, Output};
+use super::output::{ImageForm, Output};
 use crate::failure::Failure;
+use crate::remotes;
 
 /// What is to be built, and where it goes.
 #[derive(Debug)]
@@ -38,9 +39,11 @@ impl Request {
 /// Where a result goes.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    /// Names in the local image store.
+    /// Names given with `-t`.
     pub(super) tags: Vec<Reference>,
-    /// Files and directories.
+    /// What is put into the local image store.
+    pub(super) kept: Vec<Kept>,
+    /// Files, directories, registries.
     pub(super) outputs: Vec<Output>,
     /// Whether the image's id alone goes to standard output.
     pub(super) print_id: bool,
@@ -48,16 +51,18 @@ pub(super) struct Delivery {
     pub(super) metadata_file: Option<PathBuf>,
 }
 
-impl Delivery {
-    /// Whether anybody wants an image, as opposed to a file tree or nothing.
-    pub(super) fn wants_image(&self) -> bool {
-        let image = |output: &Output| !matches!(output, Output::Local { .. } | Output::Tar { .. });
-        !self.tags.is_empty() || self.print_id || self.iidfile.is_some() || self.outputs.iter().any(image)
-    }
+/// An image for the local store.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Without one its id serves as name.
+    pub(super) names: Vec<Reference>,
+    pub(super) form: ImageForm,
+}
 
+impl Delivery {
     /// Whether the result stays in the cache alone.
     pub(super) fn is_nothing(&self) -> bool {
-        !self.wants_image() && self.outputs.is_empty()
+        self.kept.is_empty() && self.outputs.is_empty()
     }
 }
 
@@ -67,40 +72,20 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         contexts::check_context(args)?;
     }
     let named_contexts = contexts::named(args, brought)?;
-    let stdout = args.output.iter().filter(|output| output.uses_stdout()).count();
-    if stdout + usize::from(args.quiet) > 1 {
-        return Err(Failure::usage(
-            "only one thing can go to standard output: of -q and each -o with `-`, choose one",
-        ));
-    }
-    let mut outputs = Vec::new();
-    let mut tags = Vec::new();
-    for output in &args.output {
-        match output {
-            Output::Image { names } => {
-                for name in names {
-                    tags.push(tag(name)?);
-                }
-            }
-            Output::Oci { dest: Dest::Stdout, .. }
-            | Output::Docker { dest: Dest::Stdout, .. }
-            | Output::Tar { dest: Dest::Stdout }
-                if std::io::IsTerminal::is_terminal(&std::io::stdout()) =>
-            {
-                return Err(Failure::usage("refusing to write an archive to the terminal")
-                    .hint("redirect standard output, or give -o …,dest=FILE"));
-            }
-            other => outputs.push(other.clone()),
-        }
-    }
-    for name in &args.tag {
-        tags.push(tag(name)?);
-    }
+    let outputs = outputs(args)?;
+    let tags = args.tag.iter().map(|name| tag("-t ", name)).collect::<Result<Vec<_>, _>>()?;
     for output in &outputs {
         if let Some((path, is_directory)) = output.destination() {
             check_destination("-o", path, is_directory)?;
         }
     }
+    for output in &outputs {
+        if let Output::Daemon { context, .. } = output {
+            // A daemon that is not there is told before the build as well.
+            remotes::daemon(context.as_deref())?;
+        }
+    }
+    let kept = kept(args, &outputs, &tags)?;
     for (flag, path) in [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file)] {
         path.as_ref().map_or(Ok(()), |path| check_destination(flag, path, false))?;
     }
@@ -113,6 +98,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         run: args.limits.resolve()?,
         delivery: Delivery {
             tags,
+            kept,
             outputs,
             print_id: args.quiet,
             iidfile: args.iidfile.clone(),
@@ -138,11 +124,79 @@ fn check_destination(flag: &str, path: &Path, is_directory: bool) -> Result<(), 
     }
 }
 
-fn tag(name: &str) -> Result<Reference, Failure> {
-    let reference: Reference = name.parse().map_err(|error| Failure::usage(format!("-t {name}: {error}")))?;
+/// The outputs with what `--push`, `--load` and `--annotation` say about them.
+fn outputs(args: &Args) -> Result<Vec<Output>, Failure> {
+    let mut outputs = args.output.clone();
+    if args.push {
+        let mut pushed = false;
+        for output in &mut outputs {
+            if let Output::Image { push, .. } = output {
+                push.get_or_insert_default();
+                pushed = true;
+            }
+        }
+        if !pushed {
+            outputs.push(Output::registry());
+        }
+    }
+    if args.load && !outputs.iter().any(|output| matches!(output, Output::Daemon { .. })) {
+        outputs.push(Output::daemon());
+    }
+    for output in &mut outputs {
+        if let Some(form) = output.image_form_mut() {
+            form.annotations.extend(&annotations(args));
+        }
+    }
+    let stdout = outputs.iter().filter(|output| output.uses_stdout()).count();
+    if stdout + usize::from(args.quiet) > 1 {
+        return Err(Failure::usage(
+            "only one thing can go to standard output: of -q and each -o with `-`, choose one",
+        ));
+    }
+    if stdout > 0 && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        return Err(Failure::usage("refusing to write an archive to the terminal")
+            .hint("redirect standard output, or give -o …,dest=FILE"));
+    }
+    Ok(outputs)
+}
+
+fn annotations(args: &Args) -> exporter::Annotations {
+    args.annotation.iter().flat_map(|several| several.iter().cloned()).collect()
+}
+
+/// What is put into the local store: an image with the names of `-t`, in the form of the output that has no names of its own; those of
+/// outputs with names; and one without name for whoever asked for the id, which is of use only when the image is there.
+fn kept(args: &Args, outputs: &[Output], tags: &[Reference]) -> Result<Vec<Kept>, Failure> {
+    let mut form = None;
+    let mut kept = Vec::new();
+    for output in outputs {
+        let Output::Image { push, keep, form: own } = output else { continue };
+        if own.names.is_empty() && tags.is_empty() {
+            return Err(Failure::usage(match push {
+                Some(_) => "a push needs to know where to: give -t REGISTRY/NAME, or name= in -o",
+                None => "type=image needs name=NAME, or -t NAME",
+            }));
+        }
+        let names = own.names.iter().map(|name| tag("name=", name)).collect::<Result<Vec<_>, _>>()?;
+        if names.is_empty() {
+            form.get_or_insert_with(|| own.clone());
+        } else if *keep {
+            kept.push(Kept { names, form: own.clone() });
+        }
+    }
+    if !tags.is_empty() || (kept.is_empty() && (args.quiet || args.iidfile.is_some())) {
+        let default = || ImageForm { annotations: annotations(args), ..ImageForm::default() };
+        kept.insert(0, Kept { names: tags.to_vec(), form: form.unwrap_or_else(default) });
+    }
+    Ok(kept)
+}
+
+fn tag(flag: &str, name: &str) -> Result<Reference, Failure> {
+    let reference: Reference =
+        name.parse().map_err(|error| Failure::usage(format!("{flag}{name}: {error}")))?;
     match reference.digest {
         Some(_) => {
-            Err(Failure::usage(format!("-t {name}: a name with a digest cannot be given to an image")))
+            Err(Failure::usage(format!("{flag}{name}: a name with a digest cannot be given to an image")))
         }
         None => Ok(reference),
     }
@@ -211,12 +265,14 @@ fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
-    let Some(text) = &args.platform else { return Ok(Vec::new()) };
-    if text.contains(',') {
-        return Err(Failure::usage("--platform with several platforms is not supported yet"));
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in args.platform.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        let platform = text.parse().map_err(|error| Failure::usage(format!("--platform: {error}")))?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
     }
-    let platform = text.trim().parse().map_err(|error| Failure::usage(format!("--platform: {error}")))?;
-    Ok(vec![platform])
+    Ok(platforms)
 }
 
 #[cfg(test)]

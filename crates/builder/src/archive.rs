@@ -1,0 +1,398 @@
+//! Images out of archives that nobody vouches for: what `docker save` writes, and OCI layouts in a tar.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+
+use cache::Store;
+use hash::{Digest, DigestReader};
+use image::layer::{EntryKind, LayerReader};
+use image::layout::{IMAGE_NAME, REF_NAME};
+use image::{
+    BlobReader, Compression, ContentStore, Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest,
+    MediaType, Platform, Reference, StreamCompression, check_config_type, parse_document,
+};
+use serde::Deserialize;
+
+use crate::failure::Failure;
+
+/// Entries of an archive at most: an image has a few for each layer.
+const MAX_ENTRIES: usize = 100_000;
+/// Links that lead to links.
+const MAX_LINKS: usize = 10;
+/// Indexes on top of one another.
+const MAX_DEPTH: usize = 4;
+
+/// An image of an archive. Its blobs are in the store.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// May be empty.
+    pub(crate) names: Vec<Reference>,
+    pub(crate) platform: Platform,
+    pub(crate) manifest: Descriptor,
+    /// The digest of the config.
+    pub(crate) id: Digest,
+}
+
+/// Reads an archive to its end. What it holds becomes blobs, verified against what manifests and configs say about them; what no image
+/// needs is swept up by the next prune. Blocks.
+pub(crate) fn read(archive: impl Read + Send, store: &Store) -> Result<Vec<Loaded>, Failure> {
+    let plain =
+        image::decompress(archive).map_err(|error| Failure::build(format!("read the archive: {error}")))?;
+    let files = Files::read(plain, store)?;
+    let archive = Archive { files, store };
+    let docker = archive.docker_entries()?;
+    let mut images = archive.of_layout(&docker)?;
+    if images.is_empty() {
+        images = archive.of_docker(&docker)?;
+    }
+    Ok(images)
+}
+
+/// The files of an archive, by path.
+struct Files {
+    blobs: HashMap<String, (Digest, u64)>,
+    links: HashMap<String, String>,
+}
+
+impl Files {
+    fn read(archive: impl Read, store: &Store) -> Result<Files, Failure> {
+        let invalid =
+            |error: image::layer::LayerError| Failure::build(format!("the archive is not valid: {error}"));
+        let mut reader = LayerReader::new(archive);
+        let mut files = Files { blobs: HashMap::new(), links: HashMap::new() };
+        let mut count = 0;
+        while let Some(entry) = reader.next_entry().map_err(invalid)? {
+            count += 1;
+            if count > MAX_ENTRIES {
+                return Err(Failure::build(format!("the archive has more than {MAX_ENTRIES} files")));
+            }
+            let path = String::from_utf8_lossy(&entry.path).into_owned();
+            match entry.kind {
+                EntryKind::File { .. } => {
+                    let blob = put(&mut reader, store)?;
+                    files.links.remove(&path);
+                    files.blobs.insert(path, blob);
+                }
+                EntryKind::Symlink { target } => {
+                    let target = String::from_utf8_lossy(&target).into_owned();
+                    files.links.insert(path.clone(), beside(&path, &target));
+                }
+                EntryKind::Hardlink { target } => {
+                    files.links.insert(path, String::from_utf8_lossy(&target).into_owned());
+                }
+                _ => {}
+            }
+        }
+        Ok(files)
+    }
+
+    /// Digest and size of a file; links within the archive are followed, as old Dockers share layers by them.
+    fn find(&self, path: &str) -> Option<(Digest, u64)> {
+        let mut path = clean(path);
+        for _ in 0..=MAX_LINKS {
+            match self.links.get(&path) {
+                Some(target) => path.clone_from(target),
+                None => return self.blobs.get(&path).copied(),
+            }
+        }
+        None
+    }
+}
+
+/// Makes a blob of a file of the archive.
+fn put(reader: &mut impl Read, store: &Store) -> Result<(Digest, u64), Failure> {
+    let mut writer = store.blobs().create().map_err(|error| Failure::io("write to", store.root(), &error))?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                let written = io::Write::write_all(&mut writer, &buffer[..read]);
+                written.map_err(|error| Failure::io("write to", store.root(), &error))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failure::build(format!("read the archive: {error}"))),
+        }
+    }
+    writer.commit(None).map_err(|error| Failure::io("write to", store.root(), &error))
+}
+
+/// Where a symbolic link at `path` leads, within the archive.
+fn beside(path: &str, target: &str) -> String {
+    match target.strip_prefix('/') {
+        Some(target) => clean(target),
+        None => {
+            let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+            clean(&format!("{directory}/{target}"))
+        }
+    }
+}
+
+/// A path without `.` and `..`; one that leads out ends at the top.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// An entry of `manifest.json`, as `docker load` reads it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerEntry {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+impl DockerEntry {
+    fn names(&self) -> Result<Vec<Reference>, Failure> {
+        let tags = self.repo_tags.iter().flatten();
+        tags.map(|tag| tag.parse().map_err(|error| Failure::build(format!("the archive: {error}")))).collect()
+    }
+}
+
+struct Archive<'a> {
+    files: Files,
+    store: &'a Store,
+}
+
+impl Archive<'_> {
+    fn docker_entries(&self) -> Result<Vec<DockerEntry>, Failure> {
+        match self.files.find("manifest.json") {
+            None => Ok(Vec::new()),
+            Some(file) => {
+                let bytes = self.document("manifest.json", file)?;
+                serde_json::from_slice(&bytes).map_err(|error| damaged("manifest.json", &error.to_string()))
+            }
+        }
+    }
+
+    /// The images of `index.json`, if it is there and its blobs are. `docker` may know more names for them.
+    fn of_layout(&self, docker: &[DockerEntry]) -> Result<Vec<Loaded>, Failure> {
+        let Some(file) = self.files.find("index.json") else { return Ok(Vec::new()) };
+        let index: Index = serde_json::from_slice(&self.document("index.json", file)?)
+            .map_err(|error| damaged("index.json", &error.to_string()))?;
+        let mut images: Vec<Loaded> = Vec::new();
+        for entry in index.manifests {
+            let text = |key: &str| entry.annotations.get(key).map(String::as_str);
+            // A tag alone names nothing.
+            let whole = text(REF_NAME).filter(|name| name.contains(['/', ':']));
+            let name: Option<Reference> = text(IMAGE_NAME).or(whole).and_then(|name| name.parse().ok());
+            self.descend(&entry, name.as_ref(), 0, &mut images)?;
+        }
+        for entry in docker {
+            let config = self.files.find(&entry.config).map(|(digest, _)| digest);
+            let names = entry.names()?;
+            for image in images.iter_mut().filter(|image| Some(image.id) == config) {
+                for name in &names {
+                    if !image.names.contains(name) {
+                        image.names.push(name.clone());
+                    }
+                }
+            }
+        }
+        Ok(images)
+    }
+
+    /// The images behind an entry of an index. Of an index of many platforms an archive may hold only some.
+    fn descend(
+        &self,
+        entry: &Descriptor,
+        name: Option<&Reference>,
+        depth: usize,
+        images: &mut Vec<Loaded>,
+    ) -> Result<(), Failure> {
+        let shown = entry.digest.to_string();
+        let Some(file) = self.files.find(&blob_path(&entry.digest)) else {
+            return match depth {
+                0 => Err(damaged("index.json", &format!("there is no blob {shown}"))),
+                _ => Ok(()),
+            };
+        };
+        if file != (entry.digest, entry.size) {
+            return Err(damaged(&shown, "its bytes are others than the index says"));
+        }
+        let bytes = self.document(&shown, file)?;
+        match parse_document(&shown, Some(&entry.media_type), &bytes)? {
+            Document::Index(_) if depth >= MAX_DEPTH => Err(damaged(&shown, "indexes without end")),
+            Document::Index(index) => {
+                // Attestations stand there too; they are for no platform.
+                let is_image = |entry: &&Descriptor| {
+                    entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown")
+                };
+                index
+                    .manifests
+                    .iter()
+                    .filter(is_image)
+                    .try_for_each(|entry| self.descend(entry, name, depth + 1, images))
+            }
+            Document::Manifest(manifest) => {
+                check_config_type(&shown, &manifest)?;
+                let media_type = manifest.media_type.clone().unwrap_or_else(|| entry.media_type.clone());
+                let descriptor = Descriptor::new(media_type, entry.digest, entry.size);
+                let config = self.verified(&manifest)?;
+                let id = manifest.config.digest;
+                let platform = platform_of(&config);
+                match images.iter_mut().find(|image| image.manifest.digest == descriptor.digest) {
+                    Some(known) => {
+                        known.names.extend(name.filter(|name| !known.names.contains(name)).cloned())
+                    }
+                    None => images.push(Loaded {
+                        names: name.cloned().into_iter().collect(),
+                        platform,
+                        manifest: descriptor,
+                        id,
+                    }),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The images of `manifest.json`: their manifests are made here.
+    fn of_docker(&self, entries: &[DockerEntry]) -> Result<Vec<Loaded>, Failure> {
+        entries.iter().map(|entry| self.of_docker_entry(entry)).collect()
+    }
+
+    fn of_docker_entry(&self, entry: &DockerEntry) -> Result<Loaded, Failure> {
+        let missing = |path: &str| damaged("manifest.json", &format!("there is no file {path}"));
+        let (id, size) = self.files.find(&entry.config).ok_or_else(|| missing(&entry.config))?;
+        let config_descriptor = Descriptor::new(MediaType::CONFIG, id, size);
+        let mut layers = Vec::new();
+        for path in entry.layers.iter().flatten() {
+            let (digest, size) = self.files.find(path).ok_or_else(|| missing(path))?;
+            let compression = self.compression(path, &digest)?;
+            layers.push(Descriptor::new(compression.layer_media_type(), digest, size));
+        }
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(MediaType::MANIFEST.to_owned()),
+            config: config_descriptor,
+            layers,
+            annotations: BTreeMap::new(),
+        };
+        let config = self.verified(&manifest)?;
+        let bytes =
+            serde_json::to_vec_pretty(&manifest).map_err(|error| Failure::build(error.to_string()))?;
+        let blobs: &dyn ContentStore = self.store.blobs();
+        let digest = blobs.put(&bytes).map_err(|error| Failure::io("write to", self.store.root(), &error))?;
+        Ok(Loaded {
+            names: entry.names()?,
+            platform: platform_of(&config),
+            manifest: Descriptor::new(MediaType::MANIFEST, digest, bytes.len() as u64),
+            id,
+        })
+    }
+
+    /// The config of a manifest, when all that it and the config say about the layers is true.
+    fn verified(&self, manifest: &Manifest) -> Result<ImageConfig, Failure> {
+        let shown = manifest.config.digest.to_string();
+        let there = |blob: &Descriptor| -> Result<(), Failure> {
+            let size = self.store.blobs().size(&blob.digest);
+            let size = size.map_err(|error| Failure::io("read from", self.store.root(), &error))?;
+            match size == Some(blob.size) {
+                true => Ok(()),
+                false => Err(damaged(&blob.digest.to_string(), "it is not there, or has another size")),
+            }
+        };
+        there(&manifest.config)?;
+        let bytes = self.document(&shown, (manifest.config.digest, manifest.config.size))?;
+        let config: ImageConfig =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(&shown, &error.to_string()))?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.len() != manifest.layers.len() {
+            let counts =
+                format!("the image has {} layers, its config {}", manifest.layers.len(), diff_ids.len());
+            return Err(damaged(&shown, &counts));
+        }
+        for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
+            there(layer)?;
+            let digest = layer.digest.to_string();
+            if Compression::of_layer(&layer.media_type).is_none() {
+                return Err(damaged(
+                    &digest,
+                    &format!("layers of the type `{}` are not supported", layer.media_type),
+                ));
+            }
+            if layer.digest != *diff_id && self.diff_id(&layer.digest)? != *diff_id {
+                return Err(damaged(&digest, &format!("the config says that it unpacks to {diff_id}")));
+            }
+        }
+        Ok(config)
+    }
+
+    fn diff_id(&self, digest: &Digest) -> Result<Digest, Failure> {
+        let failed = |error: io::Error| damaged(&digest.to_string(), &error.to_string());
+        let mut tar = DigestReader::new(image::decompress(self.open(digest)?).map_err(failed)?);
+        io::copy(&mut tar, &mut io::sink()).map_err(failed)?;
+        Ok(tar.finish().1)
+    }
+
+    fn compression(&self, path: &str, digest: &Digest) -> Result<Compression, Failure> {
+        let mut start = Vec::new();
+        let read = self.open(digest)?.take(16).read_to_end(&mut start);
+        read.map_err(|error| damaged(path, &error.to_string()))?;
+        match image::compression_of(&start) {
+            StreamCompression::None => Ok(Compression::None),
+            StreamCompression::Gzip => Ok(Compression::Gzip),
+            StreamCompression::Zstd => Ok(Compression::Zstd),
+            _ => Err(damaged(path, "layers are tar, tar.gz or tar.zst")),
+        }
+    }
+
+    fn document(&self, shown: &str, (digest, size): (Digest, u64)) -> Result<Vec<u8>, Failure> {
+        if size > MAX_DOCUMENT {
+            return Err(damaged(shown, &format!("it is larger than {MAX_DOCUMENT} bytes")));
+        }
+        let mut bytes = Vec::new();
+        let read = self.open(&digest)?.read_to_end(&mut bytes);
+        read.map_err(|error| damaged(shown, &error.to_string()))?;
+        Ok(bytes)
+    }
+
+    fn open(&self, digest: &Digest) -> Result<BlobReader, Failure> {
+        let opened = self.store.blobs().open(digest);
+        let opened = opened.map_err(|error| Failure::io("read from", self.store.root(), &error))?;
+        opened.ok_or_else(|| damaged(&digest.to_string(), "it is not in the archive"))
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn damaged(what: &str, reason: &str) -> Failure {
+    Failure::build(format!("the archive is damaged: {what}: {reason}"))
+}
+
+/// Very old configs leave it out and mean this machine's.
+fn platform_of(config: &ImageConfig) -> Platform {
+    let host = Platform::host();
+    let or = |text: &str, fallback: &str| if text.is_empty() { fallback.to_owned() } else { text.to_owned() };
+    Platform::new(
+        &or(&config.os, &host.os),
+        &or(&config.architecture, &host.architecture),
+        config.variant.as_deref(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_stay_inside() {
+        assert_eq!(beside("a/layer.tar", "../b/layer.tar"), "b/layer.tar");
+        assert_eq!(beside("a/layer.tar", "../../../etc/passwd"), "etc/passwd");
+        assert_eq!(beside("x", "/y"), "y");
+        assert_eq!(clean("./a//b/."), "a/b");
+    }
+}

@@ -1,0 +1,67 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use exporter::{Exporter as _, Output, Product, TarExporter, Trees};
+use files::FileTree;
+use graph::{Event, ProgressSink};
+use hash::SystemClock;
+use image::Platform;
+use worker::{Cancel, LocalWorker};
+
+use super::stored;
+use crate::failure::Failure;
+use crate::{Machine, interrupt};
+
+/// Write the files of an image of the local store as a tar.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image, by name or id
+    #[arg(value_name = "IMAGE")]
+    image: String,
+
+    /// File that receives the tar [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Platform, of an image of several [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
+    platform: Option<Platform>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
+    let output = super::archive_output(args.output.as_deref())?;
+    let store = Machine::enter()?.store()?;
+    let session = store.session()?;
+    let found = stored::find(&store, &args.image)?;
+    let image = stored::of_platform(&found, &args.image, args.platform.as_ref())?;
+    let resolved = Arc::new(store.load_image(&image)?);
+    let cancel = Cancel::new();
+    let is_stdout = matches!(output, Output::Stream(_));
+    let work = async {
+        let tree =
+            LocalWorker::image_files(&store, resolved, Arc::new(Silent), Arc::new(SystemClock), &cancel);
+        let tree: Arc<dyn FileTree> = Arc::new(tree.await.map_err(|error| Failure::from(&error))?);
+        let trees = Trees { trees: vec![(image.platform.clone(), tree)], split: false, epoch: None };
+        let exported = TarExporter::new(output).export(Product::Trees(trees)).await;
+        exported.map_err(|error| if is_stdout { Failure::of_stdout(&error) } else { Failure::from(error) })
+    };
+    let runtime = crate::runtime()?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work => done,
+            () = interrupt::received() => Err(Failure::interrupted()),
+        }
+    });
+    cancel.cancel();
+    runtime.shutdown_background();
+    done?;
+    session.finish()?;
+    Ok(0)
+}
+
+/// Unpacking says nothing: standard error is for what goes wrong.
+struct Silent;
+
+impl ProgressSink for Silent {
+    fn event(&self, _: Event) {}
+}

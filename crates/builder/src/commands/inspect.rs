@@ -1,0 +1,95 @@
+use cache::{Store, StoredImage};
+use image::Platform;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::stored;
+use crate::failure::Failure;
+use crate::template::Template;
+use crate::{Machine, terminal};
+
+/// Show all that is known about images of the local store, as JSON.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  builder inspect app
+  builder inspect -f '{{json .Config.Env}}' app
+  builder inspect -f '{{range .RootFS.Layers}}{{println .}}{{end}}' app")]
+pub(crate) struct Args {
+    /// Images, by name or id
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+
+    /// How it is shown: json, or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+
+    /// Platform, of an image of several [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
+    platform: Option<Platform>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
+    let usage = |reason: String| Failure::usage(format!("--format: {reason}"));
+    let template = match args.format.as_deref() {
+        None | Some("json") => None,
+        Some(text) => Some(Template::parse(text).map_err(usage)?),
+    };
+    let store = Machine::enter()?.store()?;
+    let mut values = Vec::new();
+    for text in &args.images {
+        let found = stored::find(&store, text)?;
+        let image = stored::of_platform(&found, text, args.platform.as_ref())?;
+        values.push(describe(&store, &image)?);
+    }
+    let text = match template {
+        Some(template) => {
+            let lines = values.iter().map(|value| template.fill(value).map(|line| line + "\n"));
+            lines.collect::<Result<String, _>>().map_err(usage)?
+        }
+        None if args.format.is_some() => format!("{}\n", Value::Array(values)),
+        None => format!("{:#}\n", Value::Array(values)),
+    };
+    terminal::print(&text)?;
+    Ok(0)
+}
+
+/// Docker's fields, as far as they mean something here.
+fn describe(store: &Store, image: &StoredImage) -> Result<Value, Failure> {
+    let (manifest, config) = stored::documents(store, image)?;
+    let same = |other: &&StoredImage| other.config == image.config;
+    let all = store.list_images()?;
+    let names: Vec<_> = all.iter().filter(same).map(|image| &image.name).collect();
+    let mut tags: Vec<String> = names
+        .iter()
+        .filter(|name| name.tag.is_some() && !super::is_id_name(name))
+        .map(|name| name.familiar())
+        .collect();
+    tags.dedup();
+    let mut digests: Vec<String> = Vec::new();
+    for name in names.iter().filter(|name| !super::is_id_name(name)) {
+        let (repository, _) = super::images::name_and_tag(name);
+        digests.push(format!("{repository}@{}", image.manifest.digest));
+    }
+    digests.dedup();
+    let stored = Timestamp::try_from(image.created).map(|time| time.to_string()).unwrap_or_default();
+    let last = config.history.last();
+    Ok(json!({
+        "Id": image.config,
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Comment": last.and_then(|entry| entry.comment.clone()).unwrap_or_default(),
+        "Created": config.created,
+        "Author": config.author.clone().unwrap_or_default(),
+        "Config": config.config,
+        "Architecture": config.architecture,
+        "Variant": config.variant.clone().unwrap_or_default(),
+        "Os": config.os,
+        "Size": image.size,
+        "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
+        "Metadata": { "LastTagTime": stored },
+        "Descriptor": image.manifest,
+        "Annotations": manifest.annotations,
+        "Layers": manifest.layers,
+    }))
+}

@@ -1,0 +1,76 @@
+use futures::future::try_join_all;
+use image::{ContentStore, ImageResolver as _, Platform, Reference, ResolvedImage};
+
+use super::stored;
+use crate::failure::Failure;
+use crate::progress::{Mode, Progress, Settings, Task};
+use crate::{Machine, interrupt, remotes, terminal};
+
+/// Pull an image from its registry into the local image store.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image, as in `[registry/]name[:tag|@digest]`
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
+    platform: Option<Platform>,
+
+    /// Print nothing but the name
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
+    let name: Reference = args.name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    let store = Machine::enter()?.store()?;
+    let session = store.session()?;
+    let platform = args.platform.clone().unwrap_or_else(Platform::host);
+    let progress = shown(args.quiet);
+    let runtime = crate::runtime()?;
+    let pulled = runtime.block_on(async {
+        let task = progress.task(&format!("pulling {name}"));
+        let pull = async {
+            let image = remotes::client(&[]).resolve(&name, &platform).await?;
+            bring(&image, store.blobs(), &task).await?;
+            Ok::<_, Failure>(image)
+        };
+        let pulled = tokio::select! {
+            pulled = pull => pulled,
+            () = interrupt::received() => Err(Failure::interrupted()),
+        };
+        match &pulled {
+            Ok(_) => task.done(),
+            Err(failure) => task.failed(failure.message()),
+        }
+        pulled
+    });
+    runtime.shutdown_background();
+    progress.finish();
+    let image = pulled?;
+    store.put_image(&name, &platform, &image.manifest)?;
+    session.finish_durably()?;
+    let digest = if args.quiet { String::new() } else { format!("Digest: {}\n", image.manifest_digest) };
+    terminal::print(&format!("{digest}{name}\n"))?;
+    Ok(0)
+}
+
+/// Fetches what is not here: several layers at once, the documents last.
+async fn bring(image: &ResolvedImage, store: &cache::BlobStore, task: &Task) -> Result<(), Failure> {
+    let layers = image.layers.iter().map(|layer| image.blobs.fetch(&layer.descriptor, store, task));
+    try_join_all(layers).await?;
+    if let Some(documents) = &image.documents {
+        let store: &dyn ContentStore = store;
+        for bytes in [&documents.config, &documents.manifest] {
+            store.put(bytes).map_err(|error| Failure::build(format!("write to the store: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Progress of something that is no build.
+pub(super) fn shown(quiet: bool) -> Progress {
+    let mode = if quiet { Mode::Quiet } else { Mode::Auto };
+    Progress::on_stderr(mode, &Settings::from_env(|name| std::env::var_os(name)))
+}

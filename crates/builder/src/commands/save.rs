@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use exporter::{ArchiveExporter, ArchiveImage, Output};
+use image::{ContentStore, Platform};
+
+use super::stored;
+use crate::failure::Failure;
+use crate::{Machine, interrupt};
+
+/// Write images of the local store into one archive, for `builder load`, `docker load` and other tools.
+///
+/// The archive is a Docker archive and an OCI layout in one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Images, by name or id
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+
+    /// File that receives the archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Platform, of images of several [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
+    platform: Option<Platform>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
+    let output = super::archive_output(args.output.as_deref())?;
+    let store = Machine::enter()?.store()?;
+    let session = store.session()?;
+    let mut images: Vec<ArchiveImage> = Vec::new();
+    for text in &args.images {
+        let found = stored::find(&store, text)?;
+        let image = stored::of_platform(&found, text, args.platform.as_ref())?;
+        let prepared = stored::prepared(&store, std::slice::from_ref(&image))?;
+        // An image that was asked for by its id has no name in the archive, as Docker has it.
+        let names = if found.by_id { Vec::new() } else { vec![image.name] };
+        match images.iter_mut().find(|other| other.image.top.digest == prepared.top.digest) {
+            Some(other) => other.names.extend(names),
+            None => images.push(ArchiveImage { image: prepared, names }),
+        }
+    }
+    let blobs: Arc<dyn ContentStore> = Arc::new(store.blobs().clone());
+    let runtime = crate::runtime()?;
+    let is_stdout = matches!(output, Output::Stream(_));
+    let exporter = ArchiveExporter::docker(output);
+    let written = runtime.block_on(async {
+        tokio::select! {
+            written = exporter.export_several(images, blobs) => written.map_err(|error| {
+                if is_stdout { Failure::of_stdout(&error) } else { Failure::from(error) }
+            }),
+            () = interrupt::received() => Err(Failure::interrupted()),
+        }
+    });
+    runtime.shutdown_background();
+    written?;
+    session.finish()?;
+    Ok(0)
+}

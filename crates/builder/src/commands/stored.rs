@@ -1,0 +1,120 @@
+//! Images of the local store, as several commands look at them.
+
+use cache::{Store, StoredImage};
+use exporter::Prepared;
+use image::{ContentStore, Descriptor, ImageConfig, Manifest, PackedManifest, Platform, Reference};
+
+use crate::failure::Failure;
+
+/// Fewer digits of an id are none: too many names look like that.
+const SHORTEST_ID: usize = 4;
+/// The largest manifest or config.
+const DOCUMENT_LIMIT: u64 = 16 << 20;
+
+/// What a name or an id on the command line means.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// One a platform; of an id, also one a name.
+    pub(super) images: Vec<StoredImage>,
+    /// Whether it was the id, or its beginning.
+    pub(super) by_id: bool,
+}
+
+/// Finds images by name, id, or the beginning of an id.
+pub(super) fn find(store: &Store, text: &str) -> Result<Found, Failure> {
+    let name: Option<Reference> = text.parse().ok();
+    if let Some(name) = &name {
+        let images = store.images_named(name)?;
+        if !images.is_empty() {
+            return Ok(Found { images, by_id: super::is_id_name(name) });
+        }
+    }
+    let id = text.strip_prefix("sha256:").unwrap_or(text);
+    if id.len() >= SHORTEST_ID && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let mut images = store.list_images()?;
+        images.retain(|image| image.config.hex().starts_with(id));
+        let one = images.first().map(|image| image.config);
+        if images.iter().any(|image| Some(image.config) != one) {
+            return Err(Failure::usage(format!("several images have ids that begin with {id}")));
+        }
+        if !images.is_empty() {
+            return Ok(Found { images, by_id: true });
+        }
+    }
+    let shown = name.map_or_else(|| text.to_owned(), |name| name.familiar());
+    Err(Failure::build(format!("there is no image {shown}"))
+        .hint("`builder images` lists those that are here"))
+}
+
+/// The image of one platform: the one asked for, else this machine's, else the only one.
+pub(super) fn of_platform(
+    found: &Found,
+    text: &str,
+    platform: Option<&Platform>,
+) -> Result<StoredImage, Failure> {
+    let host = Platform::host();
+    let wanted = platform.unwrap_or(&host);
+    let image = found.images.iter().find(|image| image.platform == *wanted);
+    match (image, platform, &found.images[..]) {
+        (Some(image), _, _) => Ok(image.clone()),
+        (None, None, [only]) => Ok(only.clone()),
+        (None, None, [first, others @ ..]) if others.iter().all(|other| other.config == first.config) => {
+            Ok(first.clone())
+        }
+        _ => {
+            let available: Vec<String> =
+                found.images.iter().map(|image| image.platform.to_string()).collect();
+            Err(Failure::build(format!("{text} has no image for {wanted}; it has {}", available.join(", ")))
+                .hint("--platform chooses one"))
+        }
+    }
+}
+
+/// The documents of images as they are stored; of several, with an index on top.
+pub(super) fn prepared(store: &Store, images: &[StoredImage]) -> Result<Prepared, Failure> {
+    let packed = images.iter().map(|image| packed(store, image)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Prepared::of_manifests(packed, None)?)
+}
+
+fn packed(store: &Store, image: &StoredImage) -> Result<PackedManifest, Failure> {
+    let manifest = read(store, &image.manifest)?;
+    let parsed: Manifest = parse(&manifest, &image.manifest)?;
+    let config = read(store, &parsed.config)?;
+    let descriptor = Descriptor {
+        platform: Some(image.platform.clone()),
+        annotations: Default::default(),
+        ..image.manifest.clone()
+    };
+    Ok(PackedManifest {
+        manifest,
+        descriptor,
+        config,
+        config_descriptor: parsed.config,
+        layers: parsed.layers,
+    })
+}
+
+/// Manifest and config of a stored image.
+pub(super) fn documents(store: &Store, image: &StoredImage) -> Result<(Manifest, ImageConfig), Failure> {
+    let manifest: Manifest = parse(&read(store, &image.manifest)?, &image.manifest)?;
+    let config = parse(&read(store, &manifest.config)?, &manifest.config)?;
+    Ok((manifest, config))
+}
+
+fn read(store: &Store, blob: &Descriptor) -> Result<Vec<u8>, Failure> {
+    let blobs: &dyn ContentStore = store.blobs();
+    let read = blobs
+        .read(&blob.digest, DOCUMENT_LIMIT)
+        .map_err(|error| Failure::build(format!("read blob {}: {error}", blob.digest)))?;
+    read.ok_or_else(|| Failure::build(format!("blob {} is not in the store any more", blob.digest)))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], blob: &Descriptor) -> Result<T, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::build(format!("blob {} is damaged: {error}", blob.digest)))
+}
+
+/// A platform as it is typed.
+pub(super) fn platform(text: &str) -> Result<Platform, String> {
+    text.parse().map_err(|error: image::ParsePlatformError| error.to_string())
+}

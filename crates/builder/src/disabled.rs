@@ -1,0 +1,60 @@
+//! `BUILDER_DISABLE`: fast paths that are not to be taken. Results are the same without them, only slower: it is for telling whether
+//! one of them is at fault.
+
+use crate::failure::Failure;
+
+const VARIABLE: &str = "BUILDER_DISABLE";
+
+/// What is switched off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Disabled {
+    /// Versions of a layer share no files: each is written anew.
+    pub(crate) links: bool,
+    /// Every file that is selected from a context is read.
+    pub(crate) stat_cache: bool,
+}
+
+impl Disabled {
+    /// As the environment says.
+    ///
+    /// # Errors
+    /// When it names something that is no fast path.
+    pub(crate) fn from_env() -> Result<Disabled, Failure> {
+        match std::env::var_os(VARIABLE) {
+            Some(text) => Disabled::parse(&text.to_string_lossy()),
+            None => Ok(Disabled::default()),
+        }
+    }
+
+    /// Names, with commas between them.
+    fn parse(text: &str) -> Result<Disabled, Failure> {
+        let mut disabled = Disabled::default();
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name {
+                "links" => disabled.links = true,
+                "stat-cache" => disabled.stat_cache = true,
+                _ => {
+                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}"))
+                        .hint("there are links and stat-cache; write a comma between several"));
+                }
+            }
+        }
+        Ok(disabled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read() {
+        let parse = |text: &str| Disabled::parse(text).ok();
+        assert_eq!(parse(""), Some(Disabled::default()));
+        assert_eq!(parse("links"), Some(Disabled { links: true, ..Disabled::default() }));
+        assert_eq!(parse(" stat-cache, links,"), Some(Disabled { links: true, stat_cache: true }));
+        let failure = Disabled::parse("link").unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(failure.to_string().contains("stat-cache"), "{failure}");
+    }
+}

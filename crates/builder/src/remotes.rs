@@ -1,0 +1,176 @@
+//! Registries and daemons that images come from and go to, as this program's configuration has them.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex};
+
+use cache::Store;
+use daemon::{DaemonError, Endpoint, Surroundings};
+use exporter::{ArchiveExporter, ArchiveImage, Output, Prepared};
+use hash::Digest;
+use image::{BlobSource, ContentStore, Reference, ResolvedImage};
+use registry::{Client, Config, Push, PushBlob, PushError, PushManifest};
+
+use crate::failure::Failure;
+use crate::progress::{Part, Task};
+
+/// A client with the user's logins and proxies. The registries of `insecure` need no valid certificate, and may speak plain HTTP.
+pub(crate) fn client(insecure: &[Reference]) -> Client {
+    let mut config = Config::from_env(|name| std::env::var_os(name));
+    config.transport.insecure.extend(insecure.iter().map(|name| name.registry.clone()));
+    Client::new(config)
+}
+
+/// Puts manifests and configs into the store. Blocks.
+pub(crate) fn put_documents(store: &Store, prepared: &Prepared) -> Result<(), Failure> {
+    let blobs: &dyn ContentStore = store.blobs();
+    for bytes in prepared.documents.values() {
+        blobs.put(bytes).map_err(|error| Failure::io("write to", store.root(), &error))?;
+    }
+    Ok(())
+}
+
+/// An image on its way to one registry after another.
+pub(crate) struct Pushing {
+    client: Client,
+    store: Arc<dyn ContentStore>,
+    blobs: Vec<PushBlob>,
+    manifests: Vec<PushManifest>,
+    pushed: Vec<Reference>,
+}
+
+impl Pushing {
+    /// The image's documents are in `store`, its layers there or in what [`Pushing::layers_of`] names.
+    pub(crate) fn new(client: &Client, store: &Store, prepared: &Prepared) -> Pushing {
+        let blob = |descriptor: &image::Descriptor| PushBlob {
+            descriptor: descriptor.clone(),
+            mount_from: None,
+            source: None,
+        };
+        let mut blobs = Vec::new();
+        let mut manifests = Vec::new();
+        for packed in &prepared.manifests {
+            blobs.extend(packed.layers.iter().chain([&packed.config_descriptor]).map(blob));
+            manifests.push(PushManifest {
+                media_type: packed.descriptor.media_type.clone(),
+                bytes: packed.manifest.clone().into(),
+            });
+        }
+        let top = prepared.documents.get(&prepared.top.digest);
+        let is_index =
+            prepared.manifests.iter().all(|packed| packed.descriptor.digest != prepared.top.digest);
+        if let Some(bytes) = top.filter(|_| is_index) {
+            let media_type = prepared.top.media_type.clone();
+            manifests.push(PushManifest { media_type, bytes: bytes.clone().into() });
+        }
+        Pushing {
+            client: client.clone(),
+            store: Arc::new(store.blobs().clone()),
+            blobs,
+            manifests,
+            pushed: Vec::new(),
+        }
+    }
+
+    /// The layers of this image need not be in the store, and on its own registry they need not be sent.
+    pub(crate) fn layers_of(&mut self, base: &ResolvedImage) {
+        let name: Option<Reference> = base.name.parse().ok();
+        for blob in &mut self.blobs {
+            if base.layers.iter().any(|layer| layer.descriptor.digest == blob.descriptor.digest) {
+                blob.mount_from.clone_from(&name);
+                blob.source = Some(Arc::clone(&base.blobs) as Arc<dyn BlobSource>);
+            }
+        }
+    }
+
+    /// Pushes it to one name. Gives the digest that it has there.
+    pub(crate) async fn push(&mut self, to: &Reference, task: &Task) -> Result<Digest, Failure> {
+        let mut blobs = self.blobs.clone();
+        // What went to another repository of that registry is there.
+        if let Some(earlier) = self.pushed.iter().find(|name| name.registry == to.registry) {
+            for blob in &mut blobs {
+                blob.mount_from = Some(earlier.clone());
+            }
+        }
+        let push = Push { to: to.clone(), blobs, manifests: self.manifests.clone() };
+        let layers = task.part(&format!("pushing layers to {}/{}", to.registry, to.repository));
+        let digest = self.client.push(&push, &self.store, task).await.map_err(not_pushed)?;
+        layers.done();
+        let tag = to.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
+        task.part(&format!("pushing manifest for {}/{}{tag}@{digest}", to.registry, to.repository)).done();
+        self.pushed.push(to.clone());
+        Ok(digest)
+    }
+}
+
+fn not_pushed(error: PushError) -> Failure {
+    let failure = Failure::from_source(&error);
+    match error {
+        PushError::Denied { .. } => {
+            failure.hint("`builder login REGISTRY` stores a user name and a password")
+        }
+        _ => failure,
+    }
+}
+
+/// The daemon that is meant.
+pub(crate) fn daemon(context: Option<&str>) -> Result<Endpoint, Failure> {
+    Ok(Surroundings::from_env(|name| std::env::var_os(name)).endpoint(context)?)
+}
+
+/// Hands an image whose layers are in the store to a daemon, which reads the archive while it is made.
+pub(crate) async fn load(
+    endpoint: &Endpoint,
+    store: &Store,
+    image: Prepared,
+    names: Vec<Reference>,
+    part: &Part<'_>,
+) -> Result<String, Failure> {
+    let blobs: Arc<dyn ContentStore> = Arc::new(store.blobs().clone());
+    let image = ArchiveImage { image, names };
+    let open = move || {
+        let (reader, writer) = io::pipe()?;
+        let exporter = ArchiveExporter::docker(Output::Stream(Arc::new(Mutex::new(writer))));
+        let (image, blobs) = (image.clone(), Arc::clone(&blobs));
+        let runtime = tokio::runtime::Handle::current();
+        let written = std::thread::spawn(move || {
+            let exported = runtime.block_on(exporter.export_several(vec![image], blobs));
+            // The writing end is closed only now, when it is known how it went.
+            exported.map_err(|error| error.to_string())
+        });
+        Ok(Box::new(Archive { reader, written: Some(written) }) as Box<dyn Read + Send>)
+    };
+    let told = |bytes| part.set(bytes, None);
+    Ok(daemon::load(endpoint, open, &told).await?)
+}
+
+/// An archive that is written while it is read. It ends only when the writer succeeded.
+struct Archive {
+    reader: io::PipeReader,
+    written: Option<std::thread::JoinHandle<Result<(), String>>>,
+}
+
+impl Read for Archive {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        if read == 0
+            && !buffer.is_empty()
+            && let Some(written) = self.written.take()
+        {
+            let crashed = || Err("the writer of the archive broke down".to_owned());
+            written.join().unwrap_or_else(|_| crashed()).map_err(io::Error::other)?;
+        }
+        Ok(read)
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Failure {
+        let message = error.to_string();
+        match error {
+            DaemonError::None { .. } => Failure::machine(message)
+                .hint("set DOCKER_HOST, or keep the image with -t NAME and run it with `builder run NAME`"),
+            DaemonError::Address { .. } => Failure::usage(message),
+            _ => Failure::build(message),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+/// The files of a build context, without what `.dockerignore` leaves out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Sorted.
+    files: Vec<ListedFile>,
+}
+
+/// One file of a [`Listing`]: anything but a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListedFile {
+    /// Relative to the context, with `/` between components.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// Whether it is a symbolic link.
+    pub link: bool,
+}
+
+impl Listing {
+    /// In any order.
+    pub fn new(files: impl IntoIterator<Item = ListedFile>) -> Listing {
+        let mut files: Vec<ListedFile> = files.into_iter().collect();
+        files.sort();
+        Listing { files }
+    }
+
+    pub(super) fn files(&self) -> &[ListedFile] {
+        &self.files
+    }
+
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.files.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok()
+    }
+
+    /// All files in a directory and below; an empty path is the context.
+    pub(super) fn below(&self, directory: &str) -> &[ListedFile] {
+        if directory.is_empty() {
+            return &self.files;
+        }
+        let prefix = format!("{directory}/");
+        let start = self.files.partition_point(|file| file.path < prefix);
+        let count = self.files[start..].iter().take_while(|file| file.path.starts_with(&prefix)).count();
+        &self.files[start..start + count]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories() {
+        let file = |path: &str| ListedFile { path: path.to_owned(), size: 1, link: false };
+        let listing = Listing::new(["b/x", "a.c", "a/b", "a/a/c", "a-b/c"].map(file));
+        let below =
+            |directory| listing.below(directory).iter().map(|file| file.path.as_str()).collect::<Vec<_>>();
+        assert_eq!(below("a"), ["a/a/c", "a/b"]);
+        assert_eq!(below("b/x"), [""; 0]);
+        assert_eq!(below("").len(), 5);
+        assert!(listing.has("a/b") && !listing.has("a"));
+    }
+}

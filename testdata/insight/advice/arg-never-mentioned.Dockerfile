@@ -1,0 +1,3 @@
+FROM debian
+ARG COMMIT
+RUN apt-get update && apt-get install -y curl

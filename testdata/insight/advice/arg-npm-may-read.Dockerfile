@@ -1,0 +1,4 @@
+FROM node
+ARG TOKEN
+RUN npm ci
+LABEL token=$TOKEN

@@ -1,0 +1,5 @@
+FROM debian
+ARG VERSION
+RUN ./install.sh
+RUN apt-get install -y make
+LABEL version=$VERSION

@@ -1,0 +1,3 @@
+FROM debian
+ARG VERSION
+RUN apt-get update && apt-get install -y app=${VERSION}

@@ -1,0 +1,8 @@
+#> go.mod 1000
+#> go.sum 1000
+#> go.work 1000
+#> main.go 1000
+FROM golang
+WORKDIR /src
+COPY . .
+RUN go mod download

@@ -1,0 +1,14 @@
+#> package.json 1000
+#> package-lock.json 1000
+#> src/a.js 1000
+#> src/b.js 1000
+#> Dockerfile 1000
+FROM node
+WORKDIR /app
+COPY . .
+RUN <<EOF
+set -e
+npm ci
+npm run build
+npm prune --production
+EOF

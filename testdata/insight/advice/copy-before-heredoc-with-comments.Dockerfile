@@ -1,0 +1,13 @@
+#> package.json 1000
+#> package-lock.json 1000
+#> src/a.js 1000
+#> src/b.js 1000
+#> Dockerfile 1000
+FROM node
+WORKDIR /app
+COPY . .
+RUN <<EOF
+npm ci
+npm run build # and
+npm test
+EOF

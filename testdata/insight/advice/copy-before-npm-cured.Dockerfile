@@ -1,0 +1,12 @@
+#> package.json 1000
+#> package-lock.json 1000
+#> src/a.js 1000
+#> src/b.js 1000
+#> Dockerfile 1000
+FROM node
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN npm ci
+COPY . .
+RUN npm run build
+RUN npm ci --omit=dev

@@ -1,0 +1,7 @@
+#> package.json 1000
+#> package-lock.json 1000
+#> Dockerfile 1000
+FROM node
+WORKDIR /app
+COPY . .
+RUN npm ci

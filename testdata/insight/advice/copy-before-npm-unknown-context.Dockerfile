@@ -1,0 +1,4 @@
+FROM node
+WORKDIR /app
+COPY . .
+RUN npm ci

@@ -1,0 +1,6 @@
+#> package.json 1000
+#> src/a.ts 1000
+FROM node
+WORKDIR /app
+COPY package.json ./
+COPY --exclude=*.json . .

@@ -1,0 +1,5 @@
+#> x link
+#> y 1000
+FROM node
+COPY x /app/
+COPY . /app/

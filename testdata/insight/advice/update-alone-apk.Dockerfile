@@ -1,0 +1,3 @@
+FROM alpine
+RUN apk update
+RUN apk add curl

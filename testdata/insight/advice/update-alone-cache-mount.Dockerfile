@@ -1,0 +1,3 @@
+FROM debian
+RUN --mount=type=cache,target=/var/lib/apt/lists apt-get update
+RUN --mount=type=cache,target=/var/lib/apt/lists apt-get install -y curl

@@ -1,0 +1,2 @@
+FROM debian
+RUN apt-get update && for p in a b; do apt-get install -y $p; done

@@ -1,0 +1,3 @@
+FROM debian
+ARG PACKAGES
+RUN apt-get update && $INSTALL

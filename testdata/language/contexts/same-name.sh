@@ -1,0 +1,1 @@
+mkdir a b; echo a>a/f; echo b>b/f

@@ -1,0 +1,320 @@
+//! The forms in which images are written: compressions, media types, annotations, several platforms, several outputs at once.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use e2e::{Context, Docker, Home, Image, Registry, base, json, run, tempdir, tool};
+use serde_json::Value;
+
+fn app() -> Context {
+    Context::new("FROM busybox\nCOPY big /big\nRUN echo made > /made\n")
+        .file("big", "compress me. ".repeat(20_000))
+}
+
+/// `-o type=oci` into a layout of its own with further attributes.
+fn layout(home: &Home, context: &Context, attributes: &str, arguments: &[&str]) -> Image {
+    let dir = tempdir();
+    let path = dir.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={},{attributes}", path.display());
+    run(home.build(context).args(["-o", output.trim_end_matches(',')]).args(arguments)).ok();
+    Image::open(path, Some(dir))
+}
+
+fn media_types(image: &Image) -> Vec<String> {
+    let layers = image.manifest["layers"].as_array().expect("layers");
+    layers.iter().map(|layer| layer["mediaType"].as_str().expect("a type").to_owned()).collect()
+}
+
+fn size_of_layers(image: &Image) -> u64 {
+    let layers = image.manifest["layers"].as_array().expect("layers");
+    layers.iter().map(|layer| layer["size"].as_u64().expect("a size")).sum()
+}
+
+const OCI: &str = "application/vnd.oci.image.layer.v1.tar";
+
+#[test]
+fn compressions() {
+    let (home, context) = (Home::new(), app());
+    let gzip = layout(&home, &context, "", &[]);
+    let plain = layout(&home, &context, "compression=uncompressed", &[]);
+    let zstd = layout(&home, &context, "compression=zstd,compression-level=19", &[]);
+    let ids = [&gzip, &plain, &zstd].map(|image| image.id().to_owned());
+    assert!(ids.iter().all(|id| *id == ids[0]), "the compression is no part of the image: {ids:?}");
+    // The base's layer stays as it came, the others are as wanted.
+    let base = format!("{OCI}+gzip");
+    assert_eq!(media_types(&gzip), [base.as_str(), &base, &base]);
+    assert_eq!(media_types(&plain), [base.as_str(), OCI, OCI]);
+    assert_eq!(media_types(&zstd), [base.clone(), format!("{OCI}+zstd"), format!("{OCI}+zstd")]);
+    let all = layout(&home, &context, "compression=zstd,force-compression=true", &[]);
+    assert!(media_types(&all).iter().all(|kind| *kind == format!("{OCI}+zstd")));
+    assert_eq!(all.id(), gzip.id());
+    let none = layout(&home, &context, "compression=uncompressed,force-compression=true", &[]);
+    assert!(media_types(&none).iter().all(|kind| *kind == OCI));
+    none.layers();
+    // Levels are heeded, and the same level gives the same bytes in another store.
+    let fast = layout(&home, &context, "compression-level=1", &[]);
+    assert!(size_of_layers(&fast) > size_of_layers(&gzip));
+    let elsewhere = layout(
+        &Home::new(),
+        &context,
+        "compression=zstd,force-compression=true",
+        &["--build-arg=SOURCE_DATE_EPOCH=1"],
+    );
+    let again = layout(
+        &Home::new(),
+        &context,
+        "compression=zstd,force-compression=true",
+        &["--build-arg=SOURCE_DATE_EPOCH=1"],
+    );
+    assert_eq!(elsewhere.digest, again.digest);
+    // Others read it: skopeo makes gzip of it, which umoci unpacks to the same tree.
+    let dir = tempdir();
+    let back = dir.path().join("gzip");
+    let from = format!("oci:{}", all.layout.display());
+    let to = format!("oci:{}:latest", back.display());
+    run(tool("skopeo").args([
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        "--dest-compress-format=gzip",
+        &from,
+        &to,
+    ]))
+    .ok();
+    let registry = Registry::start(None);
+    let name = format!("{}/zstd:1", registry.address);
+    let output = format!("type=registry,compression=zstd,force-compression=true,name={name}");
+    run(home.build(&context).args(["-o", &output])).ok();
+    let mut buildah = tool("buildah");
+    buildah.arg("--root").arg(dir.path().join("root")).arg("--runroot").arg(dir.path().join("run"));
+    run(buildah.args(["--storage-driver=vfs", "pull", "--quiet", "--tls-verify=false", &name])).ok();
+    e2e::unpack(&gzip.layout).same(&e2e::unpack(&back), "the tree of the zstd image");
+}
+
+#[test]
+fn media_types_of_docker() {
+    let (home, context) = (Home::new(), app());
+    let docker = layout(&home, &context, "oci-mediatypes=false", &[]);
+    assert_eq!(docker.manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    assert_eq!(docker.manifest["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");
+    assert!(
+        media_types(&docker).iter().all(|kind| kind == "application/vnd.docker.image.rootfs.diff.tar.gzip")
+    );
+    let registry = Registry::start(None);
+    let output = format!("type=registry,oci-mediatypes=false,name={}/app:1", registry.address);
+    run(home.build(&context).args(["-o", &output])).ok();
+    assert_eq!(registry.manifest("app:1")["mediaType"], docker.manifest["mediaType"]);
+    // A base in zstd has no type among Docker's: it is compressed again.
+    let zstd = layout(&home, &context, "compression=zstd,force-compression=true,name=base", &[]);
+    let named = format!("--build-context=zipped=oci-layout://{}", zstd.layout.display());
+    let on_top = Context::new("FROM zipped\nRUN echo x > /x\n");
+    let dir = tempdir();
+    let archive = dir.path().join("docker.tar");
+    let output = format!("type=docker,name=on-zstd:1,dest={}", archive.display());
+    run(home.build(&on_top).args([&named, "-o", &output])).ok();
+    let docker = Docker::start();
+    run(docker.command().arg("load").arg("-i").arg(&archive)).ok();
+    let out =
+        run(docker.command().args(["run", "--rm", "--network=none", "on-zstd:1", "cat", "/made", "/x"])).ok();
+    assert_eq!(out.stdout, "made\nx\n");
+}
+
+#[test]
+fn annotations_at_every_level() {
+    let (home, context) =
+        (Home::new(), Context::new("FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n"));
+    let registry = Registry::start(None);
+    let name = format!("{}/app:1", registry.address);
+    run(home.build(&context).args(["-t", &name, "--push", "--platform=linux/amd64,linux/arm64"]).args([
+        "--annotation=Any=all",
+        "--annotation=manifest[linux/arm64]:own=arm",
+        "--annotation=index,manifest-descriptor:where=both",
+        "--annotation=index-descriptor:top=yes",
+    ]))
+    .ok();
+    let index = registry.manifest("app:1");
+    assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
+    assert_eq!(index["annotations"], serde_json::json!({ "where": "both" }));
+    let entries = index["manifests"].as_array().expect("manifests");
+    assert_eq!(entries[0]["platform"], serde_json::json!({ "architecture": "amd64", "os": "linux" }));
+    assert_eq!(entries[1]["platform"]["architecture"], "arm64");
+    let of =
+        |entry: &Value| registry.manifest(&format!("app@{}", entry["digest"].as_str().expect("a digest")));
+    assert_eq!(of(&entries[0])["annotations"], serde_json::json!({ "Any": "all" }));
+    assert_eq!(of(&entries[1])["annotations"], serde_json::json!({ "Any": "all", "own": "arm" }));
+    assert!(entries.iter().all(|entry| entry["annotations"] == serde_json::json!({ "where": "both" })));
+    // As attributes, of one image, in a layout.
+    let one = layout(
+        &home,
+        &context,
+        "annotation.a=1,annotation-manifest-descriptor.b=2,annotation.org.x.Y=3",
+        &[],
+    );
+    assert_eq!(one.manifest["annotations"], serde_json::json!({ "a": "1", "org.x.Y": "3" }));
+    assert_eq!(json(&one.layout.join("index.json"))["manifests"][0]["annotations"]["b"], "2");
+    // What has no place is refused.
+    for (arguments, words) in [
+        (vec!["--annotation=index:a=b"], "has no index"),
+        (vec!["--annotation=manifest[linux/s390x]:a=b"], "no platform linux/s390x"),
+        (vec!["--annotation=layer:a=b"], "annotation place `layer`"),
+    ] {
+        let done = run(home.build(&context).args(["-t", "x"]).args(&arguments));
+        assert!(done.code != Some(0) && done.stderr.contains(words), "{done}");
+    }
+}
+
+/// Upstream's layout of several platforms, read by others.
+#[test]
+fn several_platforms() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox AS make\nARG TARGETARCH\nRUN echo for $TARGETARCH > /name\n\
+         FROM scratch\nCOPY --from=make /name /name\n",
+    );
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    let metadata = at("metadata.json");
+    run(home
+        .build(&context)
+        .args([platforms, "--platform", "linux/arm/v7", "-t", "multi"])
+        .args(["-o", &format!("type=oci,dest={}", at("multi.tar").display())])
+        .args(["-o", &format!("type=local,dest={}", at("files").display())])
+        .args(["-o", &format!("type=tar,dest={}", at("files.tar").display())])
+        .arg("--metadata-file")
+        .arg(&metadata))
+    .ok();
+    for (directory, name) in [("linux_amd64", "amd64"), ("linux_arm64", "arm64"), ("linux_arm_v7", "arm")] {
+        let file = at("files").join(directory).join("name");
+        assert_eq!(fs::read_to_string(file).expect("the file"), format!("for {name}\n"));
+    }
+    let list = run(tool("tar").arg("-tf").arg(at("files.tar"))).ok().stdout;
+    assert!(list.contains("linux_amd64/name") && list.contains("linux_arm_v7/name"), "{list}");
+    assert!(json(&metadata)["containerimage.config.digest"].is_null());
+    assert_eq!(
+        json(&metadata)["containerimage.descriptor"]["mediaType"],
+        "application/vnd.oci.image.index.v1+json"
+    );
+    // skopeo takes all of them into a registry, and finds each.
+    let registry = Registry::start(None);
+    let from = format!("oci-archive:{}", at("multi.tar").display());
+    let to = format!("docker://{}/multi:1", registry.address);
+    run(tool("skopeo").args([
+        "--insecure-policy",
+        "copy",
+        "--all",
+        "--quiet",
+        "--dest-tls-verify=false",
+        &from,
+        &to,
+    ]))
+    .ok();
+    assert_eq!(registry.manifest("multi:1")["manifests"].as_array().map(Vec::len), Some(3));
+    for architecture in ["amd64", "arm64"] {
+        let chosen = format!("--override-arch={architecture}");
+        let inspect = run(tool("skopeo")
+            .args([
+                "--insecure-policy",
+                &chosen,
+                "inspect",
+                "--tls-verify=false",
+                "--format={{.Architecture}}",
+            ])
+            .arg(&to))
+        .ok();
+        assert_eq!(inspect.stdout.trim(), architecture);
+    }
+    // The store's own push and load of the same.
+    let name = format!("{}/own:1", registry.address);
+    run(home.builder("tag").args(["multi", &name])).ok();
+    run(home.builder("push").arg(&name)).ok();
+    assert_eq!(registry.manifest("own:1")["manifests"].as_array().map(Vec::len), Some(3));
+    let other = Home::new();
+    run(other.builder("load").arg("-i").arg(at("multi.tar"))).ok();
+    let rows = run(other.builder("images").args(["--format", "{{.Platform}}"])).ok().stdout;
+    assert_eq!(rows, "linux/amd64\nlinux/arm/v7\nlinux/arm64\n");
+    // Without directories of their own, files of the same name would be lost.
+    run(home.build(&context).args([
+        platforms,
+        "-o",
+        &format!("type=local,platform-split=false,dest={}", at("flat").display()),
+    ]))
+    .code_is(1)
+    .says("name");
+    run(home.build(&context).args([platforms, "-o", &format!("type=docker,dest={}", at("x.tar").display())]))
+        .code_is(1)
+        .says("one platform");
+    // One platform alone can be an index too.
+    let arguments = [
+        "--build-arg=BUILDKIT_MULTI_PLATFORM=1",
+        "-o",
+        &format!("type=oci,tar=false,dest={}", at("one").display()),
+    ];
+    run(home.build(&context).args(arguments)).ok();
+    let index = json(&at("one").join("index.json"));
+    assert_eq!(index["manifests"][0]["mediaType"], "application/vnd.oci.image.index.v1+json");
+}
+
+#[test]
+fn times() {
+    let (home, context) = (Home::new(), app());
+    let times = |attributes: &str| -> (Vec<i64>, Value) {
+        let image = layout(&home, &context, attributes, &["--build-arg=SOURCE_DATE_EPOCH=1000"]);
+        let tars = image.layers();
+        let mut archive = tar::Archive::new(tars.last().expect("a layer").as_slice());
+        let entries = archive.entries().expect("entries");
+        let of = |entry: std::io::Result<tar::Entry<'_, _>>| {
+            entry.expect("an entry").header().mtime().expect("a time") as i64
+        };
+        (entries.map(of).collect(), image.config["created"].clone())
+    };
+    let (layers, created) = times("");
+    assert!(layers.iter().all(|time| *time == 1000), "{layers:?}");
+    assert_eq!(created, "1970-01-01T00:16:40Z");
+    let (layers, created) = times("rewrite-timestamp=false");
+    assert!(layers.iter().any(|time| *time > 1_000_000_000), "{layers:?}");
+    assert_eq!(created, "1970-01-01T00:16:40Z");
+    let (layers, created) = times("source-date-epoch=60");
+    assert!(layers.iter().all(|time| *time == 60), "{layers:?}");
+    assert_eq!(created, "1970-01-01T00:01:00Z");
+}
+
+#[test]
+fn several_outputs_of_one_build() {
+    let (home, context) = (Home::new(), app());
+    let registry = Registry::start(None);
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    let (metadata, iid) = (at("metadata.json"), at("iid"));
+    let mut build = home.build(&context);
+    build
+        .args(["-o", &format!("type=registry,name={}/app:1", registry.address)])
+        .args(["-o", &format!("type=oci,compression=zstd,dest={}", at("zstd.tar").display())])
+        .args(["-o", &format!("type=local,dest={}", at("files").display())])
+        .args(["-o", "-"])
+        .arg("--metadata-file")
+        .arg(&metadata)
+        .arg("--iidfile")
+        .arg(&iid)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let tar = build.output().expect("run builder");
+    assert!(tar.status.success());
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(tar.stdout.as_slice()).entries().expect("a tar on standard output") {
+        names.push(entry.expect("an entry").path().expect("a path").into_owned());
+    }
+    assert!(names.iter().any(|name| name == Path::new("made")), "{names:?}");
+    assert_eq!(fs::read_to_string(at("files/made")).expect("the file"), "made\n");
+    let config = registry.manifest("app:1")["config"]["digest"].clone();
+    assert_eq!(fs::read_to_string(&iid).expect("the iidfile"), config.as_str().expect("a digest"));
+    assert_eq!(json(&metadata)["containerimage.config.digest"], config);
+    run(home.build(&context).args(["-o", "-", "-o", "type=oci,dest=-"])).code_is(2).says("standard output");
+    // What was not in the tree goes.
+    fs::write(at("files/stale"), "").expect("write");
+    run(home.build(&context).args(["-o", &format!("type=local,mode=delete,dest={}", at("files").display())]))
+        .ok();
+    assert!(!at("files/stale").exists() && at("files/made").exists());
+    assert!(base("busybox").is_dir());
+}

@@ -1,0 +1,279 @@
+//! A COPY costs in proportion to what changed: unchanged files are shared between versions of a layer, and nobody can tell.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use e2e::{Context, Home, Image, Tree, run, tempdir, tool};
+
+const FILES: usize = 400;
+const DIRECTORIES: usize = 20;
+
+/// A file that has just changed is read again for two seconds, in case it changes within the clock's resolution.
+fn settle() {
+    sleep(Duration::from_millis(2_300));
+}
+
+fn many() -> Context {
+    let context = Context::new("FROM busybox\nCOPY . /src\nRUN true\n");
+    for file in 0..FILES {
+        let path = format!("d{:02}/f{file:03}", file % DIRECTORIES);
+        context.write(&path, format!("{}\n", file / 2).repeat(1 + file / 2));
+        // The same twice, to the time: they stay two files.
+        let file = fs::File::options().append(true).open(context.path().join(path)).expect("open");
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).expect("set a time");
+    }
+    context
+}
+
+/// The calls of a build that ended well, file descriptors with their paths.
+fn trace(home: &Home, context: &Context, calls: &str) -> String {
+    let dir = tempdir();
+    let trace = dir.path().join("trace");
+    let build = home.build(context);
+    let mut strace = tool("strace");
+    strace.args(["-f", "-z", "-qq", "-y", "-e", calls, "-o"]).arg(&trace);
+    strace.arg(build.get_program()).args(build.get_args()).env("BUILDER_HOME", home.path());
+    run(&mut strace).ok();
+    fs::read_to_string(&trace).expect("the trace")
+}
+
+#[test]
+fn one_changed_file_is_all_that_is_read_and_written() {
+    e2e::need_root();
+    let home = Home::new();
+    let context = many();
+    settle();
+    run(&mut home.build(&context)).ok();
+    context.write("d07/f007", "changed\n");
+    settle();
+    let text = trace(&home, &context, "trace=openat,openat2,read,copy_file_range,linkat,mkdirat,write");
+    let done = |call: &str| -> Vec<&str> {
+        text.lines().filter(|line| line.contains(&format!(" {call}(")) && !line.contains(" = -1 ")).collect()
+    };
+    let opened: BTreeSet<&str> = done("openat")
+        .into_iter()
+        .chain(done("openat2"))
+        // Not for its contents, nor as a directory.
+        .filter(|line| !line.contains("O_PATH") && !line.contains("O_DIRECTORY"))
+        .filter_map(|line| line.split("\"d").nth(1)?.split('"').next())
+        .filter(|path| path.contains("/f"))
+        .collect();
+    assert_eq!(opened, BTreeSet::from(["07/f007"]), "files of the context that are opened");
+    let source = context.path().display().to_string();
+    let bytes: u64 = done("read")
+        .into_iter()
+        .filter(|line| line.contains(&source) && line.contains("/f"))
+        .filter_map(|line| line.rsplit("= ").next()?.trim().parse::<u64>().ok())
+        .sum();
+    assert!((8..=4 * 8).contains(&bytes), "{bytes} bytes of the context's files are read");
+    let state = home.path().display().to_string();
+    let created: Vec<&str> =
+        done("openat").into_iter().filter(|line| line.contains("O_CREAT") && line.contains("/f")).collect();
+    let created: Vec<&&str> =
+        created.iter().filter(|line| line.contains(&format!("{state}/tmp-v1"))).collect();
+    assert_eq!(created.len(), 1, "files that are written anew: {created:#?}");
+    // One link for each file that stays, one to keep the new one.
+    assert_eq!(done("linkat").len(), FILES + 1, "links");
+    assert!(done("copy_file_range").is_empty());
+}
+
+/// Each regular file of the built layers with its inode.
+fn snapshot_files(home: &Home) -> Vec<(String, u64, u64)> {
+    let list = run(tool("find").arg(home.path().join("snapshots-v1")).args([
+        "-path",
+        "*/src/*",
+        "-type",
+        "f",
+        "-printf",
+        "%P %i %n\\n",
+    ]))
+    .ok();
+    let parse = |line: &str| {
+        let mut words = line.split(' ');
+        let path = words.next()?.to_owned();
+        Some((path, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    list.stdout.lines().filter_map(parse).collect()
+}
+
+#[test]
+fn versions_share_files_and_paths_of_one_tree_do_not() {
+    let home = Home::new();
+    let context = many();
+    run(&mut home.build(&context)).ok();
+    context.write("new", "new\n");
+    run(&mut home.build(&context)).ok();
+    let files = snapshot_files(&home);
+    // Two versions; the Dockerfile lies in both, too.
+    assert_eq!(files.len(), 2 * (FILES + 1) + 1);
+    let inodes: BTreeSet<u64> = files.iter().map(|(_, inode, _)| *inode).collect();
+    assert_eq!(inodes.len(), FILES + 2, "each is stored once");
+    let mut by_layer: BTreeSet<(&str, u64)> = BTreeSet::new();
+    for (path, inode, _) in &files {
+        let layer = path.split('/').next().unwrap_or_default();
+        assert!(by_layer.insert((layer, *inode)), "{path} is another path of its tree, too");
+    }
+}
+
+/// What the layers of an image hold, by their digests.
+fn diff_ids(image: &Image) -> Vec<String> {
+    let ids = image.config["rootfs"]["diff_ids"].as_array().expect("diff ids");
+    ids.iter().map(|id| id.as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// An export of a build in this store, with some fast paths switched off.
+fn export(home: &Home, context: &Context, disabled: &str) -> Image {
+    let dir = tempdir();
+    let layout = dir.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let mut build = home.build(context);
+    run(build.env("SOURCE_DATE_EPOCH", "1600000000").env("BUILDER_DISABLE", disabled).args(["-o", &output]))
+        .ok();
+    Image::open(layout, Some(dir))
+}
+
+const WORK: &str = "\
+FROM busybox AS made
+COPY . /src
+RUN ln /src/a /src/link && echo more >> /src/b && chmod 4755 /src/c && mkdir -p /src/made && mv /src/d /src/made/
+FROM busybox
+COPY --chown=3:4 . /owned
+COPY . /src
+COPY --chmod=u+x . /src
+COPY --from=made /src /made
+RUN echo changed > /src/a && touch -d @0 /owned/b && rm /made/c
+";
+
+fn work() -> Context {
+    let context = Context::new(WORK);
+    for name in ["a", "b", "c", "d", "same", "same-again", "sub/same"] {
+        let content = if name.contains("same") { "same" } else { name };
+        context.write(name, content);
+        context.chmod(name, 0o644);
+    }
+    fs::hard_link(context.path().join("a"), context.path().join("hard")).expect("a hard link");
+    context
+}
+
+#[test]
+fn every_fast_path_can_be_switched_off_and_the_image_is_the_same() {
+    let context = work();
+    let with_all = Home::new();
+    let first = export(&with_all, &context, "");
+    for disabled in ["links", "stat-cache", "links,stat-cache"] {
+        assert_eq!(export(&Home::new(), &context, disabled).digest, first.digest, "without {disabled}");
+    }
+    // Now where files are shared with a version of before.
+    context.write("d", "changed");
+    let second = export(&with_all, &context, "");
+    assert_ne!(diff_ids(&second), diff_ids(&first));
+    for disabled in ["", "links", "stat-cache"] {
+        assert_eq!(export(&Home::new(), &context, disabled).digest, second.digest, "without {disabled}");
+    }
+    // And where links of before are there but not to be used.
+    context.write("b", "changed, too");
+    let third = export(&with_all, &context, "links");
+    assert_eq!(export(&Home::new(), &context, "").digest, third.digest);
+    let home = Home::new();
+    run(home.build(&context).env("BUILDER_DISABLE", "link")).code_is(2).says("stat-cache");
+}
+
+#[test]
+fn hard_links_of_the_store_are_none_of_the_image() {
+    let home = Home::new();
+    let context = work();
+    export(&home, &context, "");
+    context.write("d", "changed");
+    let tree = export(&home, &context, "").tree();
+    let links = |path: &str| tree.0.get(path).unwrap_or_else(|| panic!("{path} is missing")).links.clone();
+    for path in ["same", "same-again", "sub/same", "b", "c", "d"] {
+        assert_eq!(links(&format!("owned/{path}")), None, "{path}");
+    }
+    assert_eq!(links("owned/hard"), Some("owned/a".to_owned()), "the context's own");
+}
+
+/// What steps write never gets into what other layers share, however they write it.
+#[test]
+fn nothing_is_written_through_a_shared_file() {
+    let home = Home::new();
+    let steps = "\
+FROM busybox AS first
+COPY . /src
+RUN --mount=type=bind,from=busybox,target=/other,rw \
+    cd /src && echo x >> append && : > truncate && chmod 600 mode && chown 5:6 owner && touch -d @0 time && ln link link2 \
+    && echo y >> link2 && mv rename renamed && echo z >> renamed && dd if=/dev/zero of=inside bs=1 count=1 conv=notrunc 2>/dev/null
+FROM busybox AS second
+COPY --from=first /src /again
+RUN --mount=type=bind,from=first,target=/bound,rw cd /bound/src && for f in *; do echo bound >> $f; done
+RUN --mount=type=bind,target=/bound,rw cd /bound && for f in *; do echo bound >> $f; done
+";
+    let context = Context::new(steps);
+    let names = ["append", "truncate", "mode", "owner", "time", "link", "rename", "inside"];
+    for name in names {
+        context.write(name, format!("content of {name}"));
+        context.chmod(name, 0o644);
+    }
+    let stage = |home: &Home, target: &str| {
+        let dir = tempdir();
+        let output = format!("type=local,dest={}", dir.path().display());
+        run(home.build(&context).args(["--target", target, "-o", &output])).ok();
+        Tree::from_dir(dir.path())
+    };
+    for round in 0..3 {
+        context.write("changing", round.to_string());
+        assert_eq!(stage(&home, "second"), stage(&Home::new(), "second"), "round {round}");
+    }
+    // The layers that COPY made are as the context is, in all versions.
+    let mut seen = 0;
+    for (path, ..) in snapshot_files(&home) {
+        let place = home.path().join("snapshots-v1").join(&path);
+        let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let layer = place.parent().expect("a directory");
+        if names.contains(&name) && layer.join("Dockerfile").exists() {
+            seen += 1;
+            let text = fs::read_to_string(&place).expect("a file of a layer");
+            assert_eq!(text, format!("content of {name}"), "{path}");
+            let metadata = fs::metadata(&place).expect("its metadata");
+            assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o644, 0), "{path}");
+        }
+    }
+    assert_eq!(seen, 3 * names.len(), "three versions");
+}
+
+/// Builds that go on at the same time share files, too, and what is pruned takes nothing from what stays.
+#[test]
+fn builds_beside_each_other_and_prunes() {
+    let home = Home::new();
+    let contexts: Vec<Context> = (0..4)
+        .map(|n| {
+            let context = many();
+            context.write("which", n.to_string());
+            context
+        })
+        .collect();
+    let trees: Vec<Tree> = std::thread::scope(|scope| {
+        let exports: Vec<_> =
+            contexts.iter().map(|context| scope.spawn(|| home.export(context, &[]).tree())).collect();
+        exports.into_iter().map(|export| export.join().expect("an export")).collect()
+    });
+    let expected = |context: &Context| {
+        let mut tree = Tree::from_dir(context.path());
+        tree.0.values_mut().for_each(|node| (node.uid, node.gid) = (0, 0));
+        tree
+    };
+    for (tree, context) in trees.iter().zip(&contexts) {
+        for (path, node) in &expected(context).0 {
+            assert_eq!(tree.0.get(&format!("src/{path}")), Some(node), "{path}");
+        }
+    }
+    run(home.builder("prune").arg("--all")).ok();
+    let left = run(tool("find").arg(home.path().join("objects-v1")).args(["-type", "f"])).ok();
+    assert_eq!(left.stdout, "", "objects that nobody has are gone");
+    let tree = home.export(&contexts[0], &[]).tree();
+    for (path, node) in &expected(&contexts[0]).0 {
+        assert_eq!(tree.0.get(&format!("src/{path}")), Some(node), "{path}");
+    }
+}

@@ -1,0 +1,278 @@
+//! The commands of the image store, against Docker's and skopeo's archives.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use e2e::{Context, Docker, Home, base, run, tempdir, tool};
+use serde_json::{Value, json};
+
+fn app() -> Context {
+    Context::new(
+        "FROM busybox\nCOPY message /message\nENV A=b\nLABEL kind=test\nRUN mkdir -p /d && ln /message /d/link\nCMD [\"cat\", \"/message\"]\n",
+    )
+    .file("message", "kept\n")
+}
+
+fn built(names: &[&str]) -> (Home, String) {
+    let home = Home::new();
+    let context = app();
+    let mut build = home.build(&context);
+    for name in names {
+        build.args(["-t", name]);
+    }
+    let id = run(build.arg("-q")).ok().stdout.trim().to_owned();
+    (home, id)
+}
+
+fn out(command: &mut Command) -> String {
+    run(command).ok().stdout
+}
+
+#[test]
+fn listed_and_named() {
+    let (home, id) = built(&["app:1", "other/app:2"]);
+    let table = out(&mut home.builder("images"));
+    let title = table.lines().next().expect("a title");
+    assert!(title.starts_with("REPOSITORY") && title.ends_with("SIZE"), "{table}");
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert_eq!(out(home.builder("images").args(["-q", "app"])).trim(), id);
+    let line = out(home.builder("images").args(["--format", "{{.Repository}}:{{.Tag}} {{.ID}}", "app:1"]));
+    assert_eq!(line, format!("app:1 {}\n", &id[7..19]));
+    let line = out(home.builder("images").args(["--json", "--no-trunc", "--filter", "reference=other/*"]));
+    let row: Value = serde_json::from_str(&line).expect("an object a line");
+    assert_eq!((&row["Repository"], &row["Tag"], &row["ID"]), (&json!("other/app"), &json!("2"), &json!(id)));
+    let tabular = out(home.builder("images").args(["--format", "table {{.Tag}}\\t{{.ID}}"]));
+    assert!(tabular.starts_with("TAG   IMAGE ID\n1     "), "{tabular}");
+    assert_eq!(out(home.builder("images").args(["-q", "-f", "label=kind=test"])).lines().count(), 2);
+    assert_eq!(out(home.builder("images").args(["-q", "-f", "label=kind=x"])), "");
+    // Without a name.
+    let (nameless, id) = built(&[]);
+    assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=true"])).trim(), id);
+    assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=false"])), "");
+    run(home.builder("images").args(["-f", "before=x"])).code_is(2).says("dangling");
+    run(home.builder("images").args(["--format", "{{.Nothing}}"]))
+        .code_is(2)
+        .says("there is no field .Nothing");
+}
+
+#[test]
+fn names_come_and_go() {
+    let (home, id) = built(&["app:1"]);
+    run(home.builder("tag").args(["app:1", "localhost:5000/copy"])).ok();
+    run(home.builder("tag").args([&id[7..17], "by-id:3"])).ok();
+    assert_eq!(out(home.builder("images").arg("-q")).lines().filter(|line| *line == id).count(), 3);
+    run(home.builder("tag").args(["nothing", "x"])).code_is(1).says("there is no image nothing:latest");
+    run(home.builder("rmi").arg(&id)).code_is(1).says("has 3 names");
+    assert_eq!(out(home.builder("rmi").arg("app:1")), "Untagged: app:1\n");
+    let rest = out(home.builder("rmi").args(["-f", &id]));
+    assert!(
+        rest.contains("Untagged: by-id:3\n") && rest.contains("Untagged: localhost:5000/copy:latest\n"),
+        "{rest}"
+    );
+    assert!(rest.ends_with(&format!("Deleted: {id}\n")), "{rest}");
+    assert_eq!(out(home.builder("images").arg("-q")), "");
+    run(home.builder("rmi").arg("app:1")).code_is(1).says("there is no image app:1");
+    run(home.builder("rmi").args(["-f", "app:1"])).ok();
+    run(home.builder("run").arg("by-id:3")).code_is(125);
+}
+
+/// A name means what was built last, of no other platform either.
+#[test]
+fn a_name_is_given_to_one_image() {
+    let home = Home::new();
+    let context = Context::new("FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n");
+    run(home.build(&context).args(["-t", "x", "--platform=linux/arm64,linux/amd64"])).ok();
+    assert_eq!(out(home.builder("images").args(["--format", "{{.Platform}}"])), "linux/amd64\nlinux/arm64\n");
+    run(home.build(&context).args(["-t", "x", "--platform=linux/amd64"])).ok();
+    assert_eq!(out(home.builder("images").args(["--format", "{{.Platform}}"])), "linux/amd64\n");
+}
+
+#[test]
+fn inspected() {
+    let (home, id) = built(&["app:1"]);
+    let value: Value = serde_json::from_str(&out(home.builder("inspect").arg("app:1"))).expect("JSON");
+    assert_eq!(value[0]["Id"], id.as_str());
+    assert_eq!(value[0]["RepoTags"], json!(["app:1"]));
+    assert_eq!(value[0]["Config"]["Labels"]["kind"], "test");
+    assert_eq!(value[0]["Os"], "linux");
+    assert_eq!(value[0]["RootFS"]["Layers"].as_array().map(Vec::len), Some(3));
+    let filled = |format: &str| out(home.builder("inspect").args(["-f", format, &id[7..15]]));
+    assert_eq!(filled("{{json .Config.Cmd}}"), "[\"cat\",\"/message\"]\n");
+    assert_eq!(filled("{{range .Config.Env}}{{println .}}{{end}}").lines().last(), Some(""));
+    assert!(filled("{{.Config.Env}}").contains("A=b"));
+    let history = out(home.builder("image").args(["history", "--no-trunc", "app:1"]));
+    let lines: Vec<&str> = history.lines().collect();
+    assert!(lines[0].starts_with("IMAGE") && lines[1].starts_with(&id), "{history}");
+    assert!(lines[1].contains("CMD [\"cat\" \"/message\"]") && history.contains("<missing>"), "{history}");
+    let sizes = out(home.builder("image").args([
+        "history",
+        "-H=false",
+        "--format",
+        "{{.CreatedBy}}={{.Size}}",
+        "app:1",
+    ]));
+    assert!(sizes.lines().any(|line| line.starts_with("LABEL") && line.ends_with("=0")), "{sizes}");
+    assert!(sizes.lines().any(|line| line.starts_with("COPY") && !line.ends_with("=0")), "{sizes}");
+}
+
+#[test]
+fn saved_and_loaded_by_everybody() {
+    let (home, id) = built(&["app:1", "app:2"]);
+    let (dir, docker) = (tempdir(), Docker::start());
+    let at = |name: &str| dir.path().join(name);
+    run(home.builder("save").args(["app:1", "app:2", "-o"]).arg(at("ours.tar"))).ok();
+    // Docker reads ours.
+    let said = out(docker.command().arg("load").arg("-i").arg(at("ours.tar")));
+    assert!(said.contains("app:1") && said.contains("app:2"), "{said}");
+    assert_eq!(out(docker.command().args(["image", "inspect", "--format={{.Id}}", "app:2"])).trim(), id);
+    assert_eq!(out(docker.command().args(["run", "--rm", "--network=none", "app:1"])), "kept\n");
+    // We read Docker's, plain and compressed, from a file and from standard input.
+    run(docker.command().args(["save", "app:1", "-o"]).arg(at("docker.tar"))).ok();
+    let other = Home::new();
+    assert_eq!(out(other.builder("load").arg("-i").arg(at("docker.tar"))), "Loaded image: app:1\n");
+    assert_eq!(out(other.builder("images").arg("-q")).trim(), id, "the config is the same, so is the id");
+    assert_eq!(out(other.builder("run").arg("app:1")), "kept\n");
+    run(tool("gzip").arg(at("docker.tar"))).ok();
+    let third = Home::new();
+    let archive = fs::File::open(at("docker.tar.gz")).expect("the archive");
+    let loaded = third.builder("load").arg("-q").stdin(Stdio::from(archive)).output().expect("run builder");
+    assert_eq!(String::from_utf8_lossy(&loaded.stdout), "app:1\n");
+    // Ours again, with both names; and what went through skopeo, which has no name for it.
+    let fourth = Home::new();
+    assert_eq!(
+        out(fourth.builder("load").arg("-i").arg(at("ours.tar"))),
+        "Loaded image: app:1\nLoaded image: app:2\n"
+    );
+    let from = format!("docker-archive:{}:app:1", at("ours.tar").display());
+    let to = format!("oci-archive:{}", at("layout.tar").display());
+    run(tool("skopeo").args(["--insecure-policy", "copy", "--quiet", &from, &to])).ok();
+    let said = out(fourth.builder("load").arg("-i").arg(at("layout.tar")));
+    assert!(said.starts_with("Loaded image ID: sha256:"), "{said}");
+    // By id there is no name in the archive; two images share one.
+    run(home.builder("save").arg(&id).arg("-o").arg(at("nameless.tar"))).ok();
+    assert_eq!(
+        out(fourth.builder("load").arg("-i").arg(at("nameless.tar"))),
+        format!("Loaded image ID: {id}\n")
+    );
+}
+
+#[test]
+fn archives_that_lie_are_refused() {
+    let (home, _) = built(&["app:1"]);
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    run(home.builder("save").args(["app:1", "-o"]).arg(at("good.tar"))).ok();
+    let unpack = |name: &str| {
+        fs::create_dir(at(name)).expect("a directory");
+        run(tool("tar").arg("-xf").arg(at("good.tar")).arg("-C").arg(at(name))).ok();
+        run(tool("chmod").args(["-R", "u+w"]).arg(at(name))).ok();
+        at(name)
+    };
+    let refused = |name: &str, words: &str| {
+        let archive = at(&format!("{name}.tar"));
+        run(tool("tar").arg("-cf").arg(&archive).arg("-C").arg(at(name)).arg(".")).ok();
+        let other = Home::new();
+        run(other.builder("load").arg("-i").arg(&archive)).code_is(1).says(words);
+        assert_eq!(out(other.builder("images").arg("-q")), "", "{name}");
+    };
+    let manifest_of = |dir: &std::path::Path| {
+        let index: Value =
+            serde_json::from_slice(&fs::read(dir.join("index.json")).expect("read")).expect("JSON");
+        let hex = index["manifests"][0]["digest"].as_str().expect("a digest")[7..].to_owned();
+        let bytes = fs::read(dir.join("blobs/sha256").join(&hex)).expect("the manifest");
+        (hex, serde_json::from_slice::<Value>(&bytes).expect("JSON"))
+    };
+    // A layer with other bytes, a layer that is not there.
+    let other = unpack("changed");
+    let (_, manifest) = manifest_of(&other);
+    let layer = manifest["layers"][1]["digest"].as_str().expect("a digest")[7..].to_owned();
+    fs::write(other.join("blobs/sha256").join(&layer), "x").expect("write");
+    refused("changed", "the archive is damaged");
+    let other = unpack("missing");
+    fs::remove_file(other.join("blobs/sha256").join(&layer)).expect("remove");
+    refused("missing", "the archive is damaged");
+    // A Docker archive whose layers are in another order than the config says.
+    let other = unpack("order");
+    fs::remove_file(other.join("index.json")).expect("remove");
+    let mut docker: Value =
+        serde_json::from_slice(&fs::read(other.join("manifest.json")).expect("read")).expect("JSON");
+    docker[0]["Layers"].as_array_mut().expect("layers").reverse();
+    fs::write(other.join("manifest.json"), docker.to_string()).expect("write");
+    refused("order", "unpacks to");
+    // Names that lead out, and files that are no archive.
+    let other = unpack("outside");
+    fs::remove_file(other.join("index.json")).expect("remove");
+    docker[0]["Config"] = json!("../../../../etc/passwd");
+    fs::write(other.join("manifest.json"), docker.to_string()).expect("write");
+    refused("outside", "there is no file");
+    fs::write(at("text"), "no archive at all").expect("write");
+    run(Home::new().builder("load").arg("-i").arg(at("text"))).code_is(1).says("archive");
+    run(Home::new().builder("load").arg("-i").arg(at("none"))).code_is(1).says("none");
+    let cut = fs::read(at("good.tar")).expect("read");
+    fs::write(at("cut"), &cut[..cut.len() / 2]).expect("write");
+    run(Home::new().builder("load").arg("-i").arg(at("cut"))).code_is(1).says("archive");
+}
+
+#[test]
+fn files_of_an_image() {
+    let (home, _) = built(&["app:1"]);
+    let dir = tempdir();
+    let tar = dir.path().join("files.tar");
+    run(home.builder("export").args(["app:1", "-o"]).arg(&tar)).ok();
+    let list = out(tool("tar").arg("-tvf").arg(&tar));
+    assert!(list.contains("d/link link to message") || list.contains("message link to d/link"), "{list}");
+    assert!(list.contains(" bin/busybox") || list.contains(" bin/sh"), "{list}");
+    // Each image is what its base had and more.
+    let from_base = Home::new();
+    run(from_base.build(&Context::new("FROM busybox\n")).args(["-t", "plain"])).ok();
+    run(from_base.builder("export").args(["plain", "-o"]).arg(&tar)).ok();
+    let plain = out(tool("tar").arg("-tf").arg(&tar));
+    assert!(plain.lines().all(|path| list.contains(path.trim_end_matches('/'))), "{plain}");
+    assert!(base("busybox").is_dir());
+}
+
+/// What was asked for by digest is not what a tag means.
+#[test]
+fn a_digest_gives_no_tag() {
+    let registry = e2e::Registry::start(None);
+    let home = Home::new();
+    let name = format!("{}/app", registry.address);
+    let context = app();
+    run(home.build(&context).args(["-t", &format!("{name}:1"), "--push"])).ok();
+    let digest = registry.inspect(&["--format={{.Digest}}"], "app:1").trim().to_owned();
+    let other = Home::new();
+    run(other.builder("pull").arg(format!("{name}@{digest}"))).ok();
+    run(&mut other.build(&Context::new(&format!("FROM {name}\nRUN true\n")))).code_is(1).says("not found");
+    run(&mut other.build(&Context::new(&format!("FROM {name}@{digest}\nRUN true\n")))).ok();
+    let rows = out(other.builder("images").args(["--format", "{{.Repository}} {{.Tag}} {{.Digest}}"]));
+    assert_eq!(rows, format!("{name} <none> {digest}\n"));
+    assert_eq!(out(other.builder("run").arg(format!("{name}@{digest}"))), "kept\n");
+    run(other.builder("rmi").arg(format!("{name}@{digest}"))).ok();
+    assert_eq!(out(other.builder("images").arg("-q")), "");
+}
+
+#[test]
+fn shells_and_readers_are_helped() {
+    let home = Home::new();
+    let dir = tempdir();
+    let script = |shell: &str| out(home.builder("completion").arg(shell));
+    // bash itself reads it, and completes a command and a flag by it.
+    let bash = dir.path().join("bash");
+    fs::write(&bash, script("bash")).expect("write the script");
+    let complete = |words: &str, index: usize| {
+        let program = format!(
+            ". {}; COMP_WORDS=({words}); COMP_CWORD={index}; _builder builder \"${{COMP_WORDS[{index}]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            bash.display()
+        );
+        out(tool("bash").args(["-c", &program]))
+    };
+    assert_eq!(complete("builder bui", 1).trim(), "build");
+    assert_eq!(complete("builder build --metad", 2).trim(), "--metadata-file");
+    assert!(script("zsh").starts_with("#compdef builder") && script("fish").contains("__fish_builder"));
+    run(home.builder("completion").arg("dos")).code_is(2);
+    let pages = dir.path().join("man1");
+    run(home.builder("man").arg(&pages)).ok();
+    let page = fs::read_to_string(pages.join("builder-build.1")).expect("a page of build");
+    assert!(page.contains(".SH OPTIONS") && page.contains("metadata\\-file"), "{page}");
+    assert!(pages.join("builder.1").is_file() && pages.join("builder-image-history.1").is_file());
+}
