@@ -56,6 +56,8 @@ enum Part {
     Explain,
     /// What edits rerun under two orders of instructions: predicted, and done.
     Compare,
+    /// What the cache takes on the disk, and what goes from it.
+    Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.

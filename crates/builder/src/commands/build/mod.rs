@@ -42,6 +42,7 @@ use images::{Finder, Found};
 use journal::Journal;
 pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
+pub(crate) use limits::{duration, size};
 use replay::Heard;
 use request::Request;
 
