@@ -443,7 +443,6 @@ fn repositories_behind_a_login() {
 
 /// A login in the address is used, and stands nowhere afterwards.
 #[test]
-#[ignore = "the name of a repository in the state directory holds the login"]
 fn a_login_in_an_address_is_not_kept() {
     let home = Home::new();
     let repositories = Repositories::new();
