@@ -155,7 +155,7 @@ fn closing(text: &str) -> Option<usize> {
 /// What ended a list of nodes.
 enum End {
     Text,
-    End,
+    Closed,
     Else(Option<(Block, Pipeline)>),
 }
 
@@ -173,7 +173,7 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, End), Str
         };
         let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((&action, ""));
         match word {
-            "end" => return Ok((list, End::End)),
+            "end" => return Ok((list, End::Closed)),
             "else" => {
                 let rest = rest.trim();
                 return Ok((list, End::Else(if rest.is_empty() { None } else { block(rest)? })));
@@ -202,9 +202,9 @@ fn inside(kind: Block, over: Pipeline, pieces: &mut std::vec::IntoIter<Piece>) -
     let open = || Err("a block without `{{end}}`".to_owned());
     let (then, end) = nodes(pieces)?;
     let otherwise = match end {
-        End::End => Vec::new(),
+        End::Closed => Vec::new(),
         End::Else(None) => match nodes(pieces)? {
-            (otherwise, End::End) => otherwise,
+            (otherwise, End::Closed) => otherwise,
             _ => return open(),
         },
         End::Else(Some((kind, over))) => vec![inside(kind, over, pieces)?],

@@ -30,6 +30,7 @@
 mod blobs;
 mod builds;
 mod changes;
+mod chunks;
 mod claims;
 mod copying;
 mod database;
@@ -62,6 +63,7 @@ mod view;
 pub use blobs::BlobStore;
 pub use builds::BuildId;
 pub use changes::Changes;
+pub use chunks::StoredChunks;
 pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;

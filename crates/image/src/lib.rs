@@ -3,6 +3,7 @@
 //!
 //! No HTTP and no state directory here: those live in `registry` and `cache`, which implement the traits.
 
+mod chunks;
 mod compress;
 mod config;
 mod decompress;
@@ -16,7 +17,8 @@ mod reference;
 mod resolve;
 mod store;
 
-pub use compress::{Compressor, check_level};
+pub use chunks::{ChunkMemory, Piece};
+pub use compress::{Compressor, check_level, seal};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use decompress::{StreamCompression, compression_of, decompress};
 pub use descriptor::{Compression, Descriptor, Index, Manifest, MediaType};

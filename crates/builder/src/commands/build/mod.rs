@@ -257,7 +257,8 @@ fn build(args: Args) -> Result<u8, Failure> {
 fn read(args: &Args, brought: &Brought) -> Result<(Request, parser::Parsed), Failure> {
     let request = request::resolve(args, brought)?;
     let parsed = parser::parse(&request.dockerfile.text);
-    if parsed.errors().next().is_some() && args.call().is_none() {
+    let tells_mistakes = args.call().is_some_and(|call| call.question == Question::Check);
+    if parsed.errors().next().is_some() && !tells_mistakes {
         return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
     }
     Ok((request, parsed))
