@@ -6,6 +6,7 @@ mod debug;
 mod deliver;
 mod done;
 mod elsewhere;
+mod examine;
 mod explain;
 mod images;
 mod journal;
@@ -37,9 +38,12 @@ use contexts::{Context, NamedContext};
 use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
+pub(crate) use examine::{Examined, examine};
 use images::{Finder, Found};
 use journal::Journal;
+pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
+pub(crate) use limits::{duration, size};
 use replay::Heard;
 use request::Request;
 
@@ -258,7 +262,8 @@ fn build(args: Args) -> Result<u8, Failure> {
 fn read(args: &Args, brought: &Brought) -> Result<(Request, parser::Parsed), Failure> {
     let request = request::resolve(args, brought)?;
     let parsed = parser::parse(&request.dockerfile.text);
-    if parsed.errors().next().is_some() && args.call().is_none() {
+    let tells_mistakes = args.call().is_some_and(|call| call.question == Question::Check);
+    if parsed.errors().next().is_some() && !tells_mistakes {
         return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
     }
     Ok((request, parsed))
