@@ -163,14 +163,14 @@ fn every_fast_path_can_be_switched_off_and_the_image_is_the_same() {
     let context = work();
     let with_all = Home::new();
     let first = export(&with_all, &context, "");
-    for disabled in ["links", "stat-cache", "links,stat-cache"] {
+    for disabled in ["links", "stat-cache", "chunks", "links,stat-cache,chunks"] {
         assert_eq!(export(&Home::new(), &context, disabled).digest, first.digest, "without {disabled}");
     }
     // Now where files are shared with a version of before.
     context.write("d", "changed");
     let second = export(&with_all, &context, "");
     assert_ne!(diff_ids(&second), diff_ids(&first));
-    for disabled in ["", "links", "stat-cache"] {
+    for disabled in ["", "links", "stat-cache", "chunks"] {
         assert_eq!(export(&Home::new(), &context, disabled).digest, second.digest, "without {disabled}");
     }
     // And where links of before are there but not to be used.
@@ -277,3 +277,46 @@ fn builds_beside_each_other_and_prunes() {
         assert_eq!(tree.0.get(&format!("src/{path}")), Some(node), "{path}");
     }
 }
+
+/// An export after a change compresses what changed; what is remembered may be lost or damaged.
+#[test]
+fn an_export_compresses_only_what_changed() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nCOPY . /src\n");
+    let mut noise = 1u32;
+    for file in 0..600 {
+        let text: String = (0..1_000)
+            .map(|_| {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                format!("{:x}", noise >> 4)
+            })
+            .collect();
+        context.write(&format!("f{file:03}"), text);
+    }
+    let first = export(&home, &context, "");
+    context.write("f300", "changed");
+    let chunks = || {
+        let list = run(tool("python3").args(["-c", COUNT]).arg(home.path().join("cache-v1.db"))).ok().stdout;
+        let mut numbers = list.split_whitespace().map(|word| word.parse::<u64>().expect("a number"));
+        (numbers.next().expect("rows"), numbers.next().expect("blobs"))
+    };
+    let (before, blobs) = chunks();
+    assert!(before > 6 && blobs == 1, "{before} pieces of {blobs} blobs");
+    let second = export(&home, &context, "");
+    let (after, blobs) = chunks();
+    assert!(after > before && after <= before + 2 && blobs == 2, "{after} pieces of {blobs} blobs");
+    assert_ne!(diff_ids(&first), diff_ids(&second));
+    assert_eq!(export(&Home::new(), &context, "chunks").digest, second.digest);
+    // Damage in the blob that pieces are taken from is seen.
+    let largest = run(tool("sh").args(["-c", "find \"$0\"/blobs -type f -size +1500k -exec sh -c 'chmod u+w $0; printf XXXX | dd of=$0 bs=1 seek=1000000 conv=notrunc 2>/dev/null' {} \\;"]).arg(home.path()));
+    largest.ok();
+    context.write("f000", "changed");
+    let third = export(&home, &context, "");
+    assert_eq!(export(&Home::new(), &context, "chunks").digest, third.digest);
+    run(home.builder("prune").arg("--all")).ok();
+    assert_eq!(chunks(), (0, 0));
+}
+
+const COUNT: &str = "import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+print(*db.execute('SELECT count(*), count(DISTINCT blob) FROM chunks').fetchone())";

@@ -12,6 +12,8 @@ pub(crate) struct Disabled {
     pub(crate) links: bool,
     /// Every file that is selected from a context is read.
     pub(crate) stat_cache: bool,
+    /// All of a layer is compressed anew.
+    pub(crate) chunks: bool,
 }
 
 impl Disabled {
@@ -33,9 +35,10 @@ impl Disabled {
             match name {
                 "links" => disabled.links = true,
                 "stat-cache" => disabled.stat_cache = true,
+                "chunks" => disabled.chunks = true,
                 _ => {
                     return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}"))
-                        .hint("there are links and stat-cache; write a comma between several"));
+                        .hint("there are links, stat-cache and chunks; write a comma between several"));
                 }
             }
         }
@@ -52,7 +55,10 @@ mod tests {
         let parse = |text: &str| Disabled::parse(text).ok();
         assert_eq!(parse(""), Some(Disabled::default()));
         assert_eq!(parse("links"), Some(Disabled { links: true, ..Disabled::default() }));
-        assert_eq!(parse(" stat-cache, links,"), Some(Disabled { links: true, stat_cache: true }));
+        assert_eq!(
+            parse(" stat-cache, links,"),
+            Some(Disabled { links: true, stat_cache: true, ..Disabled::default() })
+        );
         let failure = Disabled::parse("link").unwrap_err();
         assert_eq!(failure.code(), 2);
         assert!(failure.to_string().contains("stat-cache"), "{failure}");

@@ -40,8 +40,14 @@ impl Machine {
     pub(crate) fn store(&self) -> Result<Store, Failure> {
         let userxattr = self.identity.needs_userxattr();
         let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
-        let separate_files = Disabled::from_env()?.links;
-        let options = StoreOptions { userxattr, recorded_owners, separate_files, ..StoreOptions::default() };
+        let Disabled { links: separate_files, chunks: forget_chunks, .. } = Disabled::from_env()?;
+        let options = StoreOptions {
+            userxattr,
+            recorded_owners,
+            separate_files,
+            forget_chunks,
+            ..StoreOptions::default()
+        };
         Ok(Store::open(&self.home, options)?)
     }
 }

@@ -1,7 +1,6 @@
 //! Builds OCI images from Dockerfiles: arguments, composition, rendering, exit codes. What could be used elsewhere lives in the
 //! other crates.
 
-mod archive;
 mod cli;
 mod commands;
 mod console;

@@ -29,3 +29,12 @@ CREATE TABLE IF NOT EXISTS steps (
     parts BLOB    NOT NULL,
     used  INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- Where compressed pieces of layers stand in blobs; `seal` is a hash of the compressed bytes.
+CREATE TABLE IF NOT EXISTS chunks (
+    key    BLOB    PRIMARY KEY,
+    blob   BLOB    NOT NULL,
+    start  INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    seal   BLOB    NOT NULL
+) WITHOUT ROWID;

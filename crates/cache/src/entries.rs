@@ -111,7 +111,11 @@ fn describe(upper: &UpperDir, path: &Path, metadata: &Metadata) -> Result<Found,
         Kind::CharDevice => EntryKind::CharDevice { major, minor },
         Kind::BlockDevice => EntryKind::BlockDevice { major, minor },
     };
-    let xattrs = upper.tree.xattrs(path)?;
+    let xattrs = match metadata.kind {
+        Kind::File | Kind::Directory => upper.xattrs(path)?,
+        // Nothing else carries any that belong to a layer.
+        _ => Default::default(),
+    };
     let entry = Entry {
         path: path.as_os_str().as_bytes().to_vec(),
         kind,

@@ -30,6 +30,7 @@
 mod blobs;
 mod builds;
 mod changes;
+mod chunks;
 mod claims;
 mod copying;
 mod database;
@@ -63,6 +64,7 @@ mod view;
 pub use blobs::BlobStore;
 pub use builds::BuildId;
 pub use changes::Changes;
+pub use chunks::StoredChunks;
 pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;

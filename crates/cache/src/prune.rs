@@ -49,7 +49,7 @@ const STEPS_KEPT_MILLIS: i64 = 90 * 24 * 3600 * 1000;
 
 const EVERYTHING: &str = "
     DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
-    DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads;";
+    DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM chunks;";
 
 /// Records without a key cannot be found; layers without a record or a chain neither; blobs serve packed layers and images.
 const UNREFERENCED: &str = "
@@ -57,7 +57,8 @@ const UNREFERENCED: &str = "
     DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
         AND id NOT IN (SELECT value FROM kept, json_each(kept.layers));
     DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs)
-        AND digest NOT IN (SELECT digest FROM downloads);";
+        AND digest NOT IN (SELECT digest FROM downloads);
+    DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs);";
 
 impl Store {
     /// Removes what is not needed. Nothing is removed while a build is running, in whatever process; a build that starts

@@ -32,6 +32,8 @@ pub struct StoreOptions {
     pub recorded_owners: bool,
     /// Layers share no files with versions of them: each is written anew.
     pub separate_files: bool,
+    /// All of a layer is compressed anew.
+    pub forget_chunks: bool,
 }
 
 /// The state directory. Cheap to clone; usable from many threads, and by many processes at once.

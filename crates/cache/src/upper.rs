@@ -1,6 +1,8 @@
 //! The form in which layers lie on disk: that of overlayfs' upper directories. See the kernel's
 //! `Documentation/filesystems/overlayfs.rst`, "whiteouts and opaque directories".
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -116,6 +118,18 @@ impl UpperDir {
                 Err(TreeError { action: "read the overlay marks of", path: host_path, source: error.into() })
             }
         }
+    }
+
+    /// The attributes of what is known to be a file or directory of this layer.
+    pub(crate) fn xattrs(&self, path: &Path) -> Result<BTreeMap<OsString, Vec<u8>>, TreeError> {
+        let host_path = self.path.join(path);
+        // Most have none: one call says so, where reading takes six. Longer paths and longer lists are for the tree.
+        if host_path.as_os_str().len() < LONGEST
+            && rustix::fs::llistxattr(&host_path, &mut [0_u8; 1]) == Ok(0)
+        {
+            return Ok(BTreeMap::new());
+        }
+        self.tree.xattrs(path)
     }
 
     /// What the layer says about its root directory.

@@ -211,7 +211,9 @@ fn downloads_are_known_by_address_while_their_bytes_are_there() {
 fn a_store_of_before_gets_the_tables_it_lacks() {
     let test = TestStore::new();
     let layer = test.layer(&[], |dir| fs::write(dir.join("f"), "").unwrap());
-    test.database().execute_batch("DROP TABLE kept; DROP TABLE downloads; DROP TABLE steps;").unwrap();
+    test.database()
+        .execute_batch("DROP TABLE kept; DROP TABLE downloads; DROP TABLE steps; DROP TABLE chunks;")
+        .unwrap();
     let store = test.again();
     assert!(!store.was_broken());
     assert!(store.snapshot(layer.id()).unwrap().is_some());

@@ -129,6 +129,11 @@ impl<W: Write> DigestWriter<W> {
         DigestWriter { inner, hash: Sha256::new(), size: 0 }
     }
 
+    /// What is written to. What is written to it directly is not hashed.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
     /// The number of bytes written so far.
     pub fn size(&self) -> u64 {
         self.size

@@ -1,23 +1,25 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use flate2::{Compress, Crc, FlushCompress, Status};
+use flate2::{Compress, Crc, FlushCompress};
+use hash::StableHasher;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::Compression;
+use crate::{ChunkMemory, Compression, Piece};
 
-/// How much is compressed at a time, in bytes, independently of the rest. Part of the format: other sizes give other bytes.
-const CHUNK: usize = 1 << 20;
+/// How much is compressed at a time at most, in bytes, independently of the rest. Part of the format: other sizes give other bytes.
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Compresses what is written to it. The bytes that come out depend on the input and the level alone: not on the number of
 /// threads, on time, or on how the input is cut into writes.
 ///
-/// gzip is one member (RFC 1952) without name and time, its data compressed in parallel in independent pieces of 1 MiB, each
-/// ended by an empty block; zstd is one frame with a checksum. Memory is bounded by a few MiB a thread.
+/// gzip is one member (RFC 1952) without name and time, its data compressed in parallel in independent pieces of at most 1 MiB, each
+/// ended by an empty block; an empty last block ends the whole. zstd is one frame with a checksum. Memory is bounded by a few MiB a
+/// thread.
 pub struct Compressor<W: Write>(Inner<W>);
 
 enum Inner<W: Write> {
@@ -47,7 +49,20 @@ impl<W: Write> Compressor<W> {
     /// # Errors
     /// A level that does not exist is of kind [`io::ErrorKind::InvalidInput`].
     pub fn new(writer: W, compression: Compression, level: Option<u32>) -> io::Result<Self> {
-        Compressor::with_threads(writer, compression, level, threads())
+        Compressor::with_threads(writer, compression, level, threads(), None)
+    }
+
+    /// The same, taking pieces that were compressed before from where they are remembered.
+    ///
+    /// # Errors
+    /// As [`Compressor::new`].
+    pub fn with_memory(
+        writer: W,
+        compression: Compression,
+        level: Option<u32>,
+        memory: Option<Arc<dyn ChunkMemory>>,
+    ) -> io::Result<Self> {
+        Compressor::with_threads(writer, compression, level, threads(), memory)
     }
 
     fn with_threads(
@@ -55,12 +70,15 @@ impl<W: Write> Compressor<W> {
         compression: Compression,
         level: Option<u32>,
         threads: usize,
+        memory: Option<Arc<dyn ChunkMemory>>,
     ) -> io::Result<Self> {
         check_level(compression, level)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         Ok(Compressor(match compression {
             Compression::None => Inner::None(writer),
-            Compression::Gzip => Inner::Gzip(Box::new(Gzip::new(writer, level.unwrap_or(6), threads)?)),
+            Compression::Gzip => {
+                Inner::Gzip(Box::new(Gzip::new(writer, level.unwrap_or(6), threads, memory)?))
+            }
             Compression::Zstd => {
                 let mut encoder = zstd::Encoder::new(writer, level.unwrap_or(3) as i32)?;
                 encoder.include_checksum(true)?;
@@ -71,12 +89,26 @@ impl<W: Write> Compressor<W> {
         }))
     }
 
+    /// Lets what comes next be compressed independently of what came before. Where that is done is part of the format: cut where the
+    /// content says so, and what stands between two cuts gives the same bytes in every stream.
+    pub fn cut(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Inner::Gzip(gzip) => gzip.submit(),
+            Inner::None(_) | Inner::Zstd(_) => Ok(()),
+        }
+    }
+
     /// Ends the stream and hands the writer back.
     pub fn finish(self) -> io::Result<W> {
+        self.finish_pieces().map(|(writer, _)| writer)
+    }
+
+    /// Ends the stream; hands back the writer, and the pieces that are worth remembering.
+    pub(crate) fn finish_pieces(self) -> io::Result<(W, Vec<Piece>)> {
         match self.0 {
-            Inner::None(writer) => Ok(writer),
+            Inner::None(writer) => Ok((writer, Vec::new())),
             Inner::Gzip(gzip) => gzip.finish(),
-            Inner::Zstd(encoder) => encoder.finish(),
+            Inner::Zstd(encoder) => Ok((encoder.finish()?, Vec::new())),
         }
     }
 }
@@ -105,55 +137,79 @@ struct Gzip<W: Write> {
     pending: VecDeque<Receiver<Option<Packed>>>,
     max_pending: usize,
     crc: Crc,
+    /// Bytes written.
+    offset: u64,
+    memory: Option<Arc<dyn ChunkMemory>>,
+    pieces: Vec<Piece>,
 }
 
 /// A compressed chunk.
 struct Packed {
     deflated: Vec<u8>,
     crc: Crc,
+    /// Key and seal, where somebody remembers them.
+    names: Option<([u8; 32], [u8; 32])>,
 }
 
 impl<W: Write> Gzip<W> {
-    fn new(mut writer: W, level: u32, threads: usize) -> io::Result<Self> {
+    fn new(
+        mut writer: W,
+        level: u32,
+        threads: usize,
+        memory: Option<Arc<dyn ChunkMemory>>,
+    ) -> io::Result<Self> {
         let extra = match level {
             9 => 2,
             1 => 4,
             _ => 0,
         };
         // RFC 1952, 2.3: magic, deflate, no flags, no time, hint about the level, unknown system.
-        writer.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, extra, 255])?;
-        let max_pending = if threads > 1 { threads * 2 } else { 0 };
-        Ok(Gzip { writer, level, chunk: Vec::new(), pending: VecDeque::new(), max_pending, crc: Crc::new() })
+        let header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, extra, 255];
+        writer.write_all(&header)?;
+        Ok(Gzip {
+            writer,
+            level,
+            chunk: Vec::new(),
+            pending: VecDeque::new(),
+            max_pending: if threads > 1 { threads * 2 } else { 0 },
+            crc: Crc::new(),
+            offset: header.len() as u64,
+            memory,
+            pieces: Vec::new(),
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.chunk.len() == CHUNK {
-            // Only now is it known not to be the last one.
-            self.submit()?;
-        }
         if self.chunk.capacity() == 0 {
             self.chunk.reserve_exact(CHUNK);
         }
         let taken = bytes.len().min(CHUNK - self.chunk.len());
         self.chunk.extend_from_slice(&bytes[..taken]);
+        if self.chunk.len() == CHUNK {
+            self.submit()?;
+        }
         Ok(taken)
     }
 
     fn submit(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
         let chunk = std::mem::take(&mut self.chunk);
         let level = self.level;
         let pool = if self.max_pending > 0 { pool() } else { None };
         let Some(pool) = pool else {
-            let packed = deflate(&chunk, level, false);
+            let packed = pack(&chunk, level, self.memory.as_deref());
             return self.emit(packed);
         };
         while self.pending.len() >= self.max_pending {
             self.emit_next()?;
         }
         let (sender, receiver) = sync_channel(1);
+        let memory = self.memory.clone();
         pool.spawn_fifo(move || {
             // The receiver is gone when writing failed: then nobody needs the chunk.
-            let _ = sender.send(deflate(&chunk, level, false));
+            let _ = sender.send(pack(&chunk, level, memory.as_deref()));
         });
         self.pending.push_back(receiver);
         Ok(())
@@ -170,27 +226,57 @@ impl<W: Write> Gzip<W> {
     fn emit(&mut self, packed: Option<Packed>) -> io::Result<()> {
         let packed = packed.ok_or_else(|| io::Error::other("compressing a layer failed"))?;
         self.crc.combine(&packed.crc);
-        self.writer.write_all(&packed.deflated)
+        self.writer.write_all(&packed.deflated)?;
+        let length = packed.deflated.len() as u64;
+        if let Some((key, seal)) = packed.names {
+            self.pieces.push(Piece { key, offset: self.offset, length, seal });
+        }
+        self.offset += length;
+        Ok(())
     }
 
-    fn finish(mut self) -> io::Result<W> {
-        let chunk = std::mem::take(&mut self.chunk);
-        let last = deflate(&chunk, self.level, true);
+    fn finish(mut self) -> io::Result<(W, Vec<Piece>)> {
+        self.submit()?;
         while !self.pending.is_empty() {
             self.emit_next()?;
         }
-        self.emit(last)?;
+        // The last block, with nothing in it (RFC 1951, 3.2.6), so that it matters to no piece whether it is the last.
+        self.writer.write_all(&[3, 0])?;
         // The size is modulo 2^32 (RFC 1952, 2.3.1), as `amount` counts.
         self.writer.write_all(&self.crc.sum().to_le_bytes())?;
         self.writer.write_all(&self.crc.amount().to_le_bytes())?;
-        Ok(self.writer)
+        Ok((self.writer, self.pieces))
     }
 }
 
-/// Compresses one chunk by itself. All but the last end with an empty stored block, on a byte boundary, so that they can be
-/// strung together. `None` when the compressor fails, which it does only out of memory.
-fn deflate(chunk: &[u8], level: u32, last: bool) -> Option<Packed> {
-    let flush = if last { FlushCompress::Finish } else { FlushCompress::Sync };
+/// Compresses one chunk, or finds it compressed.
+fn pack(chunk: &[u8], level: u32, memory: Option<&dyn ChunkMemory>) -> Option<Packed> {
+    let mut crc = Crc::new();
+    crc.update(chunk);
+    let Some(memory) = memory else {
+        return Some(Packed { deflated: deflate(chunk, level)?, crc, names: None });
+    };
+    let mut hasher = StableHasher::new("gzip-chunk-v1").with(&u64::from(level));
+    hasher.bytes(chunk);
+    let key = hasher.finish();
+    let deflated = match memory.find(&key) {
+        Some(deflated) => deflated,
+        None => deflate(chunk, level)?,
+    };
+    let names = Some((key, seal(&deflated)));
+    Some(Packed { deflated, crc, names })
+}
+
+/// What tells whether a compressed piece is still what it was.
+pub fn seal(bytes: &[u8]) -> [u8; 32] {
+    let mut hasher = StableHasher::new("chunk-seal-v1");
+    hasher.bytes(bytes);
+    hasher.finish()
+}
+
+/// Compresses one chunk by itself. It ends with an empty stored block, on a byte boundary, so that chunks can be strung together. `None`
+/// when the compressor fails, which it does only out of memory.
+fn deflate(chunk: &[u8], level: u32) -> Option<Vec<u8>> {
     // A fresh one a chunk: zlib-rs is not to be trusted after a reset.
     let mut compress = Compress::new(flate2::Compression::new(level), false);
     let mut deflated = Vec::with_capacity(chunk.len() / 2 + 1024);
@@ -199,19 +285,11 @@ fn deflate(chunk: &[u8], level: u32, last: bool) -> Option<Packed> {
         if deflated.capacity() - deflated.len() < 1024 {
             deflated.reserve(chunk.len() / 4 + 4096);
         }
-        let status = compress.compress_vec(chunk.get(read..)?, &mut deflated, flush).ok()?;
-        let drained = deflated.len() < deflated.capacity();
-        let done = match status {
-            Status::StreamEnd => true,
-            Status::Ok | Status::BufError => !last && drained && compress.total_in() == chunk.len() as u64,
-        };
-        if done {
-            break;
+        compress.compress_vec(chunk.get(read..)?, &mut deflated, FlushCompress::Sync).ok()?;
+        if deflated.len() < deflated.capacity() && compress.total_in() == chunk.len() as u64 {
+            return Some(deflated);
         }
     }
-    let mut crc = Crc::new();
-    crc.update(chunk);
-    Some(Packed { deflated, crc })
 }
 
 /// As many threads as there are processors, within reason.
@@ -256,7 +334,7 @@ mod tests {
     }
 
     fn compress(bytes: &[u8], how: Compression, level: Option<u32>, threads: usize, step: usize) -> Vec<u8> {
-        let mut compressor = Compressor::with_threads(Vec::new(), how, level, threads).unwrap();
+        let mut compressor = Compressor::with_threads(Vec::new(), how, level, threads, None).unwrap();
         for piece in bytes.chunks(step) {
             compressor.write_all(piece).unwrap();
             compressor.flush().unwrap();
@@ -315,7 +393,7 @@ mod tests {
         let digest = |how| Digest::of(&compress(&bytes, how, None, 2, 8192)).to_string();
         assert_eq!(
             digest(Compression::Gzip),
-            "sha256:aa8b8375372f9b816893a0e07b7833a056837d1df1f11f97ff8480a3ee2b06cf"
+            "sha256:3f1721fc370a10c23e6d6768995433a4fcac8a4738dd03278d64924d3b5539ab"
         );
         assert_eq!(
             digest(Compression::Zstd),

@@ -3,6 +3,8 @@
 //!
 //! No HTTP and no state directory here: those live in `registry` and `cache`, which implement the traits.
 
+mod archive;
+mod chunks;
 mod compress;
 mod config;
 mod decompress;
@@ -16,7 +18,9 @@ mod reference;
 mod resolve;
 mod store;
 
-pub use compress::{Compressor, check_level};
+pub use archive::{ArchivedImage, read_archive};
+pub use chunks::{ChunkMemory, Piece};
+pub use compress::{Compressor, check_level, seal};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use decompress::{StreamCompression, compression_of, decompress};
 pub use descriptor::{Compression, Descriptor, Index, Manifest, MediaType};

@@ -1,9 +1,11 @@
 use std::io::{self, BufWriter, Read, Write};
+use std::sync::Arc;
 
 use hash::DigestWriter;
 
-use crate::layer::{Entry, LayerError, LayerWriter};
-use crate::{BlobWriter, Compression, Compressor, ContentStore, Descriptor, Layer};
+use crate::compress::CHUNK;
+use crate::layer::{Entry, EntryKind, LayerError, LayerWriter};
+use crate::{BlobWriter, ChunkMemory, Compression, Compressor, ContentStore, Descriptor, Layer};
 
 /// How a layer is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +23,13 @@ pub struct PackOptions {
 pub struct LayerPacker {
     tar: LayerWriter<BufWriter<Stream>>,
     options: PackOptions,
+    memory: Option<Arc<dyn ChunkMemory>>,
+    /// Bytes of entries since a piece began.
+    since: u64,
 }
+
+/// Pieces do not end before they have so many bytes: small ones compress badly.
+const SMALLEST: u64 = 256 << 10;
 
 /// What follows the tar. An uncompressed layer is its own blob: it is hashed once, by the store.
 enum Stream {
@@ -32,6 +40,15 @@ enum Stream {
 impl LayerPacker {
     /// Begins a layer; nothing is visible in `store` until [`LayerPacker::finish`].
     pub fn new(store: &dyn ContentStore, options: PackOptions) -> Result<LayerPacker, LayerError> {
+        LayerPacker::with_memory(store, options, None)
+    }
+
+    /// The same, compressing only what is not remembered.
+    pub fn with_memory(
+        store: &dyn ContentStore,
+        options: PackOptions,
+        memory: Option<Arc<dyn ChunkMemory>>,
+    ) -> Result<LayerPacker, LayerError> {
         let blob = store.create().map_err(failed)?;
         let stream = match options.compression {
             Compression::None => {
@@ -40,15 +57,18 @@ impl LayerPacker {
                 Stream::Plain(blob)
             }
             compression => {
-                let compressor = Compressor::new(blob, compression, options.level).map_err(failed)?;
+                let compressor = Compressor::with_memory(blob, compression, options.level, memory.clone())
+                    .map_err(failed)?;
                 Stream::Packed(DigestWriter::new(compressor))
             }
         };
-        Ok(LayerPacker { tar: LayerWriter::new(BufWriter::with_capacity(256 << 10, stream)), options })
+        let tar = LayerWriter::new(BufWriter::with_capacity(256 << 10, stream));
+        Ok(LayerPacker { tar, options, memory, since: 0 })
     }
 
     /// Appends an entry as [`LayerWriter::append`] does, its time adjusted as the options say.
     pub fn append(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
+        self.cut_before(entry)?;
         let mtime = self.options.epoch.unwrap_or(entry.mtime);
         if mtime == entry.mtime && entry.mtime_nanos == 0 {
             return self.tar.append(entry, content);
@@ -56,20 +76,50 @@ impl LayerPacker {
         self.tar.append(&Entry { mtime, mtime_nanos: 0, ..entry.clone() }, content)
     }
 
+    /// Begins a new piece where the entries say so, so that a change leaves all pieces but one or two as they were: before a file that
+    /// fills one, and before every sixteenth path or so once there is enough. Part of the format.
+    fn cut_before(&mut self, entry: &Entry) -> Result<(), LayerError> {
+        let size = match entry.kind {
+            EntryKind::File { size } => size,
+            _ => 0,
+        };
+        let is_large = size >= CHUNK as u64;
+        if self.since > 0 && (is_large || self.since >= SMALLEST && divides(&entry.path)) {
+            if let Stream::Packed(hashed) = self.tar.flushed()?.get_mut() {
+                hashed.get_mut().cut().map_err(failed)?;
+            }
+            self.since = 0;
+        }
+        self.since = (self.since + 512 + size.next_multiple_of(512)) % CHUNK as u64;
+        Ok(())
+    }
+
     /// Completes the layer in the store.
     pub fn finish(self) -> Result<Layer, LayerError> {
         let stream = self.tar.finish()?.into_inner().map_err(|error| failed(error.into_error()))?;
-        let (blob, diff_id) = match stream {
-            Stream::Plain(blob) => (blob, None),
+        let (blob, diff_id, pieces) = match stream {
+            Stream::Plain(blob) => (blob, None, Vec::new()),
             Stream::Packed(hashed) => {
                 let (compressor, diff_id, _) = hashed.finish();
-                (compressor.finish().map_err(failed)?, Some(diff_id))
+                let (blob, pieces) = compressor.finish_pieces().map_err(failed)?;
+                (blob, Some(diff_id), pieces)
             }
         };
         let (digest, size) = blob.commit(None).map_err(failed)?;
+        if let Some(memory) = self.memory {
+            memory.remember(&digest, &pieces).map_err(failed)?;
+        }
         let descriptor = Descriptor::new(self.options.compression.layer_media_type(), digest, size);
         Ok(Layer { descriptor, diff_id: diff_id.unwrap_or(digest) })
     }
+}
+
+/// Whether a path is one of those that pieces may begin at: FNV-1a, and four bits of that, mixed once more.
+fn divides(path: &[u8]) -> bool {
+    let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60 == 0
 }
 
 impl Write for Stream {
@@ -94,11 +144,103 @@ fn failed(source: io::Error) -> LayerError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use hash::Digest;
 
     use super::*;
-    use crate::layer::{EntryKind, LayerReader};
-    use crate::{MemoryStore, decompress};
+    use crate::layer::LayerReader;
+    use crate::{MemoryStore, Piece, decompress};
+
+    /// Pieces in memory.
+    #[derive(Default)]
+    struct Remembered {
+        pieces: Mutex<HashMap<[u8; 32], Vec<u8>>>,
+        found: AtomicUsize,
+        asked: AtomicUsize,
+        store: MemoryStore,
+    }
+
+    impl ChunkMemory for Remembered {
+        fn find(&self, key: &[u8; 32]) -> Option<Vec<u8>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let found = self.pieces.lock().unwrap().get(key).cloned()?;
+            self.found.fetch_add(1, Ordering::Relaxed);
+            Some(found)
+        }
+
+        fn remember(&self, blob: &Digest, pieces: &[Piece]) -> io::Result<()> {
+            let bytes = (&self.store as &dyn ContentStore).read(blob, 1 << 30)?.unwrap();
+            for piece in pieces {
+                let piece_bytes = &bytes[piece.offset as usize..][..piece.length as usize];
+                assert_eq!(crate::seal(piece_bytes), piece.seal);
+                self.pieces.lock().unwrap().insert(piece.key, piece_bytes.to_vec());
+            }
+            Ok(())
+        }
+    }
+
+    /// Files of some 7 kB, and a large one.
+    fn tree(changed: Option<usize>) -> Vec<(Entry, Vec<u8>)> {
+        let content = |seed: usize, size: usize| -> Vec<u8> {
+            let mut state = seed as u32 + 1;
+            let next = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                b'a' + (state >> 28) as u8
+            };
+            (0..size).map(next).collect()
+        };
+        let mut entries: Vec<_> = (0..600)
+            .map(|n| {
+                let seed = if changed == Some(n) { 10_000 } else { n };
+                let content = content(seed, 5_000 + n * 7);
+                (file(format!("dir/f{n:04}").as_bytes(), content.len() as u64), content)
+            })
+            .collect();
+        let large = content(7_777, 3_500_000);
+        entries.insert(300, (file(b"dir/f0299-large", large.len() as u64), large));
+        entries
+    }
+
+    fn pack_tree(entries: &[(Entry, Vec<u8>)], memory: Option<Arc<Remembered>>) -> (Layer, MemoryStore) {
+        let store = memory.as_ref().map(|memory| memory.store.clone()).unwrap_or_default();
+        let options = PackOptions { compression: Compression::Gzip, level: None, epoch: Some(0) };
+        let memory = memory.map(|memory| memory as Arc<dyn ChunkMemory>);
+        let mut packer = LayerPacker::with_memory(&store, options, memory).unwrap();
+        for (entry, content) in entries {
+            packer.append(entry, &mut content.as_slice()).unwrap();
+        }
+        (packer.finish().unwrap(), store)
+    }
+
+    #[test]
+    fn only_changed_pieces_are_compressed_and_the_bytes_are_the_same() {
+        let memory = Arc::new(Remembered::default());
+        let counts = || (memory.asked.swap(0, Ordering::Relaxed), memory.found.swap(0, Ordering::Relaxed));
+        let (first, _) = pack_tree(&tree(None), Some(memory.clone()));
+        let (asked, found) = counts();
+        assert!(asked > 10 && found == 0, "{asked} {found}");
+        assert_eq!(pack_tree(&tree(None), None).0, first);
+        assert_eq!(pack_tree(&tree(None), Some(memory.clone())).0, first);
+        assert_eq!(counts(), (asked, asked));
+        // One that changed its content, one that is new and one that is gone.
+        let mut inserted = tree(None);
+        inserted.insert(450, (file(b"dir/f0448-new", 9_999), vec![7; 9_999]));
+        let mut removed = tree(None);
+        removed.remove(100);
+        for entries in [tree(Some(50)), tree(Some(599)), inserted, removed] {
+            let (with, store) = pack_tree(&entries, Some(memory.clone()));
+            let (asked, found) = counts();
+            assert!(found + 3 >= asked && found < asked, "{found} of {asked}");
+            assert_eq!(pack_tree(&entries, None).0, with);
+            let blob = (&store as &dyn ContentStore).read(&with.descriptor.digest, 1 << 30).unwrap().unwrap();
+            let mut tar = Vec::new();
+            decompress(&blob[..]).unwrap().read_to_end(&mut tar).unwrap();
+            assert_eq!(Digest::of(&tar), with.diff_id);
+        }
+    }
 
     fn entry() -> Entry {
         Entry { mtime: 7, mtime_nanos: 9, ..file(b"a/b", 3) }

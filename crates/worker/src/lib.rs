@@ -10,6 +10,7 @@
 //! Which operation runs when, and whether its result is known already, is the solver's business.
 
 mod agent;
+mod ahead;
 mod archive;
 mod cancel;
 mod copy;

@@ -1,13 +1,12 @@
 //! A tree as an image: its layers as blobs, its config with what only the finished layers know.
 
-use std::io::{self, Read};
 use std::time::SystemTime;
 
 use cache::{Snapshot, Store};
-use image::layer::EntryKind;
 use image::{Compression, Image, ImageConfig, Layer, LayerPacker, PackOptions, Platform};
 use jiff::Timestamp;
 
+use crate::ahead::each_entry;
 use crate::cancel::{Cancel, blocking};
 use crate::{LayerTree, LocalWorker, WorkerError};
 
@@ -38,7 +37,7 @@ impl LayerForm {
         };
         let level = self.level.map(|level| format!(" level={level}")).unwrap_or_default();
         let epoch = self.epoch.map(|epoch| format!(" epoch={epoch}")).unwrap_or_default();
-        format!("v1 {compression}{level}{epoch}")
+        format!("v2 {compression}{level}{epoch}")
     }
 }
 
@@ -135,38 +134,12 @@ fn pack(store: &Store, snapshot: &Snapshot, form: LayerForm, cancel: &Cancel) ->
     }
     let failed = |error: image::layer::LayerError| WorkerError::Pack(error.to_string());
     let options = PackOptions { compression: form.compression, level: form.level, epoch: form.epoch };
-    let mut packer = LayerPacker::new(store.blobs(), options).map_err(failed)?;
+    let mut packer = LayerPacker::with_memory(store.blobs(), options, store.chunks()).map_err(failed)?;
     let entries = snapshot.entries()?;
-    for entry in entries.entries() {
-        if cancel.is_cancelled() {
-            return Err(files::Error::Cancelled.into());
-        }
-        match entry.kind {
-            EntryKind::File { .. } => {
-                packer.append(entry, &mut Cancellable { file: entries.open(entry)?, cancel })
-            }
-            _ => packer.append(entry, &mut std::io::empty()),
-        }
-        .map_err(failed)?;
-    }
+    each_entry(&entries, cancel, |entry, content| packer.append(entry, content).map_err(failed))?;
     let layer = packer.finish().map_err(failed)?;
     store.set_packed(snapshot.id(), &name, &layer)?;
     Ok(layer)
-}
-
-/// A file that cannot be read any more once nobody waits for it: one file may take seconds.
-struct Cancellable<'a, R> {
-    file: R,
-    cancel: &'a Cancel,
-}
-
-impl<R: Read> Read for Cancellable<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
-        }
-        self.file.read(buffer)
-    }
 }
 
 /// Sets the times of the image and of its new history entries: of a layer when it was made, of anything else that of the layer before it.

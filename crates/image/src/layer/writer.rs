@@ -42,6 +42,12 @@ impl<W: Write> LayerWriter<W> {
         &self.out
     }
 
+    /// What is written to, with all that was appended so far.
+    pub fn flushed(&mut self) -> Result<&mut W, LayerError> {
+        self.out.flush().map_err(failed)?;
+        Ok(&mut self.out)
+    }
+
     /// Appends an entry. `content` is read for regular files only, and must have exactly as many bytes as the entry says.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ mod remote;
 mod repository;
 mod resolve;
 
+pub use remote::without_credentials;
+
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
