@@ -195,6 +195,8 @@ fn file_under(
     content: &ContentId,
     layers: &[SnapshotId],
 ) -> rusqlite::Result<()> {
+    // It is there again, so that it was removed once explains nothing any more.
+    db.prepare_cached("DELETE FROM steps WHERE step = ?1")?.execute([key.as_bytes()])?;
     db.prepare_cached("INSERT OR IGNORE INTO keys (key, record, seal) VALUES (?1, ?2, ?3)")?
         .execute(params![key.as_bytes(), record.0, seal_of(key, record, content, layers)])
         .map(drop)
