@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Cause, Explanation};
-use crate::record::StepRecord;
+use crate::record::{BuildResult, StepRecord};
 use crate::words;
 
 impl Explanation<'_> {
@@ -27,6 +27,7 @@ impl Explanation<'_> {
             text += match self.against {
                 Some(_) => "\nNothing is different.\n",
                 None if all == 0 => "\nIt has no steps.\n",
+                None if self.build.result != BuildResult::Done => "\nIt ended before a step did.\n",
                 None => "\nEverything was cached.\n",
             };
         }
