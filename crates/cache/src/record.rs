@@ -69,6 +69,12 @@ pub trait CacheBackend: Send + Sync {
     /// The results filed under `key`, newest first. A key can have several; each is a candidate that the caller verifies.
     fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError>;
 
+    /// The newest result filed under each key, as it is written down: nothing is looked after, and it does not count as used. To tell
+    /// about results, not to use them.
+    fn glance(&self, keys: &[CacheKey]) -> Result<Vec<Option<CacheRecord>>, CacheError> {
+        keys.iter().map(|key| Ok(self.lookup(key)?.into_iter().next())).collect()
+    }
+
     /// Files a result under all `keys`, in one transaction.
     fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError>;
 

@@ -55,6 +55,14 @@ impl CacheBackend for Records {
         Ok(found)
     }
 
+    fn glance(&self, keys: &[CacheKey]) -> Result<Vec<Option<CacheRecord>>, CacheError> {
+        self.inner.database.read("look at results", |db| {
+            let newest =
+                |key| Ok(rows_of_key(db, key)?.into_iter().find(|row| row.sealed).map(|row| row.record));
+            keys.iter().map(newest).collect()
+        })
+    }
+
     fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError> {
         let started = record.run.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = to_millis(SystemTime::now());
@@ -187,6 +195,8 @@ fn file_under(
     content: &ContentId,
     layers: &[SnapshotId],
 ) -> rusqlite::Result<()> {
+    // It is there again, so that it was removed once explains nothing any more.
+    db.prepare_cached("DELETE FROM steps WHERE step = ?1")?.execute([key.as_bytes()])?;
     db.prepare_cached("INSERT OR IGNORE INTO keys (key, record, seal) VALUES (?1, ?2, ?3)")?
         .execute(params![key.as_bytes(), record.0, seal_of(key, record, content, layers)])
         .map(drop)

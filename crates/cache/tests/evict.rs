@@ -50,6 +50,10 @@ fn ends_first_and_what_is_cheap() {
     let eviction = test.store.records().eviction(&key(4)).unwrap().unwrap();
     assert_eq!(eviction.why, "to keep under 300kB");
     assert_eq!(test.store.records().eviction(&key(3)).unwrap(), None);
+    // Once it was built again, that is history.
+    save(&test, 4, vec![], 1);
+    assert_eq!(test.store.records().eviction(&key(4)).unwrap(), None);
+    test.database().execute("DELETE FROM records WHERE description = 'RUN 4'", []).unwrap();
 
     // What is expensive holds what is below it.
     let limits = Limits { max_used_space: 250_000, ..Limits::default() };

@@ -37,34 +37,9 @@ pub(crate) fn harmless(text: &str) -> String {
 /// Longest name of a step in a table, in columns.
 const NAME: usize = 60;
 
-/// Rows of a name and numbers: names to the left, numbers to the right, the last column as it is.
-pub(crate) fn table<const N: usize>(rows: &[[String; N]], indent: &str) -> String {
-    let cell = |row: &[String; N], column: usize| {
-        let text = harmless(&row[column]);
-        if column == 0 { crate::picture::shortened(&text, NAME) } else { text }
-    };
-    let width = |column: usize| rows.iter().map(|row| cell(row, column).width()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = indent.to_owned();
-        for (column, width) in widths.iter().enumerate() {
-            let cell = cell(row, column);
-            let space = " ".repeat(width.saturating_sub(cell.width()));
-            line += &match column {
-                0 => format!("{cell}{space}"),
-                _ if column + 1 == N => format!("  {cell}"),
-                _ => format!("  {space}{cell}"),
-            };
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// Rows of one text and numbers, two spaces between columns: the first to the left, the others to the right.
-pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+/// Rows of cells in columns, two spaces between them. `sides` says of each column to which side it is set, `<` or `>`; the last goes for
+/// all that follow. The first column is cut when it is long.
+pub(crate) fn table(rows: &[Vec<String>], indent: &str, sides: &str) -> String {
     let cell = |row: &[String], column: usize| {
         let text = row.get(column).map(|text| harmless(text)).unwrap_or_default();
         if column == 0 { crate::picture::shortened(&text, NAME) } else { text }
@@ -72,13 +47,15 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().map(|row| cell(row, column).width()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..count).map(width).collect();
+    let is_left = |column: usize| sides.chars().nth(column).or(sides.chars().last()) != Some('>');
     let mut text = String::new();
     for row in rows {
-        let mut line = String::new();
+        let mut line = indent.to_owned();
         for (column, width) in widths.iter().enumerate() {
             let cell = cell(row, column);
             let space = " ".repeat(width.saturating_sub(cell.width()));
-            line += &if column == 0 { format!("{cell}{space}") } else { format!("  {space}{cell}") };
+            line += if column == 0 { "" } else { "  " };
+            line += &if is_left(column) { format!("{cell}{space}") } else { format!("{space}{cell}") };
         }
         text += line.trim_end();
         text.push('\n');
@@ -98,8 +75,9 @@ mod tests {
 
     #[test]
     fn names_to_the_left_numbers_to_the_right() {
-        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let rows = [row(["a", "10", "x"]), row(["bb\n", "1", ""])];
-        assert_eq!(table(&rows, " "), " a    10  x\n bb    1\n");
+        assert_eq!(table(&rows, " ", "<><"), " a    10  x\n bb    1\n");
+        assert_eq!(table(&rows, "", "<>"), "a    10  x\nbb    1\n");
     }
 }

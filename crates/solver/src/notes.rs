@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use cache::CacheRecord;
+use cache::{CacheError, CacheRecord};
 use graph::{KeyParts, Listing, MissReason, VertexId};
-use hash::{CacheKey, StableHasher};
+use hash::{CacheKey, ContentDigest, StableHash as _, StableHasher};
 
 /// Receives what is learned when [`crate::Solver::solve`] ends, also with a failure.
 #[derive(Debug, Default)]
@@ -47,12 +47,22 @@ fn listing_key(name: &str) -> CacheKey {
     CacheKey::from_bytes(StableHasher::new("listing-v1").with(name).finish())
 }
 
-/// A listing as it is remembered: its name, where and what.
-pub(crate) fn remembered(listing: &Listing) -> (String, CacheKey, Vec<u8>) {
-    let bytes = serde_json::to_vec(listing).unwrap_or_default();
-    let name = CacheKey::from_bytes(StableHasher::new("listing-name-v1").with(&bytes).finish()).to_string();
-    let key = listing_key(&name);
-    (name, key, bytes)
+/// The name of the listing of a selection: without having made it, so that a build that finds everything need not.
+pub(crate) fn listing_name(digest: &ContentDigest, modes: bool, sources: &[Vec<u8>]) -> String {
+    let mut hasher = StableHasher::new("listing-name-v1").with(digest).with(&modes);
+    (sources.len() as u64).stable_hash(&mut hasher);
+    sources.iter().for_each(|source| hasher.bytes(source));
+    CacheKey::from_bytes(hasher.finish()).to_string()
+}
+
+/// Whether a listing is remembered.
+pub(crate) fn is_listed(cache: &dyn cache::CacheBackend, name: &str) -> Result<bool, CacheError> {
+    Ok(cache.recall(&listing_key(name))?.is_some())
+}
+
+/// A listing as it is remembered.
+pub(crate) fn remembered(name: &str, listing: &Listing) -> (CacheKey, Vec<u8>) {
+    (listing_key(name), serde_json::to_vec(listing).unwrap_or_default())
 }
 
 /// The files that some step selected; `None` when they are not known any more.

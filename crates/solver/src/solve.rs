@@ -200,6 +200,7 @@ impl<W: Worker> Solver<W> {
             progress: self.progress.clone(),
             clock: self.clock.clone(),
             permits: Semaphore::new(self.parallelism.max(1)),
+            secret: Mutex::default(),
             hidden: SecretValues::of(&definition),
             definition,
             sources: Mutex::default(),
@@ -248,6 +249,8 @@ struct Run<W: Worker> {
     keys: Mutex<HashMap<VertexId, Keyed>>,
     /// Of vertices below which something must be fetched first.
     late_keys: Mutex<HashMap<VertexId, LateKey<W>>>,
+    /// The store's secret, once it was asked for.
+    secret: Mutex<Option<[u8; 32]>>,
     /// What is not written down.
     hidden: SecretValues,
     /// `None`: nobody asks why steps ran.

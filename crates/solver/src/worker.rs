@@ -29,6 +29,15 @@ pub trait Worker: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Where the parts of a selection stand in the tree: with the content digest, that says what [`Worker::content_paths`] would be.
+    async fn content_sources(
+        &self,
+        _tree: &Self::Tree,
+        _selection: &Selection,
+    ) -> Result<Vec<Vec<u8>>, Self::Error> {
+        Ok(Vec::new())
+    }
+
     /// The identity of a whole tree by what it holds. For an image that means that its layers were unpacked and verified.
     async fn content_id(&self, tree: &Self::Tree) -> Result<ContentId, Self::Error>;
 

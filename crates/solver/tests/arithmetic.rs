@@ -79,6 +79,11 @@ impl Worker for Arithmetic {
         Ok(Some(vec![SelectedPath { path: pattern.clone(), mode: None, digest }]))
     }
 
+    async fn content_sources(&self, _: &Tree, selection: &Selection) -> Result<Vec<Vec<u8>>, Failure> {
+        let Selection::Path(PathSelection { pattern, .. }) = selection else { return Ok(Vec::new()) };
+        Ok(vec![pattern.clone().into_bytes()])
+    }
+
     async fn source(&self, id: VertexId) -> Result<SourceTree<Tree>, Failure> {
         self.brought.lock().unwrap().push(id);
         let tree = match &self.definition.vertex(id).op {

@@ -470,6 +470,12 @@ impl Worker for LocalWorker {
         .await
     }
 
+    async fn content_sources(&self, tree: &Tree, selection: &Selection) -> Result<Vec<Vec<u8>>, WorkerError> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let selected = self.digested(tree, selection).await?.selected;
+        Ok(selected.matches.iter().map(|found| found.source.as_os_str().as_bytes().to_vec()).collect())
+    }
+
     async fn content_id(&self, tree: &Tree) -> Result<ContentId, WorkerError> {
         let Tree::Layers(tree) = tree else {
             return Err(WorkerError::Internal("a context has no content id".to_owned()));

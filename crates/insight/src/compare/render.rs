@@ -31,7 +31,7 @@ impl Comparison {
             }
             rows.push(row);
         }
-        text += &words::columns(&rows);
+        text += &words::table(&rows, "", "<>");
         text += "\n";
         let costs = (0..self.orderings.len()).map(|index| {
             let expected = self.expected(index);
@@ -56,16 +56,21 @@ impl Comparison {
     /// The steps that run.
     fn steps(&self, ordering: usize, prediction: &Prediction) -> String {
         let steps = self.orderings[ordering].steps.iter().zip(&prediction.effects);
-        let rows: Vec<[String; 4]> = steps
+        let rows: Vec<Vec<String>> = steps
             .filter(|(_, effect)| **effect != Effect::Cached)
             .map(|(step, effect)| {
                 let note = if *effect == Effect::AtMost { "at most" } else { "" };
-                [step.name.clone(), time(step), step.bytes.map_or("?".into(), words::bytes), note.to_owned()]
+                vec![
+                    step.name.clone(),
+                    time(step),
+                    step.bytes.map_or("?".into(), words::bytes),
+                    note.to_owned(),
+                ]
             })
             .collect();
         match rows.is_empty() {
             true => "  everything is cached\n".to_owned(),
-            false => words::table(&rows, "  "),
+            false => words::table(&rows, "  ", "<>><"),
         }
     }
 

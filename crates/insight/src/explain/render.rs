@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Cause, Explanation};
-use crate::record::StepRecord;
+use crate::record::{BuildResult, StepRecord};
 use crate::words;
 
 impl Explanation<'_> {
@@ -27,6 +27,7 @@ impl Explanation<'_> {
             text += match self.against {
                 Some(_) => "\nNothing is different.\n",
                 None if all == 0 => "\nIt has no steps.\n",
+                None if self.build.result != BuildResult::Done => "\nIt ended before a step did.\n",
                 None => "\nEverything was cached.\n",
             };
         }
@@ -35,16 +36,16 @@ impl Explanation<'_> {
             for more in &cause.more {
                 text += &format!("  and {}\n", words::harmless(more));
             }
-            let mut rows: Vec<[String; 4]> = Vec::new();
+            let mut rows: Vec<Vec<String>> = Vec::new();
             let mut steps: Vec<usize> = cause.hit.iter().chain(&cause.dragged).copied().collect();
             steps.sort_unstable();
             for index in steps {
                 let step = &self.build.steps[index];
                 let role = if cause.hit.contains(&index) { "" } else { "stands on it" };
                 let [time, bytes] = amounts(step);
-                rows.push([step.name.clone(), time, bytes, role.to_owned()]);
+                rows.push(vec![step.name.clone(), time, bytes, role.to_owned()]);
             }
-            text += &words::table(&rows, "  ");
+            text += &words::table(&rows, "  ", "<>><");
             let count = cause.hit.len() + cause.dragged.len();
             if count > 1 {
                 let (time, bytes) = (words::time(cause.time), words::bytes(cause.bytes));

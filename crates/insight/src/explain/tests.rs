@@ -154,3 +154,11 @@ fn what_was_built_from_the_same_and_ran_was_removed() {
     assert_eq!(explained.causes.len(), 1);
     assert_eq!(explained.causes[0].reason, Some(MissReason::evicted()));
 }
+
+#[test]
+fn a_build_that_was_given_up_found_nothing() {
+    let mut build = build("b", vec![step("[1/1] RUN sleep", &[], StepOutcome::Cancelled)]);
+    build.result = BuildResult::Cancelled;
+    assert!(Explanation::of(&build).text().contains("It ended before a step did"));
+    assert_eq!(Explanation::of(&build).sentence(0), "RUN sleep: it was not reached\n");
+}

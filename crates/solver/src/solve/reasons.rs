@@ -7,7 +7,7 @@ use files::Selection;
 use graph::{
     Input, InputPart, KeyParts, Listing, MissReason, Naming, Op, PathPart, Source, Vertex, VertexId,
 };
-use hash::{CacheKey, StableHasher};
+use hash::{CacheKey, ContentDigest, StableHasher};
 
 use super::{Answer, Explaining, Run, is_keyed_by_content, lock, operation};
 use crate::history;
@@ -93,7 +93,12 @@ impl<W: Worker> Run<W> {
     /// What goes into the definition key of a vertex.
     async fn parts(self: &Arc<Self>, id: VertexId, explaining: &Explaining) -> Answer<KeyParts, W::Error> {
         let vertex = self.definition.vertex(id);
-        let secret = self.blocking(id, |cache| cache.secret()).await?;
+        let known = lock(&self.secret).to_owned();
+        let secret = match known {
+            Some(secret) => secret,
+            None => self.blocking(id, |cache| cache.secret()).await?,
+        };
+        *lock(&self.secret) = Some(secret);
         let naming = Naming { secret: &secret, args: &explaining.args, hidden: &self.hidden };
         Ok(KeyParts::new(&vertex.op, self.input_parts(id).await?, naming))
     }
@@ -105,13 +110,13 @@ impl<W: Worker> Run<W> {
         for input in &vertex.inputs {
             let source = self.definition.vertex(input.vertex);
             if is_keyed_by_content(source) {
-                let digest = self.content_of(id, input.vertex, &input.selection)?.await?.to_string();
-                let listing = self.list(id, input).await?;
+                let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
+                let listing = self.list(id, input, &digest).await?;
                 let pattern = match &input.selection {
                     Selection::Whole => history::text(&source.name).to_owned(),
                     Selection::Path(path) => path.pattern.clone(),
                 };
-                parts.push(InputPart::Content { pattern, digest, listing });
+                parts.push(InputPart::Content { pattern, digest: digest.to_string(), listing });
             } else {
                 let key = self.keyed(input.vertex).await?.definition;
                 let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
@@ -126,38 +131,39 @@ impl<W: Worker> Run<W> {
     }
 
     /// Remembers which files were selected, so that a later build can say which of them changed. Returns the name of the listing.
-    async fn list(self: &Arc<Self>, id: VertexId, input: &Input) -> Answer<Option<String>, W::Error> {
+    async fn list(
+        self: &Arc<Self>,
+        id: VertexId,
+        input: &Input,
+        digest: &ContentDigest,
+    ) -> Answer<Option<String>, W::Error> {
         let place = (input.vertex, input.selection.clone());
         if let Some(known) = lock(&self.listings).get(&place) {
             return Ok(known.clone());
         }
         let tree = self.input(input.vertex).await?;
-        let paths = self.worker.content_paths(&tree, &input.selection).await;
-        let paths = paths.map_err(|error| operation(id, error))?;
-        let part = |path: SelectedPath| (path.path, PathPart::new(path.mode, &path.digest));
-        let name = match paths {
-            None => None,
-            Some(paths) => {
+        let sources = self.worker.content_sources(&tree, &input.selection).await;
+        let modes = !matches!(&input.selection, Selection::Path(path) if !path.modes);
+        let sources = sources.map_err(|error| operation(id, error))?;
+        let name = notes::listing_name(digest, modes, &sources);
+        let asked = name.clone();
+        if !self.blocking(id, move |cache| notes::is_listed(cache, &asked)).await? {
+            let paths = self.worker.content_paths(&tree, &input.selection).await;
+            if let Some(paths) = paths.map_err(|error| operation(id, error))? {
+                let part = |path: SelectedPath| (path.path, PathPart::new(path.mode, &path.digest));
                 let listing: Listing = paths.into_iter().map(part).collect();
-                self.blocking(id, move |cache| {
-                    let (name, key, bytes) = notes::remembered(&listing);
-                    if cache.recall(&key)?.is_none() {
-                        cache.remember(&[(key, bytes)])?;
-                    }
-                    Ok(name)
-                })
-                .await
+                let remembered = [notes::remembered(&name, &listing)];
                 // That a later miss may go unexplained is no reason to fail.
-                .ok()
+                let _ = self.blocking(id, move |cache| cache.remember(&remembered)).await;
             }
-        };
-        lock(&self.listings).insert(place, name.clone());
-        Ok(name)
+        }
+        lock(&self.listings).insert(place, Some(name.clone()));
+        Ok(Some(name))
     }
 
     /// What was learned of the steps that the targets need, as far as it was.
     pub(super) async fn note(self: &Arc<Self>, targets: &[VertexId]) -> Vec<StepNote> {
-        let mut notes = Vec::new();
+        let mut notes: Vec<StepNote> = Vec::new();
         let Some(explaining) = self.explaining.clone() else { return notes };
         for id in self.ancestors(targets) {
             if matches!(self.definition.vertex(id).op, Op::Source(_)) {
@@ -165,16 +171,18 @@ impl<W: Worker> Run<W> {
             }
             let Some(key) = self.known_key(id) else { continue };
             let Ok(parts) = self.parts(id, &explaining).await else { continue };
-            let known = lock(&self.results).get(&id).cloned();
-            let record = match known {
-                Some(record) => Some(record),
-                None => {
-                    let found = self.blocking(id, move |cache| cache.lookup(&key)).await;
-                    found.ok().and_then(|found| found.into_iter().next())
-                }
-            };
+            let record = lock(&self.results).get(&id).cloned();
             let why = lock(&self.reasons).get(&id).cloned();
             notes.push(StepNote { vertex: id, key, parts, record, why });
+        }
+        // What stands below something that was found was not looked up.
+        let Some(first) = notes.first().map(|note| note.vertex) else { return notes };
+        let missing: Vec<CacheKey> =
+            notes.iter().filter(|note| note.record.is_none()).map(|note| note.key).collect();
+        let found = self.blocking(first, move |cache| cache.glance(&missing)).await.unwrap_or_default();
+        let without = notes.iter_mut().filter(|note| note.record.is_none());
+        for (note, record) in without.zip(found) {
+            note.record = record;
         }
         notes
     }
