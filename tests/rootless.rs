@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Context, Image, Running, User, eventually, mounts_with, processes_with, run, tempdir};
+use e2e::{
+    Context, Home, Image, Running, User, eventually, mounts_with, processes_with, run, tempdir, unpack,
+};
 use rustix::process::Signal;
 
 /// The same by root.

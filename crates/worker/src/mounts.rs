@@ -30,7 +30,7 @@ pub(crate) struct Mounts {
 /// What must not go while the process runs.
 #[expect(dead_code, reason = "held for what dropping them does")]
 enum Held {
-    Tree(ActiveRoot),
+    Tree(Box<ActiveRoot>),
     Cache(CacheMount),
     Agent(AgentSocket),
     Directory(ActiveSnapshot),
@@ -195,7 +195,7 @@ impl Preparing<'_> {
                 path: if path.as_os_str().is_empty() { PathBuf::from(".") } else { path },
             },
         };
-        ready.held.push(Held::Tree(root));
+        ready.held.push(Held::Tree(Box::new(root)));
         Ok(kind)
     }
 
