@@ -33,7 +33,7 @@ enum Held {
     Tree(Box<ActiveRoot>),
     Cache(CacheMount),
     Agent(AgentSocket),
-    Directory(ActiveSnapshot),
+    Directory(Box<ActiveSnapshot>),
 }
 
 /// The tree of an input of the step, and what of it is meant.
@@ -229,7 +229,7 @@ impl Preparing<'_> {
         let socket = AgentSocket::open(agent, directory.dir(), file)?;
         let path = socket.path().to_owned();
         ready.held.push(Held::Agent(socket));
-        ready.held.push(Held::Directory(directory));
+        ready.held.push(Held::Directory(Box::new(directory)));
         Ok(Some(path))
     }
 }
