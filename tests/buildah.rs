@@ -342,7 +342,10 @@ const OTHERWISE: &[(&str, &[&str])] = &[
         &["chmod_octal_over_modes", "expand_in_every_instruction"],
     ),
     ("Buildah copies a FIFO as if it were a directory with it", &["copy_fifo_direct"]),
-    ("Buildah does not know all wildcards", &["wildcard_escaped", "wildcard_bracket_unescaped"]),
+    (
+        "Buildah does not know all wildcards",
+        &["wildcard_escaped", "wildcard_bracket_unescaped", "wildcard_unicode"],
+    ),
     (
         "Buildah refuses wildcards that match nothing, BuildKit not",
         &["wildcard_matches_nothing", "ignore_hides_from_wildcard"],

@@ -2,14 +2,17 @@
 //! repositories are served by git and OpenSSH, HTTP by a server that counts.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use e2e::{Agent, Context, Done, Home, Reply, Repositories, Server, Sshd, base, feed, run, tempdir, tool};
+use e2e::{
+    Agent, Context, Done, Home, Reply, Repositories, Running, Server, Sshd, base, feed, run, tempdir, tool,
+};
+use rustix::process::Signal;
 
 /// Copies all of the context.
 const ALL: &str = "FROM scratch\nCOPY . /\n";
@@ -132,6 +135,30 @@ fn an_archive_that_is_broken_is_an_error() {
     feed(&mut home.build("-"), &packed(Context::new("").path(), &[])).code_is(1);
     let empty = tempdir();
     feed(&mut home.build("-"), &packed(empty.path(), &[])).code_is(1).says("Dockerfile");
+}
+
+/// Somebody has typed `builder build -` and thinks better of it.
+#[test]
+#[ignore = "a signal waits for the end of standard input"]
+fn reading_standard_input_can_be_interrupted() {
+    let home = Home::new();
+    for begun in [&b""[..], b"FROM scr", &[b'x'; 2000]] {
+        let mut build = home.build("-");
+        build.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut build = Running::start(&mut build);
+        let mut input = build.0.stdin.take().expect("its input");
+        input.write_all(begun).expect("write");
+        // It says that it reads before it does.
+        let mut said = String::new();
+        let mut stderr = BufReader::new(build.0.stderr.take().expect("its messages"));
+        stderr.read_line(&mut said).expect("read");
+        std::thread::sleep(Duration::from_millis(300));
+        build.signal(Signal::INT);
+        assert_eq!(build.wait(Duration::from_secs(5)).code(), Some(130), "{said}");
+        drop(input);
+    }
+    let bytes = run(tool("grep").args(["-rl", "xxxxxxxx"]).arg(home.path()));
+    assert_eq!(bytes.stdout, "", "what was read is gone");
 }
 
 /// Bytes that do not compress.
@@ -374,6 +401,62 @@ fn a_repository_over_ssh() {
 }
 
 #[test]
+fn a_repository_of_gits_own_daemon() {
+    let home = Home::new();
+    let repositories = Repositories::new();
+    let (_daemon, url) = repositories.daemon();
+    assert_eq!(files(&mut home.build(&format!("{url}/app.git"))), repository("main"));
+    let side = files(&mut home.build(&format!("{url}/app.git#side")));
+    assert!(side.contains(&"lib/module=module".to_owned()), "{side:?}");
+    let add = Context::new(&format!("FROM scratch\nADD {url}/app.git#v1:dir /o/\n"));
+    assert_eq!(files(&mut home.build(&add)), ["o/Dockerfile=…", "o/inner=inner"]);
+}
+
+/// `printf x-access-token:sesame | base64`, and what `user:password` is.
+const TOKEN: &str = "basic eC1hY2Nlc3MtdG9rZW46c2VzYW1l";
+const LOGIN: &str = "basic dXNlcjpwYXNzd29yZA==";
+
+#[test]
+fn repositories_behind_a_login() {
+    let repositories = Repositories::new();
+    let server = repositories.serve_to(TOKEN);
+    let url = server.url("/app.git");
+    let dir = tempdir();
+    fs::write(dir.path().join("token"), "sesame\n").expect("write");
+    let secret = |id: &str| format!("--secret=id={id},src={}", dir.path().join("token").display());
+    let add = Context::new(&format!("FROM scratch\nADD {url}#v1:dir /o/\n"));
+    for id in ["GIT_AUTH_TOKEN".to_owned(), format!("GIT_AUTH_TOKEN.{}", server.host())] {
+        let home = Home::new();
+        assert_eq!(files(home.build(&url).arg(secret(&id))), repository("main"), "{id}");
+        let added = files(home.build(&add).arg(secret(&id)));
+        assert_eq!(added, ["o/Dockerfile=…", "o/inner=inner"]);
+        let grep = run(tool("grep").args(["-rlE", "sesame|c2VzYW1l"]).arg(home.path()));
+        assert_eq!(grep.stdout, "", "the token is kept nowhere");
+    }
+    let home = Home::new();
+    // As upstream, it is sent to that repository and not to those of its submodules, which may be anybody's.
+    let side = format!("{url}#side");
+    run(home.build(&side).arg(secret("GIT_AUTH_TOKEN"))).code_is(1).says("lib.git");
+    run(&mut home.build(&add)).code_is(1).says("GIT_AUTH_TOKEN").says("Dockerfile:2");
+    run(home.build(&url).arg(secret("GIT_AUTH_TOKEN.example.org"))).code_is(1);
+}
+
+/// A login in the address is used, and stands nowhere afterwards.
+#[test]
+fn a_login_in_an_address_is_not_kept() {
+    let home = Home::new();
+    let repositories = Repositories::new();
+    let server = repositories.serve_to(LOGIN);
+    let url = server.url("/app.git").replacen("http://", "http://user:password@", 1);
+    let done = run(home.build(&url).args(["-q", "--progress=plain"])).ok();
+    assert!(!done.stderr.contains("password"), "{done}");
+    let named = Context::new("FROM scratch\nCOPY --from=named file /f\n");
+    assert_eq!(files(home.build(&named).arg(format!("--build-context=named={url}"))), ["f=main"]);
+    let grep = run(tool("grep").args(["-rlE", "user:password|dXNlcjpwYXNzd29yZA"]).arg(home.path()));
+    assert_eq!(grep.stdout, "", "the login is kept nowhere");
+}
+
+#[test]
 fn http_contexts() {
     let home = Home::new();
     let context = sample();
@@ -409,12 +492,12 @@ fn http_contexts() {
 }
 
 /// A file that a test changes, with its ETag.
-struct Served {
+struct Changing {
     server: Server,
     content: Arc<Mutex<(String, &'static str)>>,
 }
 
-impl Served {
+impl Changing {
     fn start() -> Self {
         let content = Arc::new(Mutex::new(("one\n".to_owned(), "\"1\"")));
         let shared = Arc::clone(&content);
@@ -437,7 +520,7 @@ impl Served {
 #[test]
 fn add_asks_a_server_whether_a_file_changed() {
     let home = Home::new();
-    let served = Served::start();
+    let served = Changing::start();
     let url = served.server.url("/dir/name.txt?query=1");
     let context =
         Context::new(&format!("FROM busybox\nADD {url} /o/\nRUN ls -l --full-time /o && cat /o/*\n"));
@@ -466,6 +549,40 @@ fn add_asks_a_server_whether_a_file_changed() {
     assert!(served.server.take().iter().all(|request| request.header("if-none-match").is_none()));
 }
 
+#[test]
+fn a_broken_download_goes_on_where_it_ended() {
+    let home = Home::new();
+    let whole = noise(400_000);
+    let content = whole.clone();
+    let server = Server::start(move |request| {
+        let offset =
+            request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+        let offset: Option<usize> = offset.and_then(|offset| offset.parse().ok());
+        let reply = match offset {
+            Some(offset) => {
+                let range = format!("bytes {offset}-{}/{}", content.len() - 1, content.len());
+                Reply::new(206, &content[offset..]).with("Content-Range", range)
+            }
+            None => Reply::new(200, content.clone()).cut(250_000),
+        };
+        reply.with("ETag", "\"whole\"").with("Accept-Ranges", "bytes")
+    });
+    let context = Context::new(&format!("FROM scratch\nADD {} /f\n", server.url("/f")));
+    let out = tempdir();
+    run(home.build(&context).arg("-o").arg(out.path().join("out"))).ok();
+    assert!(fs::read(out.path().join("out/f")).expect("read") == whole, "every byte");
+    let requests = server.take();
+    let ranges: Vec<_> = requests.iter().filter_map(|request| request.header("range")).collect();
+    assert!(requests.len() == 2 && ranges.len() == 1 && ranges[0] != "bytes=0-", "{ranges:?}");
+
+    // One that breaks again and again is an error in the end, and leaves nothing.
+    let broken = Server::start(|_| Reply::new(200, vec![b'x'; 1000]).cut(10));
+    let context = Context::new(&format!("FROM scratch\nADD {} /f\n", broken.url("/f")));
+    let done = run(&mut home.build(&context)).code_is(1).says(&broken.url("/f"));
+    assert!(done.took < Duration::from_secs(60), "{done}");
+    assert!(broken.take().len() > 1, "tried again");
+}
+
 /// `sha256:…` of bytes, by coreutils.
 fn sha256(text: &str) -> String {
     let done = feed(&mut tool("sha256sum"), text.as_bytes()).ok();
@@ -475,7 +592,7 @@ fn sha256(text: &str) -> String {
 #[test]
 fn add_compares_the_checksum() {
     let home = Home::new();
-    let served = Served::start();
+    let served = Changing::start();
     let url = served.server.url("/f");
     let (right, wrong) = (sha256("one\n"), sha256("two\n"));
     let with = |checksum: &str| Context::new(&format!("FROM scratch\nADD --checksum={checksum} {url} /f\n"));
@@ -641,6 +758,7 @@ fn a_named_context_replaces_a_stage_or_an_image() {
         ("alpine:latest", "alpine"),
         ("docker.io/library/alpine:3", "alpine:3"),
         ("alpine:3", "docker.io/library/alpine:3"),
+        ("alpine", "alpine::linux/amd64"),
     ] {
         let context = Context::new(&format!("FROM {written}\nRUN echo built on it\n"));
         let home = Home::new();

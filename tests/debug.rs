@@ -175,7 +175,12 @@ fn a_terminal_of_its_own() {
     let keys = |keys: &[&str]| run(tmux().arg("send-keys").args(keys)).ok();
     let screen = || run(tmux().args(["capture-pane", "-p"])).ok().stdout;
     let shows = |text: &str| {
-        eventually(Duration::from_secs(10), text, || screen().lines().any(|line| line.trim_end() == text));
+        let so = || screen().lines().any(|line| line.trim_end() == text);
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !so() {
+            assert!(std::time::Instant::now() < end, "{text:?} is not on the screen:\n{}", screen());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     };
     keys(&[&format!("'{}' run -it app", binary().display()), "Enter"]);
     eventually(Duration::from_secs(10), "a prompt", || screen().contains("/ #"));
@@ -193,6 +198,8 @@ fn a_terminal_of_its_own() {
     keys(&["kill -KILL %1; wait; stty size", "Enter"]);
     shows("20 70");
     keys(&["exit 5", "Enter"]);
+    // What is typed before the program has ended is the program's.
+    eventually(Duration::from_secs(10), "the outer prompt", || screen().trim_end().ends_with("\n#"));
     // The terminal is as it was.
     keys(&["echo code=$?", "Enter"]);
     shows("code=5");

@@ -49,6 +49,8 @@ fn compressions() {
     let all = layout(&home, &context, "compression=zstd,force-compression=true", &[]);
     assert!(media_types(&all).iter().all(|kind| *kind == format!("{OCI}+zstd")));
     assert_eq!(all.id(), gzip.id());
+    let again = layout(&home, &context, "compression=zstd,force-compression=true", &[]);
+    assert_eq!(again.digest, all.digest, "what was compressed once is remembered");
     let none = layout(&home, &context, "compression=uncompressed,force-compression=true", &[]);
     assert!(media_types(&none).iter().all(|kind| *kind == OCI));
     none.layers();

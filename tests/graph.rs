@@ -367,7 +367,6 @@ fn checks_and_their_exit_codes() {
 
 /// As upstream.
 #[test]
-#[ignore = "--call=targets answers although the Dockerfile cannot be read"]
 fn a_broken_dockerfile_has_no_targets() {
     let broken = Context::new("FROM busybox AS a\nCOPPY a b\n");
     for question in ["targets", "targets,format=json"] {

@@ -264,3 +264,59 @@ fn without_a_daemon_it_is_said() {
         .says("SSH");
     run(home.build(&context).arg("--push")).code_is(2).says("-t REGISTRY/NAME");
 }
+
+#[test]
+fn a_mirror_is_asked_first() {
+    let (mirror, origin) = (Registry::start(None), Registry::start(None));
+    seed(&mirror, "tool:1");
+    let name = format!("{}/tool:1", origin.address);
+    let variable = ("BUILDER_REGISTRY_MIRRORS", format!("{}=http://{}", origin.address, mirror.address));
+    let home = Home::new();
+    let context = Context::new(&format!("FROM {name}\nRUN true\n"));
+    run(home.build(&context).env(variable.0, &variable.1)).ok();
+    assert_eq!(origin.requests().len(), 0, "{:#?}", origin.requests());
+    let other = Home::new();
+    run(other.builder("pull").arg(&name).env(variable.0, &variable.1)).ok();
+    run(other.builder("run").args([&name, "true"])).ok();
+    // Nothing is pushed to it.
+    run(other.builder("push").arg(&name).env(variable.0, &variable.1)).ok();
+    origin.manifest("tool:1");
+    run(home.build(&context).env(variable.0, "nonsense").arg("--pull")).code_is(2).says("REGISTRY=MIRROR");
+}
+
+/// A registry that breaks off, and a daemon that does not take what it is sent.
+#[test]
+fn what_fails_is_said() {
+    use std::io::{Read, Write};
+    let home = Home::new();
+    let context = app();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    // Every connection is answered with an error of a daemon that has no room.
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut buffer = vec![0; 1 << 16];
+        let mut all = Vec::new();
+        while !all.ends_with(b"0\r\n\r\n") {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => all.extend_from_slice(&buffer[..read]),
+            }
+        }
+        let body = r#"{"errorDetail":{"message":"no room"},"error":"no room"}"#;
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).expect("answer");
+        all
+    });
+    let host = format!("tcp://127.0.0.1:{port}");
+    run(home.build(&context).args(["-t", "x", "--load"]).env("DOCKER_HOST", &host))
+        .code_is(1)
+        .says("refuses the image: no room");
+    let sent = server.join().expect("the server");
+    assert!(sent.starts_with(b"POST /images/load?quiet=1 HTTP/1.1\r\n"));
+    // Nobody there.
+    run(home.build(&context).args(["-t", &format!("127.0.0.1:{port}/x"), "--push"]))
+        .code_is(1)
+        .says("cannot push");
+}

@@ -187,10 +187,10 @@ fn archives_that_lie_are_refused() {
     let (_, manifest) = manifest_of(&other);
     let layer = manifest["layers"][1]["digest"].as_str().expect("a digest")[7..].to_owned();
     fs::write(other.join("blobs/sha256").join(&layer), "x").expect("write");
-    refused("changed", "the archive is damaged");
+    refused("changed", "it is damaged");
     let other = unpack("missing");
     fs::remove_file(other.join("blobs/sha256").join(&layer)).expect("remove");
-    refused("missing", "the archive is damaged");
+    refused("missing", "it is damaged");
     // A Docker archive whose layers are in another order than the config says.
     let other = unpack("order");
     fs::remove_file(other.join("index.json")).expect("remove");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -81,12 +82,47 @@ impl Repositories {
         let root = self.dir.path().to_owned();
         Server::start(move |request| backend(&root, request))
     }
+
+    /// As [`Repositories::serve`], for those whose `Authorization` is this.
+    pub fn serve_to(&self, authorization: &'static str) -> Server {
+        let root = self.dir.path().to_owned();
+        Server::start(move |request| match request.header("authorization") {
+            Some(given) if given.eq_ignore_ascii_case(authorization) => backend(&root, request),
+            _ => Reply::new(401, "who are you?").with("WWW-Authenticate", "Basic realm=\"test\""),
+        })
+    }
+
+    /// Serves them with git's own daemon, and returns it with its address, `git://127.0.0.1:PORT`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn daemon(&self) -> (Running, String) {
+        daemon(self.dir.path())
+    }
 }
 
 impl Default for Repositories {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Serves the repositories of a directory with git's own daemon; its address is `git://127.0.0.1:PORT`.
+pub(crate) fn daemon(base: &Path) -> (Running, String) {
+    let port = free_port();
+    let programs = run(tool("git").arg("--exec-path")).ok().stdout;
+    // The program itself: `git daemon` would be a process between it and us.
+    let mut daemon = Command::new(Path::new(programs.trim()).join("git-daemon"));
+    daemon.args(["--export-all", "--reuseaddr", "--listen=127.0.0.1", &format!("--port={port}")]);
+    daemon.arg(format!("--base-path={}", base.display())).stdin(Stdio::null());
+    daemon.stdout(Stdio::null()).stderr(Stdio::null());
+    // It is asked to serve what another user may own.
+    daemon.envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory")]);
+    let daemon = Running::start(daemon.env("GIT_CONFIG_VALUE_0", "*"));
+    eventually(Duration::from_secs(20), "git-daemon to answer", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    (daemon, format!("git://127.0.0.1:{port}"))
 }
 
 /// Runs git with nothing of this machine's configuration, at a fixed time.
@@ -168,7 +204,8 @@ impl Agent {
         let mut agent = tool("ssh-agent");
         agent.args(["-D", "-a"]).arg(&socket).stdin(Stdio::null()).stdout(Stdio::null());
         let process = Running::start(&mut agent);
-        eventually(Duration::from_secs(20), "ssh-agent to listen", || socket.exists());
+        // Its socket is there before it listens.
+        eventually(Duration::from_secs(20), "ssh-agent to listen", || UnixStream::connect(&socket).is_ok());
         run(tool("ssh-add").arg("-q").arg(dir.path().join("key")).env("SSH_AUTH_SOCK", &socket)).ok();
         Self { dir, _process: process }
     }

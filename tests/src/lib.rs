@@ -23,6 +23,7 @@ mod serve;
 mod server;
 mod servers;
 mod tree;
+mod user;
 
 pub use cases::{Case, in_parallel};
 pub use git::{Agent, Repositories, Sshd, ssh_key};
@@ -32,6 +33,7 @@ pub use serve::Served;
 pub use server::{Reply, Request, Server};
 pub use servers::{Docker, Registry};
 pub use tree::{Node, Tree};
+pub use user::User;
 
 /// The binary under test.
 ///

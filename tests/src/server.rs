@@ -33,6 +33,7 @@ pub struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    cut: Option<usize>,
 }
 
 impl Reply {
@@ -46,6 +47,12 @@ impl Reply {
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// The connection ends after so many bytes of the body, of which the headers promise all.
+    #[must_use]
+    pub fn cut(self, bytes: usize) -> Self {
+        Self { cut: Some(bytes), ..self }
     }
 
     /// To another address.
@@ -132,7 +139,7 @@ fn serve(
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     if request.method != "HEAD" && reply.status != 304 {
-        stream.write_all(&reply.body)?;
+        stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
     }
     Ok(())
 }

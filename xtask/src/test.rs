@@ -54,6 +54,10 @@ enum Part {
     Debug,
     /// Why steps ran, and what is kept of builds.
     Explain,
+    /// What edits rerun under two orders of instructions: predicted, and done.
+    Compare,
+    /// What the cache takes on the disk, and what goes from it.
+    Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
     /// Messages and exit codes.

@@ -8,9 +8,9 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, completion, debug, du, explain, export, graph as graph_command, history,
-    image_group, images, info, inspect, load, login, logout, man, parse as parse_command, prune, pull, push,
-    rmi, run, save, tag,
+    build, cache as cache_command, compare, completion, debug, du, explain, export, graph as graph_command,
+    history, image_group, images, info, inspect, load, login, logout, man, parse as parse_command, prune,
+    pull, push, rmi, run, save, tag,
 };
 use crate::refused::{self, Refused};
 
@@ -45,6 +45,7 @@ pub(crate) struct Cli {
 pub(crate) enum Subcommands {
     Build(Box<build::Args>),
     Explain(explain::Args),
+    Compare(Box<compare::Args>),
     Graph(Box<graph_command::Args>),
     Debug(Box<debug::Args>),
     History(history::Args),

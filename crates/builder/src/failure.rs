@@ -186,12 +186,16 @@ impl From<executor::Error> for Failure {
 /// A program that is not there is the Dockerfile's fault; a sandbox that cannot be had is the machine's.
 fn sandbox_code(error: &executor::Error) -> u8 {
     match error {
-        executor::Error::Program { .. } => BUILD_FAILED,
+        executor::Error::Program { .. } | executor::Error::Target(_) => BUILD_FAILED,
         _ => MACHINE_LACKS,
     }
 }
 
 fn info(error: &executor::Error) -> Option<String> {
+    if let executor::Error::Target(text) = error {
+        let read_only = text.ends_with("Read-only file system");
+        return read_only.then(|| "make it in what is mounted there, or add rw to that mount".to_owned());
+    }
     let unsupported = matches!(error, executor::Error::Unsupported(_) | executor::Error::Setup(_));
     unsupported.then(|| "`builder info` shows what this machine offers and what is missing".to_owned())
 }

@@ -1,7 +1,6 @@
 //! Builds OCI images from Dockerfiles: arguments, composition, rendering, exit codes. What could be used elsewhere lives in the
 //! other crates.
 
-mod archive;
 mod cli;
 mod commands;
 mod console;
@@ -69,6 +68,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
+        Subcommands::Compare(args) => commands::compare::run(*args),
         Subcommands::Debug(args) => commands::debug::run(*args),
         Subcommands::Explain(args) => commands::explain::run(args),
         Subcommands::History(args) => commands::history::run(args),

@@ -13,11 +13,46 @@ use registry::{Client, Config, Push, PushBlob, PushError, PushManifest};
 use crate::failure::Failure;
 use crate::progress::{Part, Task};
 
-/// A client with the user's logins and proxies. The registries of `insecure` need no valid certificate, and may speak plain HTTP.
-pub(crate) fn client(insecure: &[Reference]) -> Client {
-    let mut config = Config::from_env(|name| std::env::var_os(name));
+/// Other registries that are asked first: `docker.io=mirror.example.com,docker.io=http://10.0.0.1:5000`.
+const MIRRORS: &str = "BUILDER_REGISTRY_MIRRORS";
+/// Registries, separated by commas, that need no valid certificate and may speak plain HTTP, as the loopback does.
+const INSECURE: &str = "BUILDER_INSECURE_REGISTRIES";
+
+/// A client with the user's logins, proxies and mirrors. The registries of `insecure` need no valid certificate, and may speak plain HTTP.
+pub(crate) fn client(insecure: &[Reference]) -> Result<Client, Failure> {
+    let mut config = config()?;
     config.transport.insecure.extend(insecure.iter().map(|name| name.registry.clone()));
-    Client::new(config)
+    Ok(Client::new(config))
+}
+
+/// What the environment says about registries.
+pub(crate) fn config() -> Result<Config, Failure> {
+    let text = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut config = Config::from_env(|name| std::env::var_os(name));
+    configure(&mut config, &text(MIRRORS), &text(INSECURE))
+        .map_err(|one| Failure::usage(format!("{MIRRORS}: `{one}` is not REGISTRY=MIRROR")))?;
+    Ok(config)
+}
+
+fn configure<'a>(config: &mut Config, mirrors: &'a str, insecure: &str) -> Result<(), &'a str> {
+    fn list(text: &str) -> impl Iterator<Item = &str> {
+        text.split(',').map(str::trim).filter(|one| !one.is_empty())
+    }
+    config.transport.insecure.extend(list(insecure).map(str::to_owned));
+    for one in list(mirrors) {
+        let (registry, mirror) = one.split_once('=').ok_or(one)?;
+        let host =
+            mirror.strip_prefix("https://").or_else(|| mirror.strip_prefix("http://")).unwrap_or(mirror);
+        let host = host.trim_end_matches('/');
+        if registry.is_empty() || host.is_empty() || host.contains('/') {
+            return Err(one);
+        }
+        if mirror.starts_with("http://") {
+            config.transport.insecure.push(host.to_owned());
+        }
+        config.mirrors.entry(registry.to_owned()).or_default().push(host.to_owned());
+    }
+    Ok(())
 }
 
 /// Puts manifests and configs into the store. Blocks.
@@ -171,6 +206,24 @@ impl From<DaemonError> for Failure {
                 .hint("set DOCKER_HOST, or keep the image with -t NAME and run it with `builder run NAME`"),
             DaemonError::Address { .. } => Failure::usage(message),
             _ => Failure::build(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_and_what_they_may() {
+        let mut config = Config::default();
+        let mirrors = "docker.io=m.example, docker.io=http://10.0.0.1:5000/,r.io=https://x";
+        configure(&mut config, mirrors, "lab:5000").unwrap();
+        assert_eq!(config.mirrors["docker.io"], ["m.example", "10.0.0.1:5000"]);
+        assert_eq!(config.mirrors["r.io"], ["x"]);
+        assert_eq!(config.transport.insecure, ["lab:5000", "10.0.0.1:5000"]);
+        for wrong in ["docker.io", "=x", "docker.io=", "docker.io=x/y"] {
+            assert_eq!(configure(&mut Config::default(), wrong, ""), Err(wrong));
         }
     }
 }

@@ -50,7 +50,7 @@ impl Template {
         let mut pieces = pieces(&text)?.into_iter();
         let (nodes, end) = nodes(&mut pieces)?;
         match end {
-            End::Text => Ok(Template(nodes)),
+            Ended::ByText => Ok(Template(nodes)),
             _ => Err("`{{end}}` or `{{else}}` without a beginning".to_owned()),
         }
     }
@@ -153,13 +153,13 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// What ended a list of nodes.
-enum End {
-    Text,
-    End,
-    Else(Option<(Block, Pipeline)>),
+enum Ended {
+    ByText,
+    ByEnd,
+    ByElse(Option<(Block, Pipeline)>),
 }
 
-fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, End), String> {
+fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), String> {
     let mut list = Vec::new();
     while let Some(piece) = pieces.next() {
         let action = match piece {
@@ -173,10 +173,10 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, End), Str
         };
         let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((&action, ""));
         match word {
-            "end" => return Ok((list, End::End)),
+            "end" => return Ok((list, Ended::ByEnd)),
             "else" => {
                 let rest = rest.trim();
-                return Ok((list, End::Else(if rest.is_empty() { None } else { block(rest)? })));
+                return Ok((list, Ended::ByElse(if rest.is_empty() { None } else { block(rest)? })));
             }
             _ => match block(&action)? {
                 Some((kind, over)) => list.push(inside(kind, over, pieces)?),
@@ -184,7 +184,7 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, End), Str
             },
         }
     }
-    Ok((list, End::Text))
+    Ok((list, Ended::ByText))
 }
 
 fn block(action: &str) -> Result<Option<(Block, Pipeline)>, String> {
@@ -202,13 +202,13 @@ fn inside(kind: Block, over: Pipeline, pieces: &mut std::vec::IntoIter<Piece>) -
     let open = || Err("a block without `{{end}}`".to_owned());
     let (then, end) = nodes(pieces)?;
     let otherwise = match end {
-        End::End => Vec::new(),
-        End::Else(None) => match nodes(pieces)? {
-            (otherwise, End::End) => otherwise,
+        Ended::ByEnd => Vec::new(),
+        Ended::ByElse(None) => match nodes(pieces)? {
+            (otherwise, Ended::ByEnd) => otherwise,
             _ => return open(),
         },
-        End::Else(Some((kind, over))) => vec![inside(kind, over, pieces)?],
-        End::Text => return open(),
+        Ended::ByElse(Some((kind, over))) => vec![inside(kind, over, pieces)?],
+        Ended::ByText => return open(),
     };
     Ok(Node::Block { kind, over, then, otherwise })
 }

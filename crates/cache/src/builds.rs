@@ -11,7 +11,8 @@ use hash::StableHasher;
 use crate::error::At;
 use crate::layout::{create_dir, names_in};
 use crate::upper::remove_file_if_there;
-use crate::{CacheError, Store};
+use crate::usage::measure;
+use crate::{Amount, CacheError, Store};
 
 /// So many builds are kept; the oldest go first.
 const MOST_BUILDS: usize = 200;
@@ -126,6 +127,12 @@ impl Store {
     /// The log of a build, likewise.
     pub fn build_log(&self, id: &BuildId) -> Result<Option<Vec<u8>>, CacheError> {
         read_packed(&self.builds_dir().join(id.file(LOG)))
+    }
+
+    /// How many builds are kept, and their bytes on the disk.
+    pub(crate) fn measure_builds(&self) -> Result<Amount, CacheError> {
+        let bytes = measure(&self.builds_dir())?.bytes;
+        Ok(Amount { count: self.builds()?.len() as u64, bytes })
     }
 
     /// Forgets a build. One that is not there is fine.

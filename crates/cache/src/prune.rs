@@ -64,6 +64,15 @@ impl Store {
     /// Removes what is not needed. Nothing is removed while a build is running, in whatever process; a build that starts
     /// meanwhile waits for a moment, not for the disk: things are moved out of sight first.
     pub fn prune(&self, options: PruneOptions) -> Result<Pruned, CacheError> {
+        self.prune_after(options, || Ok(Pruned::default()))
+    }
+
+    /// The same after something else that wants nobody to be building; what that removed is added.
+    pub(crate) fn prune_after(
+        &self,
+        options: PruneOptions,
+        first: impl FnOnce() -> Result<Pruned, CacheError>,
+    ) -> Result<Pruned, CacheError> {
         let inner = &self.inner;
         let lock = open_lock(&inner.layout)?;
         let operation = if options.wait {
@@ -75,20 +84,22 @@ impl Store {
             Err(Errno::WOULDBLOCK) => return Err(CacheError::Busy { path: self.root().to_owned() }),
             other => other.at("lock", &inner.layout.session_lock())?,
         }
+        let before = first()?;
         let mut pruned = self.remove_rows(options.all)?;
         let mut trash = Trash::new(self);
         pruned.snapshots = self.take_snapshots(&mut trash)?;
         pruned.blobs = self.take_blobs(&mut trash)?;
         self.take_logs(&mut trash)?;
         let mounts = self.prune_mounts(options.all)?;
-        pruned.mounts = mounts.count;
+        pruned.mounts = before.mounts + mounts.count;
+        pruned.records += before.records;
         if options.all {
             trash.take_all_in(&inner.layout.stats())?;
             inner.database.vacuum()?;
         }
         claims::remove_unused(&inner.layout)?;
         drop(lock);
-        pruned.bytes = mounts.bytes + trash.empty()?;
+        pruned.bytes = before.bytes + mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
         // Once layers and unfinished ones are gone it shows which objects nobody has.
         self.prune_objects()?;

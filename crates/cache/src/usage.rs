@@ -38,6 +38,8 @@ pub struct Usage {
     pub remotes: Amount,
     /// What steps printed.
     pub logs: Amount,
+    /// Records and logs of builds.
+    pub builds: Amount,
     /// Files that versions of a layer share. Their bytes are among the snapshots, but for those here, which no layer has any more.
     pub objects: Amount,
     /// What failed steps left; their bytes are among the snapshots.
@@ -60,6 +62,7 @@ impl Usage {
             self.cache_mounts,
             self.remotes,
             self.logs,
+            self.builds,
             self.objects,
             self.temporary,
             self.database,
@@ -149,6 +152,7 @@ impl Store {
             cache_mounts: together(&self.cache_mounts()?),
             remotes: together(&self.remote_dirs()?),
             logs: inside(&layout.logs())?,
+            builds: self.measure_builds()?,
             objects: self.measure_objects()?,
             kept,
             temporary: inside(&layout.scratch())?,

@@ -21,6 +21,9 @@ pub enum Error {
     /// Something in the sandbox could not be set up: verb, path and the system's reason.
     #[error("{0}")]
     Setup(String),
+    /// A mount of the specification cannot be where it is wanted.
+    #[error("{0}")]
+    Target(String),
     /// Something on the caller's side of the sandbox failed.
     #[error("{action}: {source}")]
     Io {

@@ -13,6 +13,7 @@ pub(crate) enum Fault {
     Program { code: i32, message: String },
     Unsupported(String),
     Setup(String),
+    Target(String),
 }
 
 impl From<Fault> for Error {
@@ -21,6 +22,7 @@ impl From<Fault> for Error {
             Fault::Program { code, message } => Self::Program { code, message },
             Fault::Unsupported(text) => Self::Unsupported(text),
             Fault::Setup(text) => Self::Setup(text),
+            Fault::Target(text) => Self::Target(text),
         }
     }
 }

@@ -233,10 +233,24 @@ fn add_device(device: &HostDevice, stubs: &mut Stubs, scratch: &mut Scratch) -> 
 
 /// `/proc` is mounted later than everything else, from inside; over the root nothing of it would be left.
 fn refuse_proc(target: &Path) -> Result<(), Fault> {
-    if lexical(target).first().is_none_or(|first| first == "proc") {
-        return Err(Fault::Setup(format!("mount {}: nothing can be mounted there", target.display())));
+    let path = lexical(target);
+    let refused = match path.first() {
+        None => true,
+        Some(first) => first == "proc" || (first == "dev" && path.len() == 1),
+    };
+    if refused {
+        return Err(Fault::Target(format!("mount {}: nothing can be mounted there", target.display())));
     }
     Ok(())
+}
+
+/// Mode of a tmpfs where nothing was before, as runc has it.
+const NEW_TMPFS: u32 = 0o1777;
+
+/// The permission bits of what is at a mount's target.
+fn existing_mode(target: &Path, stubs: &Stubs) -> Option<u32> {
+    let found = stubs.find(target, ResolveFlags::empty()).ok()?;
+    rustix::fs::fstat(found).ok().map(|stat| stat.st_mode & 0o7777)
 }
 
 /// Makes one further mount.
@@ -265,6 +279,7 @@ fn add(mount: &Mount, stubs: &mut Stubs, scratch: &mut Scratch, nodes: MountAttr
         }
         MountKind::Tmpfs { size, mode } => {
             let file_system = FileSystem::open("tmpfs")?;
+            let mode = mode.unwrap_or_else(|| existing_mode(target, stubs).unwrap_or(NEW_TMPFS));
             file_system.set("mode", format!("{mode:o}").as_str())?;
             if let Some(size) = size {
                 file_system.set("size", size.to_string().as_str())?;

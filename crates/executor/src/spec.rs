@@ -173,8 +173,8 @@ pub enum MountKind {
     Tmpfs {
         /// Limit in bytes; `None` leaves the kernel's default, half of the memory.
         size: Option<u64>,
-        /// Permission bits of its root, such as `0o1777`.
-        mode: u32,
+        /// Permission bits; `None`: those of the directory that it is mounted on, 1777 for one that was not there.
+        mode: Option<u32>,
     },
     /// A file with these contents, in memory: it never reaches a disk.
     File {

@@ -92,12 +92,18 @@ impl Stubs {
             Err(Errno::NOENT) => self.walk(path, kind),
             other => other,
         };
-        let target = target.context(describe)?;
+        // What a read-only mount lacks cannot be made in it, and where a file is no directory can be.
+        let target = target.map_err(|error| match error {
+            Errno::ROFS | Errno::NOTDIR => {
+                Fault::Target(format!("{}: {}", describe(), reason(&error.into())))
+            }
+            _ => Fault::Setup(format!("{}: {}", describe(), reason(&error.into()))),
+        })?;
         let found = stat(target.as_fd()).context(describe)?;
         let is_directory = FileType::from_raw_mode(found.st_mode).is_dir();
         if is_directory != (kind == Kind::Directory) {
             let what = if is_directory { "a directory" } else { "no directory" };
-            return Err(Fault::Setup(format!("{}: it is {what}", describe())));
+            return Err(Fault::Target(format!("{}: it is {what}", describe())));
         }
         Ok(target)
     }

@@ -2,31 +2,27 @@ use std::io::{self, BufWriter, Write as _};
 use std::sync::Arc;
 
 use hash::DigestReader;
-use image::{Compression, Compressor, ContentStore, Descriptor, Image, Layer};
+use image::{Compression, Compressor, ContentStore, Descriptor, Layer};
 
 use crate::ExportError;
 use crate::images::open_blob;
 use crate::task::{Cancel, blocking};
 
-/// Gives all layers of an image one compression (`force-compression=true`); those that have it already stay as they are. What the layers
-/// unpack to stays the same, byte for byte, and is verified on the way.
+/// Compresses a layer in another way (`force-compression=true`); one that is compressed so already stays as it is. What it unpacks to stays
+/// the same, byte for byte, and is verified on the way.
 ///
 /// # Errors
 /// A layer that is not in the store, is damaged, or has no such level. Dropping the future ends the work at the next MiB.
 pub async fn recompressed(
-    mut image: Image,
+    layer: Layer,
     store: Arc<dyn ContentStore>,
     compression: Compression,
     level: Option<u32>,
-) -> Result<Image, ExportError> {
-    for layer in &mut image.layers {
-        if Compression::of_layer(&layer.descriptor.media_type) == Some(compression) {
-            continue;
-        }
-        let (old, store) = (layer.clone(), store.clone());
-        *layer = blocking(move |cancel| convert(&old, &*store, compression, level, cancel)).await?;
+) -> Result<Layer, ExportError> {
+    if Compression::of_layer(&layer.descriptor.media_type) == Some(compression) {
+        return Ok(layer);
     }
-    Ok(image)
+    blocking(move |cancel| convert(&layer, &*store, compression, level, cancel)).await
 }
 
 fn convert(

@@ -31,10 +31,13 @@ impl fmt::Debug for Output {
 
 impl Output {
     /// Has `write` write to it, and completes it when that succeeds.
-    pub(crate) fn write(
+    ///
+    /// # Errors
+    /// Those of `write`; [`ExportError`] when the place cannot be written to.
+    pub fn write<E: From<ExportError>>(
         &self,
-        write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
-    ) -> Result<(), ExportError> {
+        write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self {
             Output::File(path) => write_file(path, write),
             Output::Stream(stream) => {
@@ -42,21 +45,22 @@ impl Output {
                 let name = Path::new("the output stream");
                 let mut buffered = BufWriter::with_capacity(BUFFER, &mut *stream);
                 write(&mut buffered)?;
-                buffered.flush().map_err(ExportError::io("write", name))
+                Ok(buffered.flush().map_err(ExportError::io("write", name))?)
             }
         }
     }
 }
 
-fn write_file(
+fn write_file<E: From<ExportError>>(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
-) -> Result<(), ExportError> {
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     // A link's target is replaced, not the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            return Err(ExportError::destination(path, "it is a directory: name the file to be written"));
+            let reason = "it is a directory: name the file to be written";
+            return Err(ExportError::destination(path, reason).into());
         }
         Ok(found) if !found.is_file() => {
             let device = OpenOptions::new().write(true).open(path).map_err(ExportError::io("open", path))?;
@@ -70,14 +74,14 @@ fn write_file(
     Ok(())
 }
 
-fn buffered(
+fn buffered<E: From<ExportError>>(
     path: &Path,
     file: &File,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
-) -> Result<(), ExportError> {
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     let mut buffered = BufWriter::with_capacity(BUFFER, file);
     write(&mut buffered)?;
-    buffered.flush().map_err(ExportError::io("write", path))
+    Ok(buffered.flush().map_err(ExportError::io("write", path))?)
 }
 
 /// A temporary file in the directory of `path`, gone when it is dropped. Its mode is what the umask leaves of 0666.

@@ -3,6 +3,7 @@
 //!
 //! No HTTP and no state directory here: those live in `registry` and `cache`, which implement the traits.
 
+mod archive;
 mod chunks;
 mod compress;
 mod config;
@@ -17,6 +18,7 @@ mod reference;
 mod resolve;
 mod store;
 
+pub use archive::{ArchivedImage, read_archive};
 pub use chunks::{ChunkMemory, Piece};
 pub use compress::{Compressor, check_level, seal};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};

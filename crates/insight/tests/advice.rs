@@ -8,9 +8,11 @@ mod invented;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use insight::{ListedFile, Listing};
 use parser::Diagnostic;
+use proptest::prelude::*;
 
 fn cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/insight/advice");
@@ -108,4 +110,130 @@ fn cures_cure() {
         }
     }
     assert!(cured > 15, "{cured}");
+}
+
+/// Pieces of which commands and instructions are made.
+const PIECES: [&str; 48] = [
+    "\nRUN ",
+    "\nCOPY ",
+    "\nADD ",
+    "\nWORKDIR ",
+    "\nARG ",
+    "\nENV ",
+    "\nUSER ",
+    "\nFROM x AS y\n",
+    "\nONBUILD ",
+    "\nRUN <<E\n",
+    "\nE\n",
+    "--from=y ",
+    "--mount=target=/m ",
+    "--chown=1 ",
+    "--link ",
+    ". ",
+    "./ ",
+    "/ ",
+    "/app ",
+    "a.txt ",
+    "package.json ",
+    "src/ ",
+    "* ",
+    "$A ",
+    "${A} ",
+    "$(",
+    ")",
+    "`",
+    "'",
+    "\"",
+    " && ",
+    " || ",
+    "; ",
+    " | ",
+    " & ",
+    " > ",
+    " < ",
+    "\\\n",
+    "apt-get ",
+    "update ",
+    "install ",
+    "-y ",
+    "npm ",
+    "ci ",
+    "cd ",
+    "pip install -r a.txt ",
+    "é",
+    "[\"a\", \"b\"]",
+];
+
+fn soup() -> impl Strategy<Value = String> {
+    let piece =
+        prop_oneof![8 => prop::sample::select(PIECES.as_slice()).prop_map(str::to_owned), 1 => ".{0,3}"];
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| format!("FROM debian AS a\n{}", pieces.concat()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever is written, advice is about places in the text, and every cure can be built.
+    #[test]
+    fn nothing_is_too_strange(text in soup(), is_listed in any::<bool>()) {
+        let files = ["a.txt", "package.json", "src/a", "src/b", "big/x"];
+        let listing = Listing::new(files.map(|path| ListedFile { path: path.to_owned(), size: 20_000_000, link: false }));
+        let listing = is_listed.then_some(&listing);
+        if let Ok(findings) = checked::check(&text, &invented::options(), listing) {
+            for finding in findings.iter().filter(|finding| finding.rule.is_some_and(|rule| insight::rule(rule).is_some())) {
+                let spans = finding.related.iter().map(|related| related.span).chain([finding.span]);
+                for span in spans {
+                    prop_assert!(text.get(span.range()).is_some(), "{finding:?}");
+                }
+                if finding.rule == Some("CopyBeforeExpensiveRun") {
+                    let cure = finding.help.as_deref().unwrap_or_default().lines().skip(1);
+                    let cure = cure.map(|line| line.trim_start().to_owned() + "\n").collect::<String>();
+                    let parsed = parser::parse(&format!("FROM debian\n{cure}"));
+                    prop_assert!(!parsed.has_errors(), "{cure}\n{:?}", parsed.diagnostics);
+                }
+            }
+        }
+    }
+}
+
+/// Nobody waits for advice, however long a file is.
+#[test]
+fn long_files_take_no_time() {
+    let repeated = |line: &dyn Fn(usize) -> String| {
+        let lines: String = (0..1_000).map(line).collect();
+        format!("FROM debian\nWORKDIR /app\n{lines}RUN true\nLABEL x=$A0\n")
+    };
+    let texts = [
+        repeated(&|index| format!("COPY a{index} /app/\n")),
+        repeated(&|_| "COPY . .\n".to_owned()),
+        repeated(&|index| format!("COPY . .\nENV A{index}=1\n")),
+        repeated(&|index| format!("ARG A{index}\n")),
+        repeated(&|index| format!("ARG A{index}\nRUN apt-get install a{index}\n")),
+        repeated(&|_| "RUN apt-get update\n".to_owned()),
+        format!("FROM debian\nCOPY . /app\nRUN {}\n", "$(`\"'".repeat(100_000)),
+        format!("FROM debian\nCOPY . /app\nRUN {}\n", "apt-get update && ".repeat(50_000)),
+    ];
+    let files = (0..20_000).map(|index| ListedFile {
+        path: format!("d{}/f{index}", index % 100),
+        size: 1_000,
+        link: false,
+    });
+    let listing = Listing::new(files);
+    for text in texts {
+        let parsed = parser::parse(&text);
+        let Ok(plan) = invented::plan(&parsed, &invented::options()) else { continue };
+        let checks = frontend::Checks::default();
+        let subject = insight::Subject {
+            source: &text,
+            parsed: &parsed,
+            plan: &plan,
+            context: Some(&listing),
+            checks: &checks,
+        };
+        let start = Instant::now();
+        let found = insight::advise(&subject).len();
+        let took = start.elapsed();
+        // Tests are not optimised, and other tests run beside them.
+        assert!(took < Duration::from_secs(5), "{took:?} for {found} findings in {}…", &text[..40]);
+    }
 }

@@ -100,21 +100,40 @@ impl Client {
         store: &Arc<dyn ContentStore>,
         progress: &dyn TransferProgress,
     ) -> Result<Digest, PushError> {
-        let name = push.to.to_string();
-        let error = |failure: Failure| of_push(failure, &name);
         let mounts: BTreeSet<String> =
             push.blobs.iter().filter_map(|blob| mountable(blob, &push.to)).collect();
+        match self.push_mounting(push, &mounts, store, progress).await {
+            // Some token servers refuse all when one repository that is asked for is not to be read.
+            Err(PushError::Denied { message, .. }) if !mounts.is_empty() => {
+                tracing::debug!(message, "pushing without mounting blobs");
+                self.push_mounting(push, &BTreeSet::new(), store, progress).await
+            }
+            done => done,
+        }
+    }
+
+    /// `mounts`: the repositories that blobs may be mounted from.
+    async fn push_mounting(
+        &self,
+        push: &Push,
+        mounts: &BTreeSet<String>,
+        store: &Arc<dyn ContentStore>,
+        progress: &dyn TransferProgress,
+    ) -> Result<Digest, PushError> {
+        let name = push.to.to_string();
+        let error = |failure: Failure| of_push(failure, &name);
+        let mountable = |blob: &PushBlob| mountable(blob, &push.to).filter(|from| mounts.contains(from));
         let pusher = Pusher {
             host: self.host(&push.to.registry).map_err(error)?,
             name: push.to.repository.clone(),
-            scope: Scope::push(&push.to.repository, &mounts),
+            scope: Scope::push(&push.to.repository, mounts),
             retry: self.retry(),
             store: Arc::clone(store),
             progress,
         };
         let mut seen = HashSet::new();
         let blobs = push.blobs.iter().filter(|blob| seen.insert(blob.descriptor.digest));
-        try_join_all(blobs.map(|blob| pusher.push_blob(blob, mountable(blob, &push.to), &name))).await?;
+        try_join_all(blobs.map(|blob| pusher.push_blob(blob, mountable(blob), &name))).await?;
         let Some((last, others)) = push.manifests.split_last() else {
             return Err(error(Failure::invalid("there is no manifest to push")));
         };

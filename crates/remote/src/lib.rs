@@ -20,6 +20,6 @@ mod validators;
 
 pub use client::{Client, Config, Secrets};
 pub use error::Error;
-pub use git::{Access, CheckedOut, Checkout, GitConfig, Resolved};
+pub use git::{Access, CheckedOut, Checkout, Commit, GitConfig, Resolved, commits, without_credentials};
 pub use http::{Download, Downloaded, Fetched, Known};
 pub use validators::Validators;

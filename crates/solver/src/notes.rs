@@ -1,5 +1,6 @@
 //! What is learned of each step on the way, for whoever keeps records of builds.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use cache::CacheRecord;
@@ -33,8 +34,11 @@ impl Notes {
         std::mem::take(&mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Adds what is new: a step may be solved again to show what it printed.
     pub(crate) fn put(&self, steps: Vec<StepNote>) {
-        *self.steps.lock().unwrap_or_else(PoisonError::into_inner) = steps;
+        let mut known = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen: HashSet<VertexId> = known.iter().map(|step| step.vertex).collect();
+        known.extend(steps.into_iter().filter(|step| !seen.contains(&step.vertex)));
     }
 }
 

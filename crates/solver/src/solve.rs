@@ -186,6 +186,9 @@ impl<W: Worker> Solver<W> {
             };
             peeked.insert(id, found);
         }
+        if let Some(notes) = &self.notes {
+            notes.put(run.note(targets).await);
+        }
         drop(guard);
         Ok(peeked)
     }

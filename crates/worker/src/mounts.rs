@@ -16,9 +16,6 @@ use crate::agent::AgentSocket;
 use crate::cancel::{Cancel, blocking};
 use crate::{Secrets, SshAgents, WorkerError};
 
-/// Mode of a directory in memory, as Docker mounts it.
-const TMPFS_MODE: u32 = 0o1777;
-
 /// Everything that is ready for one process. What it stands on lives as long as the value.
 #[derive(Default)]
 pub(crate) struct Mounts {
@@ -65,7 +62,7 @@ impl Preparing<'_> {
         let mut ready = Mounts::default();
         // Locks first, in an order that all builds share: two steps that want the same two never wait for each other.
         let caches = self.caches(exec, &mut ready).await?;
-        for mount in &exec.mounts {
+        for mount in in_order(&exec.mounts) {
             let kind = match &mount.kind {
                 MountKind::Bind { input } => self.bind(*input, mount.read_only, &mut ready).await?,
                 MountKind::Cache(cache) => {
@@ -73,7 +70,7 @@ impl Preparing<'_> {
                     let missing = || WorkerError::Internal(format!("cache mount {} was not made", cache.id));
                     executor::MountKind::Bind { source: place.cloned().ok_or_else(missing)? }
                 }
-                MountKind::Tmpfs { size } => executor::MountKind::Tmpfs { size: *size, mode: TMPFS_MODE },
+                MountKind::Tmpfs { size } => executor::MountKind::Tmpfs { size: *size, mode: None },
                 MountKind::Secret(file) => match self.secret(&file.id, file.required, &mut ready)? {
                     Some(contents) => {
                         executor::MountKind::File { contents, mode: file.mode, uid: file.uid, gid: file.gid }
@@ -89,16 +86,14 @@ impl Preparing<'_> {
             ready.mounts.push(executor::Mount { target, kind, read_only: read_only(mount) });
         }
         for secret in &exec.secret_env {
-            if let Some(value) = self.secret(&secret.id, secret.required, &mut ready)? {
-                use std::os::unix::ffi::OsStringExt as _;
-                if value.contains(&0) {
-                    let id = &secret.id;
-                    return Err(WorkerError::Secret(format!(
-                        "secret {id}: a variable cannot hold a NUL byte"
-                    )));
-                }
-                ready.env.push((secret.variable.clone().into(), OsString::from_vec(value)));
+            use std::os::unix::ffi::OsStringExt as _;
+            // As upstream: a variable for a secret that is not given is there, and empty.
+            let value = self.secret(&secret.id, secret.required, &mut ready)?.unwrap_or_default();
+            if value.contains(&0) {
+                let id = &secret.id;
+                return Err(WorkerError::Secret(format!("secret {id}: a variable cannot hold a NUL byte")));
             }
+            ready.env.push((secret.variable.clone().into(), OsString::from_vec(value)));
         }
         Ok(ready)
     }
@@ -142,6 +137,14 @@ impl Preparing<'_> {
             let seed = cache.seed.map(|input| self.input(input)).transpose()?;
             let (store, cancel) = (self.store.clone(), self.cancel.clone());
             let mount = blocking(move || {
+                let mut options = options;
+                if let Some(seed) = &seed
+                    && (options.mode, options.uid, options.gid) == (0o755, 0, 0)
+                {
+                    // Nothing else is asked for: it is as the directory that it begins as.
+                    let root = seed_root(&store, seed)?;
+                    (options.mode, options.uid, options.gid) = (root.mode, root.uid, root.gid);
+                }
                 let fill = |directory: &Path, owners: &Owners| match &seed {
                     Some(input) => fill(&store, input, directory, owners, &cancel),
                     None => Ok(()),
@@ -231,6 +234,15 @@ impl Preparing<'_> {
     }
 }
 
+/// The order in which mounts are made: what is in another comes after it, whichever is written first; secrets and sockets last, as
+/// upstream has it.
+fn in_order(mounts: &[Mount]) -> Vec<&Mount> {
+    let mut sorted: Vec<&Mount> = mounts.iter().collect();
+    let is_lent = |mount: &Mount| matches!(mount.kind, MountKind::Secret(_) | MountKind::Ssh(_));
+    sorted.sort_by_key(|mount| (is_lent(mount), mount.target.split('/').collect::<Vec<_>>()));
+    sorted
+}
+
 /// A secret is nobody's to change; a socket is used by writing to it.
 fn read_only(mount: &Mount) -> bool {
     match mount.kind {
@@ -238,6 +250,17 @@ fn read_only(mount: &Mount) -> bool {
         MountKind::Ssh(_) => false,
         _ => mount.read_only,
     }
+}
+
+/// The directory that a new cache mount begins as.
+fn seed_root(store: &Store, input: &Input) -> Result<files::Metadata, WorkerError> {
+    let view = cache::TreeView::new(store, &input.layers)?;
+    let path = match &input.selection {
+        Selection::Whole => PathBuf::new(),
+        Selection::Path(path) => files::resolve(&view, Path::new(&path.pattern), true)?,
+    };
+    let missing = || files::Error::NotFound { path: path.clone(), hidden_by: None };
+    Ok(view.metadata(&path)?.ok_or_else(missing)?)
 }
 
 /// Copies what a new cache mount begins with.

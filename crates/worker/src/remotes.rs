@@ -80,7 +80,9 @@ impl LocalWorker {
         let access = Access { secrets: &secrets, ssh_agent: agent.as_deref(), known_hosts: None, log: &log };
         let resolved = self.remote.resolve(&checkout, &access).await?;
 
-        let (store, remote, cancel) = (self.store.clone(), git.remote.clone(), self.cancel.clone());
+        // A login in it stays nowhere.
+        let remote = remote::without_credentials(&git.remote);
+        let (store, cancel) = (self.store.clone(), self.cancel.clone());
         let (layer, repository) = blocking(move || {
             let repository = store.remote_dir(RemoteKind::Git, &remote, &|| cancel.is_cancelled())?;
             Ok((store.begin(&[])?, repository.ok_or(files::Error::Cancelled)?))

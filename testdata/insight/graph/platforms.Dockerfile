@@ -1,6 +1,6 @@
 #> platform linux/amd64
 #> platform linux/arm64
-#> unknown 8
+#> unknown 7
 FROM --platform=$BUILDPLATFORM golang AS build
 ARG TARGETARCH
 COPY . /src

@@ -1,5 +1,5 @@
-#> runs 10 11 16
-#> always 15
+#> runs 9 10 14 18 19
+#> always 13
 FROM golang AS base
 WORKDIR /src
 COPY go.mod go.sum ./

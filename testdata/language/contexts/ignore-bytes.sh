@@ -1,1 +1,1 @@
-printf "\xff\n">.dockerignore; touch $(printf "\xff"); echo>b
+printf "\377\n">.dockerignore; touch $(printf "\377"); echo>b

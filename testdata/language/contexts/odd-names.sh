@@ -1,2 +1,2 @@
 mkdir src; cd src; touch -- "sp ace" "q'uote" 'd"q' "new
-line" "tab	" "back\\slash" "*" "?" "[" "é" $(printf "\xff\xfe") "-dash" "#hash" "..." ".. " "~" "\$HOME" ".wh" ".whx"; touch $(printf "%0255d" 1)
+line" "tab	" "back\\slash" "*" "?" "[" "é" $(printf "\377\376") "-dash" "#hash" "..." ".. " "~" "\$HOME" ".wh" ".whx"; touch $(printf "%0255d" 1)

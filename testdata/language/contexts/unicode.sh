@@ -1,1 +1,1 @@
-touch é ab z; touch $(printf "\xff")
+touch é ab z; touch $(printf "\377")

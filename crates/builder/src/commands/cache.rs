@@ -183,6 +183,14 @@ fn copy(store: &Store, from: &str, to: &Path) -> Result<(), Failure> {
     let Some(found) = selected.matches.first() else {
         return Err(Failure::build(format!("{from}: there is nothing that could be copied")));
     };
+    // As cp does: a device or a pipe is written to, not replaced.
+    let is_special = std::fs::metadata(to).is_ok_and(|to| !to.is_dir() && !to.is_file());
+    if found.kind() == Kind::File && is_special {
+        let mut file = tree.open(&found.source).map_err(|error| Failure::from_source(&error))?;
+        let mut out =
+            std::fs::OpenOptions::new().write(true).open(to).map_err(|e| Failure::io("open", to, &e))?;
+        return io::copy(&mut file, &mut out).map(drop).map_err(|error| Failure::io("write", to, &error));
+    }
     let (directory, destination) = if found.kind() == Kind::Directory || to.is_dir() {
         std::fs::create_dir_all(to).map_err(|error| Failure::io("create", to, &error))?;
         let name =
@@ -233,12 +241,7 @@ fn export(store: &Store, id: &str, output: &Path) -> Result<(), Failure> {
         mount.export(&mut out)?;
         return out.flush().map_err(|error| Failure::standard_output(&error));
     }
-    // Visible when it is complete.
-    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |error: io::Error| Failure::io("write", output, &error);
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io)?;
-    mount.export(&mut file)?;
-    file.persist(output).map(drop).map_err(|error| io(error.error))
+    exporter::Output::File(output.to_owned()).write(|out| Ok(mount.export(out)?))
 }
 
 fn import(store: &Store, id: &str, input: &Path) -> Result<(), Failure> {

@@ -1,6 +1,11 @@
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use cache::{CachePart, Store};
+use serde_json::{Value, json};
+
+use super::filter::{self, Filter};
 use crate::failure::Failure;
+use crate::progress::harmless;
 use crate::{Machine, format, terminal};
 
 /// Show what the state directory holds.
@@ -9,10 +14,22 @@ pub(crate) struct Args {
     /// List every layer with the step that made it
     #[arg(short, long)]
     verbose: bool,
+
+    /// List what matches, with what removing it would free: until=24h (not used since), type=regular|exec.cachemount|source.git.checkout,
+    /// id=…, description=…, parents=…, inuse, shared, private, mutable, immutable; with != what does not; repeatable
+    #[arg(long, value_name = "FILTER", value_parser = filter::parse)]
+    filter: Vec<Filter>,
+
+    /// As JSON: one object a layer, mount or repository
+    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
+    format: Option<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let store = Machine::enter()?.store()?;
+    if args.format.is_some() || !args.filter.is_empty() {
+        return list(&store, &args);
+    }
     let usage = store.usage()?;
     let cells = |row: [&str; 3]| row.map(str::to_owned).to_vec();
     let mut rows = vec![cells(["TYPE", "COUNT", "SIZE"])];
@@ -26,6 +43,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         ("shared files", usage.objects),
         ("failed steps", usage.kept),
         ("logs", usage.logs),
+        ("builds", usage.builds),
         ("file digests", usage.stat_caches),
         ("temporary", usage.temporary),
     ] {
@@ -66,4 +84,64 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         ));
     }
     Ok(0)
+}
+
+/// What can be removed one by one, as `prune --filter` would.
+fn list(store: &Store, args: &Args) -> Result<u8, Failure> {
+    let now = SystemTime::now();
+    let mut parts = store.cache_parts()?;
+    parts.retain(|part| args.filter.iter().all(|filter| filter.matches(part, now)));
+    if args.format.is_some() {
+        let lines: String = parts.iter().map(|part| format!("{}\n", as_json(part))).collect();
+        terminal::print(&lines)?;
+        return Ok(0);
+    }
+    let mut rows = vec![["ID", "TYPE", "SIZE", "FREES", "LAST USED", "STEP"].map(str::to_owned).to_vec()];
+    for part in &parts {
+        rows.push(vec![
+            harmless(&part.id),
+            part.kind.upstream().to_owned(),
+            format::bytes(part.bytes),
+            format::bytes(part.frees),
+            format::ago(part.last_used, now),
+            if part.description.is_empty() {
+                "(layer of an image)".to_owned()
+            } else {
+                harmless(&part.description)
+            },
+        ]);
+    }
+    let total = |of: &dyn Fn(&CachePart) -> bool| {
+        format::bytes(parts.iter().filter(|part| of(part)).map(|part| part.bytes).sum())
+    };
+    let text = format!(
+        "{}\nShared:       {}\nPrivate:      {}\nReclaimable:  {}\nTotal:        {}\n",
+        format::table(&rows),
+        total(&|part| part.shared),
+        total(&|part| !part.shared),
+        total(&|part| !part.in_use),
+        total(&|_| true)
+    );
+    terminal::print(&text)?;
+    Ok(0)
+}
+
+/// With upstream's names.
+fn as_json(part: &CachePart) -> Value {
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "ID": part.id,
+        "Parents": part.parents,
+        "CreatedAt": part.created.map(seconds),
+        "LastUsedAt": seconds(part.last_used),
+        "InUse": part.in_use,
+        "Reclaimable": !part.in_use,
+        "Mutable": matches!(part.kind, cache::CacheKind::Mount | cache::CacheKind::Repository),
+        "Shared": part.shared,
+        "Size": part.bytes,
+        "Frees": part.frees,
+        "Description": part.description,
+        "Type": part.kind.upstream(),
+        "Milliseconds": u64::try_from(part.cost.as_millis()).unwrap_or(u64::MAX),
+    })
 }

@@ -1,6 +1,6 @@
 //! `history`: what is kept of builds.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -326,12 +326,8 @@ fn export(store: &Store, name: Option<&str>, output: &Path) -> Result<(), Failur
     if output.as_os_str() == "-" {
         return terminal::print(&text);
     }
-    // Visible when it is complete.
-    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |error: io::Error| Failure::io("write", output, &error);
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io)?;
-    file.write_all(text.as_bytes()).map_err(io)?;
-    file.persist(output).map(drop).map_err(|error| io(error.error))
+    let written = |error| Failure::io("write", output, &error);
+    exporter::Output::File(output.to_owned()).write(|out| out.write_all(text.as_bytes()).map_err(written))
 }
 
 fn import(store: &Store, input: &Path) -> Result<(), Failure> {

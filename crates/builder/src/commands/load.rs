@@ -2,8 +2,9 @@ use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Read};
 use std::path::PathBuf;
 
+use image::{ArchivedImage, read_archive};
+
 use super::id_name;
-use crate::archive::{self, Loaded};
 use crate::failure::Failure;
 use crate::{Machine, terminal};
 
@@ -31,12 +32,12 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     };
     let store = Machine::enter()?.store()?;
     let session = store.session()?;
-    let images = archive::read(BufReader::new(reader), &store)?;
+    let images = read_archive(BufReader::new(reader), store.blobs())?;
     if images.is_empty() {
         return Err(Failure::build("the archive holds no image"));
     }
     let mut said = String::new();
-    for Loaded { names, platform, manifest, id } in &images {
+    for ArchivedImage { names, platform, manifest, id } in &images {
         for name in names {
             store.put_image(name, platform, manifest)?;
             said += &match args.quiet {
@@ -48,6 +49,11 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             store.put_image(&id_name(id), platform, manifest)?;
             said += &if args.quiet { format!("{id}\n") } else { format!("Loaded image ID: {id}\n") };
         }
+    }
+    for name in images.iter().flat_map(|image| &image.names) {
+        let of_name = images.iter().filter(|image| image.names.contains(name));
+        let platforms: Vec<_> = of_name.map(|image| image.platform.clone()).collect();
+        store.remove_other_platforms(name, &platforms)?;
     }
     session.finish_durably()?;
     terminal::print(&said)?;

@@ -3,7 +3,7 @@ use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use registry::{Client, Config, Credentials, Password};
 
 use crate::failure::Failure;
-use crate::{docker_config, terminal};
+use crate::{docker_config, remotes, terminal};
 
 /// Log in to a registry.
 ///
@@ -56,7 +56,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         return Err(Failure::usage("a user name holds no colon"));
     }
     let given = Credentials::Given { user: user.clone(), password: Password(password.clone()) };
-    let config = Config { credentials: given, ..Config::from_env(|name| std::env::var_os(name)) };
+    let config = Config { credentials: given, ..remotes::config()? };
     let runtime = crate::runtime()?;
     let client = Client::new(config);
     let lets_in = runtime.block_on(async {

@@ -2,11 +2,13 @@
 
 pub(crate) mod build;
 pub(crate) mod cache;
+pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod debug;
 pub(crate) mod du;
 pub(crate) mod explain;
 pub(crate) mod export;
+pub(crate) mod filter;
 pub(crate) mod graph;
 pub(crate) mod history;
 pub(crate) mod image_group;

@@ -1,16 +1,39 @@
-use cache::{PruneOptions, Pruned, Store};
+use std::time::SystemTime;
 
+use cache::{CachePart, Limits, PruneOptions, Pruned, Store};
+
+use super::build::size;
+use super::filter::{self, Filter};
 use crate::failure::Failure;
 use crate::{Machine, format, terminal};
 
 /// Remove what is not needed from the state directory.
 ///
-/// Without --all, only what no cached step and no image uses.
+/// Without further options, only what no cached step and no image uses; with --all everything. With --filter, everything that all
+/// filters match, and with limits (of which 0 is none) only so much of it as it takes to keep them: what was not used for long and is made
+/// again in little time goes first. Images are left alone then.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Remove everything: cached steps, layers, images
     #[arg(short, long)]
     all: bool,
+
+    /// Only what matches: until=24h (not used since), type=regular|exec.cachemount|source.git.checkout, id=…, description=…, parents=…,
+    /// inuse, shared, private, mutable, immutable; with != what does not; repeatable
+    #[arg(long, value_name = "FILTER", value_parser = filter::parse)]
+    filter: Vec<Filter>,
+
+    /// Bytes of the cache that stay in any case, such as 5GB
+    #[arg(long, value_name = "BYTES", value_parser = size, alias = "keep-storage", default_value = "0", hide_default_value = true)]
+    reserved_space: u64,
+
+    /// Bytes that the cache may have
+    #[arg(long, value_name = "BYTES", value_parser = size, default_value = "0", hide_default_value = true)]
+    max_used_space: u64,
+
+    /// Bytes that are to be free on the file system
+    #[arg(long, value_name = "BYTES", value_parser = size, default_value = "0", hide_default_value = true)]
+    min_free_space: u64,
 
     /// Do not ask, on a terminal, before images are removed
     #[arg(short, long)]
@@ -19,6 +42,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let store = Machine::enter()?.store()?;
+    if let Some(pruned) = evict(&store, &args)? {
+        terminal::print(&summary(&pruned))?;
+        return Ok(0);
+    }
     if args.all && !args.force && terminal::can_ask() && !agreed(&store)? {
         terminal::tell("Nothing was removed.\n");
         return Ok(0);
@@ -26,6 +53,25 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let pruned = store.prune(PruneOptions { all: args.all, wait: false })?;
     terminal::print(&summary(&pruned))?;
     Ok(0)
+}
+
+/// Removes what filters and limits say; `None` when there are none.
+fn evict(store: &Store, args: &Args) -> Result<Option<Pruned>, Failure> {
+    let limits = Limits {
+        reserved_space: args.reserved_space,
+        max_used_space: args.max_used_space,
+        min_free_space: args.min_free_space,
+    };
+    if args.filter.is_empty() && limits == Limits::default() {
+        return Ok(None);
+    }
+    let now = SystemTime::now();
+    let wanted = |part: &CachePart| args.filter.iter().all(|filter| filter.matches(part, now));
+    let why = match args.max_used_space {
+        0 => "by builder prune".to_owned(),
+        most => format!("to keep under {}", format::bytes(most)),
+    };
+    Ok(Some(store.evict(&wanted, limits, &why)?))
 }
 
 /// What is cached can be built again; a name that somebody gave to an image is gone for good.
@@ -46,6 +92,7 @@ fn summary(pruned: &Pruned) -> String {
         (pruned.snapshots, "layer"),
         (pruned.images, "image"),
         (pruned.blobs, "blob"),
+        (pruned.mounts, "cache mount"),
     ];
     let removed: Vec<String> = parts
         .into_iter()

@@ -27,12 +27,12 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let store = Machine::enter()?.store()?;
     let session = store.session()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
-    let progress = shown(args.quiet);
+    let progress = shown("Pulling", args.quiet);
     let runtime = crate::runtime()?;
     let pulled = runtime.block_on(async {
         let task = progress.task(&format!("pulling {name}"));
         let pull = async {
-            let image = remotes::client(&[]).resolve(&name, &platform).await?;
+            let image = remotes::client(&[])?.resolve(&name, &platform).await?;
             bring(&image, store.blobs(), &task).await?;
             Ok::<_, Failure>(image)
         };
@@ -70,7 +70,7 @@ async fn bring(image: &ResolvedImage, store: &cache::BlobStore, task: &Task) -> 
 }
 
 /// Progress of something that is no build.
-pub(super) fn shown(quiet: bool) -> Progress {
+pub(super) fn shown(title: &'static str, quiet: bool) -> Progress {
     let mode = if quiet { Mode::Quiet } else { Mode::Auto };
-    Progress::on_stderr(mode, &Settings::from_env(|name| std::env::var_os(name)))
+    Progress::on_stderr(mode, &Settings::from_env(|name| std::env::var_os(name)).titled(title))
 }

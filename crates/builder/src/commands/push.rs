@@ -39,8 +39,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         return Err(Failure::build(format!("there is no image of {}", args.name))
             .hint("`builder images` lists those that are here"));
     }
-    let progress = pull::shown(args.quiet);
-    let client = remotes::client(&[]);
+    let progress = pull::shown("Pushing", args.quiet);
+    let client = remotes::client(&[])?;
     let runtime = crate::runtime()?;
     let pushed = runtime.block_on(async {
         let push = async {

@@ -50,6 +50,8 @@ pub(crate) enum Mode {
 /// How progress looks, apart from the mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// What is done, for the first line of `tty`: `Building`.
+    title: &'static str,
     /// For `tty`.
     colors: Colors,
     /// Lines of output shown below a running step in `tty`.
@@ -62,7 +64,13 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { colors: Colors::default(), log_lines: 6, rate: Duration::from_millis(100), is_dumb: false }
+        Settings {
+            title: "Building",
+            colors: Colors::default(),
+            log_lines: 6,
+            rate: Duration::from_millis(100),
+            is_dumb: false,
+        }
     }
 }
 
@@ -74,6 +82,7 @@ impl Settings {
         let number = |name: &str| text(name)?.parse::<u64>().ok().filter(|number| *number > 0);
         let default = Settings::default();
         Settings {
+            title: default.title,
             colors: match (text("NO_COLOR"), text("BUILDKIT_COLORS")) {
                 (Some(_), _) => Colors::none(),
                 (None, Some(list)) => Colors::parse(&list),
@@ -85,6 +94,13 @@ impl Settings {
                 .map_or(default.rate, |rate| Duration::from_millis(rate.min(10_000))),
             is_dumb: text("TERM").is_some_and(|terminal| terminal == "dumb"),
         }
+    }
+}
+
+impl Settings {
+    /// The same for something that is no build.
+    pub(crate) fn titled(self, title: &'static str) -> Settings {
+        Settings { title, ..self }
     }
 }
 

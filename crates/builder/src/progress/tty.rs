@@ -68,7 +68,7 @@ impl<W: Write> Tty<W> {
         let (columns, rows) = self.size();
         // The last column stays empty: writing into it leaves terminals in different states.
         let width = (columns - 1).max(1);
-        let mut lines = vec![header(model, now, width, last)];
+        let mut lines = vec![header(self.settings.title, model, now, width, last)];
         let mut blocks: Vec<Block> =
             model.begun.iter().map(|step| block(&model.steps[*step], now, width)).collect();
         if !last {
@@ -128,11 +128,11 @@ impl<W: Write> Tty<W> {
 }
 
 /// `[+] Building 4.2s (7/12)`
-fn header(model: &Model, now: SystemTime, width: usize, last: bool) -> Line {
+fn header(title: &str, model: &Model, now: SystemTime, width: usize, last: bool) -> Line {
     let since = model.since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default();
     // What was never begun was not needed, which is known at the end.
     let total = if last { model.begun.len() } else { model.steps.len() };
-    let mut text = format!("[+] Building {} ({}/{total})", format::seconds(since), model.ended());
+    let mut text = format!("[+] {title} {} ({}/{total})", format::seconds(since), model.ended());
     if last && model.is_success() {
         text += " FINISHED";
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -121,6 +122,27 @@ impl Store {
                 removed.count += amount.count;
                 removed.bytes += amount.bytes;
             }
+        }
+        Ok(removed)
+    }
+
+    /// Removes instances by id and number that nobody uses, of cache mounts or of repositories.
+    pub(crate) fn remove_mounts(
+        &self,
+        repositories: bool,
+        chosen: &BTreeSet<(String, u64)>,
+    ) -> Result<Amount, CacheError> {
+        let mut removed = Amount::default();
+        let layout = &self.inner.layout;
+        let parent = if repositories { layout.remotes() } else { layout.mounts() };
+        for folder in self.folders(&parent)? {
+            let unwanted = |instance: &Path| {
+                let name = instance.file_name().and_then(|name| name.to_str()?.parse().ok());
+                name.is_some_and(|number| chosen.contains(&(folder.name.id.clone(), number)))
+            };
+            let (amount, _) = self.remove_instances(&folder, false, unwanted)?;
+            removed.count += amount.count;
+            removed.bytes += amount.bytes;
         }
         Ok(removed)
     }

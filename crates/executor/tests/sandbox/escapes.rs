@@ -236,7 +236,7 @@ fn by_changing_mount_points(fixture: &Fixture) {
         });
         for _ in 0..20 {
             let mut spec = fixture.shell("echo inside > /shared/place/deep/mark 2> /dev/null; true");
-            let tmpfs = executor::MountKind::Tmpfs { size: None, mode: 0o755 };
+            let tmpfs = executor::MountKind::Tmpfs { size: None, mode: Some(0o755) };
             spec.mounts = vec![
                 bind(&shared, "/shared", false),
                 executor::Mount {

@@ -179,7 +179,7 @@ fn mounts(fixture: &Fixture) {
         Mount { target: "/run/secrets/key".into(), kind: file(b"secret\n", 0o400), read_only: true },
         Mount {
             target: "/scratch".into(),
-            kind: MountKind::Tmpfs { size: Some(1 << 20), mode: 0o700 },
+            kind: MountKind::Tmpfs { size: Some(1 << 20), mode: Some(0o700) },
             read_only: false,
         },
     ];
@@ -255,7 +255,7 @@ fn no_disks(fixture: &Fixture) {
             "cd {dir}; mknod mem c 1 1 && mknod disk b 254 0 && mknod none c 1 3 && echo made; cat none && echo works
              head -c 1 mem; head -c 1 disk; cat < mem; echo > disk; exit 1"
         ));
-        let tmpfs = MountKind::Tmpfs { size: None, mode: 0o755 };
+        let tmpfs = MountKind::Tmpfs { size: None, mode: Some(0o755) };
         spec.mounts = vec![
             bind(&cache, "/cache", false),
             Mount { target: "/scratch".into(), kind: tmpfs, read_only: false },

@@ -32,7 +32,7 @@ fn with_mounts(fixture: &Fixture, script: &str) -> ProcessSpec {
     spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
     spec.resolv_conf = Some("nameserver 10.0.0.1\n".to_owned());
     let file = MountKind::File { contents: b"secret".to_vec(), mode: 0o400, uid: 0, gid: 0 };
-    let tmpfs = MountKind::Tmpfs { size: None, mode: 0o755 };
+    let tmpfs = MountKind::Tmpfs { size: None, mode: Some(0o755) };
     spec.mounts = vec![
         Mount { target: "/run/secrets/key".into(), kind: file, read_only: true },
         Mount { target: "/root/.cache/tool/data".into(), kind: tmpfs, read_only: false },
@@ -128,7 +128,7 @@ fn nested_mounts(fixture: &Fixture) {
     age(&source);
     let before = listing(&source);
     let mut spec = fixture.shell("touch /cache/inner/dir/x; ls /cache");
-    let tmpfs = MountKind::Tmpfs { size: None, mode: 0o755 };
+    let tmpfs = MountKind::Tmpfs { size: None, mode: Some(0o755) };
     spec.mounts = vec![
         bind(&source, "/cache", false),
         Mount { target: "/cache/inner/dir".into(), kind: tmpfs, read_only: false },

@@ -10,8 +10,8 @@ use super::{Advice, Subject};
 /// From this size on, in bytes, a file or directory is large.
 const LARGE: u64 = 10_000_000;
 
-/// Of more selections nobody finds out what they leave.
-const MANY: usize = 2_000;
+/// Of more patterns nobody finds out what they leave.
+const MANY: usize = 100;
 
 /// So many are named.
 const NAMED: usize = 8;
@@ -118,14 +118,24 @@ fn used(subject: &Subject<'_>, context: &Listing) -> Option<Vec<bool>> {
     selections.extend(written(subject)?);
     selections.sort();
     selections.dedup();
-    if selections.len() > MANY {
+    let (patterns, paths): (Vec<_>, Vec<_>) = selections.iter().partition(|selection| selection.wildcards);
+    if patterns.len() > MANY {
         return None;
     }
     let mut used = vec![false; context.files().len()];
-    for selection in &selections {
-        let pattern = Components::new(selection)?;
+    for path in paths {
+        let ends = path.pattern.match_indices('/').map(|(end, _)| end).chain([path.pattern.len()]);
+        // A link leads somewhere else, which is then what is used.
+        if ends.map(|end| &path.pattern[..end]).any(|path| context.is_link(path)) {
+            return None;
+        }
+        for place in context.place(&path.pattern) {
+            used[place] = true;
+        }
+    }
+    for pattern in patterns {
+        let pattern = Components::new(pattern)?;
         for (file, used) in context.files().iter().zip(&mut used) {
-            // A link leads somewhere else, which is then what is used.
             if file.link && pattern.passes(&file.path) {
                 return None;
             }
@@ -197,7 +207,7 @@ fn mounted(fields: &[MountField]) -> Option<&str> {
     (is_bind && value(&["from"]).is_none()).then(|| value(&["source", "src"]).unwrap_or("."))
 }
 
-/// A selection's path, to be compared with paths of files. What it leaves out counts as used.
+/// A selection's pattern, to be compared with paths of files. What the selection leaves out of that counts as used.
 struct Components(Vec<Component>);
 
 enum Component {
@@ -208,7 +218,7 @@ enum Component {
 impl Components {
     fn new(selection: &PathSelection) -> Option<Components> {
         let parts = selection.pattern.split('/').filter(|part| !part.is_empty());
-        let component = |part: &str| match selection.wildcards && files::has_wildcards(part) {
+        let component = |part: &str| match files::has_wildcards(part) {
             true => Pattern::new(part).ok().map(Component::Pattern),
             false => Some(Component::Name(part.to_owned())),
         };

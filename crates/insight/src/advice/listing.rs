@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 /// The files of a build context, without what `.dockerignore` leaves out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -32,15 +34,31 @@ impl Listing {
         self.files.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok()
     }
 
+    pub(super) fn is_link(&self, path: &str) -> bool {
+        let found = self.files.binary_search_by(|file| file.path.as_str().cmp(path));
+        found.is_ok_and(|index| self.files[index].link)
+    }
+
+    /// Where a file, or all files in a directory and below, stand among the files.
+    pub(super) fn place(&self, path: &str) -> Range<usize> {
+        match self.files.binary_search_by(|file| file.path.as_str().cmp(path)) {
+            Ok(index) => index..index + 1,
+            Err(_) => self.range(path),
+        }
+    }
+
     /// All files in a directory and below; an empty path is the context.
     pub(super) fn below(&self, directory: &str) -> &[ListedFile] {
+        &self.files[self.range(directory)]
+    }
+
+    fn range(&self, directory: &str) -> Range<usize> {
         if directory.is_empty() {
-            return &self.files;
+            return 0..self.files.len();
         }
         let prefix = format!("{directory}/");
         let start = self.files.partition_point(|file| file.path < prefix);
-        let count = self.files[start..].iter().take_while(|file| file.path.starts_with(&prefix)).count();
-        &self.files[start..start + count]
+        start..start + self.files[start..].partition_point(|file| file.path.starts_with(&prefix))
     }
 }
 
@@ -58,5 +76,8 @@ mod tests {
         assert_eq!(below("b/x"), [""; 0]);
         assert_eq!(below("").len(), 5);
         assert!(listing.has("a/b") && !listing.has("a"));
+        assert_eq!(listing.place("a"), 2..4);
+        assert_eq!(listing.place("a.c"), 1..2);
+        assert_eq!(listing.place("none"), 5..5);
     }
 }

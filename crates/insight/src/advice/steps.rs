@@ -13,7 +13,7 @@ use super::shell::Script;
 pub(super) const CONTEXT: &str = "context";
 
 /// So many instructions after one are looked at: what is further away has little to do with it, and nobody is to wait for advice.
-pub(super) const NEAR: usize = 500;
+pub(super) const NEAR: usize = 100;
 
 /// A stage of the file that the target needs.
 pub(super) struct Stage<'a> {

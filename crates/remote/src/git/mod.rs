@@ -1,19 +1,24 @@
 //! Repositories: what is asked for, what comes of it.
 //!
 //! From top to bottom: `checkout` (files of a commit), `repository` (the shared bare repository of a remote), `resolve`
-//! (references to commits), `process` (the git program, shut off from this machine's configuration), `remote` (addresses and
+//! (references to commits), `log` (the user's own repository), `process` (the git program, shut off from this machine's configuration), `remote` (addresses and
 //! credentials).
 
 mod checkout;
+mod log;
 mod process;
 mod remote;
 mod repository;
 mod resolve;
 
+pub use remote::without_credentials;
+
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+pub use log::{Commit, commits};
 
 use crate::client::Secrets;
 

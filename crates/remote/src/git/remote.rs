@@ -126,7 +126,7 @@ fn is_scp_style(remote: &str) -> bool {
 }
 
 /// The same address without a password; over HTTP without the user, too. Anything is taken.
-pub(super) fn without_credentials(remote: &str) -> String {
+pub fn without_credentials(remote: &str) -> String {
     let Ok(mut url) = Url::parse(remote) else { return remote.to_owned() };
     if url.password().is_none() && (url.username().is_empty() || !url.scheme().starts_with("http")) {
         return remote.to_owned();

@@ -402,4 +402,22 @@ mod tests {
         assert_eq!(json["warnings"][0]["ruleName"], "StageNameCasing");
         assert_eq!(check(&[], &source(text), false).code, 0);
     }
+
+    #[test]
+    fn advice_comes_with_its_page_and_what_to_do() {
+        let text = "FROM a\nRUN apt-get update\n";
+        let finding = Diagnostic::warning(Span::new(7, 25), "a message")
+            .with_rule("AptGetUpdateAlone")
+            .with_note("a fact")
+            .with_help("write instead:\n    RUN x");
+        let answer = check(std::slice::from_ref(&finding), &source(text), false);
+        let start = "\nWARNING: AptGetUpdateAlone - docs/checks/AptGetUpdateAlone.md\na message\na fact\nwrite instead:\n    RUN x\n\
+                     Dockerfile:2\n";
+        assert!(answer.text.contains(start), "{}", answer.text);
+        let json: Value = serde_json::from_str(&check(&[finding], &source(text), true).text).unwrap();
+        let warning = &json["warnings"][0];
+        assert_eq!(warning["url"], "docs/checks/AptGetUpdateAlone.md");
+        assert!(warning["description"].as_str().is_some_and(|text| text.starts_with("Package lists")));
+        assert_eq!(warning["help"], json!(["a fact", "write instead:\n    RUN x"]));
+    }
 }

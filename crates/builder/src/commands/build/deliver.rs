@@ -14,9 +14,10 @@ use frontend::Target;
 use hash::Digest;
 use image::{Compression, Descriptor, Image, MediaTypes, Reference};
 use serde_json::json;
-use worker::{LayerForm, LayerTree, LocalWorker, Packed};
+use worker::{LayerForm, LayerTree, LocalWorker};
 
 use super::output::{Dest, ImageForm, Output, PushForm, TreeForm};
+use super::packing::Packing;
 use super::request::{Delivery, Kept};
 use crate::commands::id_name;
 use crate::failure::Failure;
@@ -79,17 +80,6 @@ pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Digest>, Failure
         write_file(path, metadata(&images).as_bytes())?;
     }
     Ok(images.first().map(Delivered::id))
-}
-
-/// All that decides about the blobs of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Packing {
-    layers: LayerForm,
-    /// Of the config.
-    epoch: Option<i64>,
-    force: bool,
-    /// Whether the base image's layers are brought here.
-    with_base: bool,
 }
 
 /// A delivery on its way.
@@ -307,7 +297,7 @@ impl Delivering<'_> {
         let (store, documents) = (self.built.store.clone(), prepared.clone());
         crate::blocking(move || remotes::put_documents(&store, &documents)).await?;
         let insecure = if push.insecure { names } else { &[] };
-        let mut pushing = Pushing::new(&remotes::client(insecure), self.built.store, &prepared);
+        let mut pushing = Pushing::new(&remotes::client(insecure)?, self.built.store, &prepared);
         for (_, tree) in self.built.results {
             if let Some(base) = tree.base() {
                 pushing.layers_of(base);
@@ -344,33 +334,6 @@ impl Delivering<'_> {
 }
 
 impl Built<'_> {
-    async fn pack(&self, target: &Target, tree: &LayerTree, packing: Packing) -> Result<Image, Failure> {
-        let failed = |error: worker::WorkerError| Failure::from(&error);
-        if packing.with_base || packing.force {
-            self.worker.bring_base(tree).await.map_err(failed)?;
-        }
-        let packed = Packed {
-            config: target.config.clone(),
-            base_history: target.base.as_ref().map_or(0, |base| base.image.config.history.len()),
-            platform: target.platform.clone(),
-            epoch: packing.epoch,
-        };
-        let image = self.worker.image(tree, packed, packing.layers).await.map_err(failed)?;
-        if !packing.force {
-            return Ok(image);
-        }
-        let store = Arc::new(self.store.blobs().clone());
-        let LayerForm { compression, level, .. } = packing.layers;
-        Ok(exporter::recompressed(image, store, compression, level).await?)
-    }
-
-    fn has_zstd_base(&self) -> bool {
-        let bases = self.results.iter().filter_map(|(_, tree)| tree.base());
-        bases
-            .flat_map(|base| &base.layers)
-            .any(|layer| Compression::of_layer(&layer.descriptor.media_type) == Some(Compression::Zstd))
-    }
-
     /// The names of an output: its own, else those of `-t`.
     fn names(&self, output: &Output) -> Result<Vec<Reference>, Failure> {
         let own = output.image_form().map(|form| form.names.as_slice()).unwrap_or_default();

@@ -272,7 +272,9 @@ impl Bringing<'_> {
         let access = Access { secrets: &secrets, ssh_agent: agent.as_deref(), known_hosts: None, log: &log };
         let failed = |error: remote::Error| Failure::from_source(&error);
         let resolved = self.client.resolve(&checkout, &access).await.map_err(failed)?;
-        let (store, remote, cancel) = (self.store.clone(), git.remote.clone(), self.cancel.clone());
+        // A login in it stays nowhere.
+        let remote = remote::without_credentials(&git.remote);
+        let (store, cancel) = (self.store.clone(), self.cancel.clone());
         let (holder, repository) = crate::blocking(move || {
             let repository = store.remote_dir(RemoteKind::Git, &remote, &|| cancel.is_cancelled())?;
             let repository = repository.ok_or_else(Failure::interrupted)?;

@@ -224,7 +224,7 @@ impl Log {
 }
 
 /// The targets and what they need, in topological order, but the empty tree.
-pub(super) fn needed(plan: &Plan) -> Vec<VertexId> {
+pub(crate) fn needed(plan: &Plan) -> Vec<VertexId> {
     let mut needed = BTreeSet::new();
     let mut waiting: Vec<VertexId> = plan.targets.iter().map(|target| target.vertex).collect();
     while let Some(id) = waiting.pop() {

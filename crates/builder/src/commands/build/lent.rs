@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -246,7 +247,8 @@ impl Agent {
             .map_err(|error| format!("ssh-agent cannot be started: {error} (package openssh-client)"))?;
         let mut agent = Agent { directory, process };
         let began = Instant::now();
-        while !is_socket(&socket).unwrap_or(false) {
+        // It is there before anybody listens.
+        while UnixStream::connect(&socket).is_err() {
             let ended = agent.process.try_wait().map_err(|error| error.to_string())?;
             if ended.is_some() || began.elapsed() > PATIENCE {
                 return Err("ssh-agent does not listen".to_owned());

@@ -190,7 +190,7 @@ fn ulimit(text: &str) -> Result<Ulimit, String> {
 }
 
 /// A duration as Go writes them: `90s`, `1h30m`, `500ms`; a number alone is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write 90s, 10m or 1h30m");
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds)).and_then(positive);

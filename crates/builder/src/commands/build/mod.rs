@@ -6,12 +6,14 @@ mod debug;
 mod deliver;
 mod done;
 mod elsewhere;
+mod examine;
 mod explain;
 mod images;
 mod journal;
 mod lent;
 mod limits;
 mod output;
+mod packing;
 mod replay;
 mod request;
 
@@ -36,16 +38,19 @@ use contexts::{Context, NamedContext};
 use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
+pub(crate) use examine::{Examined, examine};
 use images::{Finder, Found};
 use journal::Journal;
+pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
+pub(crate) use limits::{duration, size};
 use replay::Heard;
 use request::Request;
 
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{Machine, interrupt, terminal};
+use crate::{Machine, interrupt, remotes, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
@@ -257,7 +262,8 @@ fn build(args: Args) -> Result<u8, Failure> {
 fn read(args: &Args, brought: &Brought) -> Result<(Request, parser::Parsed), Failure> {
     let request = request::resolve(args, brought)?;
     let parsed = parser::parse(&request.dockerfile.text);
-    if parsed.errors().next().is_some() && args.call().is_none() {
+    let tells_mistakes = args.call().is_some_and(|call| call.question == Question::Check);
+    if parsed.errors().next().is_some() && !tells_mistakes {
         return Err(explain::mistakes(&parsed.diagnostics, &request.dockerfile));
     }
     Ok((request, parsed))
@@ -538,7 +544,7 @@ impl Build<'_> {
 
     /// Lowers the Dockerfile, finding the images that it asks for on the way.
     async fn lowered(&self) -> Result<Result<Planned, Vec<parser::Diagnostic>>, Failure> {
-        let registry = registry::Client::new(registry::Config::from_env(|name| std::env::var_os(name)));
+        let registry = remotes::client(&[])?;
         let contexts = self.request.named_contexts.clone();
         let finder = Finder::new(self.store.clone(), registry, contexts, self.request.pull);
         let mut found = Found::new();

@@ -40,12 +40,13 @@ pub(super) fn lines(source: &str, stage: &Stage<'_>, region: &Region) -> Option<
             }
         }
     }
-    for &copy in &region.copies {
-        let step = &stage.steps[copy];
-        let destination = step.transfer()?.destination;
-        lines.push(match moves_directory {
-            true => with_destination(source, step.instruction, destination)?,
-            false => written(source, step.instruction)?.to_owned(),
+    let others = region.copies.iter().copied().chain(staying(region));
+    for step in others.map(|index| &stage.steps[index]) {
+        lines.push(match step.transfer() {
+            Some(transfer) if moves_directory => {
+                with_destination(source, step.instruction, transfer.destination)?
+            }
+            _ => written(source, step.instruction)?.to_owned(),
         });
     }
     lines.extend(after);
@@ -55,6 +56,23 @@ pub(super) fn lines(source: &str, stage: &Stage<'_>, region: &Region) -> Option<
     }
     text.truncate(text.trim_end().len());
     Some(text)
+}
+
+/// The instructions between the first and the last line that stay where they are: below the copies, and below what is moved above
+/// them.
+fn staying(region: &Region) -> impl Iterator<Item = usize> {
+    let moved: Vec<usize> = region
+        .moved
+        .iter()
+        .filter_map(|moved| match moved {
+            Moved::Needs { .. } => None,
+            Moved::Along(index) | Moved::Install { step: index, .. } => Some(*index),
+        })
+        .collect();
+    let first = region.copies.first().copied().unwrap_or_default();
+    let last = moved.iter().max().copied().unwrap_or_default();
+    let copies = region.copies.clone();
+    (first..last).filter(move |index| !moved.contains(index) && !copies.contains(index))
 }
 
 /// An instruction as it stands.

@@ -19,10 +19,13 @@ use super::{Advice, Subject};
 use cut::{Cut, Installation};
 use needs::{Context, Need};
 
-/// A directory of so many files is a large part of the context.
+/// A directory of so many files is a large part of the context; half of it is in any case.
 const MANY: usize = 8;
 
-/// Destinations that programs which install packages may read.
+/// Where programs that install packages look for their configuration.
+const CONFIGURATION: [&str; 3] = ["/root", "/home", "/opt"];
+
+/// The same, and where copies that take much would change the system itself.
 const SYSTEM: [&str; 8] =
     ["/etc", "/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/etc", "/lib", "/var/lib", "/bin"];
 
@@ -129,7 +132,12 @@ impl Walk<'_, '_> {
             // In the other order, another one of two files would be there in the end.
             Some(region) if region.copies.iter().any(overlaps) => Ended::Here,
             Some(region) => {
-                region.waiting.push(index);
+                // What comes from elsewhere does not change with the context, and configuration may be for the installation.
+                // Everything else has no business above it.
+                let is_of_context = transfer.sources.iter().any(|source| source.is_of_context());
+                if !is_of_context || is_configuration(transfer.destination) {
+                    region.waiting.push(index);
+                }
                 Ended::NotYet
             }
         }
@@ -270,14 +278,24 @@ fn note(needed: &[&Need], single: bool) -> String {
     }
 }
 
+fn is_configuration(destination: &str) -> bool {
+    let file = destination.rsplit('/').next().unwrap_or_default();
+    SYSTEM.iter().chain(&CONFIGURATION).any(|directory| is_within(destination, directory))
+        || file.starts_with('.')
+}
+
 /// Whether a copy takes so much of the context that somebody will change something of it before long.
 fn is_broad(transfer: &Transfer<'_>, subject: &Subject<'_>) -> bool {
     let destination = transfer.destination.trim_end_matches('/');
     if destination.is_empty() || SYSTEM.iter().any(|system| is_within(destination, system)) {
         return false;
     }
-    let is_many =
-        |directory: &str| subject.context.is_some_and(|context| context.below(directory).len() >= MANY);
+    let is_many = |directory: &str| {
+        subject.context.is_some_and(|context| {
+            let (count, all) = (context.below(directory).len(), context.files().len());
+            count >= MANY || count > 2 && count * 2 >= all
+        })
+    };
     let no_parents = transfer.sources.iter().all(|source| source.selection.include.is_none());
     no_parents
         && transfer.sources.iter().any(|source| {

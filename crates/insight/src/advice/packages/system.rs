@@ -77,7 +77,7 @@ pub(super) fn work(program: &str, args: &[Word]) -> Option<Work> {
         Work::Unknown
     } else if is(manager.install) {
         Work::System
-    } else if is(manager.lists) {
+    } else if is(manager.lists) && packages.is_empty() {
         Work::Lists
     } else if is(manager.trifles) {
         Work::Trifle

@@ -1,19 +1,19 @@
-//! Images out of archives that nobody vouches for: what `docker save` writes, and OCI layouts in a tar.
+//! Images out of archives that nobody vouches for: what `docker save` writes, and OCI layouts in a tar (image spec, `image-layout.md`).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
-use cache::Store;
 use hash::{Digest, DigestReader};
-use image::layer::{EntryKind, LayerReader};
-use image::layout::{IMAGE_NAME, REF_NAME};
-use image::{
-    BlobReader, Compression, ContentStore, Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest,
-    MediaType, Platform, Reference, StreamCompression, check_config_type, parse_document,
-};
 use serde::Deserialize;
 
-use crate::failure::Failure;
+use crate::layer::{EntryKind, LayerReader};
+use crate::layout::{IMAGE_NAME, REF_NAME};
+use crate::{
+    BlobReader, Compression, ContentStore, Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest,
+    MediaType, ParseReferenceError, Platform, Reference, ResolveError, StreamCompression, check_config_type,
+    compression_of, decompress, parse_document,
+};
 
 /// Entries of an archive at most: an image has a few for each layer.
 const MAX_ENTRIES: usize = 100_000;
@@ -24,22 +24,26 @@ const MAX_DEPTH: usize = 4;
 
 /// An image of an archive. Its blobs are in the store.
 #[derive(Debug)]
-pub(crate) struct Loaded {
-    /// May be empty.
-    pub(crate) names: Vec<Reference>,
-    pub(crate) platform: Platform,
-    pub(crate) manifest: Descriptor,
+pub struct ArchivedImage {
+    /// As the archive has them; may be empty.
+    pub names: Vec<Reference>,
+    /// That of its config.
+    pub platform: Platform,
+    /// What points to its manifest.
+    pub manifest: Descriptor,
     /// The digest of the config.
-    pub(crate) id: Digest,
+    pub id: Digest,
 }
 
 /// Reads an archive to its end. What it holds becomes blobs, verified against what manifests and configs say about them; what no image
 /// needs is swept up by the next prune. Blocks.
-pub(crate) fn read(archive: impl Read + Send, store: &Store) -> Result<Vec<Loaded>, Failure> {
-    let plain =
-        image::decompress(archive).map_err(|error| Failure::build(format!("read the archive: {error}")))?;
+pub fn read_archive(
+    archive: impl Read + Send,
+    store: &dyn ContentStore,
+) -> Result<Vec<ArchivedImage>, ResolveError> {
+    let plain = decompress(archive).map_err(|error| invalid(format!("cannot be read: {error}")))?;
     let files = Files::read(plain, store)?;
-    let archive = Archive { files, store };
+    let archive = Archive { files, store, diff_ids: RefCell::default() };
     let docker = archive.docker_entries()?;
     let mut images = archive.of_layout(&docker)?;
     if images.is_empty() {
@@ -55,16 +59,15 @@ struct Files {
 }
 
 impl Files {
-    fn read(archive: impl Read, store: &Store) -> Result<Files, Failure> {
-        let invalid =
-            |error: image::layer::LayerError| Failure::build(format!("the archive is not valid: {error}"));
+    fn read(archive: impl Read, store: &dyn ContentStore) -> Result<Files, ResolveError> {
+        let invalid = |error: crate::layer::LayerError| self::invalid(error.to_string());
         let mut reader = LayerReader::new(archive);
         let mut files = Files { blobs: HashMap::new(), links: HashMap::new() };
         let mut count = 0;
         while let Some(entry) = reader.next_entry().map_err(invalid)? {
             count += 1;
             if count > MAX_ENTRIES {
-                return Err(Failure::build(format!("the archive has more than {MAX_ENTRIES} files")));
+                return Err(self::invalid(format!("it has more than {MAX_ENTRIES} files")));
             }
             let path = String::from_utf8_lossy(&entry.path).into_owned();
             match entry.kind {
@@ -100,21 +103,21 @@ impl Files {
 }
 
 /// Makes a blob of a file of the archive.
-fn put(reader: &mut impl Read, store: &Store) -> Result<(Digest, u64), Failure> {
-    let mut writer = store.blobs().create().map_err(|error| Failure::io("write to", store.root(), &error))?;
+fn put(reader: &mut impl Read, store: &dyn ContentStore) -> Result<(Digest, u64), ResolveError> {
+    let mut writer = store.create().map_err(write_failed)?;
     let mut buffer = vec![0; 256 << 10];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => {
                 let written = io::Write::write_all(&mut writer, &buffer[..read]);
-                written.map_err(|error| Failure::io("write to", store.root(), &error))?;
+                written.map_err(write_failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Failure::build(format!("read the archive: {error}"))),
+            Err(error) => return Err(invalid(format!("cannot be read: {error}"))),
         }
     }
-    writer.commit(None).map_err(|error| Failure::io("write to", store.root(), &error))
+    writer.commit(None).map_err(write_failed)
 }
 
 /// Where a symbolic link at `path` leads, within the archive.
@@ -153,19 +156,21 @@ struct DockerEntry {
 }
 
 impl DockerEntry {
-    fn names(&self) -> Result<Vec<Reference>, Failure> {
+    fn names(&self) -> Result<Vec<Reference>, ResolveError> {
         let tags = self.repo_tags.iter().flatten();
-        tags.map(|tag| tag.parse().map_err(|error| Failure::build(format!("the archive: {error}")))).collect()
+        tags.map(|tag| tag.parse().map_err(|error: ParseReferenceError| invalid(error.to_string()))).collect()
     }
 }
 
 struct Archive<'a> {
     files: Files,
-    store: &'a Store,
+    store: &'a dyn ContentStore,
+    /// What layers unpack to: many images of an archive may share one.
+    diff_ids: RefCell<HashMap<Digest, Digest>>,
 }
 
 impl Archive<'_> {
-    fn docker_entries(&self) -> Result<Vec<DockerEntry>, Failure> {
+    fn docker_entries(&self) -> Result<Vec<DockerEntry>, ResolveError> {
         match self.files.find("manifest.json") {
             None => Ok(Vec::new()),
             Some(file) => {
@@ -176,11 +181,11 @@ impl Archive<'_> {
     }
 
     /// The images of `index.json`, if it is there and its blobs are. `docker` may know more names for them.
-    fn of_layout(&self, docker: &[DockerEntry]) -> Result<Vec<Loaded>, Failure> {
+    fn of_layout(&self, docker: &[DockerEntry]) -> Result<Vec<ArchivedImage>, ResolveError> {
         let Some(file) = self.files.find("index.json") else { return Ok(Vec::new()) };
         let index: Index = serde_json::from_slice(&self.document("index.json", file)?)
             .map_err(|error| damaged("index.json", &error.to_string()))?;
-        let mut images: Vec<Loaded> = Vec::new();
+        let mut images: Vec<ArchivedImage> = Vec::new();
         for entry in index.manifests {
             let text = |key: &str| entry.annotations.get(key).map(String::as_str);
             // A tag alone names nothing.
@@ -208,8 +213,8 @@ impl Archive<'_> {
         entry: &Descriptor,
         name: Option<&Reference>,
         depth: usize,
-        images: &mut Vec<Loaded>,
-    ) -> Result<(), Failure> {
+        images: &mut Vec<ArchivedImage>,
+    ) -> Result<(), ResolveError> {
         let shown = entry.digest.to_string();
         let Some(file) = self.files.find(&blob_path(&entry.digest)) else {
             return match depth {
@@ -245,7 +250,7 @@ impl Archive<'_> {
                     Some(known) => {
                         known.names.extend(name.filter(|name| !known.names.contains(name)).cloned())
                     }
-                    None => images.push(Loaded {
+                    None => images.push(ArchivedImage {
                         names: name.cloned().into_iter().collect(),
                         platform,
                         manifest: descriptor,
@@ -258,11 +263,11 @@ impl Archive<'_> {
     }
 
     /// The images of `manifest.json`: their manifests are made here.
-    fn of_docker(&self, entries: &[DockerEntry]) -> Result<Vec<Loaded>, Failure> {
+    fn of_docker(&self, entries: &[DockerEntry]) -> Result<Vec<ArchivedImage>, ResolveError> {
         entries.iter().map(|entry| self.of_docker_entry(entry)).collect()
     }
 
-    fn of_docker_entry(&self, entry: &DockerEntry) -> Result<Loaded, Failure> {
+    fn of_docker_entry(&self, entry: &DockerEntry) -> Result<ArchivedImage, ResolveError> {
         let missing = |path: &str| damaged("manifest.json", &format!("there is no file {path}"));
         let (id, size) = self.files.find(&entry.config).ok_or_else(|| missing(&entry.config))?;
         let config_descriptor = Descriptor::new(MediaType::CONFIG, id, size);
@@ -280,11 +285,9 @@ impl Archive<'_> {
             annotations: BTreeMap::new(),
         };
         let config = self.verified(&manifest)?;
-        let bytes =
-            serde_json::to_vec_pretty(&manifest).map_err(|error| Failure::build(error.to_string()))?;
-        let blobs: &dyn ContentStore = self.store.blobs();
-        let digest = blobs.put(&bytes).map_err(|error| Failure::io("write to", self.store.root(), &error))?;
-        Ok(Loaded {
+        let bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| invalid(error.to_string()))?;
+        let digest = self.store.put(&bytes).map_err(write_failed)?;
+        Ok(ArchivedImage {
             names: entry.names()?,
             platform: platform_of(&config),
             manifest: Descriptor::new(MediaType::MANIFEST, digest, bytes.len() as u64),
@@ -293,11 +296,11 @@ impl Archive<'_> {
     }
 
     /// The config of a manifest, when all that it and the config say about the layers is true.
-    fn verified(&self, manifest: &Manifest) -> Result<ImageConfig, Failure> {
+    fn verified(&self, manifest: &Manifest) -> Result<ImageConfig, ResolveError> {
         let shown = manifest.config.digest.to_string();
-        let there = |blob: &Descriptor| -> Result<(), Failure> {
-            let size = self.store.blobs().size(&blob.digest);
-            let size = size.map_err(|error| Failure::io("read from", self.store.root(), &error))?;
+        let there = |blob: &Descriptor| -> Result<(), ResolveError> {
+            let size = self.store.size(&blob.digest);
+            let size = size.map_err(read_failed)?;
             match size == Some(blob.size) {
                 true => Ok(()),
                 false => Err(damaged(&blob.digest.to_string(), "it is not there, or has another size")),
@@ -329,18 +332,23 @@ impl Archive<'_> {
         Ok(config)
     }
 
-    fn diff_id(&self, digest: &Digest) -> Result<Digest, Failure> {
+    fn diff_id(&self, digest: &Digest) -> Result<Digest, ResolveError> {
+        if let Some(known) = self.diff_ids.borrow().get(digest) {
+            return Ok(*known);
+        }
         let failed = |error: io::Error| damaged(&digest.to_string(), &error.to_string());
-        let mut tar = DigestReader::new(image::decompress(self.open(digest)?).map_err(failed)?);
+        let mut tar = DigestReader::new(decompress(self.open(digest)?).map_err(failed)?);
         io::copy(&mut tar, &mut io::sink()).map_err(failed)?;
-        Ok(tar.finish().1)
+        let diff_id = tar.finish().1;
+        self.diff_ids.borrow_mut().insert(*digest, diff_id);
+        Ok(diff_id)
     }
 
-    fn compression(&self, path: &str, digest: &Digest) -> Result<Compression, Failure> {
+    fn compression(&self, path: &str, digest: &Digest) -> Result<Compression, ResolveError> {
         let mut start = Vec::new();
         let read = self.open(digest)?.take(16).read_to_end(&mut start);
         read.map_err(|error| damaged(path, &error.to_string()))?;
-        match image::compression_of(&start) {
+        match compression_of(&start) {
             StreamCompression::None => Ok(Compression::None),
             StreamCompression::Gzip => Ok(Compression::Gzip),
             StreamCompression::Zstd => Ok(Compression::Zstd),
@@ -348,7 +356,7 @@ impl Archive<'_> {
         }
     }
 
-    fn document(&self, shown: &str, (digest, size): (Digest, u64)) -> Result<Vec<u8>, Failure> {
+    fn document(&self, shown: &str, (digest, size): (Digest, u64)) -> Result<Vec<u8>, ResolveError> {
         if size > MAX_DOCUMENT {
             return Err(damaged(shown, &format!("it is larger than {MAX_DOCUMENT} bytes")));
         }
@@ -358,9 +366,9 @@ impl Archive<'_> {
         Ok(bytes)
     }
 
-    fn open(&self, digest: &Digest) -> Result<BlobReader, Failure> {
-        let opened = self.store.blobs().open(digest);
-        let opened = opened.map_err(|error| Failure::io("read from", self.store.root(), &error))?;
+    fn open(&self, digest: &Digest) -> Result<BlobReader, ResolveError> {
+        let opened = self.store.open(digest);
+        let opened = opened.map_err(read_failed)?;
         opened.ok_or_else(|| damaged(&digest.to_string(), "it is not in the archive"))
     }
 }
@@ -369,8 +377,20 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn damaged(what: &str, reason: &str) -> Failure {
-    Failure::build(format!("the archive is damaged: {what}: {reason}"))
+fn invalid(message: String) -> ResolveError {
+    ResolveError::Invalid { name: "the archive".to_owned(), message }
+}
+
+fn damaged(what: &str, reason: &str) -> ResolveError {
+    invalid(format!("it is damaged: {what}: {reason}"))
+}
+
+fn write_failed(source: io::Error) -> ResolveError {
+    ResolveError::Io { action: "write to the store".to_owned(), source }
+}
+
+fn read_failed(source: io::Error) -> ResolveError {
+    ResolveError::Io { action: "read from the store".to_owned(), source }
 }
 
 /// Very old configs leave it out and mean this machine's.

@@ -1,0 +1,145 @@
+//! The edits that are asked about.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+
+use insight::Edit;
+
+use super::uses::Uses;
+use crate::commands::build::Examined;
+use crate::failure::Failure;
+use crate::format;
+
+/// For each ordering, the steps that an edit hits.
+type Hits = Vec<BTreeSet<usize>>;
+
+/// Makes edits.
+pub(super) struct Edits<'a> {
+    /// The context.
+    pub(super) path: &'a Path,
+    pub(super) examined: &'a [Examined],
+    pub(super) uses: &'a [Uses],
+}
+
+impl Edits<'_> {
+    /// What `--change` names: each a path, or several with commas.
+    pub(super) fn of_changes(&self, changes: &[String]) -> Result<Vec<(Edit, Hits)>, Failure> {
+        changes
+            .iter()
+            .map(|change| {
+                let mut hits = vec![BTreeSet::new(); self.uses.len()];
+                for path in change.split(',').filter(|path| !path.is_empty()) {
+                    let path = self.relative(Path::new(path))?;
+                    self.add(&mut hits, self.hit_by(&path));
+                    // A directory stands for its files.
+                    for file in self.files().into_iter().filter(|file| file.starts_with(&path)) {
+                        self.add(&mut hits, self.hit_by(file));
+                    }
+                }
+                Ok((Edit { name: change.clone(), weight: 1 }, hits))
+            })
+            .collect()
+    }
+
+    /// One for each directory all of whose files behave alike, and for the others one for those files that do.
+    pub(super) fn of_directories(&self) -> Vec<(Edit, Hits)> {
+        let files: Vec<(&PathBuf, Hits)> =
+            self.files().into_iter().map(|file| (file, self.hit_by(file))).collect();
+        let mut directories: HashMap<&Path, Option<&Hits>> = HashMap::new();
+        for (file, hits) in &files {
+            for directory in file.ancestors().skip(1) {
+                let all = directories.entry(directory).or_insert(Some(hits));
+                if *all != Some(hits) {
+                    *all = None;
+                }
+            }
+        }
+        let mut groups: BTreeMap<(PathBuf, &Hits), Vec<&Path>> = BTreeMap::new();
+        for (file, hits) in &files {
+            let uniform =
+                file.ancestors().skip(1).filter(|directory| directories[*directory].is_some()).last();
+            let directory = uniform.or(file.parent()).unwrap_or(Path::new(""));
+            groups.entry((directory.to_owned(), hits)).or_default().push(file);
+        }
+        let name = |directory: &Path, files: &[&Path]| {
+            let shown = match directory.as_os_str().is_empty() {
+                true => "./".to_owned(),
+                false => format!("{}/", directory.display()),
+            };
+            match (directories.get(directory), files) {
+                (_, [file]) => file.display().to_string(),
+                (Some(Some(_)), _) => shown,
+                (_, files) => format!("{} of {shown}", format::count(files.len() as u64, "file")),
+            }
+        };
+        let edit = |((directory, hits), files): ((PathBuf, &Hits), Vec<&Path>)| {
+            (Edit { name: name(&directory, &files), weight: 1 }, hits.clone())
+        };
+        let mut edits: Vec<(Edit, Hits)> = groups.into_iter().map(edit).collect();
+        edits.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        edits
+    }
+
+    /// The last commits; those that rerun the same are one.
+    pub(super) fn of_history(&self, count: usize) -> Result<Vec<(Edit, Hits)>, Failure> {
+        let commits = remote::commits(self.path, count).map_err(Failure::usage)?;
+        let mut known: HashMap<PathBuf, Hits> = HashMap::new();
+        let mut groups: Vec<(Hits, Vec<String>)> = Vec::new();
+        for commit in commits {
+            let mut hits = vec![BTreeSet::new(); self.uses.len()];
+            for path in commit.paths {
+                let of_path = known.entry(path).or_insert_with_key(|path| self.hit_by(path));
+                self.add(&mut hits, of_path.clone());
+            }
+            let name = format!("{} {}", commit.id, commit.subject);
+            match groups.iter_mut().find(|(known, _)| *known == hits) {
+                Some((_, names)) => names.push(name),
+                None => groups.push((hits, vec![name])),
+            }
+        }
+        groups.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+        let edit = |(hits, names): (Hits, Vec<String>)| {
+            let name = match names.as_slice() {
+                [one] => one.clone(),
+                [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+                [] => String::new(),
+            };
+            (Edit { name, weight: names.len() as u64 }, hits)
+        };
+        Ok(groups.into_iter().map(edit).collect())
+    }
+
+    /// All files that some step of either uses.
+    fn files(&self) -> BTreeSet<&PathBuf> {
+        self.uses.iter().flat_map(Uses::files).collect()
+    }
+
+    fn hit_by(&self, path: &Path) -> Hits {
+        let pairs = self.uses.iter().zip(self.examined);
+        pairs.map(|(uses, examined)| uses.hit_by(&*examined.tree, path)).collect()
+    }
+
+    fn add(&self, hits: &mut Hits, more: Hits) {
+        for (hits, more) in hits.iter_mut().zip(more) {
+            hits.extend(more);
+        }
+    }
+
+    /// A path that a user gives, relative to the context; as in a Dockerfile, `/` is the context.
+    fn relative(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let mut clean = PathBuf::new();
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => clean.push(name),
+                Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+                Component::ParentDir => {
+                    return Err(Failure::usage(format!(
+                        "--change {}: give a path relative to the context, without `..`",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Ok(clean)
+    }
+}

@@ -1,0 +1,4 @@
+FROM alpine
+RUN apk update \
+    apk add curl
+RUN apk add curl

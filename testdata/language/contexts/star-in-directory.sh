@@ -1,0 +1,1 @@
+mkdir d; touch "d/a*b" d/axb
