@@ -50,7 +50,7 @@ impl Template {
         let mut pieces = pieces(&text)?.into_iter();
         let (nodes, end) = nodes(&mut pieces)?;
         match end {
-            Ended::Nothing => Ok(Template(nodes)),
+            Stop::Input => Ok(Template(nodes)),
             _ => Err("`{{end}}` or `{{else}}` without a beginning".to_owned()),
         }
     }
@@ -153,13 +153,13 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// What ended a list of nodes.
-enum Ended {
-    Nothing,
-    Closed,
-    Otherwise(Option<(Block, Pipeline)>),
+enum Stop {
+    Input,
+    End,
+    Else(Option<(Block, Pipeline)>),
 }
 
-fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), String> {
+fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Stop), String> {
     let mut list = Vec::new();
     while let Some(piece) = pieces.next() {
         let action = match piece {
@@ -173,10 +173,10 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), S
         };
         let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((&action, ""));
         match word {
-            "end" => return Ok((list, Ended::Closed)),
+            "end" => return Ok((list, Stop::End)),
             "else" => {
                 let rest = rest.trim();
-                return Ok((list, Ended::Otherwise(if rest.is_empty() { None } else { block(rest)? })));
+                return Ok((list, Stop::Else(if rest.is_empty() { None } else { block(rest)? })));
             }
             _ => match block(&action)? {
                 Some((kind, over)) => list.push(inside(kind, over, pieces)?),
@@ -184,7 +184,7 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), S
             },
         }
     }
-    Ok((list, Ended::Nothing))
+    Ok((list, Stop::Input))
 }
 
 fn block(action: &str) -> Result<Option<(Block, Pipeline)>, String> {
@@ -202,13 +202,13 @@ fn inside(kind: Block, over: Pipeline, pieces: &mut std::vec::IntoIter<Piece>) -
     let open = || Err("a block without `{{end}}`".to_owned());
     let (then, end) = nodes(pieces)?;
     let otherwise = match end {
-        Ended::Closed => Vec::new(),
-        Ended::Otherwise(None) => match nodes(pieces)? {
-            (otherwise, Ended::Closed) => otherwise,
+        Stop::End => Vec::new(),
+        Stop::Else(None) => match nodes(pieces)? {
+            (otherwise, Stop::End) => otherwise,
             _ => return open(),
         },
-        Ended::Otherwise(Some((kind, over))) => vec![inside(kind, over, pieces)?],
-        Ended::Nothing => return open(),
+        Stop::Else(Some((kind, over))) => vec![inside(kind, over, pieces)?],
+        Stop::Input => return open(),
     };
     Ok(Node::Block { kind, over, then, otherwise })
 }
