@@ -279,6 +279,7 @@ const OTHERWISE: &[(&str, &[&str])] = &[
             "expose_json",
             "from_bad_stage_name",
             "instruction_before_from",
+            "copy_file_called_as_a_whiteout",
             "healthcheck_too_short",
             "copy_id_minus_one",
             "flag_twice",
@@ -339,16 +340,20 @@ const OTHERWISE: &[(&str, &[&str])] = &[
     ("Buildah makes a directory where a symlink leads to nothing", &["copy_file_onto_dangling"]),
     (
         "Buildah does not give --chmod to directories",
-        &["chmod_octal_over_modes", "expand_in_every_instruction"],
+        &["chmod_special_bits_of_new_directories", "chmod_octal_over_modes", "expand_in_every_instruction"],
     ),
     ("Buildah copies a FIFO as if it were a directory with it", &["copy_fifo_direct"]),
     (
         "Buildah does not know all wildcards",
-        &["wildcard_escaped", "wildcard_bracket_unescaped", "wildcard_unicode"],
+        &["copy_json_class_of_star", "wildcard_escaped", "wildcard_bracket_unescaped", "wildcard_unicode"],
     ),
     (
         "Buildah refuses wildcards that match nothing, BuildKit not",
-        &["wildcard_matches_nothing", "ignore_hides_from_wildcard"],
+        &[
+            "copy_wildcard_in_directory_without_match",
+            "wildcard_matches_nothing",
+            "ignore_hides_from_wildcard",
+        ],
     ),
     ("Buildah matches wildcards behind symlinks", &["wildcard_through_link"]),
     ("Buildah drops setuid with --chown", &["copy_chown_setuid"]),
@@ -359,6 +364,7 @@ const OTHERWISE: &[(&str, &[&str])] = &[
     (
         "containers/storage matches ignore patterns in another way",
         &[
+            "ignore_escaped_letter",
             "ignore_double_star_suffix",
             "ignore_parentheses_are_characters",
             "ignore_caret_is_a_character",
@@ -371,6 +377,9 @@ const OTHERWISE: &[(&str, &[&str])] = &[
         "the environment, hosts and names of a container are Buildah's",
         &[
             "run_env",
+            "run_user_without_home",
+            "run_interrupts",
+            "run_control_groups",
             "run_env_path_set",
             "run_env_empty_value",
             "run_hosts",
@@ -390,10 +399,15 @@ const OTHERWISE: &[(&str, &[&str])] = &[
     ),
     ("a stage of Buildah does not have the ARGs of the one it is built from", &["arg_inherited_by_stage"]),
     ("Buildah drops what changes in a volume", &["volume_keeps_later_changes"]),
-    ("Buildah lets no container make devices", &["copy_devices", "copy_character_device"]),
+    (
+        "Buildah lets no container make devices",
+        &["run_device_in_layer", "copy_devices", "copy_character_device"],
+    ),
     ("Buildah takes SHELL for RUN alone", &["shell_for_later_instructions", "expand_not_in_commands"]),
     ("Buildah knows no byte order mark before a directive", &["byte_order_mark"]),
     ("Buildah looks for an image where ONBUILD names a stage", &["onbuild_copy_from_other_stage"]),
+    ("Buildah garbles text beyond ASCII in flags", &["copy_owner_not_ascii"]),
+    ("runc knows no ids above 2³¹", &["run_user_with_large_id"]),
     ("Buildah looks up users in another order", &["run_user_dupname"]),
     (
         "Buildah without --layers has one layer, in which hard links hold",

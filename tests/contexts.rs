@@ -139,7 +139,6 @@ fn an_archive_that_is_broken_is_an_error() {
 
 /// Somebody has typed `builder build -` and thinks better of it.
 #[test]
-#[ignore = "a signal waits for the end of standard input"]
 fn reading_standard_input_can_be_interrupted() {
     let home = Home::new();
     for begun in [&b""[..], b"FROM scr", &[b'x'; 2000]] {

@@ -256,14 +256,14 @@ impl Background {
 /// Both together, so that a failure shows what each of them did.
 #[track_caller]
 fn end_well(builds: &mut [Background; 2]) {
-    let ended = builds.each_mut().map(|build| build.build.wait(Duration::from_secs(60)));
+    let ended = builds.each_mut().map(|build| build.build.wait(Duration::from_secs(120)));
     let texts = builds.each_ref().map(Background::text);
     assert!(ended.iter().all(std::process::ExitStatus::success), "{ended:?}\n{}\n{}", texts[0], texts[1]);
 }
 
-/// Waits in a step until there are two files in `/meet`, at most 20 seconds.
-const MEET: &str = "for i in $(seq 200); do test $(ls /meet | wc -l) = 2 && break; sleep 0.1; done; \
-                    test $(ls /meet | wc -l) = 2";
+/// Waits in a step until there are two files in `/meet`, at most a minute.
+const MEET: &str = "for i in $(seq 600); do test $(ls /meet | wc -l) = 2 && break; sleep 0.1; done; \
+                    echo there: $(ls /meet); test $(ls /meet | wc -l) = 2";
 
 #[test]
 fn processes_share_a_cache_mount() {

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Context, Image, Running, User, eventually, mounts_with, processes_with, run, tempdir};
+use e2e::{
+    Context, Home, Image, Running, User, eventually, mounts_with, processes_with, run, tempdir, unpack,
+};
 use rustix::process::Signal;
 
 /// The same by root.
@@ -151,4 +153,21 @@ fn root_inside_is_nobody_outside() {
     let log = &steps.named("RUN id").log;
     assert!(log.starts_with("0\n"), "{log}");
     assert!(log.contains("65534") || log.contains("100000"), "mapped to the user's ids: {log}");
+}
+
+/// Where overlay cannot be mounted a RUN works in a copy of its file system, and leaves the same.
+#[test]
+fn without_overlay_the_same_tree() {
+    let context = Context::new(
+        "FROM busybox\nRUN mkdir -p /a/b && echo 1 > /a/b/1 && ln -s b /a/l && chown 3:4 /a && chmod 2755 /a\nWORKDIR /w\nCOPY f .\n\
+         RUN rm /a/b/1 && echo 2 > /a/b/2 && mv /w/f /w/g && rm -r /home && touch /etc/new && ln /a/b/2 /hard\n",
+    )
+    .file("f", "f\n");
+    let with = Home::new().export(&context, &[]).tree();
+    let home = Home::new();
+    let dir = tempdir();
+    let layout = dir.path().join("layout");
+    let output = format!("type=oci,tar=false,name=e2e:latest,dest={}", layout.display());
+    run(home.build(&context).args(["-o", &output]).env("BUILDER_DISABLE", "overlay")).ok();
+    with.same(&unpack(&layout), "with overlay, and without");
 }

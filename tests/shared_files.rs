@@ -1,4 +1,5 @@
-//! A COPY costs in proportion to what changed: unchanged files are shared between versions of a layer, and nobody can tell.
+//! A COPY, and the export after it, cost in proportion to what changed: unchanged files are shared between versions of a layer, and
+//! nobody can tell.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -320,3 +321,24 @@ fn an_export_compresses_only_what_changed() {
 const COUNT: &str = "import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
 print(*db.execute('SELECT count(*), count(DISTINCT blob) FROM chunks').fetchone())";
+
+#[test]
+fn the_files_that_changed_are_named() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nCOPY . /src\n").file("a", "a").file("d/b", "b");
+    let build = |says: &str| run(home.build(&context).arg("--progress=plain")).ok().says(says);
+    build("COPY . /src");
+    context.write("d/b", "changed");
+    context.write("d/new", "new");
+    build("not cached: d/b changed, d/new added");
+    context.chmod("a", 0o700);
+    build("not cached: mode of a");
+    // Of very many, directories are named.
+    for file in 0..2_100 {
+        context.write(&format!("many/of/them/f{file:04}"), "");
+    }
+    build("COPY . /src");
+    context.write("many/of/them/f0077", "changed");
+    context.write("a", "changed");
+    build("not cached: a changed, many/of/them/ changed");
+}

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use e2e::{Done, Home, base, binary, run, tempdir, tool};
+use serde_json::Value;
 
 /// What is wrong on purpose, and what is refused there as it is by BuildKit: the end of the path, a part of the message.
 const REFUSED: &[(&str, &str)] = &[
@@ -84,10 +85,24 @@ fn images(done: &Done) -> BTreeSet<String> {
     done.stderr.lines().filter_map(asked).collect()
 }
 
-/// Lowers a Dockerfile for its last stage: every base is busybox, nothing is fetched, nothing is built.
-fn lower(home: &Home, dockerfile: &Path, context: &Path) -> Done {
+/// The bases that are written without variables and are no stages.
+fn plain_bases(syntax: &str) -> BTreeSet<String> {
+    let tree: Value = serde_json::from_str(syntax).expect("`builder parse` writes JSON");
+    let stages = tree["dockerfile"]["stages"].as_array().map_or(&[][..], Vec::as_slice);
+    let all = |pointer: &str| -> BTreeSet<String> {
+        let texts = stages.iter().filter_map(|stage| stage.pointer(pointer)?.as_str());
+        texts.map(str::to_owned).collect()
+    };
+    let names = all("/from/kind/alias/name");
+    let bases = all("/from/kind/base/text").into_iter();
+    bases
+        .filter(|base| !base.contains('$') && base != "scratch" && !names.contains(&base.to_lowercase()))
+        .collect()
+}
+
+/// Lowers a Dockerfile for its last stage: every base is busybox, nothing is fetched, nothing is built. `known` are some of them.
+fn lower(home: &Home, dockerfile: &Path, context: &Path, mut known: BTreeSet<String>) -> Done {
     let busybox = base("busybox");
-    let mut known = BTreeSet::new();
     loop {
         let mut outline = Command::new(binary());
         outline.env("BUILDER_HOME", home.path()).args(["build", "--call=outline", "--progress=plain", "-f"]);
@@ -140,7 +155,7 @@ fn dockerfiles_of_well_known_programs() {
                         wrong.lock().unwrap_or_else(PoisonError::into_inner).push(done.to_string());
                     };
                     let parsed = run(Command::new(binary()).args(["parse", "--format=json"]).arg(path));
-                    let lowered = lower(&home, path, context.path());
+                    let lowered = lower(&home, path, context.path(), plain_bases(&parsed.stdout));
                     match REFUSED.iter().find(|(end, _)| path.ends_with(end)) {
                         Some((end, message)) => {
                             refused.lock().unwrap_or_else(PoisonError::into_inner).insert(*end);

@@ -14,6 +14,8 @@ pub(crate) struct Disabled {
     pub(crate) stat_cache: bool,
     /// All of a layer is compressed anew.
     pub(crate) chunks: bool,
+    /// RUN works in a full copy of its file system.
+    pub(crate) overlay: bool,
 }
 
 impl Disabled {
@@ -36,9 +38,11 @@ impl Disabled {
                 "links" => disabled.links = true,
                 "stat-cache" => disabled.stat_cache = true,
                 "chunks" => disabled.chunks = true,
+                "overlay" => disabled.overlay = true,
                 _ => {
-                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}"))
-                        .hint("there are links, stat-cache and chunks; write a comma between several"));
+                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}")).hint(
+                        "there are links, stat-cache, chunks and overlay; write a comma between several",
+                    ));
                 }
             }
         }

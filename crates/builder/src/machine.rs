@@ -1,12 +1,14 @@
 //! What this process may do here, and where its state lives.
 
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
-use cache::{Store, StoreOptions};
+use cache::{Snapshotter, Store, StoreOptions};
 use executor::Identity;
 
 use crate::disabled::Disabled;
 use crate::failure::Failure;
+use crate::terminal;
 
 /// The machine as this process may use it.
 #[derive(Debug)]
@@ -36,20 +38,46 @@ impl Machine {
         ))
     }
 
-    /// Opens the state directory.
+    /// Opens the state directory. Call it before any thread starts.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
         let userxattr = self.identity.needs_userxattr();
         let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
-        let Disabled { links: separate_files, chunks: forget_chunks, .. } = Disabled::from_env()?;
+        let disabled = Disabled::from_env()?;
         let options = StoreOptions {
             userxattr,
             recorded_owners,
-            separate_files,
-            forget_chunks,
-            ..StoreOptions::default()
+            separate_files: disabled.links,
+            forget_chunks: disabled.chunks,
+            snapshotter: if disabled.overlay { Snapshotter::Copying } else { self.snapshotter() },
         };
         Ok(Store::open(&self.home, options)?)
     }
+
+    /// How the trees that RUN writes to are made: by overlay wherever it can be mounted. Root can; for others it depends on the kernel
+    /// and on what keeps them in.
+    fn snapshotter(&self) -> Snapshotter {
+        if self.identity == Identity::Root {
+            return Snapshotter::Overlay;
+        }
+        // Where it cannot even be tried the store says what is wrong with the place.
+        let Ok(trial) = trial(&self.home) else { return Snapshotter::Overlay };
+        match executor::try_overlay(trial.path(), self.identity.needs_userxattr()) {
+            Ok(()) => Snapshotter::Overlay,
+            Err(error) => {
+                terminal::tell(&format!(
+                    "WARNING: overlay cannot be mounted here ({error}): every RUN works in a full copy of its file system, which \
+                     is slow.\n"
+                ));
+                Snapshotter::Copying
+            }
+        }
+    }
+}
+
+/// A directory of the state directory for something that is tried there.
+fn trial(home: &Path) -> std::io::Result<tempfile::TempDir> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
+    tempfile::Builder::new().prefix("trial-").tempdir_in(home)
 }
 
 /// The state directory: `$BUILDER_HOME`, else where the machine keeps such things.

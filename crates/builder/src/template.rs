@@ -50,7 +50,7 @@ impl Template {
         let mut pieces = pieces(&text)?.into_iter();
         let (nodes, end) = nodes(&mut pieces)?;
         match end {
-            Ended::ByText => Ok(Template(nodes)),
+            Ended::Nothing => Ok(Template(nodes)),
             _ => Err("`{{end}}` or `{{else}}` without a beginning".to_owned()),
         }
     }
@@ -154,9 +154,9 @@ fn closing(text: &str) -> Option<usize> {
 
 /// What ended a list of nodes.
 enum Ended {
-    ByText,
-    ByEnd,
-    ByElse(Option<(Block, Pipeline)>),
+    Nothing,
+    Closed,
+    Otherwise(Option<(Block, Pipeline)>),
 }
 
 fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), String> {
@@ -173,10 +173,10 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), S
         };
         let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((&action, ""));
         match word {
-            "end" => return Ok((list, Ended::ByEnd)),
+            "end" => return Ok((list, Ended::Closed)),
             "else" => {
                 let rest = rest.trim();
-                return Ok((list, Ended::ByElse(if rest.is_empty() { None } else { block(rest)? })));
+                return Ok((list, Ended::Otherwise(if rest.is_empty() { None } else { block(rest)? })));
             }
             _ => match block(&action)? {
                 Some((kind, over)) => list.push(inside(kind, over, pieces)?),
@@ -184,7 +184,7 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>) -> Result<(Vec<Node>, Ended), S
             },
         }
     }
-    Ok((list, Ended::ByText))
+    Ok((list, Ended::Nothing))
 }
 
 fn block(action: &str) -> Result<Option<(Block, Pipeline)>, String> {
@@ -202,13 +202,13 @@ fn inside(kind: Block, over: Pipeline, pieces: &mut std::vec::IntoIter<Piece>) -
     let open = || Err("a block without `{{end}}`".to_owned());
     let (then, end) = nodes(pieces)?;
     let otherwise = match end {
-        Ended::ByEnd => Vec::new(),
-        Ended::ByElse(None) => match nodes(pieces)? {
-            (otherwise, Ended::ByEnd) => otherwise,
+        Ended::Closed => Vec::new(),
+        Ended::Otherwise(None) => match nodes(pieces)? {
+            (otherwise, Ended::Closed) => otherwise,
             _ => return open(),
         },
-        Ended::ByElse(Some((kind, over))) => vec![inside(kind, over, pieces)?],
-        Ended::ByText => return open(),
+        Ended::Otherwise(Some((kind, over))) => vec![inside(kind, over, pieces)?],
+        Ended::Nothing => return open(),
     };
     Ok(Node::Block { kind, over, then, otherwise })
 }

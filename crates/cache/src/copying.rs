@@ -50,6 +50,8 @@ pub(crate) struct FullCopy {
     owners: Owners,
     /// By directory.
     stamps: HashMap<PathBuf, BTreeMap<OsString, Stamp>>,
+    /// What directories were like. Their change times say nothing: a sandbox makes mount points in them, and takes them away again.
+    directories: HashMap<PathBuf, Attributes>,
 }
 
 impl FullCopy {
@@ -69,7 +71,12 @@ impl FullCopy {
         }
         copy_directory(tree, Path::new(""), &writer, &mut HashMap::new())?;
         writer.finish()?;
-        let mut copy = FullCopy { root: root.to_owned(), owners: owners.clone(), stamps: HashMap::new() };
+        let mut copy = FullCopy {
+            root: root.to_owned(),
+            owners: owners.clone(),
+            stamps: HashMap::new(),
+            directories: HashMap::new(),
+        };
         let latest = copy.stamp_directory(Path::new(""))?;
         wait_for_clock(&scratch.join("clock"), latest)?;
         Ok(copy)
@@ -88,6 +95,7 @@ impl FullCopy {
             stamps.insert(name, stamp);
         }
         self.stamps.insert(path.to_owned(), stamps);
+        self.directories.insert(path.to_owned(), attributes_of(&self.root.join(path), &self.owners)?);
         Ok(latest)
     }
 
@@ -142,7 +150,7 @@ impl FullCopy {
         let attributes = attributes_of(&source, &self.owners)?;
         fs::create_dir(target).at("create", target)?;
         let found = self.split_directory(path, target, marks)?;
-        if !found && before == Some(&now) {
+        if !found && self.directories.get(path) == Some(&attributes) {
             fs::remove_dir(target).at("remove", target)?;
             return Ok(false);
         }

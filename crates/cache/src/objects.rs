@@ -10,6 +10,7 @@
 //! * An object counts in the boot in which it was made: after a power failure its bytes may be lost while its name is there.
 //! * An object that has no other name is in no layer any more, and goes with the next prune.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -75,19 +76,37 @@ pub struct LayerObjects {
     here: Mutex<Here>,
 }
 
-/// The objects in a layer that is being written.
+/// The objects in a layer that is being written. Forms are known by a part of their hash, since there may be a million: two that have
+/// it in common only use each other's numbers up.
 #[derive(Debug, Default)]
 struct Here {
-    numbers: HashMap<Name, Numbers>,
+    /// Of each form, the number that was not tried yet.
+    next: HashMap<u64, u32>,
+    /// Lower ones that were tried in vain.
+    free: HashMap<u64, Vec<u32>>,
     used: Vec<Name>,
 }
 
-/// Which numbers of a form nothing in the tree has.
-#[derive(Debug, Default)]
-struct Numbers {
-    next: u32,
-    /// Lower ones that were tried in vain.
-    free: Vec<u32>,
+impl Here {
+    /// A number that nothing in the layer has.
+    fn take(&mut self, form: u64) -> u32 {
+        if let Entry::Occupied(mut free) = self.free.entry(form) {
+            let number = free.get_mut().pop();
+            if free.get().is_empty() {
+                free.remove();
+            }
+            if let Some(number) = number {
+                return number;
+            }
+        }
+        let next = self.next.entry(form).or_default();
+        *next += 1;
+        *next - 1
+    }
+
+    fn give_back(&mut self, form: u64, number: u32) {
+        self.free.entry(form).or_default().push(number);
+    }
 }
 
 impl LayerObjects {
@@ -179,18 +198,12 @@ impl LayerObjects {
     /// Does `make` for an object of that form that nothing in the tree has yet.
     fn once(&self, form: &FileForm, make: impl FnOnce(&str) -> rustix::io::Result<bool>) -> io::Result<bool> {
         let form = name_of(form);
-        let (number, name) = {
-            let mut here = self.here();
-            let numbers = here.numbers.entry(form).or_default();
-            loop {
-                let number = numbers.free.pop().unwrap_or_else(|| {
-                    numbers.next += 1;
-                    numbers.next - 1
-                });
-                let name = nth(&form, number);
-                if !self.below.contains(&name) {
-                    break (number, name);
-                }
+        let short = form.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let (number, name) = loop {
+            let number = self.here().take(short);
+            let name = nth(&form, number);
+            if !self.below.contains(&name) {
+                break (number, name);
             }
         };
         let made = make(&path_of(&name));
@@ -198,7 +211,7 @@ impl LayerObjects {
         if matches!(made, Ok(true)) {
             here.used.push(name);
         } else {
-            here.numbers.entry(form).or_default().free.push(number);
+            here.give_back(short, number);
         }
         Ok(made?)
     }

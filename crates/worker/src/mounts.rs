@@ -30,10 +30,10 @@ pub(crate) struct Mounts {
 /// What must not go while the process runs.
 #[expect(dead_code, reason = "held for what dropping them does")]
 enum Held {
-    Tree(ActiveRoot),
+    Tree(Box<ActiveRoot>),
     Cache(CacheMount),
     Agent(AgentSocket),
-    Directory(ActiveSnapshot),
+    Directory(Box<ActiveSnapshot>),
 }
 
 /// The tree of an input of the step, and what of it is meant.
@@ -195,7 +195,7 @@ impl Preparing<'_> {
                 path: if path.as_os_str().is_empty() { PathBuf::from(".") } else { path },
             },
         };
-        ready.held.push(Held::Tree(root));
+        ready.held.push(Held::Tree(Box::new(root)));
         Ok(kind)
     }
 
@@ -229,7 +229,7 @@ impl Preparing<'_> {
         let socket = AgentSocket::open(agent, directory.dir(), file)?;
         let path = socket.path().to_owned();
         ready.held.push(Held::Agent(socket));
-        ready.held.push(Held::Directory(directory));
+        ready.held.push(Held::Directory(Box::new(directory)));
         Ok(Some(path))
     }
 }

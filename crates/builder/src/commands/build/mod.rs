@@ -58,6 +58,9 @@ const PARALLEL_STEPS: usize = 16;
 /// How long blocking work may take to notice that it was cancelled.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
 
+/// The same for what reads standard input, which can only be left alone.
+const READING_TIME: Duration = Duration::from_millis(500);
+
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     build(args).map_err(Failure::of_build)
 }
@@ -135,11 +138,17 @@ fn build(args: Args) -> Result<u8, Failure> {
                 () = interrupt::received() => Err(Failure::interrupted()),
             }
         });
-        brought.inspect_err(|_| {
-            cancel.cancel();
-            progress.give_up();
-            progress.finish();
-        })?
+        match brought {
+            Ok(brought) => brought,
+            Err(failure) => {
+                cancel.cancel();
+                progress.give_up();
+                progress.finish();
+                // Whoever reads standard input may never hear of it.
+                runtime.shutdown_timeout(READING_TIME);
+                return Err(failure);
+            }
+        }
     };
     let (request, parsed) = match early {
         Some(read) => read,
