@@ -94,13 +94,16 @@ impl Store {
             written.at("write", &fresh)?;
             fs::rename(&fresh, dir.join(id.file(kind))).at("rename", &fresh)?;
         }
-        self.forget_old_builds()
+        let builds = self.builds()?;
+        // As many as are kept, all of this size, fit: nothing needs to be measured.
+        let is_small = (record.len() + log.len()) as u64 <= MOST_BYTES / MOST_BUILDS as u64;
+        if is_small && builds.len() <= MOST_BUILDS { Ok(()) } else { self.forget_old_builds(&builds) }
     }
 
-    fn forget_old_builds(&self) -> Result<(), CacheError> {
+    fn forget_old_builds(&self, builds: &[BuildId]) -> Result<(), CacheError> {
         let dir = self.builds_dir();
         let mut kept = 0;
-        for (count, id) in self.builds()?.iter().enumerate() {
+        for (count, id) in builds.iter().enumerate() {
             for kind in [LOG, RECORD] {
                 kept += fs::symlink_metadata(dir.join(id.file(kind))).map_or(0, |file| file.len());
             }
