@@ -155,26 +155,31 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// A digest for each entry that has bytes or attributes.
     fn files(&self, found: &Match) -> Result<Digests, Error> {
-        let mut digests = (0..found.len())
-            .into_par_iter()
-            .with_min_len(BATCH)
-            .map_init(Vec::new, |buffer, index| {
-                let entry = found.entry(index);
-                // Other names of a file are filled in below.
-                let is_first = entry.hard_link.is_none_or(|first| first == index);
-                match entry.metadata.kind {
-                    Kind::File if is_first => self.file(found, &entry, buffer).map(Some),
-                    Kind::Directory => self.directory(found, &entry).map(Some),
-                    _ => Ok(None),
+        // Written in place: there may be a million, and they are kept.
+        let mut digests = vec![None; found.len()];
+        digests.par_chunks_mut(BATCH).enumerate().try_for_each_init(
+            Vec::new,
+            |buffer, (batch, digests)| {
+                for (index, digest) in digests.iter_mut().enumerate() {
+                    let index = batch * BATCH + index;
+                    let entry = found.entry(index);
+                    // Other names of a file are filled in below.
+                    let is_first = entry.hard_link.is_none_or(|first| first == index);
+                    *digest = match entry.metadata.kind {
+                        Kind::File if is_first => Some(self.file(found, &entry, buffer)?),
+                        Kind::Directory => Some(self.directory(found, &entry)?),
+                        _ => None,
+                    };
                 }
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
+                Ok::<(), Error>(())
+            },
+        )?;
         for index in 0..digests.len() {
             if let Some(first) = found.entry(index).hard_link {
                 digests[index] = digests[first];
             }
         }
-        let digests = Digests::from(digests);
+        let digests = Digests::new(digests);
         let known =
             Known { digests: digests.clone(), began: (!self.tree.is_immutable()).then_some(self.began) };
         *found.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);

@@ -26,7 +26,7 @@ pub struct Selected {
 }
 
 /// For each entry of a match the digest of bytes and extended attributes; `None` where there are neither (links, pipes, devices).
-pub type Digests = Arc<[Option<[u8; 32]>]>;
+pub type Digests = Arc<Vec<Option<[u8; 32]>>>;
 
 /// What hashing found out.
 #[derive(Debug, Clone)]
