@@ -24,9 +24,7 @@ fn run_takes_the_flags_of_docker_run() {
     }
     // What stands behind the image is the program's.
     assert_eq!(run(home.builder("run").args(["app", "echo", "-e", "-u", "x"])).ok().stdout, "-u x\n");
-    for (flag, name) in
-        [("-d", "--detach"), ("-p=80:80", "--publish"), ("-v=/a:/b", "--volume"), ("--name=x", "--name")]
-    {
+    for (flag, name) in [("-d", "--detach"), ("-p=80:80", "--publish"), ("--name=x", "--name")] {
         run(home.builder("run").args([flag, "app", "true"]))
             .code_is(125)
             .says(&format!("{name} is not supported yet"));
@@ -112,6 +110,8 @@ fn a_shell_survives_ctrl_c() {
     keys(&["echo still $((40 + 2))", "Enter"]);
     shows("still 42");
     keys(&["exit 6", "Enter"]);
+    // What is typed before the program has ended is the program's.
+    eventually(Duration::from_secs(10), "the outer prompt", || screen().trim_end().ends_with("\n#"));
     keys(&["echo code=$?", "Enter"]);
     shows("code=6");
     let _ = tmux().arg("kill-server").output();

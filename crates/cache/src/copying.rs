@@ -1,6 +1,6 @@
 //! Trees for processes where overlay cannot be had: everything is copied, and what the process changed is found afterwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -50,7 +50,8 @@ pub(crate) struct FullCopy {
     owners: Owners,
     /// By directory.
     stamps: HashMap<PathBuf, BTreeMap<OsString, Stamp>>,
-    /// What directories were like. Their change times say nothing: a sandbox makes mount points in them, and takes them away again.
+    /// What directories were like, for those in which a sandbox made mount points and took them away again: that changes their change
+    /// times and nothing else.
     directories: HashMap<PathBuf, Attributes>,
 }
 
@@ -100,21 +101,35 @@ impl FullCopy {
     }
 
     /// Moves what was changed since to `upper`, a directory, and marks there what was removed.
-    pub(crate) fn split_off_changes(&self, upper: &Path, marks: Marks) -> Result<(), CacheError> {
+    ///
+    /// In the directories of `disturbed` mount points were made and taken away again.
+    pub(crate) fn split_off_changes(
+        &self,
+        upper: &Path,
+        marks: Marks,
+        disturbed: &HashSet<PathBuf>,
+    ) -> Result<(), CacheError> {
         let root = attributes_of(&self.root, &self.owners)?;
-        self.split_directory(Path::new(""), upper, marks)?;
+        self.split_directory(Path::new(""), upper, marks, disturbed)?;
         set_attributes(upper, &root, &self.owners, marks)
     }
 
     /// Does so for what is in one directory that was there before, and stands in `upper` already. Returns whether anything was.
-    fn split_directory(&self, path: &Path, upper: &Path, marks: Marks) -> Result<bool, CacheError> {
+    fn split_directory(
+        &self,
+        path: &Path,
+        upper: &Path,
+        marks: Marks,
+        disturbed: &HashSet<PathBuf>,
+    ) -> Result<bool, CacheError> {
         let none = BTreeMap::new();
         let before = self.stamps.get(path).unwrap_or(&none);
         let mut found = false;
         let present = names(&self.root.join(path))?;
         for name in &present {
             let path = path.join(name);
-            found |= self.split_entry(&path, before.get(name.as_os_str()), &upper.join(name), marks)?;
+            let before = before.get(name.as_os_str());
+            found |= self.split_entry(&path, before, &upper.join(name), marks, disturbed)?;
         }
         for name in before.keys().filter(|name| present.binary_search(name).is_err()) {
             let target = upper.join(name);
@@ -130,6 +145,7 @@ impl FullCopy {
         before: Option<&Stamp>,
         target: &Path,
         marks: Marks,
+        disturbed: &HashSet<PathBuf>,
     ) -> Result<bool, CacheError> {
         let source = self.root.join(path);
         let now = Stamp::of(&source)?;
@@ -149,8 +165,12 @@ impl FullCopy {
         // Read before its entries are moved away.
         let attributes = attributes_of(&source, &self.owners)?;
         fs::create_dir(target).at("create", target)?;
-        let found = self.split_directory(path, target, marks)?;
-        if !found && self.directories.get(path) == Some(&attributes) {
+        let found = self.split_directory(path, target, marks, disturbed)?;
+        let as_before = match disturbed.contains(path) {
+            true => self.directories.get(path) == Some(&attributes),
+            false => before == Some(&now),
+        };
+        if !found && as_before {
             fs::remove_dir(target).at("remove", target)?;
             return Ok(false);
         }

@@ -458,10 +458,16 @@ impl ActiveRoot {
         self.snapshot.below()
     }
 
-    /// The process has ended and nothing is mounted any more: what it changed, as a layer that can be committed.
-    pub fn finish(self) -> Result<ActiveSnapshot, CacheError> {
+    /// The process has ended and nothing is mounted any more: what it changed, as a layer that can be committed. `mount_points` are paths
+    /// of the tree that may have been made for it, and are gone again.
+    pub fn finish<'a>(
+        self,
+        mount_points: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<ActiveSnapshot, CacheError> {
         if let Some(copy) = self.copy {
-            copy.split_off_changes(&self.snapshot.upper, self.snapshot.store.inner.marks())?;
+            let relative = |path: &'a Path| path.strip_prefix("/").unwrap_or(path).ancestors();
+            let disturbed = mount_points.into_iter().flat_map(relative).map(Path::to_owned).collect();
+            copy.split_off_changes(&self.snapshot.upper, self.snapshot.store.inner.marks(), &disturbed)?;
         }
         Ok(self.snapshot)
     }

@@ -32,7 +32,7 @@ fn run(test: &TestStore, parents: &[SnapshotId], work: impl FnOnce(&Path)) -> Ac
             rustix::mount::unmount(target.path(), rustix::mount::UnmountFlags::empty()).unwrap();
         }
     }
-    root.finish().unwrap()
+    root.finish([]).unwrap()
 }
 
 /// What shell scripts do, apart from renaming directories (which overlay refuses) and touching files that have several names

@@ -25,7 +25,7 @@ fn build(root: &Path, mut n: u64) {
         for _ in 0..3 {
             n += 1;
             let claim = store.records().try_claim(&key(n)).unwrap();
-            let active = store.begin_root(&layers).unwrap().finish().unwrap();
+            let active = store.begin_root(&layers).unwrap().finish([]).unwrap();
             for file in 0..FILES {
                 fs::write(active.dir().join(format!("{n}-{file}")), n.to_string()).unwrap();
             }

@@ -21,7 +21,7 @@ fn a_failed_step_is_kept_for_a_time() {
     let root = test.store.begin_root(&[base.id()]).unwrap();
     let RootForm::Overlay { upper, .. } = root.form() else { panic!("overlay") };
     fs::write(upper.join("half"), vec![1; 10_000]).unwrap();
-    let failed = root.finish().unwrap();
+    let failed = root.finish([]).unwrap();
     let kept = failed.keep(&[base.id()], "RUN make", r#"{"args":["make"]}"#, HOUR).unwrap();
     assert_eq!(kept.layers[0], base.id());
 

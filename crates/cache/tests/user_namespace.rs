@@ -121,7 +121,7 @@ fn owners_and_marks_survive() {
                     rustix::mount::unmount(target.path(), rustix::mount::UnmountFlags::empty()).unwrap();
                 }
             }
-            let active = root.finish().unwrap();
+            let active = root.finish([]).unwrap();
             let changes = active.changes().unwrap();
             let snapshot = active.commit(&changes).unwrap();
             let listed: Vec<(Vec<u8>, EntryKind, u32)> = snapshot

@@ -28,6 +28,7 @@ mod tree;
 mod users;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -309,11 +310,12 @@ impl LocalWorker {
         let log = StepLog::new(vertex, &self.store, &self.progress, &self.clock, self.options.output);
         let start = exec::Start { exec, user, rootfs, mounts: &mounts, options: &self.options };
         let ended = exec::run(start, &*self.executor, &log, &self.progress).await;
+        let mount_points = mounts.points();
         drop(mounts);
         match (ended, self.options.keep_failed) {
             (Ok(()), _) => {
                 blocking(move || {
-                    let layer = root.finish()?;
+                    let layer = root.finish(mount_points.iter().map(PathBuf::as_path))?;
                     let changes = layer.changes()?;
                     let id = layer.commit(&changes)?.id();
                     log.keep(id)?;
@@ -326,7 +328,8 @@ impl LocalWorker {
                 let name = self.definition.vertex(vertex).name.clone();
                 let parents = parents.to_vec();
                 let kept = blocking(move || {
-                    let kept = root.finish()?.keep(&parents, &name, &inside, time)?;
+                    let layer = root.finish(mount_points.iter().map(PathBuf::as_path))?;
+                    let kept = layer.keep(&parents, &name, &inside, time)?;
                     if let Some(layer) = kept.layers.last() {
                         log.keep(*layer)?;
                     }

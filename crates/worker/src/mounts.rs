@@ -36,6 +36,14 @@ enum Held {
     Directory(Box<ActiveSnapshot>),
 }
 
+impl Mounts {
+    /// Where something is mounted on a root, what every process has included.
+    pub(crate) fn points(&self) -> Vec<PathBuf> {
+        let always = ["/etc/hosts", "/etc/resolv.conf", "/proc", "/sys", "/dev"].map(PathBuf::from);
+        always.into_iter().chain(self.mounts.iter().map(|mount| mount.target.clone())).collect()
+    }
+}
+
 /// The tree of an input of the step, and what of it is meant.
 #[derive(Clone)]
 pub(crate) struct Input {
