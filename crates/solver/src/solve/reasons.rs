@@ -173,7 +173,8 @@ impl<W: Worker> Run<W> {
             let Ok(parts) = self.parts(id, &explaining).await else { continue };
             let record = lock(&self.results).get(&id).cloned();
             let why = lock(&self.reasons).get(&id).cloned();
-            notes.push(StepNote { vertex: id, key, parts, record, why });
+            let away = self.known_away(id);
+            notes.push(StepNote { vertex: id, key, parts, record, away, why });
         }
         // What stands below something that was found was not looked up.
         let Some(first) = notes.first().map(|note| note.vertex) else { return notes };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ValueEnum};
 
 use super::annotation;
+use super::cache_args::{self, CacheSource, CacheTarget};
 use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
@@ -88,6 +89,16 @@ pub(crate) struct Args {
     /// Run every step of these stages again; comma-separated, repeatable
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(super) no_cache_filter: Vec<String>,
+
+    /// Results of earlier builds elsewhere, used for what is not found here: type=registry,ref=NAME, type=local,src=DIRECTORY, or the name of
+    /// an image that carries them; repeatable
+    #[arg(long, value_name = "CACHE", value_parser = cache_args::parse_source)]
+    pub(super) cache_from: Vec<CacheSource>,
+
+    /// Where results of this build go for others to use: type=registry,ref=NAME, type=local,dest=DIRECTORY or type=inline (into the image);
+    /// mode=max with all stages, ignore-error=true; repeatable
+    #[arg(long, value_name = "CACHE", value_parser = cache_args::parse_target)]
+    pub(super) cache_to: Vec<CacheTarget>,
 
     /// Ask registries for newer images of the same name
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
