@@ -764,8 +764,7 @@ fn what_another_machine_has_is_brought_when_it_is_needed() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(solver.ensure(worker.definition.clone(), &[top])).unwrap();
     assert_eq!((worker.executed.lock().unwrap().len(), worker.arrived.lock().unwrap().len()), (0, 0));
-    let cached =
-        |event: &&Event| matches!(event, Event::Finished { outcome: Outcome::Cached { .. }, .. });
+    let cached = |event: &&Event| matches!(event, Event::Finished { outcome: Outcome::Cached { .. }, .. });
     assert_eq!(recorder.events().iter().filter(cached).count(), 4, "{:#?}", recorder.events());
 
     let built = second.build(&graph, &[top]);

@@ -194,7 +194,9 @@ impl<W: Worker> Run<W> {
         let Some(first) = away.first().copied() else { return };
         let below: HashSet<VertexId> = self.ancestors(&away).into_iter().collect();
         let is_new = |note: &&StepNote| {
-            below.contains(&note.vertex) && note.why.is_none() && (note.record.is_none() || note.away.is_some())
+            below.contains(&note.vertex)
+                && note.why.is_none()
+                && (note.record.is_none() || note.away.is_some())
         };
         let remembered: Remembered = notes
             .iter()
@@ -207,7 +209,8 @@ impl<W: Worker> Run<W> {
 
     /// What is remembered of a step: its parts by what it says, and what it says by where it stands.
     fn remembered(&self, id: VertexId, scope: &str, parts: &KeyParts) -> Remembered {
-        let (by_text, by_place) = history::keys(scope, &self.hidden.conceal(&self.definition.vertex(id).name));
+        let (by_text, by_place) =
+            history::keys(scope, &self.hidden.conceal(&self.definition.vertex(id).name));
         let mut remembered = vec![(by_text, serde_json::to_vec(parts).unwrap_or_default())];
         remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
         remembered

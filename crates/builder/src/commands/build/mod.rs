@@ -50,7 +50,7 @@ pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
 pub(crate) use limits::{duration, size};
 use replay::Heard;
-use request::Request;
+use request::{Delivery, Request};
 
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
@@ -405,6 +405,7 @@ impl Build<'_> {
             };
             results.push((target, tree));
         }
+        self.warn_of_no_image();
         let carries = plan.inline_cache || self.request.caches.to.iter().any(CacheTarget::is_inline);
         let steps = match carries || !self.request.caches.to.is_empty() {
             true => self.carried_steps().await?,
@@ -440,6 +441,18 @@ impl Build<'_> {
                 && (config.entrypoint.is_some() || config.cmd.is_some())
         });
         Ok(Made { image_id, has_program })
+    }
+
+    /// A cache that goes into the image needs one.
+    fn warn_of_no_image(&self) {
+        let Delivery { kept, outputs, .. } = &self.request.delivery;
+        let has_image = !kept.is_empty() || outputs.iter().any(|output| output.image_form().is_some());
+        let asked = self.request.caches.to.iter().any(CacheTarget::is_inline);
+        if asked && !has_image && !done::is_silent(self.request.progress) {
+            terminal::tell(
+                "WARNING: --cache-to type=inline has no effect: no image is made that could carry it\n",
+            );
+        }
     }
 
     /// Answers a question that needs the images' configs.
