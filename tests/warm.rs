@@ -197,6 +197,65 @@ fn an_edit_reruns_what_it_must() {
     assert_eq!(steps.executed(), ["RUN echo ran-left && tr a-z A-Z < /in > /out"]);
 }
 
+/// What one machine made, a second one took and passed on without executing anything: a third one finds as much in it.
+#[test]
+fn what_was_brought_is_passed_on_with_all_that_is_known_of_it() {
+    let context = context();
+    let (first, digest) = filled(&context);
+    let (second, third) = (Dir::new(), Dir::new());
+    let home = Home::new();
+    run(home.build(&context).args(["-t", "app", &first.from(), &second.to(",mode=max")])).ok();
+    assert_eq!(second.document(), first.document());
+    // Also by a machine that has some of it and asks for nothing.
+    run(home.build(&context).args([&first.from(), &third.to("")])).ok();
+    Home::new().steps(&context, &[&third.from()]).all_cached();
+    assert_eq!(Home::new().export(&context, &[&second.from()]).digest, digest);
+    let commented = e2e::Context::new(&DOCKERFILE.replace("left-ran", "ran-left"))
+        .file("left.txt", "left\n")
+        .file("right.txt", "right\n");
+    let steps = Home::new().steps(&commented, &[&second.from()]);
+    assert_eq!(steps.executed(), ["RUN echo ran-left && tr a-z A-Z < /in > /out"]);
+}
+
+/// All that a layer can hold arrives as it was, also where owners cannot be set.
+#[test]
+fn layers_arrive_as_they_were() {
+    need_root();
+    let dockerfile = "\
+FROM busybox
+RUN mkdir -p /d/sub /gone/sub && cd /d && echo a > a && ln a b && ln -s a c && mkfifo f && chmod 4755 a && chmod 1777 sub \\
+ && touch -d 1999-09-09 sub && touch \"/d/$(printf 'new\\nline')\" && truncate -s 300K hole && chown -R 5:7 sub && chown -h 8:9 c && chmod 711 /
+RUN rm -r /gone && mkdir /gone && echo user > /gone/who && rm /d/b && chmod 755 /
+COPY --chown=3:4 --chmod=640 file /gone/
+COPY --link file /linked/file
+";
+    let context = Context::new(dockerfile).file("file", "text\n");
+    let (dir, home) = (Dir::new(), Home::new());
+    home.steps(&context, &[&dir.to(",mode=max")]);
+    run(Command::new("chmod").args(["-R", "a+rwX"]).arg(dir.0.path())).ok();
+    let image = |build: &mut Command, layout: PathBuf| {
+        let output = format!("type=oci,tar=false,name=e2e:latest,compression=zstd,dest={}", layout.display());
+        run(build.args(["--progress=rawjson", "-o", &output])).ok().steps().all_cached();
+        e2e::Image::open(layout, None).digest
+    };
+    let out = tempdir();
+    let expected = image(&mut home.build(&context), out.path().join("0"));
+    let root = Home::new();
+    assert_eq!(image(root.build(&context).arg(dir.from()), out.path().join("1")), expected);
+    for user in [User::with_range(), User::with_one_id()] {
+        assert_eq!(image(user.build(&context).arg(dir.from()), user.at("out").join("layout")), expected);
+    }
+    // A step on top sees it.
+    let seen = Context::new(&format!(
+        "{dockerfile}RUN stat -c '%a %u %g %F %n' / /d/* /gone/* /linked/file; ls /d\n"
+    ));
+    seen.write("file", "text\n");
+    let log = |home: &Home, more: &[&str]| home.steps(&seen, more).named("RUN stat").log.clone();
+    let (here, there) = (log(&home, &[]), log(&Home::new(), &[&dir.from()]));
+    assert_eq!(there, here);
+    assert!(here.starts_with("755 0 0 "), "{here}");
+}
+
 #[test]
 fn min_has_the_result_alone() {
     let (min, max) = (Dir::new(), Dir::new());

@@ -503,7 +503,7 @@ impl<W: Worker> Run<W> {
                 Found::Nothing => {}
             }
             if let Some(away) = self.worker.find_away(&definition).await {
-                return Ok(Placed::Away(away));
+                return Ok(Placed::Away(away, definition));
             }
         }
 
@@ -516,7 +516,7 @@ impl<W: Worker> Run<W> {
                 return Ok(Placed::Here(hit));
             }
             if let Some(away) = self.worker.find_away(&content).await {
-                return Ok(Placed::Away(away));
+                return Ok(Placed::Away(away, content));
             }
         }
         // It has to run, so what it stands on has to be here. What could not be brought was made instead, and may be something else.
@@ -584,7 +584,7 @@ impl<W: Worker> Run<W> {
                 Selection::Whole if !is_keyed_by_content(self.definition.vertex(input.vertex)) => {
                     let content = match placed {
                         Placed::Here(solved) => self.worker.content_id(&solved.tree).await.map(Some),
-                        Placed::Away(away) => self.worker.away_content(input.vertex, away).await,
+                        Placed::Away(away, _) => self.worker.away_content(input.vertex, away).await,
                     };
                     let content = content.map_err(|error| operation(id, error))?;
                     Ok(content.map(ContentInput::Whole))
@@ -737,15 +737,15 @@ impl<W: Worker> Run<W> {
 enum Placed<T> {
     /// It can be used.
     Here(Solved<T>),
-    /// It was made elsewhere, and can be brought.
-    Away(Away),
+    /// It was made elsewhere, and can be brought; the key that it was found by.
+    Away(Away, CacheKey),
 }
 
 impl<T: Clone> Clone for Placed<T> {
     fn clone(&self) -> Self {
         match self {
             Placed::Here(solved) => Placed::Here(solved.clone()),
-            Placed::Away(away) => Placed::Away(*away),
+            Placed::Away(away, key) => Placed::Away(*away, *key),
         }
     }
 }

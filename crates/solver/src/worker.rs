@@ -85,8 +85,6 @@ pub struct Arrived<T> {
     pub layers: Vec<SnapshotId>,
     /// What the whole tree holds.
     pub content: ContentId,
-    /// The keys that it is filed under there.
-    pub keys: Vec<CacheKey>,
 }
 
 /// What [`Worker::source`] brought.

@@ -174,7 +174,7 @@ impl Worker for Arithmetic {
         let mut values = self.world.values.lock().unwrap();
         let layer = SnapshotId(values.len() as i64);
         values.insert(layer, elsewhere.value(away));
-        Some(Arrived { tree, layers: vec![layer], content, keys: vec![] })
+        Some(Arrived { tree, layers: vec![layer], content })
     }
 }
 

@@ -126,13 +126,15 @@ impl Document {
             .collect();
         records.sort();
         records.dedup();
-        let mut places: BTreeMap<usize, usize> = BTreeMap::new();
+        // One and the same layer may come from two sides.
+        let mut places = BTreeMap::new();
         let mut layers = Vec::new();
         let mut written = Vec::with_capacity(records.len());
         for (keys, used) in records {
             let mut place = |index: &usize| {
                 let layer = self.layers.get(*index)?;
-                Some(*places.entry(*index).or_insert_with(|| {
+                let same = (layer.layer.descriptor.digest, layer.changes, layer.created);
+                Some(*places.entry(same).or_insert_with(|| {
                     layers.push(WrittenLayer::of(layer));
                     layers.len() - 1
                 }))
@@ -232,9 +234,9 @@ mod tests {
     #[test]
     fn the_order_does_not_matter() {
         let other = Document {
-            layers: vec![layer(2), layer(9), layer(1)],
+            layers: vec![layer(2), layer(9), layer(1), layer(1)],
             records: vec![
-                Record { keys: vec![key(3)], layers: vec![2, 0] },
+                Record { keys: vec![key(3)], layers: vec![3, 0] },
                 Record { keys: vec![key(2), key(1), key(2)], layers: vec![2] },
             ],
         };

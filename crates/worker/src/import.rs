@@ -91,7 +91,7 @@ impl LocalWorker {
             Ok(layers) => {
                 let content = content_of(base.as_deref(), &record);
                 let tree = Tree::Layers(LayerTree { base, layers: layers.clone() });
-                Some(Arrived { tree, layers, content, keys: record.keys })
+                Some(Arrived { tree, layers, content })
             }
             Err(useless) => {
                 self.give_up(imports, vertex, record.number, &useless);

@@ -18,11 +18,11 @@ impl<W: Worker> Run<W> {
     pub(super) async fn solve_here(self: Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
         let mut placed = self.placement(id).await?;
         loop {
-            let away = match placed {
+            let (away, key) = match placed {
                 Placed::Here(solved) => return Ok(solved),
-                Placed::Away(away) => away,
+                Placed::Away(away, key) => (away, key),
             };
-            let brought = self.bring_here(id, &away).await;
+            let brought = self.bring_here(id, &away, key).await;
             if let Err(error) = &brought
                 && error.vertex() == id
             {
@@ -37,7 +37,7 @@ impl<W: Worker> Run<W> {
 
     /// Sees to it that a vertex has a result, wherever.
     pub(super) async fn ensured(self: &Arc<Self>, id: VertexId) -> Answer<(), W::Error> {
-        if let Placed::Away(_) = self.placed_input(id).await? {
+        if let Placed::Away(..) = self.placed_input(id).await? {
             self.show_cached(id, Duration::ZERO);
         }
         Ok(())
@@ -73,16 +73,18 @@ impl<W: Worker> Run<W> {
     pub(super) fn known_away(&self, id: VertexId) -> Option<Away> {
         let placement = lock(&self.placements).get(&id).and_then(|placement| placement.peek().cloned());
         match placement?.ok()? {
-            Placed::Away(away) => Some(away),
+            Placed::Away(away, _) => Some(away),
             Placed::Here(_) => None,
         }
     }
 
-    /// Brings a result and files it here. `None`: it cannot be had.
+    /// Brings a result and files it here, under the keys that were computed here and no others: somebody else's word is taken for what
+    /// was asked, not for what other builds may ask. `None`: it cannot be had.
     async fn bring_here(
         self: &Arc<Self>,
         id: VertexId,
         away: &Away,
+        key: CacheKey,
     ) -> Answer<Option<Solved<W::Tree>>, W::Error> {
         let Keyed { definition, fresh } = self.keyed(id).await?;
         let _claim = self.claim(id, definition).await?;
@@ -92,12 +94,11 @@ impl<W: Worker> Run<W> {
         }
         self.started(id);
         let Some(arrived) = self.worker.bring_away(id, away).await else { return Ok(None) };
-        let Arrived { tree, layers, content, keys } = arrived;
+        let Arrived { tree, layers, content } = arrived;
         let description = self.hidden.conceal(&self.definition.vertex(id).name).into_owned();
         let run = StepRun { started: self.clock.now(), duration: Duration::ZERO };
         let record = NewRecord { content, layers, description, run };
-        let keys: BTreeSet<CacheKey> = keys.into_iter().chain([definition]).collect();
-        let keys: Vec<CacheKey> = keys.into_iter().collect();
+        let keys: Vec<CacheKey> = BTreeSet::from([definition, key]).into_iter().collect();
         let record: CacheRecord = self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
         Ok(Some(self.hit(id, tree, &record)))
     }

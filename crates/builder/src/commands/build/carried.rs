@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cache::SnapshotId;
+use cache::{SnapshotId, Store};
 use graph::VertexId;
 use hash::{CacheKey, Digest};
 use image::Image;
@@ -44,8 +44,14 @@ impl Build<'_> {
             for note in notes {
                 let vertex = note.vertex;
                 if let Some(record) = note.record {
-                    // Under those keys alone that were verified here.
-                    let keys = store.keys_of(record.id, MOST_KEYS)?;
+                    // Under those keys alone that were verified here, and of a result that was brought those that it came with.
+                    let mut keys = store.keys_of(record.id, MOST_KEYS)?;
+                    let origin = caches.as_ref().and_then(|caches| caches.known(&note.key));
+                    if let Some(origin) = origin.filter(|_| keys.contains(&note.key))
+                        && is_same(&store, &record.layers, &origin.layers)?
+                    {
+                        keys.extend(origin.keys);
+                    }
                     let layers = record.layers.into_iter().map(CarriedLayer::Here).collect();
                     steps.push(CarriedStep { vertex, keys, layers });
                     continue;
@@ -62,6 +68,22 @@ impl Build<'_> {
         })
         .await
     }
+}
+
+/// Whether layers are those of a result that was brought: what they change, and the very moment at which they were made.
+fn is_same(store: &Store, here: &[SnapshotId], away: &[AwayLayer]) -> Result<bool, Failure> {
+    if here.len() != away.len() {
+        return Ok(false);
+    }
+    for (id, away) in here.iter().zip(away) {
+        let same = store.snapshot(*id)?.is_some_and(|here| {
+            here.changes().digest == away.layer.changes && millis(here.created()) == away.layer.created
+        });
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Built<'_> {
