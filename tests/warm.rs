@@ -691,6 +691,40 @@ fn documents_hold_hashes_and_numbers_alone() {
     assert_eq!(steps.executed().len(), 1);
 }
 
+/// A checkout with another umask is the same to whoever says so, in the key and in the layer.
+#[test]
+fn a_umask_does_not_break_the_cache() {
+    let checkout = |file: u32, script: u32, directory: u32| {
+        let context = Context::new(
+            "FROM busybox\nCOPY . /src\nRUN --mount=from=more,target=/m ls -lR /src /m > /list\n",
+        );
+        for (path, mode) in
+            [("sub/file", file), ("sub/script", script), ("Dockerfile", file), ("sub", directory)]
+        {
+            if path.contains('/') {
+                context.write(path, "text\n");
+            }
+            context.chmod(path, mode);
+        }
+        let more = Context::new("").file("other", "text\n");
+        more.chmod("other", file);
+        more.chmod("Dockerfile", file);
+        (context, more)
+    };
+    let (ours, theirs) = (checkout(0o644, 0o755, 0o755), checkout(0o660, 0o770, 0o2770));
+    let (dir, home) = (Dir::new(), Home::new());
+    let named = |more: &Context| format!("--build-context=more={}", more.path().display());
+    let image = home.export(&ours.0, &[&named(&ours.1), "--context-mode=git", &dir.to(",mode=max")]);
+    let steps = Home::new().steps(&theirs.0, &[&named(&theirs.1), "--context-mode=git", &dir.from()]);
+    steps.all_cached();
+    let again = Home::new().export(&theirs.0, &[&named(&theirs.1), "--context-mode=git"]);
+    assert_eq!(again.tree(), image.tree());
+    // Without it modes are exact, and what is exact already is the same either way.
+    let steps = Home::new().steps(&theirs.0, &[&named(&theirs.1), &dir.from()]);
+    assert_eq!(steps.cached(), [""; 0]);
+    Home::new().steps(&ours.0, &[&named(&ours.1), &dir.from()]).all_cached();
+}
+
 #[test]
 fn no_cache_is_no_cache() {
     let (dir, _) = filled(&context());

@@ -55,6 +55,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
     pub(super) build_context: Vec<(String, String)>,
 
+    /// Which permissions files of contexts have: exact, as they are, or git, what git keeps of them (0755, 0644), the same after any
+    /// checkout
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "MODE",
+        default_value = "exact",
+        hide_default_value = true
+    )]
+    pub(super) context_mode: ContextMode,
+
     /// Where the result goes: type=image|registry|oci|docker|tar|local with attributes as name=, dest=, a directory, or `-`; repeatable
     #[arg(short, long, value_name = "TYPE", value_parser = output::parse)]
     pub(super) output: Vec<Output>,
@@ -184,6 +196,15 @@ pub(crate) struct At {
     pub(super) line: u32,
     /// What runs there; without it an interactive shell.
     pub(super) command: Option<String>,
+}
+
+/// Which permissions files of contexts have, in keys and in layers alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ContextMode {
+    /// Their own
+    Exact,
+    /// What git keeps of them
+    Git,
 }
 
 /// What happens when a RUN fails.

@@ -653,7 +653,7 @@ impl Build<'_> {
         for (name, path) in self.directories() {
             let tree = match name.as_str() {
                 "context" => self.context.tree.clone(),
-                _ => contexts::named_directory(path)?,
+                _ => contexts::named_directory(path, self.request.context_mode)?,
             };
             let stats: Arc<dyn StatCache> = match stats.get(&name) {
                 Some(stats) => stats.clone(),
