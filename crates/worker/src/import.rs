@@ -178,7 +178,10 @@ impl LocalWorker {
             gone,
         };
         tokio::select! {
-            fetched = fetch => fetched.map_err(|error| {
+            fetched = fetch => fetched.map(|()| {
+                // Many small ones are a sign of life too.
+                imports.arrived.fetch_add(LEAST, Ordering::Relaxed);
+            }).map_err(|error| {
                 let gone = matches!(error, ResolveError::Unreachable { .. } | ResolveError::Denied { .. });
                 useless(error.to_string(), gone)
             }),
