@@ -549,6 +549,35 @@ fn one_bad_layer_spoils_what_stands_on_it_alone() {
     Home::new().steps(&context, &["-t", "app", &dir.from(), &good.from()]).all_cached();
 }
 
+/// What stayed elsewhere and turns out to be no good when it is passed on is left out.
+#[test]
+fn damage_is_not_passed_on() {
+    let context = context();
+    let (dir, _) = filled(&context);
+    let registry = Registry::start(None);
+    let name = format!("{}/cache:1", registry.address);
+    for layer in dir.document()["layers"].as_array().expect("layers").iter().skip(1) {
+        let path = dir.blob(&layer["digest"]);
+        let mut bytes = fs::read(&path).expect("a blob");
+        bytes[20] ^= 1;
+        fs::write(&path, bytes).expect("damage a blob");
+    }
+    let other = Dir::new();
+    for to in
+        [other.to(",mode=max"), format!("--cache-to=type=registry,ref={name},mode=max"), dir.to(",mode=max")]
+    {
+        let done = run(Home::new().build(&context).args(["--progress=plain", &dir.from(), &to])).ok();
+        assert!(
+            done.stderr.contains("not passed on") && done.stderr.matches("CACHED").count() > 5,
+            "{to}: {done}"
+        );
+    }
+    assert_eq!(other.document()["layers"].as_array().expect("layers").len(), 1);
+    for from in [other.from(), format!("--cache-from={name}"), dir.from()] {
+        assert_eq!(Home::new().steps(&context, &[&from]).cached().len(), 1);
+    }
+}
+
 #[test]
 fn servers_that_are_slow_or_broken() {
     let (dir, _) = filled(&context());

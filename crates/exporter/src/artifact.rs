@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 
 use hash::Digest;
@@ -7,7 +6,7 @@ use image::layout::REF_NAME;
 use image::{ContentStore, Descriptor};
 
 use crate::images::open_blob;
-use crate::layout::LayoutExporter;
+use crate::layout::{LayoutExporter, is_intact};
 use crate::task::blocking;
 use crate::{ExportError, Exported};
 
@@ -25,10 +24,9 @@ pub struct ArtifactFiles {
 }
 
 impl LayoutExporter {
-    /// Whether the layout has a blob already, as far as its name and its size tell.
+    /// Whether the layout has a blob, undamaged.
     pub fn has(&self, blob: &Descriptor) -> bool {
-        let found = fs::metadata(self.path_of(&blob.digest));
-        found.is_ok_and(|found| found.is_file() && found.len() == blob.size)
+        is_intact(&self.path_of(&blob.digest), &blob.digest, blob.size)
     }
 
     /// Writes an artifact under a tag, as images are written: what has the tag is replaced, the rest stays.

@@ -173,7 +173,7 @@ fn same_name(one: &Value, other: &Value) -> bool {
     [IMAGE_NAME, REF_NAME].iter().all(|key| name(one, key) == name(other, key))
 }
 
-fn is_intact(path: &Path, digest: &Digest, size: u64) -> bool {
+pub(crate) fn is_intact(path: &Path, digest: &Digest, size: u64) -> bool {
     let Ok(file) = File::open(path) else { return false };
     if !file.metadata().is_ok_and(|found| found.is_file() && found.len() == size) {
         return false;

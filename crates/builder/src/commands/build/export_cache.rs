@@ -1,6 +1,7 @@
 //! Writing results where other builds find them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use cache::SnapshotId;
@@ -9,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use graph::VertexId;
 use hash::Digest;
 use image::{BlobSource, Compression, ContentStore, Descriptor, Reference, TransferProgress};
-use registry::{Push, PushBlob, PushManifest};
+use registry::{Client, Push, PushBlob, PushError, PushManifest};
 use warm::{AwayLayer, CachedLayer, Document, PackedCache, Record};
 use worker::LocalWorker;
 
@@ -46,6 +47,35 @@ struct Layers {
     layers: Vec<CachedLayer>,
     places: HashMap<LayerId, usize>,
     away: HashMap<Digest, AwayLayer>,
+}
+
+impl Layers {
+    /// What is written of results, as far as their layers are there.
+    fn document(&self, steps: &[&CarriedStep]) -> Document {
+        let record = |step: &&CarriedStep| {
+            let places = step.layers.iter().map(|layer| self.places.get(&LayerId::of(layer)).copied());
+            Some(Record { keys: step.keys.clone(), layers: places.collect::<Option<_>>()? })
+        };
+        Document { layers: self.layers.clone(), records: steps.iter().filter_map(record).collect() }
+    }
+}
+
+/// Told what cannot be passed on.
+trait Watcher: Sync {
+    fn warn(&self, message: &str);
+}
+
+impl Watcher for Task {
+    fn warn(&self, message: &str) {
+        Task::warn(self, message);
+    }
+}
+
+/// It is told when the layers are needed.
+struct Unseen;
+
+impl Watcher for Unseen {
+    fn warn(&self, _: &str) {}
 }
 
 impl Build<'_> {
@@ -95,22 +125,14 @@ impl Build<'_> {
             true => steps.iter().collect(),
             false => self.of_targets(target, worker, targets, steps).await?,
         };
-        let layers = self.layers(target, worker, &chosen).await?;
-        let record = |step: &&CarriedStep| {
-            let places = step.layers.iter().map(|layer| layers.places.get(&LayerId::of(layer)).copied());
-            Some(Record { keys: step.keys.clone(), layers: places.collect::<Option<_>>()? })
-        };
-        let records = chosen.iter().filter_map(record).collect();
-        let document = Document { layers: layers.layers.clone(), records };
-        let packed = warm::pack(&document, target.form);
+        let mut layers = self.layers(target, worker, &chosen, task).await?;
         part.done();
         match &target.place {
             Place::Local { path, tag, .. } => {
-                let part = task.part(&format!("writing cache manifest {}", packed.top.digest));
                 let exporter = LayoutExporter::new(path);
-                for away in layers.away.values().filter(|away| !exporter.has(&away.layer.layer.descriptor)) {
-                    self.fetch(away, task).await?;
-                }
+                self.keep_available(&mut layers, |blob| exporter.has(blob), task).await;
+                let packed = warm::pack(&layers.document(&chosen), target.form);
+                let part = task.part(&format!("writing cache manifest {}", packed.top.digest));
                 let documents =
                     [(packed.top.digest, packed.manifest), (packed.config.digest, packed.document)];
                 let files = ArtifactFiles {
@@ -123,7 +145,35 @@ impl Build<'_> {
                 part.done();
                 Ok(())
             }
-            Place::Registry { name, insecure } => self.push(name, *insecure, packed, &layers, task).await,
+            Place::Registry { name, insecure } => {
+                let insecure = if *insecure { std::slice::from_ref(name) } else { &[] };
+                let client = remotes::client(insecure)?;
+                let packed = warm::pack(&layers.document(&chosen), target.form);
+                let pushed = match self.push(&client, name, packed, &layers, task).await {
+                    // Somebody's cache is no good, which was not noticed so far.
+                    Err(PushError::Source { .. }) => {
+                        self.keep_available(&mut layers, |_| false, task).await;
+                        let packed = warm::pack(&layers.document(&chosen), target.form);
+                        self.push(&client, name, packed, &layers, task).await
+                    }
+                    done => done,
+                };
+                pushed.map_err(remotes::not_pushed)
+            }
+        }
+    }
+
+    /// Brings what stayed elsewhere and is not at the destination; what cannot be had is left out, with all that stands on it.
+    async fn keep_available(&self, layers: &mut Layers, is_there: impl Fn(&Descriptor) -> bool, task: &Task) {
+        for away in std::mem::take(&mut layers.away).into_values() {
+            let blob = &away.layer.layer.descriptor;
+            if is_there(blob) || self.fetched(&away, task, task).await {
+                continue;
+            }
+            let lost: HashSet<usize> = (0..layers.layers.len())
+                .filter(|place| layers.layers[*place].layer.descriptor.digest == blob.digest)
+                .collect();
+            layers.places.retain(|_, place| !lost.contains(place));
         }
     }
 
@@ -136,7 +186,7 @@ impl Build<'_> {
         steps: &'s [CarriedStep],
     ) -> Result<Vec<&'s CarriedStep>, Failure> {
         let results: Vec<&CarriedStep> = steps.iter().filter(|step| targets.contains(&step.vertex)).collect();
-        let layers = self.layers(target, worker, &results).await?;
+        let layers = self.layers(target, worker, &results, &Unseen).await?;
         let diff_ids: HashSet<Digest> = layers.layers.iter().map(|layer| layer.layer.diff_id).collect();
         let (store, form, steps_of) = (self.store.clone(), target.layers.name(), steps.to_vec());
         let here: HashSet<LayerId> = layers.places.keys().copied().collect();
@@ -173,6 +223,7 @@ impl Build<'_> {
         target: &Standing,
         worker: &LocalWorker,
         steps: &[&CarriedStep],
+        watcher: &dyn Watcher,
     ) -> Result<Layers, Failure> {
         let mut seen = HashSet::new();
         let wanted: Vec<CarriedLayer> = steps
@@ -196,10 +247,10 @@ impl Build<'_> {
                         });
                         Ok::<_, Failure>((id, cached, None))
                     }
-                    CarriedLayer::Away(away) => match self.converted(target, &away).await? {
-                        Some(layer) => Ok((id, Some(layer), None)),
-                        None => Ok((id, Some(away.layer.clone()), Some(*away))),
-                    },
+                    CarriedLayer::Away(away) => Ok(match self.converted(target, *away, watcher).await? {
+                        Some((layer, away)) => (id, Some(layer), away),
+                        None => (id, None, None),
+                    }),
                 }
             })
             .buffered(PARALLEL_PACKS)
@@ -217,41 +268,56 @@ impl Build<'_> {
         Ok(layers)
     }
 
-    /// A layer from elsewhere, compressed anew where that is wanted.
-    async fn converted(&self, target: &Standing, away: &AwayLayer) -> Result<Option<CachedLayer>, Failure> {
+    /// A layer from elsewhere, compressed anew where that is wanted. `None`: it cannot be had.
+    async fn converted(
+        &self,
+        target: &Standing,
+        away: AwayLayer,
+        watcher: &dyn Watcher,
+    ) -> Result<Option<(CachedLayer, Option<AwayLayer>)>, Failure> {
         let layer = &away.layer.layer;
         let compression = target.layers.compression;
         if !target.force || Compression::of_layer(&layer.descriptor.media_type) == Some(compression) {
+            return Ok(Some((away.layer.clone(), Some(away))));
+        }
+        if !self.fetched(&away, &Unwatched, watcher).await {
             return Ok(None);
         }
         let blobs: Arc<dyn ContentStore> = Arc::new(self.store.blobs().clone());
-        self.fetch(away, &Unwatched).await?;
         let layer = exporter::recompressed(layer.clone(), blobs, compression, target.layers.level).await?;
-        Ok(Some(CachedLayer { layer, form: format!("converted {compression:?}"), ..away.layer.clone() }))
+        let form = format!("converted {compression:?}");
+        Ok(Some((CachedLayer { layer, form, ..away.layer }, None)))
     }
 
-    /// Brings a blob into the store.
-    async fn fetch(&self, away: &AwayLayer, progress: &dyn TransferProgress) -> Result<(), Failure> {
-        let fetched = away.blobs.fetch(&away.layer.layer.descriptor, self.store.blobs(), progress).await;
-        fetched.map_err(|error| Failure::from_source(&error))
+    /// Brings a blob into the store; says why when that is not possible.
+    async fn fetched(
+        &self,
+        away: &AwayLayer,
+        progress: &dyn TransferProgress,
+        watcher: &dyn Watcher,
+    ) -> bool {
+        let blob = &away.layer.layer.descriptor;
+        let fetched = away.blobs.fetch(blob, self.store.blobs(), progress).await;
+        if let Err(error) = &fetched {
+            let (from, layer) = (&away.from, blob.digest);
+            watcher.warn(&format!("not passed on from the cache {from}: layer {layer}: {error}"));
+        }
+        fetched.is_ok()
     }
 
     async fn push(
         &self,
+        client: &Client,
         name: &Reference,
-        insecure: bool,
         packed: PackedCache,
         layers: &Layers,
         task: &Task,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), PushError> {
         let blobs: Arc<dyn ContentStore> = Arc::new(self.store.blobs().clone());
         let (store, document) = (blobs.clone(), packed.document);
-        crate::blocking(move || {
-            store
-                .put(&document)
-                .map_err(|error| Failure::build(format!("keep the cache's document: {error}")))
-        })
-        .await?;
+        let kept = tokio::task::spawn_blocking(move || store.put(&document)).await;
+        kept.unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|source| PushError::Io { action: "keep the cache's document".to_owned(), source })?;
         // What went to another repository of the registry need not be sent again.
         let delivery = &self.request.delivery;
         let pushes =
@@ -276,9 +342,8 @@ impl Build<'_> {
                 bytes: packed.manifest.into(),
             }],
         };
-        let insecure = if insecure { std::slice::from_ref(name) } else { &[] };
         let part = task.part(&format!("writing cache manifest {}", packed.top.digest));
-        remotes::push(&remotes::client(insecure)?, &push, &blobs, task).await?;
+        client.push(&push, &blobs, task).await?;
         part.done();
         Ok(())
     }
