@@ -37,6 +37,10 @@ pub(crate) const TESTS: &[Need] = &[
     ("setpriv", "util-linux"),
 ];
 
+/// What a virtual machine takes beside the base images.
+pub(crate) const VIRTUAL_MACHINE: &[Need] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("mke2fs", "e2fsprogs")];
+
 /// What unpacking and making archives takes.
 pub(crate) const ARCHIVES: &[Need] =
     &[("tar", "tar"), ("gzip", "gzip"), ("bzip2", "bzip2"), ("xz", "xz-utils"), ("zstd", "zstd")];
