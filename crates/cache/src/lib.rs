@@ -9,8 +9,6 @@
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
-//!   snapshots-v1/<id>.objects    which files of the layer are objects
-//!   objects-v1/<boot>/3f/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   stat-v1/<context>            digests of a context's files by their stat
@@ -45,7 +43,6 @@ mod layout;
 mod logs;
 mod memory;
 mod mounts;
-mod objects;
 mod packed;
 mod prune;
 mod record;
@@ -54,6 +51,7 @@ mod remove;
 mod scratch;
 mod secret;
 mod session;
+mod shared;
 mod snapshots;
 mod stat_cache;
 mod store;
@@ -74,7 +72,6 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
-pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

@@ -101,8 +101,6 @@ impl Store {
         drop(lock);
         pruned.bytes = before.bytes + mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
-        // Once layers and unfinished ones are gone it shows which objects nobody has.
-        self.prune_objects()?;
         Ok(pruned)
     }
 
@@ -137,8 +135,7 @@ impl Store {
         let dir = self.inner.layout.snapshots();
         let mut taken = 0;
         for name in names_in(&dir)? {
-            let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".objects"));
-            let (stem, is_layer) = match beside {
+            let (stem, is_layer) = match name.strip_suffix(".owners") {
                 Some(stem) => (stem, false),
                 None => (name.as_str(), true),
             };

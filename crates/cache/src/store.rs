@@ -30,8 +30,6 @@ pub struct StoreOptions {
     pub userxattr: bool,
     /// Whether owners are recorded beside the files ([`files::Owners::Recorded`]): true in a user namespace with a single id.
     pub recorded_owners: bool,
-    /// Layers share no files with versions of them: each is written anew.
-    pub separate_files: bool,
     /// All of a layer is compressed anew.
     pub forget_chunks: bool,
 }
@@ -94,12 +92,12 @@ impl Store {
     /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
     /// what earlier builds made is written through to the disk.
     pub fn session(&self) -> Result<Session, CacheError> {
+        crate::shared::forget_shared(&self.inner)?;
         let session = Session::begin(self.inner.clone())?;
         let inner = self.inner.clone();
         std::thread::spawn(move || {
             // What fails now is tried again beside the next session.
             let _ = inner.scratch.remove_leftovers();
-            let _ = inner.remove_old_objects();
             let _ = settle(&inner);
         });
         Ok(session)
