@@ -139,16 +139,17 @@ fn values(fixture: &Fixture) {
             let found = value(one).or_else(|| value(two)).unwrap();
             assert_eq!(found, want.to_string(), "{one}");
         }
-        assert!(
-            groups
-                .iter()
-                .all(|group| !std::fs::read_to_string(group.join("cgroup.procs")).unwrap().is_empty())
-        );
+        let ready = async {
+            while recorder.time_of("ready").is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Now its processes are in each of them.
+            let members = |group: &PathBuf| std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+            assert!(groups.iter().all(|group| !members(group).is_empty()));
+        };
         tokio::select! {
             outcome = running.wait(&recorder) => panic!("{outcome:?}"),
-            () = async { while recorder.time_of("ready").is_none() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            } } => {}
+            () = ready => {}
         }
         guard
     });
