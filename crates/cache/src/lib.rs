@@ -38,6 +38,7 @@ mod error;
 mod evict;
 mod evictions;
 mod images;
+mod import;
 mod kept;
 mod layout;
 mod logs;

@@ -83,6 +83,7 @@ pub(crate) fn examine(all: &[Args]) -> Result<(Store, Vec<Examined>), Failure> {
             remote: remote::Client::new(remote::Config::from_env(|name| std::env::var_os(name))),
             secrets,
             agents: Arc::new(Agents::resolve(&args.ssh)?),
+            caches: None,
             notices: &Mutex::new(Notices::default()),
         };
         examined.push(runtime.block_on(build.examined())?);

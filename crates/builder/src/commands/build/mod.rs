@@ -1,6 +1,8 @@
 mod annotation;
 mod args;
+mod cache_args;
 mod call;
+mod carried;
 mod contexts;
 mod debug;
 mod deliver;
@@ -8,7 +10,9 @@ mod done;
 mod elsewhere;
 mod examine;
 mod explain;
+mod export_cache;
 mod images;
+mod import_cache;
 mod journal;
 mod lent;
 mod limits;
@@ -33,6 +37,7 @@ use solver::{Peeked, Solver};
 use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
 
 pub(crate) use args::Args;
+use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
 use debug::Shell;
@@ -45,7 +50,7 @@ pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
 pub(crate) use limits::{duration, size};
 use replay::Heard;
-use request::Request;
+use request::{Delivery, Request};
 
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
@@ -178,6 +183,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     };
     let journal = Arc::new(Journal::new(progress.clone()));
     let (records, place) = (store.clone(), context.path.display().to_string());
+    let caches = import_cache::caches(&request.caches.from, &progress)?;
     let build = Build {
         request: &request,
         parsed: &parsed,
@@ -190,6 +196,7 @@ fn build(args: Args) -> Result<u8, Failure> {
         remote,
         secrets,
         agents,
+        caches,
         notices: &notices,
     };
     if let Some(call) = args.call() {
@@ -343,6 +350,8 @@ struct Build<'a> {
     remote: remote::Client,
     secrets: Arc<Secrets>,
     agents: Arc<Agents>,
+    /// Where results may be that were made elsewhere.
+    caches: Option<Arc<warm::Caches>>,
     /// For what is noticed, also by a build that fails.
     notices: &'a Mutex<Notices>,
 }
@@ -361,20 +370,21 @@ impl Build<'_> {
                 "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
             ));
         }
-        if plan.inline_cache && !done::is_silent(self.request.progress) {
-            terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
-        }
         let definition = Arc::new(plan.definition.clone());
         self.journal.define(&plan);
         let stats = self.stat_caches()?;
         let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
-        let solved = solver.solve(definition.clone(), &targets).await;
+        let solved = match self.request.delivery.is_nothing() {
+            // Nobody wants the files: what others have made stays with them.
+            true => solver.ensure(definition.clone(), &targets).await.map(|()| Vec::new()),
+            false => solver.solve(definition.clone(), &targets).await,
+        };
         if self.request.run.replay && solved.is_ok() {
             let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
             // What cannot be found any more was told already, by the build itself.
-            let _ = solver.solve(definition.clone(), &replay::steps(&definition)).await;
+            let _ = solver.ensure(definition.clone(), &replay::steps(&definition)).await;
         }
         // What was learned is of use to the next build, however this one ended.
         for cache in stats.values() {
@@ -395,6 +405,12 @@ impl Build<'_> {
             };
             results.push((target, tree));
         }
+        self.warn_of_no_image();
+        let carries = plan.inline_cache || self.request.caches.to.iter().any(CacheTarget::is_inline);
+        let steps = match carries || !self.request.caches.to.is_empty() {
+            true => self.carried_steps().await?,
+            false => Vec::new(),
+        };
         let delivered = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
@@ -403,11 +419,14 @@ impl Build<'_> {
             results: &results,
             with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
+            inline: carries.then_some(&steps),
         })
         .await;
         // An output may have wanted layers that no step did.
         finder.remember()?;
         let image_id = delivered?;
+        // What was built and delivered stays, whatever becomes of the caches.
+        let exported = self.export_caches(&worker, &targets, &steps).await;
         let (session, kept) = (self.session, image_id.is_some());
         // Whoever asked for an image finds it after a power failure too.
         crate::blocking(move || {
@@ -415,12 +434,25 @@ impl Build<'_> {
             ended.map_err(Failure::from)
         })
         .await?;
+        exported?;
         let has_program = plan.targets.iter().any(|target| {
             let config = &target.config.config;
             target.platform == image::Platform::host()
                 && (config.entrypoint.is_some() || config.cmd.is_some())
         });
         Ok(Made { image_id, has_program })
+    }
+
+    /// A cache that goes into the image needs one.
+    fn warn_of_no_image(&self) {
+        let Delivery { kept, outputs, .. } = &self.request.delivery;
+        let has_image = !kept.is_empty() || outputs.iter().any(|output| output.image_form().is_some());
+        let asked = self.request.caches.to.iter().any(CacheTarget::is_inline);
+        if asked && !has_image && !done::is_silent(self.request.progress) {
+            terminal::tell(
+                "WARNING: --cache-to type=inline has no effect: no image is made that could carry it\n",
+            );
+        }
     }
 
     /// Answers a question that needs the images' configs.
@@ -538,6 +570,7 @@ impl Build<'_> {
             secrets: self.secrets.clone(),
             agents: self.agents.clone(),
             run: self.request.run.clone(),
+            caches: self.caches.clone(),
             cancel: self.cancel.clone(),
         }));
         let records = Arc::new(self.store.records());
@@ -620,7 +653,7 @@ impl Build<'_> {
         for (name, path) in self.directories() {
             let tree = match name.as_str() {
                 "context" => self.context.tree.clone(),
-                _ => contexts::named_directory(path)?,
+                _ => contexts::named_directory(path, self.request.context_mode)?,
             };
             let stats: Arc<dyn StatCache> = match stats.get(&name) {
                 Some(stats) => stats.clone(),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use image::{Platform, Reference};
 
-use super::args::{Args, ProgressMode};
+use super::args::{Args, ContextMode, ProgressMode};
+use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
 use super::elsewhere::Brought;
 use super::lent::Secrets;
@@ -23,6 +24,15 @@ pub(super) struct Request {
     pub(super) progress: ProgressMode,
     pub(super) run: worker::RunOptions,
     pub(super) delivery: Delivery,
+    pub(super) caches: Caches,
+    pub(super) context_mode: ContextMode,
+}
+
+/// Results that come from elsewhere and go there.
+#[derive(Debug)]
+pub(super) struct Caches {
+    pub(super) from: Vec<CacheSource>,
+    pub(super) to: Vec<CacheTarget>,
 }
 
 impl Request {
@@ -96,6 +106,8 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         pull: args.pull,
         progress: args.progress(),
         run: args.limits.resolve()?,
+        context_mode: args.context_mode,
+        caches: Caches { from: args.cache_from.clone(), to: args.cache_to.clone() },
         delivery: Delivery {
             tags,
             kept,
