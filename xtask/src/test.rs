@@ -66,6 +66,8 @@ enum Part {
     Layout,
     /// The same input, the same digest.
     Reproducible,
+    /// Images built again from nothing, and what differs.
+    Verify,
     /// Builds by an ordinary user.
     Rootless,
     /// Pulls from a registry, with and without credentials.

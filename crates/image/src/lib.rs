@@ -5,6 +5,7 @@
 
 mod archive;
 mod chunks;
+mod compare;
 mod compress;
 mod config;
 mod decompress;
@@ -20,6 +21,7 @@ mod store;
 
 pub use archive::{ArchivedImage, read_archive};
 pub use chunks::{ChunkMemory, Piece};
+pub use compare::{EntryChange, EntryDiff, LayerDiff, OpenTar, compare_layers};
 pub use compress::{Compressor, check_level, seal};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use decompress::{StreamCompression, compression_of, decompress};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Platform, Reference};
 
+use super::again::Again;
 use super::args::{Args, ProgressMode};
 use super::contexts::{self, DockerfileText, NamedContext};
 use super::elsewhere::Brought;
@@ -23,6 +24,8 @@ pub(super) struct Request {
     pub(super) progress: ProgressMode,
     pub(super) run: worker::RunOptions,
     pub(super) delivery: Delivery,
+    /// Set when something is built once more, from nothing.
+    pub(super) again: Option<Again>,
 }
 
 impl Request {
@@ -104,6 +107,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
             iidfile: args.iidfile.clone(),
             metadata_file: args.metadata_file.clone(),
         },
+        again: args.again.clone(),
     })
 }
 
@@ -245,7 +249,11 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
 fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     // As upstream: the variable of reproducible-builds.org reaches the build by itself.
-    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+    let epoch = match &args.again {
+        Some(again) => again.epoch.clone(),
+        None => std::env::var("SOURCE_DATE_EPOCH").ok(),
+    };
+    if let Some(epoch) = epoch {
         values.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
     }
     for text in &args.build_arg {
@@ -264,7 +272,7 @@ fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     Ok(values)
 }
 
-fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
+pub(super) fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
     let mut platforms: Vec<Platform> = Vec::new();
     for text in args.platform.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         let platform = text.parse().map_err(|error| Failure::usage(format!("--platform: {error}")))?;
