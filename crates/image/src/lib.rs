@@ -15,6 +15,7 @@ pub mod layout;
 mod manifest;
 mod pack;
 mod platform;
+mod ratio;
 mod reference;
 mod resolve;
 mod store;
