@@ -66,6 +66,8 @@ enum Part {
     Layout,
     /// The same input, the same digest.
     Reproducible,
+    /// Hostile archives as layers, contexts and what ADD unpacks.
+    Hostile,
     /// Images built again from nothing, and what differs.
     Verify,
     /// Builds by an ordinary user.
