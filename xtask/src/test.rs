@@ -78,6 +78,8 @@ enum Part {
     Push,
     /// Compressions, media types, annotations, several platforms.
     Forms,
+    /// Everything written, against the JSON schemas of the image specification.
+    Schemas,
     /// The commands of the image store.
     Store,
     /// Archives loaded and run by a Docker daemon.
