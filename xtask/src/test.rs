@@ -66,6 +66,10 @@ enum Part {
     Layout,
     /// The same input, the same digest.
     Reproducible,
+    /// Hostile archives as layers, contexts and what ADD unpacks.
+    Hostile,
+    /// Images built again from nothing, and what differs.
+    Verify,
     /// Builds by an ordinary user.
     Rootless,
     /// Pulls from a registry, with and without credentials.
@@ -74,6 +78,8 @@ enum Part {
     Push,
     /// Compressions, media types, annotations, several platforms.
     Forms,
+    /// Everything written, against the JSON schemas of the image specification.
+    Schemas,
     /// The commands of the image store.
     Store,
     /// Archives loaded and run by a Docker daemon.

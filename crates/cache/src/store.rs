@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,6 +101,15 @@ impl Store {
             let _ = settle(&inner);
         });
         Ok(session)
+    }
+
+    /// A path for something of this process alone, at which nothing stands yet. It is removed with the value, and after a kill by a
+    /// later session.
+    ///
+    /// # Errors
+    /// When the folder above it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf, CacheError> {
+        self.inner.scratch.fresh()
     }
 
     /// Blobs by digest.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::again::Again;
 use super::annotation;
 use super::cache_args::{self, CacheSource, CacheTarget};
 use super::call::{self, Call, Question};
@@ -181,6 +182,10 @@ pub(crate) struct Args {
     /// File that receives what was built, as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) metadata_file: Option<PathBuf>,
+
+    /// Set when something is built once more, from nothing.
+    #[arg(skip)]
+    pub(super) again: Option<Again>,
 
     // Accepted as upstream accepts them: no containers are left that could be kept or removed.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]

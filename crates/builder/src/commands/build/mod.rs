@@ -1,3 +1,4 @@
+mod again;
 mod annotation;
 mod args;
 mod cache_args;
@@ -36,6 +37,7 @@ use image::ResolvedImage;
 use solver::{Peeked, Solver};
 use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
 
+pub(crate) use again::{Again, again};
 pub(crate) use args::Args;
 use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
@@ -112,8 +114,14 @@ fn build(args: Args) -> Result<u8, Failure> {
         return answer.print();
     }
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
-    let machine = Machine::enter()?;
-    let store = machine.store()?;
+    let (machine, store) = match &args.again {
+        Some(again) => (again.machine.clone(), again.store.clone()),
+        None => {
+            let machine = Arc::new(Machine::enter()?);
+            let store = machine.store()?;
+            (machine, store)
+        }
+    };
     let session = store.session()?;
     if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
         terminal::tell(&format!("WARNING: {warning}\n"));
@@ -244,6 +252,9 @@ fn build(args: Args) -> Result<u8, Failure> {
     let failure = match result {
         Ok(made) => {
             runtime.shutdown_timeout(CANCEL_TIME);
+            if request.again.is_some() {
+                return Ok(0);
+            }
             return Done { made, notices }.print(&request).map(|()| 0);
         }
         Err(failure) => failure,
@@ -259,7 +270,8 @@ fn build(args: Args) -> Result<u8, Failure> {
         None => failure,
     };
     let failure = failure.with_details_first(blocks);
-    let failure = match notices.kept {
+    // Of what is built once more nothing stays.
+    let failure = match notices.kept.filter(|_| request.again.is_none()) {
         Some(id) if args.on_error == args::OnError::Shell => {
             let failure = failure.of_build();
             failure.print();
@@ -372,6 +384,7 @@ impl Build<'_> {
         }
         let definition = Arc::new(plan.definition.clone());
         self.journal.define(&plan);
+        self.journal.stands_on(finder.used());
         let stats = self.stat_caches()?;
         let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
@@ -589,6 +602,10 @@ impl Build<'_> {
         let registry = remotes::client(&[])?;
         let contexts = self.request.named_contexts.clone();
         let finder = Finder::new(self.store.clone(), registry, contexts, self.request.pull);
+        let finder = match &self.request.again {
+            Some(again) => finder.again(again),
+            None => finder,
+        };
         let mut found = Found::new();
         loop {
             let lowered = match frontend::lower(self.parsed, &self.request.options, &found) {

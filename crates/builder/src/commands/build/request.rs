@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Platform, Reference};
 
+use super::again::Again;
 use super::args::{Args, ContextMode, ProgressMode};
 use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
@@ -26,6 +27,8 @@ pub(super) struct Request {
     pub(super) delivery: Delivery,
     pub(super) caches: Caches,
     pub(super) context_mode: ContextMode,
+    /// Set when something is built once more, from nothing.
+    pub(super) again: Option<Again>,
 }
 
 /// Results that come from elsewhere and go there.
@@ -116,6 +119,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
             iidfile: args.iidfile.clone(),
             metadata_file: args.metadata_file.clone(),
         },
+        again: args.again.clone(),
     })
 }
 
@@ -257,7 +261,11 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
 fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     // As upstream: the variable of reproducible-builds.org reaches the build by itself.
-    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+    let epoch = match &args.again {
+        Some(again) => again.epoch.clone(),
+        None => std::env::var("SOURCE_DATE_EPOCH").ok(),
+    };
+    if let Some(epoch) = epoch {
         values.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
     }
     for text in &args.build_arg {
@@ -276,7 +284,7 @@ fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     Ok(values)
 }
 
-fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
+pub(super) fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
     let mut platforms: Vec<Platform> = Vec::new();
     for text in args.platform.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         let platform = text.parse().map_err(|error| Failure::usage(format!("--platform: {error}")))?;
