@@ -60,6 +60,8 @@ enum Part {
     Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
+    /// Random Dockerfiles and edits: images and explanations, against clean builds.
+    Fuzz,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
