@@ -62,6 +62,8 @@ enum Part {
     History,
     /// Random Dockerfiles and edits: images and explanations, against clean builds.
     Fuzz,
+    /// Full disks, failing writes, damaged files, power failures.
+    Damage,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.

@@ -37,8 +37,12 @@ impl BlobStore {
         let path = self.inner.layout.blob(digest);
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() == size => Ok(Some((path, size))),
-            Ok(_) => self.inner.discard_blob(digest).map(|()| None),
+            Ok(_) => {
+                self.inner.damage.note(format!("blob {digest}"));
+                self.inner.discard_blob(digest).map(|()| None)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.inner.damage.note(format!("blob {digest}"));
                 self.inner.discard_blob(digest).map(|()| None)
             }
             Err(error) => Err(error),
@@ -106,6 +110,7 @@ impl VerifyingReader {
     fn broken(&mut self, what: &str) -> io::Error {
         // A reader that is asked again after an error must not answer "end".
         self.left = u64::MAX;
+        self.inner.damage.note(format!("blob {}", self.digest));
         let removed = match self.inner.discard_blob(&self.digest) {
             Ok(()) => "it was removed".to_owned(),
             Err(error) => format!("it could not be removed: {error}"),

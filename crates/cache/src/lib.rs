@@ -5,6 +5,7 @@
 //!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
 //!   session-v1.lock              flock: shared by builds, exclusive by prune
 //!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
+//!   cache-v1.db.damaged          the database was found broken: whoever opens it next sets it aside (cache-v1.db.broken)
 //!   blobs/sha256-v1/ab/<hex>     blobs, read only, named by their sha256
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
@@ -33,6 +34,7 @@ mod changes;
 mod chunks;
 mod claims;
 mod copying;
+mod damage;
 mod database;
 mod downloads;
 mod entries;

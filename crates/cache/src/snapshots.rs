@@ -169,6 +169,7 @@ impl Inner {
             Ok(metadata) if metadata.is_dir() => Ok(true),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("examine", &dir),
             _ => {
+                self.damage.note(format!("layer {id}"));
                 self.database.write("forget a lost snapshot", |db| {
                     db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
                 })?;

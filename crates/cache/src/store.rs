@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::damage::Damage;
 use crate::database::Database;
 use crate::error::At;
 use crate::layout::Layout;
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     /// Which run of the kernel this is (`proc(5)`, `random/boot_id`).
     pub(crate) boot: String,
     pub(crate) database: Database,
+    pub(crate) damage: Damage,
     pub(crate) scratch: Scratch,
     pub(crate) touched: Mutex<Touched>,
     /// Whether something was made that is perhaps not on the disk yet.
@@ -66,14 +68,25 @@ impl Store {
         let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(boot_path).at("read", boot_path)?.trim().to_owned();
         let layout = Layout::prepare(root, &options)?;
-        let database = Database::open(&layout)?;
-        forget_unsynced(&database, &boot)?;
+        let mut database = Database::open(&layout)?;
+        if let Err(error) = forget_unsynced(&database, &boot) {
+            if !database.is_damaged() {
+                return Err(error);
+            }
+            drop(database);
+            database = Database::open(&layout)?;
+        }
+        let damage = Damage::default();
+        if database.replaced() {
+            damage.note("the cache database");
+        }
         let scratch = Scratch::new(layout.scratch());
         let inner = Arc::new(Inner {
             layout,
             options,
             boot,
             database,
+            damage,
             scratch,
             touched: Mutex::default(),
             dirty: AtomicBool::new(false),

@@ -1,3 +1,4 @@
+mod again;
 mod annotation;
 mod args;
 mod call;
@@ -62,7 +63,7 @@ const CANCEL_TIME: Duration = Duration::from_secs(5);
 const READING_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    build(args).map_err(Failure::of_build)
+    again::until_sound(args, build).map_err(Failure::of_build)
 }
 
 /// Draws what a build would do.
@@ -93,7 +94,8 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
     code
 }
 
-fn build(args: Args) -> Result<u8, Failure> {
+/// Tells which store it used, once that is open.
+fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
     if let Some(Call { question: Question::Describe, json }) = args.call() {
         return call::describe(json).print();
     }
@@ -109,6 +111,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
     let machine = Machine::enter()?;
     let store = machine.store()?;
+    *opened = Some(store.clone());
     let session = store.session()?;
     if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
         terminal::tell(&format!("WARNING: {warning}\n"));
