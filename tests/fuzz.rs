@@ -110,6 +110,13 @@ impl Fuzz {
                 for difference in got.tree().differences(&want.tree()) {
                     let _ = writeln!(report, "{difference}");
                 }
+                for (number, (got, want)) in got.layers().iter().zip(want.layers()).enumerate() {
+                    if *got != want {
+                        let (got, want) = (entries(got), entries(&want));
+                        let other = got.iter().zip(&want).find(|(got, want)| got != want);
+                        let _ = writeln!(report, "layer {number}: {other:?}, {} and {}", got.len(), want.len());
+                    }
+                }
                 self.fail(inputs, &report)
             }
             (Err(_), Err(_)) => false,
@@ -239,6 +246,14 @@ impl Fuzz {
     }
 }
 
+/// The entries of a tar, raw.
+fn entries(bytes: &[u8]) -> Vec<String> {
+    let mut archive = tar::Archive::new(bytes);
+    let mut entries = archive.entries().expect("a tar").raw(true);
+    let header = |entry: tar::Entry<'_, &[u8]>| format!("{:?}", entry.header());
+    entries.by_ref().map(|entry| header(entry.expect("an entry"))).collect()
+}
+
 /// Name and reason of a step that was executed.
 fn reason_of(step: &Value) -> Option<(&str, &Value)> {
     let why = &step["outcome"]["ran"]["why"];
@@ -290,13 +305,10 @@ fn restore(context: &Path, before: &Path, paths: &[&str]) {
         if metadata.is_dir() {
             let _ = fs::create_dir(&at);
             fs::set_permissions(&at, metadata.permissions()).expect("set a mode");
-            for name in ["user.test"] {
-                let mut value = [0; 8];
-                let flags = rustix::fs::XattrFlags::empty();
-                match rustix::fs::getxattr(&old, name, &mut value[..]) {
-                    Ok(length) => rustix::fs::setxattr(&at, name, &value[..length], flags).expect("set"),
-                    Err(_) => drop(rustix::fs::removexattr(&at, name)),
-                }
+            let (name, mut value, flags) = ("user.test", [0; 8], rustix::fs::XattrFlags::empty());
+            match rustix::fs::getxattr(&old, name, &mut value[..]) {
+                Ok(length) => rustix::fs::setxattr(&at, name, &value[..length], flags).expect("set"),
+                Err(_) => drop(rustix::fs::removexattr(&at, name)),
             }
         } else {
             run(tool("cp").arg("-aT").arg(&old).arg(&at)).ok();
