@@ -114,7 +114,8 @@ impl Fuzz {
                     if *got != want {
                         let (got, want) = (entries(got), entries(&want));
                         let other = got.iter().zip(&want).find(|(got, want)| got != want);
-                        let _ = writeln!(report, "layer {number}: {other:?}, {} and {}", got.len(), want.len());
+                        let _ =
+                            writeln!(report, "layer {number}: {other:?}, {} and {}", got.len(), want.len());
                     }
                 }
                 self.fail(inputs, &report)

@@ -64,6 +64,8 @@ enum Part {
     Fuzz,
     /// Full disks, failing writes, damaged files, power failures.
     Damage,
+    /// Many processes on one state directory.
+    Processes,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
