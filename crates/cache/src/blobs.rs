@@ -9,10 +9,11 @@ use hash::{Digest, DigestWriter, Sha256};
 use image::{BlobReader, BlobWriter, ContentStore};
 use rusqlite::{OptionalExtension, params};
 
-use crate::CacheError;
 use crate::database::{from_sql, to_millis, to_sql};
 use crate::layout::create_dir;
+use crate::leases::Bucket;
 use crate::store::Inner;
+use crate::{CacheError, Store};
 
 /// Blobs as files named by digest. A file counts only when the database knows it, which is told after the file is complete.
 #[derive(Debug, Clone)]
@@ -28,6 +29,7 @@ impl BlobStore {
     /// The blob's file and size, if the database knows it and the file has that size. Anything else is removed: the caller
     /// will fetch or make the blob again.
     fn locate(&self, digest: &Digest) -> io::Result<Option<(PathBuf, u64)>> {
+        self.inner.leases.hold(&self.inner.layout, Bucket::of_blob(digest))?;
         let known = self.inner.database.read("look up a blob", |db| {
             db.prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?
                 .query_row([digest.as_bytes()], |row| row.get(0))
@@ -186,9 +188,11 @@ impl BlobWriter for Writer {
         if let Some(folder) = target.parent() {
             create_dir(folder, 0o700)?;
         }
+        inner.leases.hold(&inner.layout, Bucket::of_blob(&digest))?;
         // Over an existing file too: that one may be broken.
         fs::rename(path, &target).map_err(|error| during("rename", path, &error))?;
         inner.record_blob(&digest, size)?;
+        Store::of(inner).grew(size);
         Ok((digest, size))
     }
 }

@@ -14,6 +14,8 @@
 //!   objects-v1/<boot>/3f/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
+//!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
+//!   collector-v1.lock            flock: one process collects at a time; empty unless it was cut short
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
@@ -33,6 +35,7 @@ mod builds;
 mod changes;
 mod chunks;
 mod claims;
+mod collect;
 mod copying;
 mod damage;
 mod database;
@@ -44,6 +47,7 @@ mod evictions;
 mod images;
 mod kept;
 mod layout;
+mod leases;
 mod logs;
 mod memory;
 mod mounts;
@@ -67,6 +71,7 @@ pub use blobs::BlobStore;
 pub use builds::BuildId;
 pub use changes::Changes;
 pub use chunks::StoredChunks;
+pub use collect::Whys;
 pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;

@@ -3,10 +3,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::collect::Collector;
 use crate::damage::Damage;
 use crate::database::Database;
 use crate::error::At;
 use crate::layout::Layout;
+use crate::leases::Leases;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, settle};
 use crate::{BlobStore, CacheError, Records};
@@ -52,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) boot: String,
     pub(crate) database: Database,
     pub(crate) damage: Damage,
+    pub(crate) leases: Leases,
+    pub(crate) collector: Collector,
     pub(crate) scratch: Scratch,
     pub(crate) touched: Mutex<Touched>,
     /// Whether something was made that is perhaps not on the disk yet.
@@ -87,11 +91,17 @@ impl Store {
             boot,
             database,
             damage,
+            leases: Leases::default(),
+            collector: Collector::default(),
             scratch,
             touched: Mutex::default(),
             dirty: AtomicBool::new(false),
         });
-        Ok(Store { blobs: BlobStore::new(inner.clone()), inner })
+        Ok(Store::of(inner))
+    }
+
+    pub(crate) fn of(inner: Arc<Inner>) -> Store {
+        Store { blobs: BlobStore::new(inner.clone()), inner }
     }
 
     /// The directory, absolute.

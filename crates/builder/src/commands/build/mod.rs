@@ -51,13 +51,16 @@ use request::Request;
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{Machine, interrupt, remotes, terminal};
+use crate::{Machine, interrupt, remotes, space, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
 
 /// How long blocking work may take to notice that it was cancelled.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
+
+/// How long a build waits for the end of a collection: unfinished ones leave their work to the next.
+const COLLECTION_TIME: Duration = Duration::from_secs(5);
 
 /// The same for what reads standard input, which can only be left alone.
 const READING_TIME: Duration = Duration::from_millis(500);
@@ -113,6 +116,8 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
     let store = machine.store()?;
     *opened = Some(store.clone());
     let session = store.session()?;
+    let limits = space::limits(store.root())?;
+    store.keep_within(limits, space::whys(&limits));
     if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
         terminal::tell(&format!("WARNING: {warning}\n"));
     }
@@ -240,6 +245,7 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
     let failure = match result {
         Ok(made) => {
             runtime.shutdown_timeout(CANCEL_TIME);
+            records.wait_for_collection(COLLECTION_TIME);
             return Done { made, notices }.print(&request).map(|()| 0);
         }
         Err(failure) => failure,
