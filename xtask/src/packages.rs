@@ -35,6 +35,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("newuidmap", "uidmap"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
 ];
 
 /// What a virtual machine takes beside the base images.

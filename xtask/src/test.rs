@@ -60,6 +60,12 @@ enum Part {
     Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
+    /// Random Dockerfiles and edits: images and explanations, against clean builds.
+    Fuzz,
+    /// Full disks, failing writes, damaged files, power failures.
+    Damage,
+    /// Many processes on one state directory.
+    Processes,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.

@@ -16,6 +16,7 @@ use crate::copying::FullCopy;
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
 use crate::error::At;
 use crate::layout::create_dir;
+use crate::leases::Bucket;
 use crate::remove::remove_tree;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
@@ -162,11 +163,13 @@ impl Inner {
 
     /// Whether the layer's directory stands. A missing one is forgotten, and with it every record that has it.
     pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool, CacheError> {
+        self.leases.hold(&self.layout, Bucket::of_layer(id))?;
         let dir = self.layout.snapshot(id);
         match fs::symlink_metadata(&dir) {
             Ok(metadata) if metadata.is_dir() => Ok(true),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("examine", &dir),
             _ => {
+                self.damage.note(format!("layer {id}"));
                 self.database.write("forget a lost snapshot", |db| {
                     db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
                 })?;
@@ -295,6 +298,8 @@ impl ActiveSnapshot {
             return Err(error);
         }
         inner.made_something();
+        inner.leases.hold(&inner.layout, Bucket::of_layer(id))?;
+        self.store.grew(changes.size);
         Ok(Snapshot {
             id,
             dir: inner.layout.snapshot(id),

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 ///
 /// PATH is the build context: COPY and ADD take files from it, and its Dockerfile is read unless -f names another. Without -t, -o, -q
 /// and --iidfile the result stays in the cache.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
   builder build -t app .                  keep the image as app:latest

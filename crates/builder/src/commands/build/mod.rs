@@ -5,6 +5,7 @@ mod cache_args;
 mod call;
 mod carried;
 mod contexts;
+mod damage;
 mod debug;
 mod deliver;
 mod done;
@@ -57,7 +58,7 @@ use request::{Delivery, Request};
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{Machine, interrupt, remotes, terminal};
+use crate::{Machine, interrupt, remotes, space, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
@@ -65,11 +66,14 @@ const PARALLEL_STEPS: usize = 16;
 /// How long blocking work may take to notice that it was cancelled.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a build waits for the end of a collection: unfinished ones leave their work to the next.
+const COLLECTION_TIME: Duration = Duration::from_secs(5);
+
 /// The same for what reads standard input, which can only be left alone.
 const READING_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    build(args).map_err(Failure::of_build)
+    damage::until_sound(args, build).map_err(Failure::of_build)
 }
 
 /// Draws what a build would do.
@@ -100,7 +104,8 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
     code
 }
 
-fn build(args: Args) -> Result<u8, Failure> {
+/// Tells which store it used, once that is open.
+fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
     if let Some(Call { question: Question::Describe, json }) = args.call() {
         return call::describe(json).print();
     }
@@ -122,7 +127,10 @@ fn build(args: Args) -> Result<u8, Failure> {
             (machine, store)
         }
     };
+    *opened = Some(store.clone());
     let session = store.session()?;
+    let limits = space::limits(store.root())?;
+    store.keep_within(limits, space::whys(&limits));
     if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
         terminal::tell(&format!("WARNING: {warning}\n"));
     }
@@ -252,6 +260,7 @@ fn build(args: Args) -> Result<u8, Failure> {
     let failure = match result {
         Ok(made) => {
             runtime.shutdown_timeout(CANCEL_TIME);
+            records.wait_for_collection(COLLECTION_TIME);
             if request.again.is_some() {
                 return Ok(0);
             }
