@@ -166,7 +166,7 @@ fn devices() -> Feature {
 
 fn network() -> Feature {
     const NAME: &str = "network helper";
-    match crate::network::helper_program() {
+    match crate::network::Helper::installed().next().map(|(_, helper)| helper.program) {
         Some(program) => available(NAME, format!("{}: steps can have a private network", program.display())),
         None => missing(
             NAME,

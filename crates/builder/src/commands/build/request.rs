@@ -209,7 +209,8 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
         NamedContext::Scratch => frontend::NamedContext::Scratch,
     };
     let network = match args.network.as_deref() {
-        None | Some("default" | "host") => graph::Network::Host,
+        None | Some("default") => graph::Network::Default,
+        Some("host") => graph::Network::Host,
         Some("private") => graph::Network::Private,
         Some("none") => graph::Network::None,
         Some(other) => {
