@@ -33,6 +33,9 @@ pub(crate) const TESTS: &[Need] = &[
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("newuidmap", "uidmap"),
+    ("slirp4netns", "slirp4netns"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
 ];
