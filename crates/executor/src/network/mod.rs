@@ -230,6 +230,9 @@ impl PrivateNetwork {
             Way::Router { router, .. } => {
                 spec.resolv_conf = resolv_conf.map(|text| router.resolvers.rewrite(text));
             }
+            Way::Helper(_) if self.inner.kind == NetworkKind::Pasta => {
+                spec.resolv_conf = resolv_conf.map(|text| resolvers::put_first(text, helper::RESOLVER));
+            }
             Way::Helper(_) => {
                 spec.resolv_conf = resolv_conf.map(|text| resolvers::replace(text, &[helper::RESOLVER]));
             }

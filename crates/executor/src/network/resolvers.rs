@@ -58,6 +58,16 @@ pub(crate) fn replace(text: &str, others: &[IpAddr]) -> String {
     added.chain(kept.iter().map(|line| format!("{line}\n"))).collect()
 }
 
+/// This name server, which asks the host's first one, in place of that. pasta gives the answers of that one as its own, so
+/// that whoever asked it directly does not take them.
+pub(crate) fn put_first(text: &str, server_inside: IpAddr) -> String {
+    let text = replace(text, &[]);
+    let first = text.lines().position(|line| server(line).is_some());
+    let kept = text.lines().enumerate().filter(|(index, _)| Some(*index) != first);
+    let kept = kept.map(|(_, line)| format!("{line}\n"));
+    std::iter::once(format!("nameserver {server_inside}\n")).chain(kept).collect()
+}
+
 /// Loopback is another one inside, and there is no IPv6.
 fn is_reachable(address: &IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if !address.is_loopback() && *address != Ipv4Addr::UNSPECIFIED)
@@ -86,6 +96,17 @@ mod tests {
         assert_eq!(reach("nameserver fe80::1%eth0\nnameserver\n"), "nameserver 10.0.2.3\n");
         assert_eq!(reach("search x\n"), "nameserver 10.0.2.3\nsearch x\n");
         assert_eq!(replace("search x\n", &[]), "search x\n");
+    }
+
+    #[test]
+    fn one_inside_takes_the_place_of_the_first() {
+        let put = |text| put_first(text, IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3)));
+        assert_eq!(
+            put("search x\nnameserver 9.9.9.9\nnameserver 8.8.8.8\n"),
+            "nameserver 10.0.2.3\nsearch x\nnameserver 8.8.8.8\n"
+        );
+        assert_eq!(put("nameserver 127.0.0.53\noptions edns0\n"), "nameserver 10.0.2.3\noptions edns0\n");
+        assert_eq!(put(""), "nameserver 10.0.2.3\n");
     }
 
     #[test]
