@@ -44,6 +44,8 @@ enum Part {
     Contexts,
     /// RUN --mount of every type, and a look into cache mounts.
     Mounts,
+    /// The network of RUN, on a machine of its own.
+    Network,
     /// Dockerfiles of well-known programs, in source packages fetched from this machine's Debian mirror.
     Sources,
     /// Questions about a build that does not run: graph, parse, check, outline, targets.

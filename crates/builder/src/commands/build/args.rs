@@ -150,7 +150,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "QUESTION", value_parser = call::parse)]
     pub(super) call: Option<Call>,
 
-    /// Network of RUN steps: default (the host's), private, host or none
+    /// Network of RUN steps: default (a private one, or the host's where there is no way to make one), private, host or none
     #[arg(long, value_name = "MODE")]
     pub(super) network: Option<String>,
 

@@ -18,6 +18,7 @@ mod import_cache;
 mod journal;
 mod lent;
 mod limits;
+mod network;
 mod output;
 mod packing;
 mod replay;
@@ -98,7 +99,7 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
             .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
     };
     let runtime = crate::runtime()?;
-    let shell = Shell { store, secrets, agents, options, command };
+    let shell = Shell { store, sandbox: Sandbox::new(), secrets, agents, options, command };
     let code = shell.in_kept(&runtime, id);
     runtime.shutdown_timeout(CANCEL_TIME);
     code
@@ -190,8 +191,10 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         progress.task(&format!("[internal] load {name}")).done();
     }
     let notices = Mutex::new(Notices::default());
+    let sandbox = network::sandbox(&request.options);
     let shell = Shell {
         store: store.clone(),
+        sandbox: sandbox.clone(),
         secrets: secrets.clone(),
         agents: agents.clone(),
         options: request.run.clone(),
@@ -210,6 +213,7 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         cancel: cancel.clone(),
         context,
         remote,
+        sandbox,
         secrets,
         agents,
         caches,
@@ -369,6 +373,7 @@ struct Build<'a> {
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
+    sandbox: Sandbox,
     secrets: Arc<Secrets>,
     agents: Arc<Agents>,
     /// Where results may be that were made elsewhere.
@@ -583,7 +588,7 @@ impl Build<'_> {
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
-            executor: Arc::new(Sandbox::new()),
+            executor: Arc::new(self.sandbox.clone()),
             progress: sink.clone(),
             clock: Arc::new(SystemClock),
             contexts: self.contexts(stats)?,

@@ -11,6 +11,7 @@ use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
 use super::elsewhere::Brought;
 use super::lent::Secrets;
+use super::network;
 use super::output::{ImageForm, Output};
 use crate::failure::Failure;
 use crate::remotes;
@@ -224,16 +225,6 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
         NamedContext::Image(_) | NamedContext::Layout(_) => frontend::NamedContext::Image,
         NamedContext::Scratch => frontend::NamedContext::Scratch,
     };
-    let network = match args.network.as_deref() {
-        None | Some("default" | "host") => graph::Network::Host,
-        Some("private") => graph::Network::Private,
-        Some("none") => graph::Network::None,
-        Some(other) => {
-            return Err(Failure::usage(format!(
-                "--network={other} is not supported; use default, private, host or none"
-            )));
-        }
-    };
     let no_cache = match (args.no_cache, args.no_cache_filter.is_empty()) {
         (true, _) => frontend::NoCache::All,
         (false, true) => frontend::NoCache::No,
@@ -248,7 +239,7 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
         labels: args.label.iter().cloned().collect(),
         no_cache,
         named_contexts: named.iter().map(|(name, context)| (name.clone(), kind(context))).collect(),
-        network,
+        network: network::parse(args.network.as_deref())?,
         extra_hosts: args.add_host.clone(),
         allow: args.allow.iter().cloned().collect(),
         timeout: args.limits.timeout(),
