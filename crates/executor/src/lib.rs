@@ -30,8 +30,10 @@
 mod cdi;
 mod cgroup;
 mod control;
+mod defaults;
 mod device;
 mod error;
+mod external;
 mod fault;
 mod guard;
 mod identity;
@@ -57,8 +59,10 @@ mod userns;
 mod wire;
 
 pub use cdi::{Cdi, DeviceEdits};
+pub use defaults::Defaults;
 pub use device::HostDevice;
 pub use error::Error;
+pub use external::External;
 pub use guard::sandbox_init;
 pub use identity::{IdRange, Identity};
 pub use limits::{Limits, Ulimit};

@@ -21,7 +21,7 @@ use crate::seccomp::{self, DEFAULT_CAPABILITIES};
 use crate::{ProcessSpec, Security, Stdio, keeper, owners, sys, system};
 
 /// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
-const OPEN_FILES: u64 = 1024;
+pub(crate) const OPEN_FILES: u64 = 1024;
 /// More mounts than can lie over the root file system.
 const MOST_COVERS: usize = 8;
 /// Most of `/etc/passwd` that is read.

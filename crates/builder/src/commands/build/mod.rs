@@ -529,7 +529,10 @@ impl Build<'_> {
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
-            executor: Arc::new(Sandbox::new()),
+            executor: match &self.request.runtime {
+                Some(runtime) => Arc::new(runtime.clone()),
+                None => Arc::new(Sandbox::new()),
+            },
             progress: sink.clone(),
             clock: Arc::new(SystemClock),
             contexts: self.contexts(stats)?,

@@ -22,6 +22,8 @@ pub(super) struct Request {
     pub(super) pull: bool,
     pub(super) progress: ProgressMode,
     pub(super) run: worker::RunOptions,
+    /// Who makes the processes of RUN, where the sandbox does not.
+    pub(super) runtime: Option<runtime::Runtime>,
     pub(super) delivery: Delivery,
 }
 
@@ -96,6 +98,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         pull: args.pull,
         progress: args.progress(),
         run: args.limits.resolve()?,
+        runtime: external_runtime(args)?,
         delivery: Delivery {
             tags,
             kept,
@@ -105,6 +108,16 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
             metadata_file: args.metadata_file.clone(),
         },
     })
+}
+
+/// `--runtime`; an empty one, as from the environment, is none.
+fn external_runtime(args: &Args) -> Result<Option<runtime::Runtime>, Failure> {
+    let Some(name) = args.runtime.as_deref().filter(|name| !name.as_os_str().is_empty()) else {
+        return Ok(None);
+    };
+    runtime::Runtime::find(name)
+        .map(Some)
+        .map_err(|error| Failure::usage(format!("--runtime={}: {error}", name.display())))
 }
 
 /// A place that cannot be written to is told before the build, not after it.
