@@ -29,6 +29,8 @@ enum Suite {
     Crash,
     /// Random histories of edits, kills and prunes (600 s): each build must give what a clean build gives.
     History,
+    /// Interrupts and kills builds 200 times, root's and an ordinary user's: nothing may stay, and the next build be a clean one.
+    Kills,
     /// Property tests of the crates with many more cases (600 s).
     Properties,
 }
@@ -40,6 +42,7 @@ pub(crate) fn run(args: &Args) -> Result {
     match args.suite {
         Suite::Crash => crash(budget(300), &mut Random(seed)),
         Suite::History => history(budget(600), seed),
+        Suite::Kills => kills(seed),
         Suite::Properties => properties(budget(600)),
     }
 }
@@ -177,6 +180,17 @@ fn history(budget: Duration, seed: u64) -> Result {
     test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(true)?);
     test.env("BUILDER_HISTORY_SECONDS", budget.as_secs().to_string());
     shell::show(test.env("BUILDER_HISTORY_SEED", seed.to_string())).map(drop)
+}
+
+/// The end-to-end test of the same name, more often. It takes as long as it takes.
+fn kills(seed: u64) -> Result {
+    packages::ensure(packages::BASES)?;
+    packages::ensure(packages::TESTS)?;
+    let mut test = shell::cargo();
+    test.args(["test", "--package", "e2e", "--test", "kills", "--", "--nocapture"]);
+    test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(false)?);
+    test.env("BUILDER_KILLS", "200").env("BUILDER_KILLS_SEED", seed.to_string());
+    shell::show(&mut test).map(drop)
 }
 
 /// The property tests, with as many cases as the budget allows: each round with ten times more.

@@ -22,7 +22,7 @@ use crate::guard::release_streams;
 use crate::keeper::{Given, World};
 use crate::mount::{self, FileSystem, INERT, Refused};
 use crate::system::CGROUP2;
-use crate::{ExitStatus, Security, cgroup, owners, sys, wire};
+use crate::{ExitStatus, Security, cgroup, owners, program, sys, wire};
 
 /// A program that makes the process in this one's stead, through the OCI runtime specification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,8 +63,9 @@ pub(crate) fn run(
              user a range in /etc/subuid and /etc/subgid"
         )));
     }
-    mount_proc(&name.to_string())?;
+    // The bundle first: what lies in the image is looked up with the host's /proc.
     bundle(task, external, world, given)?;
+    mount_proc(&name.to_string())?;
     let stdin = match &given.stdin {
         Some(stdin) => rustix::io::fcntl_dupfd_cloexec(stdin, 3).context(|| "pass on standard input")?,
         None => null()?,
@@ -115,7 +116,13 @@ fn show_unified_groups() -> Result<(), Fault> {
     if rustix::fs::statfs(GROUPS).is_ok_and(|found| found.f_type == CGROUP2) {
         return Ok(());
     }
-    let unified = FileSystem::open("cgroup2").and_then(|groups| groups.mount(INERT))?;
+    let Some(top) = cgroup::Hierarchies::find().unified() else {
+        return Err(Fault::Unsupported(
+            "the runtime needs control groups of version 2: leave out --runtime".to_owned(),
+        ));
+    };
+    // A user namespace may show a mount again that it could not make.
+    let unified = mount::clone_host(top.as_path(), false).context(describe)?;
     let target = mount::open_path(GROUPS).context(describe)?;
     mount::attach(unified.as_fd(), target.as_fd()).context(describe)
 }
@@ -132,16 +139,28 @@ fn bundle(task: &Task, external: &External, world: &mut World, given: &Given) ->
     let root = mount::clone_mount(world.root.as_fd(), "", true).context(describe)?;
     let target = mount::open_path(inside("rootfs")).context(describe)?;
     mount::attach(root.as_fd(), target.as_fd()).context(describe)?;
-    let config = complete(task, &external.config, given)?;
+    let config = complete(task, &external.config, world, given)?;
     std::fs::write(inside("config.json"), config.to_string()).context(describe)
 }
 
 /// The configuration with what only the sandbox knows.
-fn complete(task: &Task, config: &str, given: &Given) -> Result<Value, Fault> {
+fn complete(task: &Task, config: &str, world: &World, given: &Given) -> Result<Value, Fault> {
     let mut config: Value = serde_json::from_str(config)
         .map_err(std::io::Error::from)
         .context(|| "read the runtime's configuration")?;
     config["root"] = json!({"path": inside("rootfs"), "readonly": false});
+    if let Some(env) = config["process"]["env"].as_array_mut() {
+        // Runtimes differ in what they take for the home of a user who has none.
+        let set = |entry: &&Value| {
+            entry.as_str().is_some_and(|entry| entry.len() > 5 && entry.starts_with("HOME="))
+        };
+        if !env.iter().any(|entry| set(&entry)) {
+            env.retain(|entry| entry != "HOME=");
+            env.push(
+                format!("HOME={}", program::home_below(&world.stubs, task.spec.user.uid).display()).into(),
+            );
+        }
+    }
     if let Some(mounts) = config["mounts"].as_array_mut() {
         // What is mounted there already: a runtime makes devices where nothing is.
         let dev = inside("rootfs/dev");

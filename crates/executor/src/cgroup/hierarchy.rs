@@ -120,6 +120,12 @@ impl Hierarchies {
         Ok(Place { dir, version: hierarchy.version, cpuset })
     }
 
+    /// Where the hierarchy of version 2 is.
+    pub(crate) fn unified(&self) -> Option<PathBuf> {
+        let unified = self.0.iter().find(|hierarchy| hierarchy.version == Version::Two);
+        unified.map(|hierarchy| hierarchy.top.clone())
+    }
+
     /// A place in every hierarchy: below `parent`, else in the caller's own group.
     pub(crate) fn places(&self, parent: Option<&Path>) -> Vec<Place> {
         let place = |hierarchy: &Hierarchy| {

@@ -112,7 +112,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
 
 /// `--runtime`; an empty one, as from the environment, is none.
 fn external_runtime(args: &Args) -> Result<Option<runtime::Runtime>, Failure> {
-    let Some(name) = args.runtime.as_deref().filter(|name| !name.as_os_str().is_empty()) else {
+    let Some(name) = args.runtime.as_deref().filter(|name| !name.is_empty()).map(Path::new) else {
         return Ok(None);
     };
     runtime::Runtime::find(name)
