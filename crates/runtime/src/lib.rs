@@ -124,9 +124,8 @@ pub fn installed() -> Vec<PathBuf> {
 }
 
 fn search(name: &Path) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(FURTHER.map(PathBuf::from));
-    dirs.filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|path| is_program(path))
+    let further = FURTHER.iter().map(|dir| Path::new(dir).join(name));
+    executor::find_tool(name).into_iter().chain(further).find(|path| path.is_absolute() && is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {
