@@ -306,6 +306,7 @@ fn add(mount: &Mount, stubs: &mut Stubs, scratch: &mut Scratch, nodes: MountAttr
 /// Leaves the sandbox's mounts, which end with that, and removes what was made for them.
 fn clean_up(world: World, home: &OwnedFd) -> Result<(), Fault> {
     let World { root, proc, scratch, stubs, .. } = world;
+    stubs.uncover()?;
     rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))
         .context(|| "leave the sandbox's mount namespace")?;
     drop((root, proc, scratch));
