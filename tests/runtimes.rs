@@ -117,6 +117,29 @@ fn surroundings_are_the_same() {
     }
 }
 
+/// Known ways out, as the sandbox's own tests try them.
+const ATTEMPTS: &str = include_str!("../crates/executor/tests/sandbox/attempts.sh");
+
+#[test]
+fn no_way_out() {
+    need_root();
+    let outside = tempdir();
+    let file = outside.path().join("outside");
+    std::fs::write(&file, "secret of the host").expect("write a file");
+    let script = format!("OUTSIDE={}\nHOST={}\n{ATTEMPTS}", file.display(), std::process::id());
+    let context = Context::new("FROM busybox\nRUN --mount=target=/ctx sh /ctx/attempts.sh\n")
+        .file("attempts.sh", script);
+    for runtime in RUNTIMES {
+        let home = Home::new();
+        let steps = home.steps(&context, &[&format!("--runtime={runtime}")]);
+        let log = &steps.named("attempts").log;
+        let found: Vec<&str> = log.lines().filter(|line| line.ends_with(" succeeded")).collect();
+        // With a number of the host's a process of its own may be meant.
+        let found: Vec<&str> = found.into_iter().filter(|line| !line.starts_with("kill ")).collect();
+        assert!(found.is_empty() && log.ends_with("tried\n"), "{runtime}: {log}");
+    }
+}
+
 #[test]
 fn an_ordinary_user_has_them_too() {
     let context = Context::new(

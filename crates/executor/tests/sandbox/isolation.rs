@@ -421,7 +421,7 @@ fn shared_proc(fixture: &Fixture) {
 fn as_runc(fixture: &Fixture) {
     const SCRIPT: &str = "grep -E '^(Cap|NoNew|SigBlk|Groups|Seccomp)' /proc/self/status; ls /dev | grep -v console; umask; id
         stat -c '%n %a %u:%g' /dev /dev/* /proc /sys; ls -l /dev | grep -o '[a-z]* -> .*'; echo $$; pwd
-        tr '\\0' '\\n' < /proc/self/environ | sort; hostname; cat /proc/self/cgroup; cat /proc/self/oom_score_adj
+        env | sort; hostname; cat /proc/self/cgroup; cat /proc/self/oom_score_adj
         cat /proc/self/limits; ls /proc/self/fd; ip -o addr; ls /sys/class/net; cat /proc/self/uid_map
         cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/sys|^/dev/(null|zero|full|tty|u?random)$|interrupts' | sort -u
         for file in /proc/kcore /proc/keys /proc/timer_list; do [ -e $file ] && wc -c $file; done
@@ -437,6 +437,7 @@ fn as_runc(fixture: &Fixture) {
     };
     let runc = reference::runc(fixture, spec(), |_| ());
     let (_, stdout, stderr) = fixture.run(spec());
+    assert!(stdout.contains("A=b c=d\n") && stdout.contains("EMPTY=\n"), "{stdout}");
     assert_eq!(stdout, String::from_utf8(runc.stdout).unwrap());
     assert_eq!(stderr, String::from_utf8(runc.stderr).unwrap());
 }
