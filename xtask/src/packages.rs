@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("umoci", "umoci"),
     ("buildah", "buildah"),
     ("runc", "runc"),
+    ("crun", "crun"),
     ("dockerd", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),

@@ -80,6 +80,10 @@ enum Part {
     Verify,
     /// Builds by an ordinary user.
     Rootless,
+    /// RUN through runc and crun.
+    Runtimes,
+    /// Builds that are killed at any moment: nothing stays.
+    Kills,
     /// Pulls from a registry, with and without credentials.
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.

@@ -1,5 +1,6 @@
 //! The arguments of `build`, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
@@ -132,6 +133,10 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(super) limits: LimitArgs,
+
+    /// OCI runtime that makes the processes of RUN: crun, runc or a path; what is built is the same [default: none is needed]
+    #[arg(long, value_name = "RUNTIME", env = "BUILDER_RUNTIME", hide_env = true)]
+    pub(super) runtime: Option<OsString>,
 
     /// What to do when a RUN fails: fail, or shell to look into what it left first
     #[arg(long, value_enum, value_name = "ACTION", default_value = "fail", hide_default_value = true)]

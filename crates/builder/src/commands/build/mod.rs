@@ -588,7 +588,10 @@ impl Build<'_> {
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
-            executor: Arc::new(self.sandbox.clone()),
+            executor: match &self.request.runtime {
+                Some(runtime) => Arc::new(runtime.clone()),
+                None => Arc::new(self.sandbox.clone()),
+            },
             progress: sink.clone(),
             clock: Arc::new(SystemClock),
             contexts: self.contexts(stats)?,

@@ -25,6 +25,8 @@ pub(super) struct Request {
     pub(super) pull: bool,
     pub(super) progress: ProgressMode,
     pub(super) run: worker::RunOptions,
+    /// Who makes the processes of RUN, where the sandbox does not.
+    pub(super) runtime: Option<runtime::Runtime>,
     pub(super) delivery: Delivery,
     pub(super) caches: Caches,
     pub(super) context_mode: ContextMode,
@@ -112,6 +114,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         run: args.limits.resolve()?,
         context_mode: args.context_mode,
         caches: Caches { from: args.cache_from.clone(), to: args.cache_to.clone() },
+        runtime: external_runtime(args)?,
         delivery: Delivery {
             tags,
             kept,
@@ -122,6 +125,16 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         },
         again: args.again.clone(),
     })
+}
+
+/// `--runtime`; an empty one, as from the environment, is none.
+fn external_runtime(args: &Args) -> Result<Option<runtime::Runtime>, Failure> {
+    let Some(name) = args.runtime.as_deref().filter(|name| !name.is_empty()).map(Path::new) else {
+        return Ok(None);
+    };
+    runtime::Runtime::find(name)
+        .map(Some)
+        .map_err(|error| Failure::usage(format!("--runtime={}: {error}", name.display())))
 }
 
 /// A place that cannot be written to is told before the build, not after it.
