@@ -357,7 +357,11 @@ fn write_entry<R: Read>(
 ) -> Result<(), files::Error> {
     use std::os::unix::ffi::OsStrExt as _;
     let as_path = |bytes| Path::new(std::ffi::OsStr::from_bytes(bytes));
-    let path = &place(as_path(&entry.path), moved);
+    // The mark of an opaque directory is a name in it: where the directory was moved, it goes along.
+    let path = &match (&entry.kind, moved.get(as_path(&entry.path))) {
+        (EntryKind::Opaque, Some(target)) => target.clone(),
+        _ => place(as_path(&entry.path), moved),
+    };
     let xattrs = entry.xattrs.iter();
     let attributes = Attributes {
         mode: entry.mode,

@@ -1,9 +1,11 @@
 //! The arguments of `build`, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::again::Again;
 use super::annotation;
 use super::cache_args::{self, CacheSource, CacheTarget};
 use super::call::{self, Call, Question};
@@ -16,7 +18,7 @@ use crate::failure::Failure;
 ///
 /// PATH is the build context: COPY and ADD take files from it, and its Dockerfile is read unless -f names another. Without -t, -o, -q
 /// and --iidfile the result stays in the cache.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
   builder build -t app .                  keep the image as app:latest
@@ -132,6 +134,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 
+    /// OCI runtime that makes the processes of RUN: crun, runc or a path; what is built is the same [default: none is needed]
+    #[arg(long, value_name = "RUNTIME", env = "BUILDER_RUNTIME", hide_env = true)]
+    pub(super) runtime: Option<OsString>,
+
     /// What to do when a RUN fails: fail, or shell to look into what it left first
     #[arg(long, value_enum, value_name = "ACTION", default_value = "fail", hide_default_value = true)]
     pub(super) on_error: OnError,
@@ -149,7 +155,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "QUESTION", value_parser = call::parse)]
     pub(super) call: Option<Call>,
 
-    /// Network of RUN steps: default (the host's), private, host or none
+    /// Network of RUN steps: default (a private one, or the host's where there is no way to make one), private, host or none
     #[arg(long, value_name = "MODE")]
     pub(super) network: Option<String>,
 
@@ -181,6 +187,10 @@ pub(crate) struct Args {
     /// File that receives what was built, as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) metadata_file: Option<PathBuf>,
+
+    /// Set when something is built once more, from nothing.
+    #[arg(skip)]
+    pub(super) again: Option<Again>,
 
     // Accepted as upstream accepts them: no containers are left that could be kept or removed.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]

@@ -1,9 +1,11 @@
+mod again;
 mod annotation;
 mod args;
 mod cache_args;
 mod call;
 mod carried;
 mod contexts;
+mod damage;
 mod debug;
 mod deliver;
 mod done;
@@ -16,6 +18,7 @@ mod import_cache;
 mod journal;
 mod lent;
 mod limits;
+mod network;
 mod output;
 mod packing;
 mod replay;
@@ -36,6 +39,7 @@ use image::ResolvedImage;
 use solver::{Peeked, Solver};
 use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
 
+pub(crate) use again::{Again, again};
 pub(crate) use args::Args;
 use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
@@ -55,7 +59,7 @@ use request::{Delivery, Request};
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{Machine, interrupt, remotes, terminal};
+use crate::{Machine, interrupt, remotes, space, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
@@ -63,11 +67,14 @@ const PARALLEL_STEPS: usize = 16;
 /// How long blocking work may take to notice that it was cancelled.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a build waits for the end of a collection: unfinished ones leave their work to the next.
+const COLLECTION_TIME: Duration = Duration::from_secs(5);
+
 /// The same for what reads standard input, which can only be left alone.
 const READING_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    build(args).map_err(Failure::of_build)
+    damage::until_sound(args, build).map_err(Failure::of_build)
 }
 
 /// Draws what a build would do.
@@ -92,13 +99,14 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
             .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
     };
     let runtime = crate::runtime()?;
-    let shell = Shell { store, secrets, agents, options, command };
+    let shell = Shell { store, sandbox: Sandbox::new(), secrets, agents, options, command };
     let code = shell.in_kept(&runtime, id);
     runtime.shutdown_timeout(CANCEL_TIME);
     code
 }
 
-fn build(args: Args) -> Result<u8, Failure> {
+/// Tells which store it used, once that is open.
+fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
     if let Some(Call { question: Question::Describe, json }) = args.call() {
         return call::describe(json).print();
     }
@@ -112,9 +120,18 @@ fn build(args: Args) -> Result<u8, Failure> {
         return answer.print();
     }
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
-    let machine = Machine::enter()?;
-    let store = machine.store()?;
+    let (machine, store) = match &args.again {
+        Some(again) => (again.machine.clone(), again.store.clone()),
+        None => {
+            let machine = Arc::new(Machine::enter()?);
+            let store = machine.store()?;
+            (machine, store)
+        }
+    };
+    *opened = Some(store.clone());
     let session = store.session()?;
+    let limits = space::limits(store.root())?;
+    store.keep_within(limits, space::whys(&limits));
     if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
         terminal::tell(&format!("WARNING: {warning}\n"));
     }
@@ -174,8 +191,10 @@ fn build(args: Args) -> Result<u8, Failure> {
         progress.task(&format!("[internal] load {name}")).done();
     }
     let notices = Mutex::new(Notices::default());
+    let sandbox = network::sandbox(&request.options);
     let shell = Shell {
         store: store.clone(),
+        sandbox: sandbox.clone(),
         secrets: secrets.clone(),
         agents: agents.clone(),
         options: request.run.clone(),
@@ -194,6 +213,7 @@ fn build(args: Args) -> Result<u8, Failure> {
         cancel: cancel.clone(),
         context,
         remote,
+        sandbox,
         secrets,
         agents,
         caches,
@@ -244,6 +264,10 @@ fn build(args: Args) -> Result<u8, Failure> {
     let failure = match result {
         Ok(made) => {
             runtime.shutdown_timeout(CANCEL_TIME);
+            records.wait_for_collection(COLLECTION_TIME);
+            if request.again.is_some() {
+                return Ok(0);
+            }
             return Done { made, notices }.print(&request).map(|()| 0);
         }
         Err(failure) => failure,
@@ -259,7 +283,8 @@ fn build(args: Args) -> Result<u8, Failure> {
         None => failure,
     };
     let failure = failure.with_details_first(blocks);
-    let failure = match notices.kept {
+    // Of what is built once more nothing stays.
+    let failure = match notices.kept.filter(|_| request.again.is_none()) {
         Some(id) if args.on_error == args::OnError::Shell => {
             let failure = failure.of_build();
             failure.print();
@@ -348,6 +373,7 @@ struct Build<'a> {
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
+    sandbox: Sandbox,
     secrets: Arc<Secrets>,
     agents: Arc<Agents>,
     /// Where results may be that were made elsewhere.
@@ -372,6 +398,7 @@ impl Build<'_> {
         }
         let definition = Arc::new(plan.definition.clone());
         self.journal.define(&plan);
+        self.journal.stands_on(finder.used());
         let stats = self.stat_caches()?;
         let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
@@ -561,7 +588,10 @@ impl Build<'_> {
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
-            executor: Arc::new(Sandbox::new()),
+            executor: match &self.request.runtime {
+                Some(runtime) => Arc::new(runtime.clone()),
+                None => Arc::new(self.sandbox.clone()),
+            },
             progress: sink.clone(),
             clock: Arc::new(SystemClock),
             contexts: self.contexts(stats)?,
@@ -589,6 +619,10 @@ impl Build<'_> {
         let registry = remotes::client(&[])?;
         let contexts = self.request.named_contexts.clone();
         let finder = Finder::new(self.store.clone(), registry, contexts, self.request.pull);
+        let finder = match &self.request.again {
+            Some(again) => finder.again(again),
+            None => finder,
+        };
         let mut found = Found::new();
         loop {
             let lowered = match frontend::lower(self.parsed, &self.request.options, &found) {
