@@ -40,6 +40,7 @@ mod evictions;
 mod images;
 mod kept;
 mod layout;
+mod lock;
 mod logs;
 mod memory;
 mod mounts;

@@ -3,12 +3,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rayon::prelude::*;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::fs::FlockOperation;
 
 use crate::database::{bytes32, from_sql, to_millis};
-use crate::error::At;
 use crate::layout::names_in;
+use crate::lock::Lock;
 use crate::remove::remove_tree;
 use crate::session::open_lock;
 use crate::usage::measure;
@@ -80,10 +79,9 @@ impl Store {
         } else {
             FlockOperation::NonBlockingLockExclusive
         };
-        match flock(&lock, operation) {
-            Err(Errno::WOULDBLOCK) => return Err(CacheError::Busy { path: self.root().to_owned() }),
-            other => other.at("lock", &inner.layout.session_lock())?,
-        }
+        let Some(lock) = Lock::attempt(lock, operation, &inner.layout.session_lock())? else {
+            return Err(CacheError::Busy { path: self.root().to_owned() });
+        };
         let before = first()?;
         let mut pruned = self.remove_rows(options.all)?;
         let mut trash = Trash::new(self);
