@@ -50,11 +50,16 @@ const EVERYTHING: &str = "
     DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
     DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM chunks;";
 
-/// Records without a key cannot be found; layers without a record or a chain neither; blobs serve packed layers and images.
+/// Records without a key cannot be found; layers without a record or a chain neither, but some have versions over them, which go first;
+/// blobs serve packed layers and images.
 const UNREFERENCED: &str = "
     DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
     DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
-        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers));
+        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+        AND id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL);
+    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
+        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+        AND id NOT IN (SELECT base FROM versions WHERE base IS NOT NULL);
     DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs)
         AND digest NOT IN (SELECT digest FROM downloads);
     DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs);";
@@ -129,19 +134,26 @@ impl Store {
     }
 
     fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let known = self.known_snapshots()?;
-        let dir = self.inner.layout.snapshots();
+        let versions: HashSet<i64> = self.inner.database.read("list versions", |db| {
+            let mut select = db.prepare("SELECT snapshot FROM versions WHERE base IS NOT NULL")?;
+            select.query_map([], |row| row.get(0))?.collect()
+        })?;
+        let full: HashSet<i64> = self.known_snapshots()?.difference(&versions).copied().collect();
         let mut taken = 0;
-        for name in names_in(&dir)? {
-            let (stem, is_layer) = match name.strip_suffix(".owners") {
-                Some(stem) => (stem, false),
-                None => (name.as_str(), true),
-            };
-            if stem.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
-                continue;
+        for (dir, known) in [(self.inner.layout.snapshots(), full), (self.inner.layout.versions(), versions)]
+        {
+            for name in names_in(&dir)? {
+                let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".files"));
+                let (stem, is_layer) = match beside {
+                    Some(stem) => (stem, false),
+                    None => (name.as_str(), true),
+                };
+                if stem.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
+                    continue;
+                }
+                trash.take(&dir.join(&name))?;
+                taken += u64::from(is_layer);
             }
-            trash.take(&dir.join(&name))?;
-            taken += u64::from(is_layer);
         }
         Ok(taken)
     }
