@@ -49,12 +49,13 @@ impl Layout {
         Ok(layout)
     }
 
-    fn directories(&self) -> [PathBuf; 9] {
+    fn directories(&self) -> [PathBuf; 10] {
         [
             self.blobs(),
             self.snapshots(),
             self.scratch(),
             self.claims(),
+            self.leases(),
             self.stats(),
             self.mounts(),
             self.remotes(),
@@ -124,6 +125,16 @@ impl Layout {
 
     pub(crate) fn claims(&self) -> PathBuf {
         self.root.join("claims-v1")
+    }
+
+    /// Locks on what running builds use.
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases-v1")
+    }
+
+    /// Held by the process that collects.
+    pub(crate) fn collector_lock(&self) -> PathBuf {
+        self.root.join("collector-v1.lock")
     }
 
     pub(crate) fn claim(&self, key: &CacheKey) -> PathBuf {

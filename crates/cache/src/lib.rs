@@ -5,6 +5,7 @@
 //!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
 //!   session-v1.lock              flock: shared by builds, exclusive by prune
 //!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
+//!   cache-v1.db.damaged          the database was found broken: whoever opens it next sets it aside (cache-v1.db.broken)
 //!   blobs/sha256-v1/ab/<hex>     blobs, read only, named by their sha256
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
@@ -13,6 +14,8 @@
 //!   versions-v1/<id>/, .owners   layers that are written as what is different from a full one, over whose directory they lie
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
+//!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
+//!   collector-v1.lock            flock: one process collects at a time; empty unless it was cut short
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
@@ -32,7 +35,9 @@ mod builds;
 mod changes;
 mod chunks;
 mod claims;
+mod collect;
 mod copying;
+mod damage;
 mod database;
 mod downloads;
 mod entries;
@@ -40,8 +45,10 @@ mod error;
 mod evict;
 mod evictions;
 mod images;
+mod import;
 mod kept;
 mod layout;
+mod leases;
 mod listing;
 mod lock;
 mod logs;
@@ -68,6 +75,7 @@ pub use blobs::BlobStore;
 pub use builds::BuildId;
 pub use changes::Changes;
 pub use chunks::StoredChunks;
+pub use collect::Whys;
 pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;

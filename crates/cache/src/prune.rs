@@ -133,16 +133,18 @@ impl Store {
         })
     }
 
-    fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let versions: HashSet<i64> = self.inner.database.read("list versions", |db| {
+    pub(crate) fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
+        let (snapshots, versions) = (self.inner.layout.snapshots(), self.inner.layout.versions());
+        // Names first: a layer is known before it has a name, and builds may be running.
+        let named = [names_in(&snapshots)?, names_in(&versions)?];
+        let over: HashSet<i64> = self.inner.database.read("list versions", |db| {
             let mut select = db.prepare("SELECT snapshot FROM versions WHERE base IS NOT NULL")?;
             select.query_map([], |row| row.get(0))?.collect()
         })?;
-        let full: HashSet<i64> = self.known_snapshots()?.difference(&versions).copied().collect();
+        let full: HashSet<i64> = self.known_snapshots()?.difference(&over).copied().collect();
         let mut taken = 0;
-        for (dir, known) in [(self.inner.layout.snapshots(), full), (self.inner.layout.versions(), versions)]
-        {
-            for name in names_in(&dir)? {
+        for ((dir, names), known) in [snapshots, versions].iter().zip(named).zip([full, over]) {
+            for name in names {
                 let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".files"));
                 let (stem, is_layer) = match beside {
                     Some(stem) => (stem, false),
@@ -159,10 +161,11 @@ impl Store {
     }
 
     /// A log goes with its layer.
-    fn take_logs(&self, trash: &mut Trash<'_>) -> Result<(), CacheError> {
-        let known = self.known_snapshots()?;
+    pub(crate) fn take_logs(&self, trash: &mut Trash<'_>) -> Result<(), CacheError> {
         let dir = self.inner.layout.logs();
-        for name in names_in(&dir)? {
+        let names = names_in(&dir)?;
+        let known = self.known_snapshots()?;
+        for name in names {
             if !name.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
                 trash.take(&dir.join(&name))?;
             }
@@ -202,17 +205,17 @@ impl Store {
 }
 
 /// Things on their way out.
-struct Trash<'a> {
+pub(crate) struct Trash<'a> {
     store: &'a Store,
     taken: Vec<PathBuf>,
 }
 
 impl<'a> Trash<'a> {
-    fn new(store: &'a Store) -> Trash<'a> {
+    pub(crate) fn new(store: &'a Store) -> Trash<'a> {
         Trash { store, taken: Vec::new() }
     }
 
-    fn take(&mut self, path: &Path) -> Result<(), CacheError> {
+    pub(crate) fn take(&mut self, path: &Path) -> Result<(), CacheError> {
         self.taken.extend(self.store.inner.scratch.take_away(path)?);
         Ok(())
     }
@@ -225,7 +228,7 @@ impl<'a> Trash<'a> {
     }
 
     /// Removes everything; returns the bytes freed.
-    fn empty(self) -> Result<u64, CacheError> {
+    pub(crate) fn empty(self) -> Result<u64, CacheError> {
         self.taken
             .par_iter()
             .map(|path| {

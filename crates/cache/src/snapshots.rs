@@ -16,6 +16,7 @@ use crate::copying::FullCopy;
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
 use crate::error::At;
 use crate::layout::{create_dir, owners_of};
+use crate::leases::Bucket;
 use crate::remove::remove_tree;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
@@ -180,22 +181,30 @@ impl Inner {
 
     /// Whether the layer's directories stand. A missing one is forgotten, and with it every record that has it.
     pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool, CacheError> {
+        // Leased before anybody looks whether it is there: what is not leased may be removed meanwhile.
+        self.leases.hold(&self.layout, Bucket::of_layer(id))?;
         if is_directory(&self.layout.snapshot(id))? {
             return Ok(true);
         }
         let mut lost = id;
         if is_directory(&self.layout.version(id))? {
             match self.base_of(id)? {
-                Some(base) if is_directory(&self.layout.snapshot(base))? => return Ok(true),
+                Some(base) if self.is_base_there(base)? => return Ok(true),
                 Some(base) => lost = base,
                 None => {}
             }
         }
+        self.damage.note(format!("layer {id}"));
         // With it go the versions over it.
         self.database.write("forget a lost snapshot", |db| {
             db.execute("DELETE FROM snapshots WHERE id = ?1", [lost.0])
         })?;
         Ok(false)
+    }
+
+    pub(crate) fn is_base_there(&self, base: SnapshotId) -> Result<bool, CacheError> {
+        self.leases.hold(&self.layout, Bucket::of_layer(base))?;
+        is_directory(&self.layout.snapshot(base))
     }
 
     fn base_of(&self, id: SnapshotId) -> Result<Option<SnapshotId>, CacheError> {
@@ -346,6 +355,8 @@ impl ActiveSnapshot {
             return Err(error);
         }
         inner.made_something();
+        inner.leases.hold(&inner.layout, Bucket::of_layer(id))?;
+        self.store.grew(self.version.as_ref().and_then(Version::own).unwrap_or(changes.size));
         Ok(Snapshot {
             id,
             dirs: inner.dirs_of(id, self.version.as_ref().and_then(Version::base)),

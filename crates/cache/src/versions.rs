@@ -69,6 +69,14 @@ impl Version {
         }
     }
 
+    /// Bytes of its own; `None` is all.
+    pub(crate) fn own(&self) -> Option<u64> {
+        match self {
+            Version::Full { .. } => None,
+            Version::Over { own, .. } => Some(*own),
+        }
+    }
+
     /// Adds the row.
     pub(crate) fn insert(&self, db: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
         match self {
@@ -109,7 +117,8 @@ impl ActiveSnapshot {
                 .collect()
             })?;
         for (base, changes) in candidates {
-            if !inner.is_there(base)? {
+            // Leased from here on, so that it stays until this layer stands on it.
+            if !inner.is_base_there(base)? {
                 continue;
             }
             let listed = fs::read(inner.layout.layer_files(base)).ok();

@@ -139,15 +139,15 @@ impl TreeWriter {
     /// # Errors
     /// With `EMLINK` as source when the file system allows no more names.
     pub fn hard_link(&self, path: &Path, existing: &Path) -> Result<(), Error> {
-        if path == existing {
-            return Ok(());
-        }
         let source = self.place(existing)?;
         // A link to a link or to a directory is nothing that a tree of files can mean.
         let stat = rustix::fs::statat(&*source.parent, source.name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| self.error("stat", existing, error))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(self.error("hard link to", existing, Errno::ISDIR));
+        }
+        if path == existing {
+            return Ok(());
         }
         let place = self.place(path)?;
         self.create(&place, "hard link", |at| {
