@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{
     CacheBackend, Changes, Limits, Listing, NewRecord, PruneOptions, Snapshot, SnapshotId, StepRun, Store,
-    StoreOptions, TreeView, VersionName,
+    StoreOptions, TreeView, VersionName, Whys,
 };
 use common::{TestStore, content, in_user_namespace, key};
 use files::{Attributes, FileTree, Kind, TreeWriter, WriterOptions};
@@ -337,6 +337,33 @@ fn a_kept_step_keeps_what_its_layers_lie_over() {
     test.store.evict(&|_| true, Limits::default(), "").unwrap();
     assert!(test.store.kept_step(kept.id).unwrap().is_some());
     assert_eq!(read(&test.store, &kept.layers), files(&[("b", "b")]));
+}
+
+/// Others may be collected while a build uses the version.
+#[test]
+fn who_uses_a_version_uses_what_it_lies_over() {
+    let test = TestStore::new();
+    let (full, _) = copy(&test.store, &[], &name(1, 1), &files(&[("a", &"x".repeat(100_000))]));
+    save(&test.store, 1, vec![full.id()]);
+    let (version, _) =
+        copy(&test.store, &[], &name(1, 1), &files(&[("a", &"x".repeat(100_000)), ("b", "b")]));
+    save(&test.store, 2, vec![version.id()]);
+    let collector = test.again();
+    let whys = Whys { over: String::new(), full: String::new() };
+    let collect = || collector.collect(Limits { max_used_space: 1, ..Limits::default() }, &whys).unwrap();
+    let session = test.store.session().unwrap();
+    let used = test.store.snapshot(version.id()).unwrap().unwrap();
+    assert_eq!(collect(), full.changes().size + 1, "each counted once");
+    assert!(used.dirs().all(Path::exists));
+    assert_eq!(read(&test.store, &[version.id()])["b"], "b");
+    drop(session);
+    // As the base of the next version, too.
+    let session = test.store.session().unwrap();
+    let (next, _) = copy(&test.store, &[], &name(1, 1), &files(&[("a", &"x".repeat(100_000)), ("c", "c")]));
+    collect();
+    assert_eq!((is_there(&test.store, &next), is_there(&test.store, &version)), (true, false));
+    assert_eq!(read(&test.store, &[next.id()])["c"], "c");
+    drop(session);
 }
 
 #[test]
