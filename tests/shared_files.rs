@@ -1,12 +1,13 @@
-//! After a change only what changed is hashed and compressed, and a layer is the same whatever was built before it.
+//! A COPY, and the export after it, cost in proportion to what changed, and a layer is the same whatever was built before it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use e2e::{Context, Home, Image, Tree, run, tempdir, tool};
+use e2e::{Context, Home, Image, Tree, User, run, tempdir, tool};
 
 const FILES: usize = 400;
 const DIRECTORIES: usize = 20;
@@ -41,7 +42,7 @@ fn trace(home: &Home, context: &Context, calls: &str) -> String {
 }
 
 #[test]
-fn one_changed_file_is_all_that_is_hashed() {
+fn one_changed_file_is_all_that_is_read_and_written() {
     e2e::need_root();
     let home = Home::new();
     let context = many();
@@ -49,22 +50,150 @@ fn one_changed_file_is_all_that_is_hashed() {
     run(&mut home.build(&context)).ok();
     context.write("d07/f007", "changed\n");
     settle();
-    let text = trace(&home, &context, "trace=openat,openat2");
+    let text = trace(&home, &context, "trace=openat,openat2,read,copy_file_range,linkat,mkdirat");
     let done = |call: &str| -> Vec<&str> {
         text.lines().filter(|line| line.contains(&format!(" {call}(")) && !line.contains(" = -1 ")).collect()
     };
-    let opened = done("openat")
+    let opened: BTreeSet<&str> = done("openat")
         .into_iter()
         .chain(done("openat2"))
         // Not for its contents, nor as a directory.
-        .filter(|line| !line.contains("O_PATH") && !line.contains("O_DIRECTORY") && !line.contains("O_CREAT"))
+        .filter(|line| !line.contains("O_PATH") && !line.contains("O_DIRECTORY"))
         .filter_map(|line| line.split("\"d").nth(1)?.split('"').next())
-        .filter(|path| path.contains("/f"));
-    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
-    opened.for_each(|path| *times.entry(path).or_default() += 1);
-    assert_eq!(times.len(), FILES, "each is copied");
-    times.retain(|_, count| *count > 1);
-    assert_eq!(times, BTreeMap::from([("07/f007", 2)]), "what is hashed, too");
+        .filter(|path| path.contains("/f"))
+        .collect();
+    assert_eq!(opened, BTreeSet::from(["07/f007"]), "files of the context that are opened");
+    let source = context.path().display().to_string();
+    let bytes: u64 = done("read")
+        .into_iter()
+        .filter(|line| line.contains(&source) && line.contains("/f"))
+        .filter_map(|line| line.rsplit("= ").next()?.trim().parse::<u64>().ok())
+        .sum();
+    assert!((8..=4 * 8).contains(&bytes), "{bytes} bytes of the context's files are read");
+    let unfinished = format!("{}/tmp-v1/", home.path().display());
+    let made = |call: &str, what: &str| {
+        done(call)
+            .into_iter()
+            .filter(|line| line.contains(&unfinished) && line.contains("/upper") && line.contains(what))
+            .count()
+    };
+    assert_eq!(made("openat", "O_CREAT"), 1, "files that are written");
+    assert_eq!(made("mkdirat", "\"d"), 1, "directories of the context that are made");
+    assert!(done("linkat").is_empty() && done("copy_file_range").is_empty());
+}
+
+/// What the layers of a store hold: for each file its path and its number of names.
+fn stored_files(home: &Home) -> Vec<(String, u64)> {
+    let find = ["-path", "*/src/*", "-type", "f", "-printf", "%p %n\\n"];
+    let dirs = ["snapshots-v1", "versions-v1"].map(|dir| home.path().join(dir));
+    let list = run(tool("find").args(dirs).args(find)).ok();
+    let parse = |line: &str| {
+        let (path, names) = line.split_once(' ')?;
+        Some((path.to_owned(), names.parse().ok()?))
+    };
+    list.stdout.lines().filter_map(parse).collect()
+}
+
+#[test]
+fn a_version_takes_what_it_changes() {
+    let home = Home::new();
+    let context = many();
+    run(&mut home.build(&context)).ok();
+    // With the Dockerfile.
+    assert_eq!(stored_files(&home).len(), FILES + 1);
+    // Bytes of all layers.
+    let size = || {
+        let du = run(home.builder("du").args(["--format", "json"])).ok().stdout;
+        let sizes = du.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        sizes.map(|part| part["Size"].as_u64().expect("a size")).sum::<u64>()
+    };
+    let before = size();
+    for version in 0..3 {
+        context.write("new", format!("{version}"));
+        context.write("d03/f003", format!("{version}"));
+        run(&mut home.build(&context)).ok();
+    }
+    let files = stored_files(&home);
+    assert_eq!(files.len(), FILES + 1 + 3 * 2, "two of each version");
+    assert!(files.iter().all(|(_, names)| *names == 1));
+    // Each a byte, and that twice.
+    assert_eq!(size(), before + 3 * 2);
+    let of_versions = || fs::read_dir(home.path().join("versions-v1")).expect("versions").count();
+    assert_eq!(of_versions(), 3);
+    // What is not to be taken from the cache is not taken from an earlier version either.
+    run(home.build(&context).arg("--no-cache")).ok();
+    assert_eq!((of_versions(), stored_files(&home).len()), (3, 2 * (FILES + 1) + 1 + 3 * 2));
+    // A result of before still has what it had.
+    context.write("d03/f003", "0");
+    context.write("new", "0");
+    run(&mut home.build(&context)).ok();
+    assert_eq!(of_versions(), 3);
+    run(home.builder("prune").arg("--all")).ok();
+    assert_eq!((of_versions(), stored_files(&home).len()), (0, 0));
+}
+
+/// However a tree is changed, its version is the tree, for those who look at files and for those who get the image.
+#[test]
+fn a_version_is_what_a_clean_build_gives() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nRUN mkdir -p /src/d05 && echo base > /src/d05/below && echo base > /src/f-below\nCOPY . /src\nRUN find /src | sort > /list && find /src -type f -exec md5sum {} + | sort > /sums\n",
+    );
+    let many = many();
+    run(tool("cp").arg("-an").arg(many.path().join(".")).arg(context.path())).ok();
+    let changes: [&dyn Fn(); 8] = [
+        &|| {},
+        &|| fs::remove_dir_all(context.path().join("d04")).expect("remove"),
+        &|| fs::rename(context.path().join("d06"), context.path().join("d99")).expect("rename"),
+        &|| context.write("d05/below", "hides"),
+        &|| fs::remove_file(context.path().join("d05/below")).expect("remove"),
+        &|| {
+            fs::remove_file(context.path().join("d01/f001")).expect("remove");
+            context.write("d01/f001/now/a/directory", "x");
+        },
+        &|| {
+            fs::remove_dir_all(context.path().join("d02")).expect("remove");
+            context.write("d02", "now a file");
+        },
+        &|| context.chmod("d03", 0o700),
+    ];
+    for (step, change) in changes.iter().enumerate() {
+        change();
+        let built = export(&home, &context, "");
+        assert_eq!(built.digest, export(&Home::new(), &context, "versions").digest, "change {step}");
+    }
+    assert!(fs::read_dir(home.path().join("versions-v1")).expect("versions").count() >= 3);
+}
+
+/// Owners are recorded beside files where there is one user id; links have theirs in a file of each directory.
+#[test]
+fn versions_are_the_same_in_every_mode() {
+    let context = Context::new(
+        "FROM busybox\nCOPY --chown=7:8 . /src\nRUN find /src | sort > /list && cat /src/many/* /src/changing > /all\n",
+    );
+    (0..40).for_each(|n| context.write(&format!("many/{n}"), n.to_string()));
+    for name in ["link", "other", "gone"] {
+        symlink("many/1", context.path().join(name)).expect("a link");
+    }
+    context.write("changing", "first");
+    run(tool("chmod").args(["-R", "u=rwX,go=rX"]).arg(context.path())).ok();
+    let (range, one_id, copying) = (User::with_range(), User::with_one_id(), Home::new());
+    let copied = |context: &Context| export(&copying, context, "overlay");
+    range.image(&context);
+    one_id.image(&context);
+    copied(&context);
+    context.write("changing", "second");
+    fs::remove_file(context.path().join("gone")).expect("remove a link");
+    symlink("many/2", context.path().join("new")).expect("a link");
+    let clean = export(&Home::new(), &context, "versions").digest;
+    assert_eq!(range.image(&context).digest, clean, "with subordinate ids");
+    assert_eq!(one_id.image(&context).digest, clean, "with one id");
+    assert_eq!(copied(&context).digest, clean, "without overlay");
+    let state = |user: &User| user.at("home/.local/share/builder");
+    for state in [state(&range), state(&one_id), copying.path().to_owned()] {
+        let versions = fs::read_dir(state.join("versions-v1")).expect("versions");
+        assert!(versions.flatten().any(|entry| entry.path().join("src/new").is_symlink()));
+    }
 }
 
 /// What a step sees of the files below it, with programs that refuse a file of more names than one.
@@ -73,7 +202,7 @@ FROM busybox AS made
 RUN mkdir /made && echo one > /made/one && echo two > /made/two && ln /made/two /made/again
 FROM busybox
 COPY . /src
-RUN stat -c '%h %n' /src/* > /counts && for file in /src/f*; do gzip -k $file || exit 1; done
+RUN stat -c '%h %n' /src/[fh]* > /counts && for file in /src/f*; do gzip -k $file || exit 1; done
 COPY --from=made /made /made
 RUN stat -c '%h %n' /made/* >> /counts && gzip -k /made/one
 ";
@@ -85,6 +214,8 @@ fn a_step_sees_the_number_of_links_that_the_image_has() {
     let context =
         Context::new(COUNTS).file("f1", "one").file("f2", "two").file("f3", "three").file("h1", "hard");
     context.write(".dockerignore", "Dockerfile\n.dockerignore\n");
+    // So many that a version is written as what changed.
+    (0..40).for_each(|n| context.write(&format!("many/{n}"), n.to_string()));
     fs::hard_link(context.path().join("h1"), context.path().join("h2")).expect("a hard link");
     let counts = |home: &Home| {
         let dir = tempdir();
@@ -107,6 +238,8 @@ fn a_step_sees_the_number_of_links_that_the_image_has() {
         context.write("f2", round.to_string());
         assert_eq!(counts(&home), expected, "version {round}");
     }
+    let versions = fs::read_dir(home.path().join("versions-v1")).expect("versions").count();
+    assert_eq!(versions, 3, "each is written as what changed");
     context.write("f3", "of another store");
     assert_eq!(counts(&Home::new()), counts(&home));
 }
@@ -156,16 +289,20 @@ fn every_fast_path_can_be_switched_off_and_the_image_is_the_same() {
     let context = work();
     let with_all = Home::new();
     let first = export(&with_all, &context, "");
-    for disabled in ["stat-cache", "chunks", "stat-cache,chunks"] {
+    for disabled in ["versions", "stat-cache", "chunks", "versions,stat-cache,chunks"] {
         assert_eq!(export(&Home::new(), &context, disabled).digest, first.digest, "without {disabled}");
     }
     // Now where there is a version of before.
     context.write("d", "changed");
     let second = export(&with_all, &context, "");
     assert_ne!(diff_ids(&second), diff_ids(&first));
-    for disabled in ["", "stat-cache", "chunks"] {
+    for disabled in ["", "versions", "stat-cache", "chunks"] {
         assert_eq!(export(&Home::new(), &context, disabled).digest, second.digest, "without {disabled}");
     }
+    // And where a version of before is there but not to be used.
+    context.write("b", "changed, too");
+    let third = export(&with_all, &context, "versions");
+    assert_eq!(export(&Home::new(), &context, "").digest, third.digest);
     let home = Home::new();
     run(home.build(&context).env("BUILDER_DISABLE", "link")).code_is(2).says("stat-cache");
 }
@@ -182,14 +319,6 @@ fn hard_links_of_the_store_are_none_of_the_image() {
         assert_eq!(links(&format!("owned/{path}")), None, "{path}");
     }
     assert_eq!(links("owned/hard"), Some("owned/a".to_owned()), "the context's own");
-}
-
-/// The regular files of the built layers, relative to all layers.
-fn snapshot_files(home: &Home) -> Vec<String> {
-    let snapshots = home.path().join("snapshots-v1");
-    let list =
-        run(tool("find").arg(snapshots).args(["-path", "*/src/*", "-type", "f", "-printf", "%P\\n"])).ok();
-    list.stdout.lines().map(str::to_owned).collect()
 }
 
 /// What steps write never gets into the layers below, however they write it.
@@ -225,15 +354,15 @@ RUN --mount=type=bind,target=/bound,rw cd /bound && for f in *; do echo bound >>
     }
     // The layers that COPY made are as the context is, in all versions.
     let mut seen = 0;
-    for path in snapshot_files(&home) {
-        let place = home.path().join("snapshots-v1").join(&path);
+    for (path, _) in stored_files(&home) {
+        let place = Path::new(&path);
         let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let layer = place.parent().expect("a directory");
         if names.contains(&name) && layer.join("Dockerfile").exists() {
             seen += 1;
-            let text = fs::read_to_string(&place).expect("a file of a layer");
+            let text = fs::read_to_string(place).expect("a file of a layer");
             assert_eq!(text, format!("content of {name}"), "{path}");
-            let metadata = fs::metadata(&place).expect("its metadata");
+            let metadata = fs::metadata(place).expect("its metadata");
             assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o644, 0), "{path}");
         }
     }

@@ -8,6 +8,8 @@ const VARIABLE: &str = "BUILDER_DISABLE";
 /// What is switched off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Disabled {
+    /// Each version of a layer is written in full.
+    pub(crate) versions: bool,
     /// Every file that is selected from a context is read.
     pub(crate) stat_cache: bool,
     /// All of a layer is compressed anew.
@@ -33,12 +35,14 @@ impl Disabled {
         let mut disabled = Disabled::default();
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             match name {
+                "versions" => disabled.versions = true,
                 "stat-cache" => disabled.stat_cache = true,
                 "chunks" => disabled.chunks = true,
                 "overlay" => disabled.overlay = true,
                 _ => {
-                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}"))
-                        .hint("there are stat-cache, chunks and overlay; write a comma between several"));
+                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}")).hint(
+                        "there are versions, stat-cache, chunks and overlay; write a comma between several",
+                    ));
                 }
             }
         }
@@ -54,6 +58,7 @@ mod tests {
     fn names_are_read() {
         let parse = |text: &str| Disabled::parse(text).ok();
         assert_eq!(parse(""), Some(Disabled::default()));
+        assert_eq!(parse("versions"), Some(Disabled { versions: true, ..Disabled::default() }));
         assert_eq!(parse("chunks"), Some(Disabled { chunks: true, ..Disabled::default() }));
         assert_eq!(
             parse(" stat-cache, chunks,"),

@@ -51,6 +51,7 @@ impl Machine {
         let options = StoreOptions {
             userxattr,
             recorded_owners,
+            separate_versions: disabled.versions,
             forget_chunks: disabled.chunks,
             snapshotter: if disabled.overlay { Snapshotter::Copying } else { self.snapshotter(home) },
         };

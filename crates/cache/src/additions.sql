@@ -1,5 +1,5 @@
 -- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
--- `steps` is the last: where it is, all are.
+-- The trigger `base_gone` is the last: where it is, all are.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
 CREATE TABLE IF NOT EXISTS kept (
@@ -38,3 +38,22 @@ CREATE TABLE IF NOT EXISTS chunks (
     length INTEGER NOT NULL,
     seal   BLOB    NOT NULL
 ) WITHOUT ROWID;
+
+-- Layers that a copy wrote. In full: by what later versions of them are found. Or as what is different from a full one, their `base`,
+-- which has to stay as long as they do; `own` is what they take themselves, in bytes.
+CREATE TABLE IF NOT EXISTS versions (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    identity BLOB,
+    place    BLOB,
+    base     INTEGER REFERENCES snapshots (id),
+    own      INTEGER
+);
+CREATE INDEX IF NOT EXISTS versions_identity ON versions (identity) WHERE base IS NULL;
+CREATE INDEX IF NOT EXISTS versions_base ON versions (base) WHERE base IS NOT NULL;
+
+-- A version without what it lies over is worth nothing.
+CREATE TRIGGER IF NOT EXISTS base_gone AFTER DELETE ON snapshots BEGIN
+    DELETE FROM records WHERE id IN
+        (SELECT record FROM record_layers JOIN versions ON versions.snapshot = record_layers.snapshot WHERE base = OLD.id);
+    DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM versions WHERE base = OLD.id);
+END;

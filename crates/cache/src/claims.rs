@@ -2,12 +2,12 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use hash::CacheKey;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::fs::FlockOperation;
 
 use crate::CacheError;
 use crate::error::At;
 use crate::layout::{Layout, open_lock_file};
+use crate::lock::Lock;
 use crate::record::Claim;
 use crate::scratch::is_at;
 
@@ -15,8 +15,7 @@ use crate::scratch::is_at;
 #[derive(Debug)]
 struct FileClaim {
     path: PathBuf,
-    /// Locked; closing it unlocks.
-    _file: File,
+    _lock: Lock,
 }
 
 impl Claim for FileClaim {}
@@ -33,13 +32,11 @@ pub(crate) fn try_claim(layout: &Layout, key: &CacheKey) -> Result<Option<Box<dy
     let path = layout.claim(key);
     loop {
         let file = open_lock_file(&path).at("open", &path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error).at("lock", &path),
-        }
-        if is_at(&file, &path)? {
-            return Ok(Some(Box::new(FileClaim { path, _file: file })));
+        let Some(lock) = Lock::attempt(file, FlockOperation::NonBlockingLockExclusive, &path)? else {
+            return Ok(None);
+        };
+        if is_at(lock.file(), &path)? {
+            return Ok(Some(Box::new(FileClaim { path, _lock: lock })));
         }
     }
 }
@@ -50,7 +47,9 @@ pub(crate) fn remove_unused(layout: &Layout) -> Result<(), CacheError> {
     for entry in fs::read_dir(&dir).at("list", &dir)? {
         let path = entry.at("list", &dir)?.path();
         let Ok(file) = File::open(&path) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, &path)? {
+        if let Some(lock) = Lock::attempt(file, FlockOperation::NonBlockingLockExclusive, &path)?
+            && is_at(lock.file(), &path)?
+        {
             fs::remove_file(&path).at("remove", &path)?;
         }
     }

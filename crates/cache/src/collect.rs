@@ -254,7 +254,7 @@ const OWN_BLOBS: &str = "packed JOIN blobs ON blobs.digest = packed.digest
 /// Images that have a name are no cache.
 fn bytes_used(db: &rusqlite::Connection) -> rusqlite::Result<u64> {
     db.query_row(
-        "SELECT (SELECT coalesce(sum(size), 0) FROM snapshots)
+        "SELECT (SELECT coalesce(sum(coalesce(own, size)), 0) FROM snapshots LEFT JOIN versions ON versions.snapshot = snapshots.id)
               + (SELECT coalesce(sum(size), 0) FROM blobs WHERE digest NOT IN (SELECT digest FROM image_blobs))",
         [],
         |row| row.get(0).map(from_sql),

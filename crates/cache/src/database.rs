@@ -18,7 +18,7 @@ const COMPLETE: i64 = 1;
 
 /// Tables that older programs do not know, and its last one.
 const ADDITIONS: &str = include_str!("additions.sql");
-const ADDED: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'chunks')";
+const ADDED: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'base_gone')";
 
 /// How long to wait for a writer of another process. Transactions last milliseconds; a disk that stalls lasts longer.
 const BUSY: Duration = Duration::from_secs(60);

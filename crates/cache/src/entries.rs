@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,26 +13,39 @@ use crate::upper::{UpperDir, is_whiteout};
 
 /// What a layer says, entry by entry, as it goes into a tar: a directory before what it holds, names sorted by their bytes,
 /// whiteouts among them, an opaque mark right after its directory. Sockets are left out; of several names of one file, the later
-/// ones are hard links to the first.
+/// ones are hard links to the first. A layer that is a version of another one says what it would say in full.
 #[derive(Debug)]
 pub struct Entries {
-    upper: UpperDir,
+    /// Top first.
+    uppers: Vec<UpperDir>,
     entries: Vec<Entry>,
     sockets: Vec<PathBuf>,
+    /// The files of each directory but the last: what is in none of them is in that.
+    places: Vec<HashSet<Vec<u8>>>,
 }
 
 impl Entries {
-    /// Reads a layer's directory. The root directory is an entry only with `root`.
-    pub(crate) fn read(upper: UpperDir, root: bool) -> Result<Entries, CacheError> {
+    /// Reads a layer's directories, top first. The root directory is an entry only with `root`.
+    pub(crate) fn read(uppers: Vec<UpperDir>, root: bool) -> Result<Entries, CacheError> {
         let mut found = Vec::new();
-        if root && let Some(metadata) = upper.tree.metadata(Path::new(""))? {
-            found.push(describe(&upper, Path::new(""), &metadata)?);
+        if root
+            && let Some(top) = uppers.first()
+            && let Some(metadata) = top.tree.metadata(Path::new(""))?
+        {
+            found.push(describe(top, 0, Path::new(""), &metadata)?);
         }
-        found.extend(read_directory(&upper, Path::new(""))?);
+        let all: Vec<usize> = (0..uppers.len()).collect();
+        found.extend(read_directory(&uppers, &all, Path::new(""))?);
         let sockets =
             found.extract_if(.., |found| found.socket).map(|found| path_of(&found.entry).to_owned());
         let sockets = sockets.collect();
-        Ok(Entries { upper, entries: link(found), sockets })
+        let mut places = vec![HashSet::new(); uppers.len().saturating_sub(1)];
+        for Found { entry, place, .. } in &found {
+            if let (EntryKind::File { .. }, Some(place)) = (&entry.kind, places.get_mut(*place)) {
+                place.insert(entry.path.clone());
+            }
+        }
+        Ok(Entries { uppers, entries: link(found), sockets, places })
     }
 
     /// Where the directory has sockets, which no layer can have.
@@ -47,12 +60,18 @@ impl Entries {
 
     /// Opens the content of an [`EntryKind::File`] (or of a hard link to one).
     pub fn open(&self, entry: &Entry) -> Result<File, CacheError> {
-        Ok(self.upper.tree.open(path_of(entry))?)
+        Ok(self.upper_of(entry).tree.open(path_of(entry))?)
     }
 
     /// Where the entry lies on the host, for messages.
     pub(crate) fn host_path(&self, entry: &Entry) -> PathBuf {
-        self.upper.path.join(path_of(entry))
+        self.upper_of(entry).path.join(path_of(entry))
+    }
+
+    /// The directory that has a file.
+    fn upper_of(&self, entry: &Entry) -> &UpperDir {
+        let place = self.places.iter().position(|files| files.contains(&entry.path));
+        &self.uppers[place.unwrap_or(self.places.len())]
     }
 
     /// Bytes of all files, those with several names counted once.
@@ -68,6 +87,8 @@ impl Entries {
 /// An entry, and the inode when the file has further names.
 struct Found {
     entry: Entry,
+    /// The index of the upper directory that has it.
+    place: usize,
     inode: Option<(u64, u64)>,
     /// Something that cannot be in a layer: no entry in truth.
     socket: bool,
@@ -77,26 +98,75 @@ fn path_of(entry: &Entry) -> &Path {
     Path::new(OsStr::from_bytes(&entry.path))
 }
 
-/// Everything below `path`, not `path` itself.
-fn read_directory(upper: &UpperDir, path: &Path) -> Result<Vec<Found>, TreeError> {
-    let mut names: Vec<(OsString, Metadata)> = upper.tree.list(path)?;
-    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    let read = |(name, metadata): &(OsString, Metadata)| -> Result<Vec<Found>, TreeError> {
-        let path = path.join(name);
-        let mut found = vec![describe(upper, &path, metadata)?];
-        if metadata.kind == Kind::Directory {
-            if upper.is_opaque(&path)? {
+/// Everything below `path`, not `path` itself. It is a directory in each of `places`, the indices of upper directories, top first.
+fn read_directory(uppers: &[UpperDir], places: &[usize], path: &Path) -> Result<Vec<Found>, TreeError> {
+    let read = |item: &Item| -> Result<Vec<Found>, TreeError> {
+        let path = path.join(&item.name);
+        let upper = &uppers[item.places[0]];
+        let mut found = vec![describe(upper, item.places[0], &path, &item.metadata)?];
+        if item.metadata.kind == Kind::Directory {
+            let (shown, hides) = shown(uppers, &item.places, &path)?;
+            if hides {
                 found.push(mark(&path, EntryKind::Opaque));
             }
-            found.extend(read_directory(upper, &path)?);
+            found.extend(read_directory(uppers, shown, &path)?);
         }
         Ok(found)
     };
-    let parts: Vec<Vec<Found>> = names.par_iter().map(read).collect::<Result<_, _>>()?;
+    let items = list(uppers, places, path)?;
+    let parts: Vec<Vec<Found>> = items.par_iter().map(read).collect::<Result<_, _>>()?;
     Ok(parts.into_iter().flatten().collect())
 }
 
-fn describe(upper: &UpperDir, path: &Path, metadata: &Metadata) -> Result<Found, TreeError> {
+/// A name in a directory.
+struct Item {
+    name: OsString,
+    /// Of what shows.
+    metadata: Metadata,
+    /// Where that is; of a directory, all that make it up.
+    places: Vec<usize>,
+}
+
+/// What is in a directory, sorted.
+fn list(uppers: &[UpperDir], places: &[usize], path: &Path) -> Result<Vec<Item>, TreeError> {
+    let item = |(name, metadata), place| Item { name, metadata, places: vec![place] };
+    let mut items: Vec<Item> = Vec::new();
+    for &place in places {
+        items.extend(uppers[place].tree.list(path)?.into_iter().map(|listed| item(listed, place)));
+    }
+    // Stable: of one name, the topmost stays first.
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    items.dedup_by(|lower, upper| {
+        let same = lower.name == upper.name;
+        let merges = |item: &Item| item.metadata.kind == Kind::Directory;
+        if same && merges(upper) && merges(lower) {
+            upper.places.append(&mut lower.places);
+        }
+        // What it removes was in the layer itself.
+        if same && is_whiteout(&upper.metadata) {
+            upper.places.clear();
+        }
+        same
+    });
+    items.retain(|item| !item.places.is_empty());
+    Ok(items)
+}
+
+/// Of the places of a directory those that show, and whether the lowest of them hides what lies below the layer.
+fn shown<'a>(
+    uppers: &[UpperDir],
+    places: &'a [usize],
+    path: &Path,
+) -> Result<(&'a [usize], bool), TreeError> {
+    for (index, place) in places.iter().enumerate() {
+        if uppers[*place].is_opaque(path)? {
+            return Ok((&places[..=index], true));
+        }
+    }
+    Ok((places, false))
+}
+
+fn describe(upper: &UpperDir, place: usize, path: &Path, metadata: &Metadata) -> Result<Found, TreeError> {
     if is_whiteout(metadata) {
         return Ok(mark(path, EntryKind::Whiteout));
     }
@@ -129,7 +199,7 @@ fn describe(upper: &UpperDir, path: &Path, metadata: &Metadata) -> Result<Found,
     // Anything but a directory can have several names, also a symbolic link.
     let shared = metadata.kind != Kind::Directory && metadata.links > 1;
     let inode = shared.then_some((metadata.file_system, metadata.inode));
-    Ok(Found { entry, inode, socket: metadata.kind == Kind::Socket })
+    Ok(Found { entry, place, inode, socket: metadata.kind == Kind::Socket })
 }
 
 fn mark(path: &Path, kind: EntryKind) -> Found {
@@ -143,7 +213,7 @@ fn mark(path: &Path, kind: EntryKind) -> Found {
         mtime_nanos: 0,
         xattrs: Default::default(),
     };
-    Found { entry, inode: None, socket: false }
+    Found { entry, place: 0, inode: None, socket: false }
 }
 
 /// Turns further names of a file into hard links. Names in other layers, or outside of any, do not count.

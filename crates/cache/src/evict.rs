@@ -3,7 +3,7 @@
 //! A layer can go when no result stands on it any more, so the ends of chains go first: of those, what took little time to make for its
 //! bytes, and was not used for long.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
@@ -211,8 +211,10 @@ fn mount_part(kind: CacheKind, mount: &CacheMountInfo) -> CachePart {
 /// Layers, and the results that are made of them.
 pub(crate) struct Layers {
     layers: BTreeMap<i64, Layer>,
-    /// The layers of each record, bottom first.
+    /// The layers of each record, bottom first, one that is a version of another right above that.
     records: HashMap<i64, Vec<i64>>,
+    /// What versions are over.
+    bases: HashMap<i64, i64>,
 }
 
 struct Layer {
@@ -232,10 +234,13 @@ impl Layers {
     pub(crate) fn read(db: &Connection) -> rusqlite::Result<Layers> {
         let mut layers = BTreeMap::new();
         let mut select = db.prepare_cached(
-            "SELECT id, size, created, used, EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id),
+            "SELECT id, coalesce((SELECT own FROM versions WHERE snapshot = snapshots.id), size), created, used,
+                    EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id),
                     EXISTS (SELECT 1 FROM packed JOIN image_blobs ON image_blobs.digest = packed.digest
                             WHERE packed.snapshot = snapshots.id)
-             FROM snapshots WHERE id NOT IN (SELECT value FROM kept, json_each(kept.layers))",
+             FROM snapshots WHERE id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+               AND id NOT IN (SELECT base FROM versions JOIN kept ON versions.snapshot IN (SELECT value FROM json_each(kept.layers))
+                              WHERE base IS NOT NULL)",
         )?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -251,12 +256,24 @@ impl Layers {
             };
             layers.insert(row.get(0)?, layer);
         }
+        let bases: HashMap<i64, i64> = db
+            .prepare_cached("SELECT snapshot, base FROM versions WHERE base IS NOT NULL")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
         let mut records: HashMap<i64, Vec<i64>> = HashMap::new();
         let mut select =
             db.prepare_cached("SELECT record, snapshot FROM record_layers ORDER BY record, position")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            records.entry(row.get(0)?).or_default().push(row.get(1)?);
+            let layer = row.get(1)?;
+            let of = records.entry(row.get(0)?).or_default();
+            of.extend(bases.get(&layer));
+            of.push(layer);
+        }
+        let in_records: HashSet<i64> = records.values().flatten().copied().collect();
+        for (layer, base) in bases.iter().filter(|(layer, _)| !in_records.contains(layer)) {
+            // An image has it: all the same its base cannot go before it.
+            records.insert(-layer, vec![*base, *layer]);
         }
         let mut select =
             db.prepare_cached("SELECT id, description, duration FROM records ORDER BY id DESC")?;
@@ -269,7 +286,16 @@ impl Layers {
                 layer.is_result = true;
             }
         }
-        Ok(Layers { layers, records })
+        // What has no result any more is there for the versions over it.
+        for (layer, base) in &bases {
+            let of_version = layers.get(layer).map(|layer| (layer.description.clone(), layer.nanos));
+            if let (Some(base), Some(of_version)) = (layers.get_mut(base), of_version)
+                && base.description.is_empty()
+            {
+                (base.description, base.nanos) = of_version;
+            }
+        }
+        Ok(Layers { layers, records, bases })
     }
 
     /// Whether a result or an image leads to a layer.
@@ -281,10 +307,17 @@ impl Layers {
     fn parents(&self) -> BTreeMap<i64, BTreeSet<i64>> {
         let mut parents: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
         for layers in self.records.values() {
-            if let [.., below, top] = layers.as_slice() {
-                parents.entry(*top).or_default().insert(*below);
+            let Some((top, mut below)) = layers.split_last() else { continue };
+            let mut insert = |below: Option<&i64>| parents.entry(*top).or_default().extend(below);
+            if let Some((base, rest)) = below.split_last()
+                && self.bases.get(top) == Some(base)
+            {
+                insert(Some(base));
+                below = rest;
             }
+            insert(below.last());
         }
+        parents.retain(|_, of| !of.is_empty());
         parents
     }
 

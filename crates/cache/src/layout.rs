@@ -49,7 +49,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn directories(&self) -> [PathBuf; 9] {
+    fn directories(&self) -> [PathBuf; 10] {
         [
             self.blobs(),
             self.snapshots(),
@@ -60,6 +60,7 @@ impl Layout {
             self.mounts(),
             self.remotes(),
             self.logs(),
+            self.versions(),
         ]
     }
 
@@ -94,13 +95,23 @@ impl Layout {
         self.root.join("snapshots-v1")
     }
 
-    /// Owners that the layer's own files cannot carry.
-    pub(crate) fn owners(&self, id: SnapshotId) -> PathBuf {
-        self.snapshots().join(format!("{id}.owners"))
-    }
-
     pub(crate) fn snapshot(&self, id: SnapshotId) -> PathBuf {
         self.snapshots().join(id.to_string())
+    }
+
+    /// Apart from the others: what does not know that something belongs below them must not take them for layers.
+    pub(crate) fn versions(&self) -> PathBuf {
+        self.root.join("versions-v1")
+    }
+
+    /// Of a layer that lies over an earlier version of it.
+    pub(crate) fn version(&self, id: SnapshotId) -> PathBuf {
+        self.versions().join(id.to_string())
+    }
+
+    /// All that is in a full layer, which later versions of it are compared with.
+    pub(crate) fn layer_files(&self, id: SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{id}.files"))
     }
 
     /// What an overlay of no layers has below: overlayfs wants one lower directory.
@@ -314,6 +325,13 @@ fn refuse_foreign(root: &Path) -> Result<(), CacheError> {
         ),
         None => Ok(()),
     }
+}
+
+/// Owners that the files of a layer cannot carry, for the layer's directory.
+pub(crate) fn owners_of(layer: &Path) -> PathBuf {
+    let mut path = layer.to_owned().into_os_string();
+    path.push(".owners");
+    path.into()
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
+//!   snapshots-v1/<id>.files      all that is in a layer that a copy wrote, to compare the next version with
+//!   versions-v1/<id>/, .owners   layers that are written as what is different from a full one, over whose directory they lie
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
@@ -47,6 +49,8 @@ mod import;
 mod kept;
 mod layout;
 mod leases;
+mod listing;
+mod lock;
 mod logs;
 mod memory;
 mod mounts;
@@ -64,6 +68,7 @@ mod stat_cache;
 mod store;
 mod upper;
 mod usage;
+mod versions;
 mod view;
 
 pub use blobs::BlobStore;
@@ -77,6 +82,7 @@ pub use error::CacheError;
 pub use evict::{CacheKind, CachePart, Limits};
 pub use images::StoredImage;
 pub use kept::{KeptId, KeptStep};
+pub use listing::Listing;
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
@@ -88,4 +94,5 @@ pub use snapshots::{ActiveRoot, ActiveSnapshot, RootForm, Snapshot};
 pub use stat_cache::DiskStatCache;
 pub use store::{Snapshotter, Store, StoreOptions};
 pub use usage::{Amount, SnapshotUsage, Usage};
+pub use versions::{Difference, VersionName};
 pub use view::TreeView;

@@ -3,12 +3,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rayon::prelude::*;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::fs::FlockOperation;
 
 use crate::database::{bytes32, from_sql, to_millis};
-use crate::error::At;
 use crate::layout::names_in;
+use crate::lock::Lock;
 use crate::remove::remove_tree;
 use crate::session::open_lock;
 use crate::usage::measure;
@@ -51,11 +50,16 @@ const EVERYTHING: &str = "
     DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
     DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM chunks;";
 
-/// Records without a key cannot be found; layers without a record or a chain neither; blobs serve packed layers and images.
+/// Records without a key cannot be found; layers without a record or a chain neither, but some have versions over them, which go first;
+/// blobs serve packed layers and images.
 const UNREFERENCED: &str = "
     DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
     DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
-        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers));
+        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+        AND id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL);
+    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
+        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+        AND id NOT IN (SELECT base FROM versions WHERE base IS NOT NULL);
     DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs)
         AND digest NOT IN (SELECT digest FROM downloads);
     DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs);";
@@ -80,10 +84,9 @@ impl Store {
         } else {
             FlockOperation::NonBlockingLockExclusive
         };
-        match flock(&lock, operation) {
-            Err(Errno::WOULDBLOCK) => return Err(CacheError::Busy { path: self.root().to_owned() }),
-            other => other.at("lock", &inner.layout.session_lock())?,
-        }
+        let Some(lock) = Lock::attempt(lock, operation, &inner.layout.session_lock())? else {
+            return Err(CacheError::Busy { path: self.root().to_owned() });
+        };
         let before = first()?;
         let mut pruned = self.remove_rows(options.all)?;
         let mut trash = Trash::new(self);
@@ -131,21 +134,28 @@ impl Store {
     }
 
     pub(crate) fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let dir = self.inner.layout.snapshots();
+        let (snapshots, versions) = (self.inner.layout.snapshots(), self.inner.layout.versions());
         // Names first: a layer is known before it has a name, and builds may be running.
-        let names = names_in(&dir)?;
-        let known = self.known_snapshots()?;
+        let named = [names_in(&snapshots)?, names_in(&versions)?];
+        let over: HashSet<i64> = self.inner.database.read("list versions", |db| {
+            let mut select = db.prepare("SELECT snapshot FROM versions WHERE base IS NOT NULL")?;
+            select.query_map([], |row| row.get(0))?.collect()
+        })?;
+        let full: HashSet<i64> = self.known_snapshots()?.difference(&over).copied().collect();
         let mut taken = 0;
-        for name in names {
-            let (stem, is_layer) = match name.strip_suffix(".owners") {
-                Some(stem) => (stem, false),
-                None => (name.as_str(), true),
-            };
-            if stem.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
-                continue;
+        for ((dir, names), known) in [snapshots, versions].iter().zip(named).zip([full, over]) {
+            for name in names {
+                let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".files"));
+                let (stem, is_layer) = match beside {
+                    Some(stem) => (stem, false),
+                    None => (name.as_str(), true),
+                };
+                if stem.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
+                    continue;
+                }
+                trash.take(&dir.join(&name))?;
+                taken += u64::from(is_layer);
             }
-            trash.take(&dir.join(&name))?;
-            taken += u64::from(is_layer);
         }
         Ok(taken)
     }

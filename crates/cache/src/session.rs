@@ -5,12 +5,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use rusqlite::params;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use crate::CacheError;
 use crate::database::to_millis;
 use crate::error::At;
 use crate::layout::Layout;
+use crate::lock::Lock;
 use crate::store::Inner;
 
 /// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
@@ -26,16 +27,16 @@ pub(crate) const USED_GRAIN_MILLIS: i64 = 10 * 60 * 1000;
 #[derive(Debug)]
 pub struct Session {
     inner: Arc<Inner>,
-    /// Shared `flock`; ends with the process.
-    _lock: File,
+    /// Shared.
+    _lock: Lock,
     finished: bool,
 }
 
 impl Session {
     /// Waits while a prune is removing things.
     pub(crate) fn begin(inner: Arc<Inner>) -> Result<Session, CacheError> {
-        let lock = open_lock(&inner.layout)?;
-        flock(&lock, FlockOperation::LockShared).at("lock", &inner.layout.session_lock())?;
+        let path = inner.layout.session_lock();
+        let lock = Lock::wait(open_lock(&inner.layout)?, FlockOperation::LockShared, &path)?;
         inner.leases.begin();
         Ok(Session { inner, _lock: lock, finished: false })
     }

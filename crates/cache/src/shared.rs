@@ -1,10 +1,11 @@
 //! Layers of older programs, which shared unchanged files between versions by hard links. What stands above such a layer sees numbers
 //! of links that the image does not have, so they are forgotten once.
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use crate::CacheError;
 use crate::layout::names_in;
+use crate::lock::Lock;
 use crate::remove::remove_tree;
 use crate::session::open_lock;
 use crate::store::Inner;
@@ -18,10 +19,8 @@ pub(crate) fn forget_shared(inner: &Inner) -> Result<(), CacheError> {
     if !shared.exists() {
         return Ok(());
     }
-    let lock = open_lock(&inner.layout)?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
-    }
+    let (path, exclusive) = (inner.layout.session_lock(), FlockOperation::NonBlockingLockExclusive);
+    let Some(_lock) = Lock::attempt(open_lock(&inner.layout)?, exclusive, &path)? else { return Ok(()) };
     let snapshots = inner.layout.snapshots();
     let names = names_in(&snapshots)?;
     let lists: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(LIST)).collect();

@@ -15,20 +15,20 @@ use rustix::io::Errno;
 use crate::copying::FullCopy;
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
 use crate::error::At;
-use crate::layout::create_dir;
+use crate::layout::{create_dir, owners_of};
 use crate::leases::Bucket;
 use crate::remove::remove_tree;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
-use crate::view::top_first;
+use crate::versions::Version;
 use crate::{CacheError, Changes, Entries, SnapshotId, Store, TreeView};
 
 /// A committed layer: a directory that never changes.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     id: SnapshotId,
-    dir: PathBuf,
-    owners: Owners,
+    /// Top first: of a version of another layer its own, and that one's.
+    dirs: Vec<(PathBuf, Owners)>,
     marks: Marks,
     describes_root: bool,
     changes: Changes,
@@ -41,9 +41,10 @@ impl Snapshot {
         self.id
     }
 
-    /// The directory, in the form of an overlay's upper directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// The directories that make it up, top first, in the form of an overlay's upper directories: one, or two where it is a version of
+    /// another layer.
+    pub fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.dirs.iter().map(|(dir, _)| dir.as_path())
     }
 
     /// What it amounts to, as the caller of [`ActiveSnapshot::commit`] said.
@@ -61,8 +62,9 @@ impl Snapshot {
         Entries::read(self.open()?, self.describes_root)
     }
 
-    pub(crate) fn open(&self) -> Result<UpperDir, CacheError> {
-        UpperDir::open(&self.dir, &self.owners, self.marks)
+    /// Top first.
+    pub(crate) fn open(&self) -> Result<Vec<UpperDir>, CacheError> {
+        self.dirs.iter().map(|(dir, owners)| UpperDir::open(dir, owners, self.marks)).collect()
     }
 
     /// Whether the root directory's mode, owner and attributes are the layer's own doing.
@@ -79,7 +81,9 @@ impl Store {
         }
         let row = self.inner.database.read("look up a snapshot", |db| {
             db.prepare_cached(
-                "SELECT changes, entries, size, root, created, used FROM snapshots WHERE id = ?1",
+                "SELECT changes, entries, size, root, created, used,
+                        (SELECT base FROM versions WHERE snapshot = id)
+                 FROM snapshots WHERE id = ?1",
             )?
             .query_row([id.0], |row| {
                 let changes = Changes {
@@ -87,19 +91,19 @@ impl Store {
                     entries: from_sql(row.get(1)?),
                     size: from_sql(row.get(2)?),
                 };
-                Ok((changes, row.get(3)?, row.get(4)?, row.get(5)?))
+                let base: Option<i64> = row.get(6)?;
+                Ok((changes, row.get(3)?, row.get(4)?, row.get(5)?, base.map(SnapshotId)))
             })
             .optional()
         })?;
-        let Some((changes, describes_root, created, used)) = row else { return Ok(None) };
+        let Some((changes, describes_root, created, used, base)) = row else { return Ok(None) };
         self.inner.touch(used, to_millis(SystemTime::now()), |touched| {
             touched.snapshots.insert(id.0);
         });
         Ok(Some(Snapshot {
             id,
-            dir: self.inner.layout.snapshot(id),
-            owners: self.inner.owners_beside(&self.inner.layout.owners(id)),
-            marks: Marks::new(self.inner.options.userxattr),
+            dirs: self.inner.dirs_of(id, base),
+            marks: self.inner.marks(),
             describes_root,
             changes,
             created: from_millis(created),
@@ -124,6 +128,7 @@ impl Store {
             below,
             has_parents: !parents.is_empty(),
             root_before,
+            version: None,
         })
     }
 
@@ -131,7 +136,7 @@ impl Store {
     pub fn begin_root(&self, parents: &[SnapshotId]) -> Result<ActiveRoot, CacheError> {
         let snapshot = self.begin(parents)?;
         let (form, copy) = match self.inner.options.snapshotter {
-            Snapshotter::Overlay => (snapshot.overlay_form(parents)?, None),
+            Snapshotter::Overlay => (snapshot.overlay_form()?, None),
             Snapshotter::Copying => {
                 let root = snapshot.folder.0.join("root");
                 let copy = FullCopy::make(
@@ -161,21 +166,63 @@ impl Inner {
         }
     }
 
-    /// Whether the layer's directory stands. A missing one is forgotten, and with it every record that has it.
+    /// The directories of a layer that lies over `base`, top first.
+    fn dirs_of(&self, id: SnapshotId, base: Option<SnapshotId>) -> Vec<(PathBuf, Owners)> {
+        let dirs = match base {
+            None => vec![self.layout.snapshot(id)],
+            Some(base) => vec![self.layout.version(id), self.layout.snapshot(base)],
+        };
+        let with_owners = |dir: PathBuf| {
+            let owners = self.owners_beside(&owners_of(&dir));
+            (dir, owners)
+        };
+        dirs.into_iter().map(with_owners).collect()
+    }
+
+    /// Whether the layer's directories stand. A missing one is forgotten, and with it every record that has it.
     pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool, CacheError> {
+        // Leased before anybody looks whether it is there: what is not leased may be removed meanwhile.
         self.leases.hold(&self.layout, Bucket::of_layer(id))?;
-        let dir = self.layout.snapshot(id);
-        match fs::symlink_metadata(&dir) {
-            Ok(metadata) if metadata.is_dir() => Ok(true),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("examine", &dir),
-            _ => {
-                self.damage.note(format!("layer {id}"));
-                self.database.write("forget a lost snapshot", |db| {
-                    db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
-                })?;
-                Ok(false)
+        if is_directory(&self.layout.snapshot(id))? {
+            return Ok(true);
+        }
+        let mut lost = id;
+        if is_directory(&self.layout.version(id))? {
+            match self.base_of(id)? {
+                Some(base) if self.is_base_there(base)? => return Ok(true),
+                Some(base) => lost = base,
+                None => {}
             }
         }
+        self.damage.note(format!("layer {id}"));
+        // With it go the versions over it.
+        self.database.write("forget a lost snapshot", |db| {
+            db.execute("DELETE FROM snapshots WHERE id = ?1", [lost.0])
+        })?;
+        Ok(false)
+    }
+
+    pub(crate) fn is_base_there(&self, base: SnapshotId) -> Result<bool, CacheError> {
+        self.leases.hold(&self.layout, Bucket::of_layer(base))?;
+        is_directory(&self.layout.snapshot(base))
+    }
+
+    fn base_of(&self, id: SnapshotId) -> Result<Option<SnapshotId>, CacheError> {
+        self.database.read("look up a version", |db| {
+            let base: Option<Option<i64>> = db
+                .prepare_cached("SELECT base FROM versions WHERE snapshot = ?1")?
+                .query_row([id.0], |row| row.get(0))
+                .optional()?;
+            Ok(base.flatten().map(SnapshotId))
+        })
+    }
+}
+
+fn is_directory(dir: &Path) -> Result<bool, CacheError> {
+    match fs::symlink_metadata(dir) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).at("examine", dir),
     }
 }
 
@@ -207,6 +254,8 @@ pub struct ActiveSnapshot {
     below: TreeView,
     has_parents: bool,
     root_before: Attributes,
+    /// Where it was written by a copy.
+    pub(crate) version: Option<Version>,
 }
 
 impl ActiveSnapshot {
@@ -235,8 +284,12 @@ impl ActiveSnapshot {
         &self.store
     }
 
+    pub(crate) fn has_parents(&self) -> bool {
+        self.has_parents
+    }
+
     pub(crate) fn entries(&self) -> Result<Entries, CacheError> {
-        Entries::read(self.open()?, self.describes_root()?)
+        Entries::read(vec![self.open()?], self.describes_root()?)
     }
 
     /// Reads and hashes what was written; needed where the writer was a process. Marks that hide nothing are taken away first, so that
@@ -288,10 +341,14 @@ impl ActiveSnapshot {
                 now,
                 inner.boot
             ])?;
-            Ok(SnapshotId(db.last_insert_rowid()))
+            let id = SnapshotId(db.last_insert_rowid());
+            if let Some(version) = &self.version {
+                version.insert(db, id)?;
+            }
+            Ok(id)
         })?;
         // Until the rename the row names nothing, which readers take for a lost snapshot; nobody has the id yet.
-        if let Err(error) = self.move_to(id) {
+        if let Err(error) = self.move_to(id, changes) {
             let _ = inner.database.write("take back a snapshot", |db| {
                 db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
             });
@@ -299,11 +356,10 @@ impl ActiveSnapshot {
         }
         inner.made_something();
         inner.leases.hold(&inner.layout, Bucket::of_layer(id))?;
-        self.store.grew(changes.size);
+        self.store.grew(self.version.as_ref().and_then(Version::own).unwrap_or(changes.size));
         Ok(Snapshot {
             id,
-            dir: inner.layout.snapshot(id),
-            owners: inner.owners_beside(&inner.layout.owners(id)),
+            dirs: inner.dirs_of(id, self.version.as_ref().and_then(Version::base)),
             marks: inner.marks(),
             describes_root,
             changes: *changes,
@@ -311,9 +367,25 @@ impl ActiveSnapshot {
         })
     }
 
-    fn move_to(&self, id: SnapshotId) -> Result<(), CacheError> {
+    fn move_to(&self, id: SnapshotId, changes: &Changes) -> Result<(), CacheError> {
         let inner = &self.store.inner;
-        let sidecar = inner.layout.owners(id);
+        let (mut dir, mut other) = (inner.layout.snapshot(id), inner.layout.version(id));
+        if matches!(self.version, Some(Version::Over { .. })) {
+            std::mem::swap(&mut dir, &mut other);
+        }
+        // What stands where this goes, or would go if it were of the other kind, was left by a process whose row was lost with the power:
+        // ids come from rows.
+        if let Some(old) = inner.scratch.take_away(&other)? {
+            remove_tree(&old)?;
+        }
+        let list = inner.layout.layer_files(id);
+        remove_file_if_there(&list)?;
+        if let Some(Version::Full { listing, .. }) = &self.version {
+            let written = self.folder.0.join("files");
+            fs::write(&written, listing.encode(&changes.digest)).at("write", &written)?;
+            fs::rename(&written, &list).at("rename", &written)?;
+        }
+        let sidecar = owners_of(&dir);
         remove_file_if_there(&sidecar)?;
         if let Owners::Recorded { sidecar: written } = &self.owners {
             match fs::rename(written, &sidecar) {
@@ -323,7 +395,6 @@ impl ActiveSnapshot {
                 _ => {}
             }
         }
-        let dir = inner.layout.snapshot(id);
         let rename = || {
             rustix::fs::renameat_with(
                 rustix::fs::CWD,
@@ -334,7 +405,6 @@ impl ActiveSnapshot {
             )
         };
         match rename() {
-            // Left by a process whose row was lost with the power: ids come from rows.
             Err(Errno::EXIST | Errno::NOTEMPTY) => {
                 if let Some(old) = inner.scratch.take_away(&dir)? {
                     remove_tree(&old)?;
@@ -393,12 +463,11 @@ impl ActiveSnapshot {
         marks.clear_opaque(&self.upper).at("unmark", &self.upper)
     }
 
-    fn overlay_form(&self, parents: &[SnapshotId]) -> Result<RootForm, CacheError> {
+    fn overlay_form(&self) -> Result<RootForm, CacheError> {
         let inner = &self.store.inner;
         let work = self.folder.0.join("work");
         create_dir(&work, 0o700)?;
-        let mut lower: Vec<PathBuf> =
-            top_first(parents).into_iter().map(|id| inner.layout.snapshot(id)).collect();
+        let mut lower: Vec<PathBuf> = self.below.dirs().map(Path::to_owned).collect();
         if lower.is_empty() {
             lower.push(inner.layout.empty_layer());
         }

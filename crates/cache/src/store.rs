@@ -33,6 +33,8 @@ pub struct StoreOptions {
     pub userxattr: bool,
     /// Whether owners are recorded beside the files ([`files::Owners::Recorded`]): true in a user namespace with a single id.
     pub recorded_owners: bool,
+    /// Each version of a layer is written in full.
+    pub separate_versions: bool,
     /// All of a layer is compressed anew.
     pub forget_chunks: bool,
 }

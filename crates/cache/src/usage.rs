@@ -85,16 +85,21 @@ pub struct SnapshotUsage {
     pub referenced: bool,
 }
 
-/// A layer that a step made is the last of that step's layers.
+/// A layer that a step made is the last of that step's layers; one that has no result any more is there for the versions over it.
 const LAYERS: &str = "
-    SELECT id, size, created, used,
+    SELECT id, coalesce((SELECT own FROM versions WHERE snapshot = snapshots.id), size), created, used,
            coalesce((SELECT name FROM kept WHERE snapshot = snapshots.id), (SELECT description FROM records JOIN record_layers AS own ON own.record = records.id
                      WHERE own.snapshot = snapshots.id
                        AND own.position = (SELECT max(position) FROM record_layers WHERE record = own.record)
+                     ORDER BY records.id LIMIT 1), (SELECT description FROM versions JOIN record_layers AS over ON over.snapshot = versions.snapshot
+                                                                             JOIN records ON records.id = over.record
+                     WHERE versions.base = snapshots.id
+                       AND over.position = (SELECT max(position) FROM record_layers WHERE record = over.record)
                      ORDER BY records.id LIMIT 1), ''),
            EXISTS (SELECT 1 FROM record_layers WHERE snapshot = snapshots.id)
              OR EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id)
              OR id IN (SELECT value FROM kept, json_each(kept.layers))
+             OR id IN (SELECT base FROM versions WHERE base IS NOT NULL)
     FROM snapshots ORDER BY id";
 
 impl Store {

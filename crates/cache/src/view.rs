@@ -35,11 +35,22 @@ impl TreeView {
     /// [`CacheError::NoSnapshot`] when one of them is gone.
     pub fn new(store: &Store, snapshots: &[SnapshotId]) -> Result<TreeView, CacheError> {
         let mut layers = Vec::with_capacity(snapshots.len());
+        let mut seen = HashSet::new();
         for id in top_first(snapshots) {
             let snapshot = store.snapshot(id)?.ok_or(CacheError::NoSnapshot(id))?;
-            layers.push(Layer { upper: snapshot.open()?, describes_root: snapshot.describes_root() });
+            for (depth, upper) in snapshot.open()?.into_iter().enumerate() {
+                // Versions of one layer may lie in one chain: what they have in common counts where it is topmost.
+                if seen.insert(upper.path.clone()) {
+                    layers.push(Layer { upper, describes_root: depth == 0 && snapshot.describes_root() });
+                }
+            }
         }
         Ok(TreeView { layers, stacks: RwLock::default() })
+    }
+
+    /// The directories of all layers, top first.
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.layers.iter().map(|layer| layer.upper.path.as_path())
     }
 
     /// What is set on the root directory.
@@ -133,7 +144,7 @@ fn empty_root() -> Metadata {
 
 /// A chain top first. A layer that occurs twice counts where it is topmost: there it hides all that it would show further
 /// down, and overlayfs refuses to have one directory twice.
-pub(crate) fn top_first(snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
+fn top_first(snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
     let mut seen = HashSet::new();
     snapshots.iter().rev().copied().filter(|id| seen.insert(*id)).collect()
 }

@@ -147,6 +147,6 @@ fn prune_keeps_what_images_and_packed_layers_need() {
     fs::remove_file(test.dir.path().join("blobs/sha256-v1").join(&hex[..2]).join(&hex)).unwrap();
     assert_eq!(test.store.packed(snapshot.id(), "gzip:6").unwrap(), None);
     // A chain whose directory is gone too.
-    fs::remove_dir_all(snapshot.dir()).unwrap();
+    fs::remove_dir_all(snapshot.dirs().next().unwrap()).unwrap();
     assert_eq!(test.store.chain(&chain).unwrap(), None);
 }

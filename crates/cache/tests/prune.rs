@@ -68,9 +68,9 @@ fn what_is_referenced_stays() {
     fs::write(&half, "half").unwrap();
     let pruned = test.store.prune(PruneOptions::default()).unwrap();
     assert_eq!((pruned.snapshots, pruned.blobs, pruned.records), (2, 1, 0));
-    assert!(!orphan.exists() && !half.exists() && !stray.dir().exists());
+    assert!(!orphan.exists() && !half.exists() && !stray.dirs().next().unwrap().exists());
     assert_eq!(test.store.records().lookup(&key(1)).unwrap().len(), 1);
-    assert!(kept.dir().join("f").exists());
+    assert!(kept.dirs().next().unwrap().join("f").exists());
 }
 
 #[test]
@@ -79,16 +79,16 @@ fn a_running_build_is_not_disturbed() {
     let session = test.again().session().unwrap();
     let layer = test.layer(&[], |_| {});
     assert!(matches!(test.store.prune(ALL), Err(CacheError::Busy { .. })));
-    assert!(layer.dir().exists());
+    assert!(layer.dirs().next().unwrap().exists());
     let waiting = std::thread::spawn({
         let store = test.store.clone();
         move || store.prune(PruneOptions { all: true, wait: true }).unwrap()
     });
     std::thread::sleep(Duration::from_millis(100));
-    assert!(layer.dir().exists());
+    assert!(layer.dirs().next().unwrap().exists());
     drop(session);
     assert_eq!(waiting.join().unwrap().snapshots, 1);
-    assert!(!layer.dir().exists());
+    assert!(!layer.dirs().next().unwrap().exists());
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn a_record_without_its_layer_is_none() {
     let lost = test.layer(&[kept.id()], |_| {});
     records.save(&[key(1)], &record(1, &[kept.id()])).unwrap();
     records.save(&[key(1), key(2)], &record(2, &[kept.id(), lost.id()])).unwrap();
-    fs::remove_dir_all(lost.dir()).unwrap();
+    fs::remove_dir_all(lost.dirs().next().unwrap()).unwrap();
     let found: Vec<_> = records.lookup(&key(1)).unwrap().iter().map(|record| record.content).collect();
     assert_eq!(found, [content(1)]);
     assert_eq!(records.lookup(&key(2)).unwrap(), []);

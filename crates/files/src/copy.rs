@@ -34,6 +34,8 @@ pub struct Copied {
     pub entries: u64,
     /// Bytes of regular files.
     pub bytes: u64,
+    /// Of these, bytes of files that were not written.
+    pub kept: u64,
 }
 
 /// Copies one match of what was selected from `tree`, in parallel: kinds, modes, owners, times, extended attributes, devices, and
@@ -48,13 +50,37 @@ pub fn write_selected(
     options: &CopyOptions,
     cancelled: Cancelled<'_>,
 ) -> Result<Copied, Error> {
+    write_changed(tree, found, writer, options, &[], cancelled)
+}
+
+/// The same but for the entries whose index is marked in `kept`: those are elsewhere already ([`forms`](crate::forms)), and are not even
+/// opened. Of several names of one file all or none must be kept, of a directory with something that is written nothing but the rest.
+///
+/// # Errors
+/// As [`write_selected`].
+pub fn write_changed(
+    tree: &dyn FileTree,
+    found: &Match,
+    writer: &TreeWriter,
+    options: &CopyOptions,
+    kept: &[bool],
+    cancelled: Cancelled<'_>,
+) -> Result<Copied, Error> {
     let known = found.known();
     let copy = Copy { tree, found, known, writer, options, cancelled, bytes: AtomicU64::new(0) };
+    let mut kept_bytes = 0;
     let mut rest = Vec::with_capacity(found.len());
     let mut links = Vec::new();
     // By how far down they are.
     let mut directories: Vec<Vec<usize>> = Vec::new();
     for (index, entry) in found.entries().enumerate() {
+        if kept.get(index).copied().unwrap_or(false) {
+            let is_first = entry.hard_link.is_none_or(|first| first == index);
+            if entry.metadata.kind == Kind::File && is_first {
+                kept_bytes += entry.metadata.size;
+            }
+            continue;
+        }
         match (entry.metadata.kind, entry.hard_link) {
             (Kind::Directory, _) => {
                 let depth = depth(entry.path);
@@ -70,7 +96,8 @@ pub fn write_selected(
     }
     rest.par_iter().with_min_len(32).try_for_each(|&index| copy.entry(index))?;
     links.par_iter().with_min_len(32).try_for_each(|&(index, first)| copy.link(index, first))?;
-    Ok(Copied { entries: found.len() as u64, bytes: copy.bytes.into_inner() })
+    let bytes = copy.bytes.into_inner() + kept_bytes;
+    Ok(Copied { entries: found.len() as u64, bytes, kept: kept_bytes })
 }
 
 /// The number of components.
@@ -96,7 +123,7 @@ impl Copy<'_> {
         if self.options.keep_top && entry.path.as_os_str().is_empty() {
             return Ok(());
         }
-        let mut attributes = self.attributes(entry);
+        let mut attributes = attributes(entry, self.options);
         let expected = self.digest(index);
         // One without attributes is written without; what it may have got since it was hashed is not wanted.
         if expected != Some(directory_digest(&BTreeMap::new())) {
@@ -123,7 +150,7 @@ impl Copy<'_> {
         check(self.cancelled)?;
         let entry = &self.found.entry(index);
         let target = self.target(entry);
-        let attributes = self.attributes(entry);
+        let attributes = attributes(entry, self.options);
         let metadata = entry.metadata;
         match metadata.kind {
             Kind::File => self.file(index, entry, &target, attributes),
@@ -188,19 +215,20 @@ impl Copy<'_> {
         let destination = &self.options.destination;
         if entry.path.as_os_str().is_empty() { destination.clone() } else { destination.join(entry.path) }
     }
+}
 
-    fn attributes(&self, entry: &Entry<'_>) -> Attributes {
-        let mut attributes = Attributes::of(entry.metadata, Default::default());
-        if let Some((uid, gid)) = self.options.owner {
-            (attributes.uid, attributes.gid) = (uid, gid);
-        }
-        if let Some(change) = &self.options.mode {
-            let is_directory = entry.metadata.kind == Kind::Directory;
-            attributes.mode = change.apply(attributes.mode, is_directory);
-        }
-        if self.options.mtime.is_some() {
-            attributes.mtime = self.options.mtime;
-        }
-        attributes
+/// What is set on the copy of an entry, but for extended attributes.
+pub(crate) fn attributes(entry: &Entry<'_>, options: &CopyOptions) -> Attributes {
+    let mut attributes = Attributes::of(entry.metadata, Default::default());
+    if let Some((uid, gid)) = options.owner {
+        (attributes.uid, attributes.gid) = (uid, gid);
     }
+    if let Some(change) = &options.mode {
+        let is_directory = entry.metadata.kind == Kind::Directory;
+        attributes.mode = change.apply(attributes.mode, is_directory);
+    }
+    if options.mtime.is_some() {
+        attributes.mtime = options.mtime;
+    }
+    attributes
 }

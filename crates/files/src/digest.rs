@@ -79,15 +79,7 @@ pub(crate) fn entry_fields(
 ) {
     let metadata = entry.metadata;
     fields.bytes(entry.path.as_os_str().as_bytes());
-    fields.byte(match metadata.kind {
-        Kind::File => 1,
-        Kind::Directory => 2,
-        Kind::Symlink => 3,
-        Kind::Fifo => 4,
-        Kind::CharDevice => 5,
-        Kind::BlockDevice => 6,
-        Kind::Socket => 7,
-    });
+    fields.kind(metadata.kind);
     // A link's mode means nothing.
     if modes && metadata.kind != Kind::Symlink {
         fields.number(u64::from(metadata.mode));
@@ -129,11 +121,23 @@ impl Fields {
         self.0.push(byte);
     }
 
-    fn number(&mut self, number: u64) {
+    pub(crate) fn kind(&mut self, kind: Kind) {
+        self.byte(match kind {
+            Kind::File => 1,
+            Kind::Directory => 2,
+            Kind::Symlink => 3,
+            Kind::Fifo => 4,
+            Kind::CharDevice => 5,
+            Kind::BlockDevice => 6,
+            Kind::Socket => 7,
+        });
+    }
+
+    pub(crate) fn number(&mut self, number: u64) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -272,4 +272,129 @@ fn attributes_of_a_directory_that_change_after_hashing_are_found() {
     assert_eq!(write(&|| set(b"new")).unwrap(), None);
     assert!(matches!(write(&|| set(b"other")), Err(Error::Changed { .. })));
     assert_eq!(write(&|| {}).unwrap().unwrap(), b"other");
+}
+
+/// A tree that says which of its files are opened.
+struct Watched {
+    tree: DirectoryTree,
+    opened: std::sync::Mutex<Vec<PathBuf>>,
+}
+
+impl FileTree for Watched {
+    fn metadata(&self, path: &Path) -> Result<Option<files::Metadata>, files::TreeError> {
+        self.tree.metadata(path)
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<(std::ffi::OsString, files::Metadata)>, files::TreeError> {
+        self.tree.list(path)
+    }
+
+    fn read_link(&self, path: &Path) -> Result<PathBuf, files::TreeError> {
+        self.tree.read_link(path)
+    }
+
+    fn open(&self, path: &Path) -> Result<fs::File, files::TreeError> {
+        self.opened.lock().unwrap().push(path.to_owned());
+        self.tree.open(path)
+    }
+
+    fn xattrs(
+        &self,
+        path: &Path,
+    ) -> Result<std::collections::BTreeMap<std::ffi::OsString, Vec<u8>>, files::TreeError> {
+        self.tree.xattrs(path)
+    }
+}
+
+#[test]
+fn what_is_kept_is_not_opened_and_counts() {
+    let from = tempfile::tempdir().unwrap();
+    source(from.path());
+    let tree = Watched { tree: DirectoryTree::context(from.path()).unwrap(), opened: Default::default() };
+    let selected = selected(&tree, "d").unwrap();
+    let options = CopyOptions { keep_top: true, ..CopyOptions::default() };
+    digest(&selected, &tree, &NoCache, &never).unwrap();
+    tree.opened.lock().unwrap().clear();
+    let found = &selected.matches[0];
+    let all = tempfile::tempdir().unwrap();
+    let writer_of_all = writer(all.path(), Owners::Real);
+    let whole = write_selected(&tree, found, &writer_of_all, &options, &never).unwrap();
+    writer_of_all.finish().unwrap();
+    tree.opened.lock().unwrap().clear();
+    let kept: Vec<bool> = found
+        .entries()
+        .map(|entry| entry.metadata.kind != files::Kind::Directory && entry.path != Path::new("z"))
+        .collect();
+    let to = tempfile::tempdir().unwrap();
+    let writer = writer(to.path(), Owners::Real);
+    let copied = files::write_changed(&tree, found, &writer, &options, &kept, &never).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(*tree.opened.lock().unwrap(), [PathBuf::from("d/z")]);
+    assert_eq!((copied.entries, copied.bytes), (whole.entries, whole.bytes));
+    assert_eq!((copied.kept, whole.kept), (whole.bytes - 1, 0));
+    assert!(to.path().join("sub").is_dir() && to.path().join("z").exists());
+    assert!(!to.path().join("a").exists() && !to.path().join("link").is_symlink());
+}
+
+#[test]
+fn a_form_is_all_that_an_entry_is() {
+    let forms = |change: &dyn Fn(&Path), options: &CopyOptions| {
+        let dir = tempfile::tempdir().unwrap();
+        source(dir.path());
+        change(dir.path());
+        let time = rustix::fs::Timespec { tv_sec: 7, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        for name in ["a", "dev", "empty", "hard", "link", "pipe", "sub/c", "sub/third", "sub", "z"] {
+            let path = dir.path().join("d").join(name);
+            if fs::symlink_metadata(&path).is_ok() {
+                rustix::fs::utimensat(rustix::fs::CWD, path, &times, nofollow).unwrap();
+            }
+        }
+        let tree = DirectoryTree::context(dir.path()).unwrap();
+        let selected = selected(&tree, "d").unwrap();
+        let found = &selected.matches[0];
+        assert!(files::forms(found, options).iter().all(Option::is_none), "not hashed yet");
+        digest(&selected, &tree, &NoCache, &never).unwrap();
+        let forms = files::forms(found, options);
+        found
+            .entries()
+            .zip(forms)
+            .map(|(entry, form)| (entry.path.to_owned(), form))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let plain = CopyOptions { keep_top: true, ..CopyOptions::default() };
+    let first = forms(&|_| {}, &plain);
+    assert_eq!(first[Path::new("")], None, "whoever made it says what it is");
+    assert!(first.iter().filter(|(path, _)| !path.as_os_str().is_empty()).all(|(_, form)| form.is_some()));
+    assert_eq!(forms(&|_| {}, &plain), first);
+    let differ = |change: &dyn Fn(&Path), options: &CopyOptions| -> Vec<String> {
+        let other = forms(change, options);
+        let differs = |path: &&PathBuf| other.get(*path) != first.get(*path);
+        first.keys().filter(differs).map(|path| path.display().to_string()).collect()
+    };
+    let all: Vec<String> = first
+        .keys()
+        .filter(|path| !path.as_os_str().is_empty())
+        .map(|path| path.display().to_string())
+        .collect();
+    let note = |path: &Path| {
+        rustix::fs::lsetxattr(path, "user.note", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    let mode = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o711)).unwrap();
+    assert_eq!(differ(&|dir| fs::write(dir.join("d/z"), "y").unwrap(), &plain), ["z"]);
+    assert_eq!(differ(&|dir| note(&dir.join("d/z")), &plain), ["z"]);
+    assert_eq!(differ(&|dir| note(&dir.join("d/sub")), &plain), ["sub"]);
+    assert_eq!(differ(&|dir| mode(&dir.join("d/sub")), &plain), ["sub"]);
+    assert_eq!(differ(&|dir| mode(&dir.join("d/z")), &plain), ["z"]);
+    let relink = |dir: &Path| {
+        fs::remove_file(dir.join("d/link")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", dir.join("d/link")).unwrap();
+    };
+    assert_eq!(differ(&relink, &plain), ["link"]);
+    // A name less, and all others are names of another file.
+    let unlinked = differ(&|dir| fs::remove_file(dir.join("d/hard")).unwrap(), &plain);
+    assert_eq!(unlinked, ["a", "hard", "sub/third"]);
+    assert_eq!(differ(&|_| {}, &CopyOptions { owner: Some((5, 6)), ..plain.clone() }), all);
+    assert_eq!(differ(&|_| {}, &CopyOptions { mtime: Some((9, 9)), ..plain.clone() }), all);
 }

@@ -4,10 +4,12 @@
 //! mounted tree (its `solver/llbsolver/file` and fsutil's `copy`).
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use cache::{ActiveSnapshot, Changes};
+use cache::{ActiveSnapshot, Changes, Difference, Listing, VersionName};
 use files::{
     Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, TreeWriter, WriterOptions,
 };
@@ -29,11 +31,20 @@ pub(crate) struct Source {
     pub(crate) digest: ContentDigest,
 }
 
+/// By what earlier versions of a copy's layer are found.
+pub(crate) struct Versions {
+    /// What the operation is, beside the content of its sources.
+    pub(crate) identity: StableHasher,
+    /// Whether all is to be written again, whatever there is.
+    pub(crate) anew: bool,
+}
+
 /// Writes the layer of a COPY or ADD.
 pub(crate) fn copy(
     op: &Copy,
     sources: &[Source],
-    layer: &ActiveSnapshot,
+    versions: &Versions,
+    layer: &mut ActiveSnapshot,
     cancelled: files::Cancelled<'_>,
 ) -> Result<Changes, WorkerError> {
     let owner = match &op.owner {
@@ -49,6 +60,11 @@ pub(crate) fn copy(
         mode: op.mode.as_ref(),
         destination: &op.destination,
         many: matches > 1,
+        layer,
+        anew: versions.anew,
+        // Several matches may overwrite each other.
+        version: (matches == 1).then(|| version_name(sources, &versions.identity, &owner)),
+        written: None,
         entries: 0,
         size: 0,
     };
@@ -62,8 +78,13 @@ pub(crate) fn copy(
             }
         }
     }
-    let (entries, size) = (copier.entries, copier.size);
+    let Copier { entries, size, written, version, .. } = copier;
     writer.finish()?;
+    match (written, version) {
+        (Some(Written::Changed(difference, own)), _) => layer.set_difference(&difference, own),
+        (Some(Written::All(listing)), Some(name)) => layer.set_listing(name, listing),
+        _ => {}
+    }
 
     // Equal operations on equal sources over equal trees make equal layers: nothing needs to be read again to know.
     let mut hasher = StableHasher::new("copy-changes-v2").with(&op.destination).with(&owner).with(&op.mode);
@@ -75,6 +96,19 @@ pub(crate) fn copy(
         source.digest.stable_hash(&mut hasher);
     }
     Ok(Changes { digest: ContentDigest::from_bytes(hasher.finish()), entries, size })
+}
+
+fn version_name(sources: &[Source], identity: &StableHasher, owner: &Option<(u32, u32)>) -> VersionName {
+    let mut place = StableHasher::new("copy-place-v1");
+    for source in sources {
+        // A context is the same directory in each build; a tree of layers is a new one.
+        let root = match source.tree.is_immutable() {
+            false => source.tree.metadata(Path::new("")).ok().flatten(),
+            true => None,
+        };
+        root.map(|root| (root.file_system, root.inode)).unwrap_or_default().stable_hash(&mut place);
+    }
+    VersionName { identity: identity.clone().with(owner).finish(), place: place.finish() }
 }
 
 /// Writes the layer of a WORKDIR: the directory with its parents, where missing.
@@ -125,8 +159,20 @@ struct Copier<'a> {
     destination: &'a str,
     /// Whether there are several things to copy.
     many: bool,
+    layer: &'a ActiveSnapshot,
+    /// By what earlier versions of the layer are found; `None` where it is written in full without looking for any.
+    version: Option<VersionName>,
+    anew: bool,
+    written: Option<Written>,
     entries: u64,
     size: u64,
+}
+
+/// What was written of a layer with one match.
+enum Written {
+    All(Listing),
+    /// What is different from an earlier version, and the bytes of its files.
+    Changed(Difference, u64),
 }
 
 impl Copier<'_> {
@@ -156,10 +202,43 @@ impl Copier<'_> {
         let (owner, mode) = (self.owner, self.mode.cloned());
         let options =
             CopyOptions { destination: target, owner, mode, keep_top: true, ..CopyOptions::default() };
-        let copied = files::write_selected(tree, found, self.writer, &options, cancelled)?;
+        let copied = match &self.version {
+            Some(name) => {
+                let (copied, written) = self.write_version(name, found, tree, &options, cancelled)?;
+                self.written = Some(written);
+                copied
+            }
+            None => files::write_selected(tree, found, self.writer, &options, cancelled)?,
+        };
         self.entries += copied.entries;
         self.size += copied.bytes;
         Ok(())
+    }
+
+    /// Writes a match that is all there is in the layer: what is different from an earlier version, if there is one much like it.
+    fn write_version(
+        &self,
+        name: &VersionName,
+        found: &Match,
+        tree: &dyn FileTree,
+        options: &CopyOptions,
+        cancelled: files::Cancelled<'_>,
+    ) -> Result<(files::Copied, Written), WorkerError> {
+        let listed = listing(found, options, &self.placed);
+        let difference = match self.anew {
+            false => self.layer.difference(name, &listed.listing)?,
+            true => None,
+        };
+        let Some(difference) = difference else {
+            let copied = files::write_selected(tree, found, self.writer, options, cancelled)?;
+            return Ok((copied, Written::All(listed.listing)));
+        };
+        let kept: Vec<bool> = listed.indices.iter().map(|index| difference.kept[*index]).collect();
+        let copied = files::write_changed(tree, found, self.writer, options, &kept, cancelled)?;
+        for path in &difference.removed {
+            self.writer.whiteout(path)?;
+        }
+        Ok((copied, Written::Changed(difference, copied.bytes - copied.kept)))
     }
 
     /// Unpacks an archive into the destination, which becomes a directory. `--chmod` has no say in it, as upstream.
@@ -252,6 +331,44 @@ impl Copier<'_> {
     }
 }
 
+/// All that is in a layer with one match.
+struct Listed {
+    listing: Listing,
+    /// Of each entry of the match, where it is in the listing.
+    indices: Vec<usize>,
+}
+
+fn listing(found: &Match, options: &CopyOptions, placed: &Placed<'_>) -> Listed {
+    let mut listing = Listing::new();
+    let mut above: Vec<&Path> = placed.directories().collect();
+    above.sort_unstable_by_key(|path| path.as_os_str().as_bytes());
+    for path in &above {
+        listing.push(path, Kind::Directory, None, 0, None);
+    }
+    let is_above =
+        above.last() == Some(&options.destination.as_path()) || options.destination.as_os_str().is_empty();
+    let mut indices: Vec<usize> = Vec::with_capacity(found.len());
+    let mut path = Vec::new();
+    for (entry, form) in found.entries().zip(files::forms(found, options)) {
+        if entry.path.as_os_str().is_empty() && found.kind() == Kind::Directory && is_above {
+            // The destination itself, which is among the directories above; the root of the tree is no entry.
+            indices.push(listing.len().saturating_sub(1));
+            continue;
+        }
+        path.clear();
+        path.extend_from_slice(options.destination.as_os_str().as_bytes());
+        if !path.is_empty() && !entry.path.as_os_str().is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(entry.path.as_os_str().as_bytes());
+        let group = entry.hard_link.map(|first| indices.get(first).copied().unwrap_or(listing.len()));
+        let size = if entry.metadata.kind == Kind::File { entry.metadata.size } else { 0 };
+        indices.push(listing.len());
+        listing.push(Path::new(OsStr::from_bytes(&path)), entry.metadata.kind, form, size, group);
+    }
+    Listed { listing, indices }
+}
+
 /// An absolute path of an instruction as one relative to the root; links and `..` are for the caller to resolve.
 fn relative(path: &str) -> PathBuf {
     Path::new(path)
@@ -259,3 +376,6 @@ fn relative(path: &str) -> PathBuf {
         .filter(|component| !matches!(component, Component::RootDir | Component::CurDir))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -243,13 +243,13 @@ impl LocalWorker {
         &self,
         below: LayerTree,
         vertex: VertexId,
-        write: impl FnOnce(&cache::ActiveSnapshot, &Cancel) -> Result<Changes, WorkerError> + Send + 'static,
+        write: impl FnOnce(&mut cache::ActiveSnapshot, &Cancel) -> Result<Changes, WorkerError> + Send + 'static,
     ) -> Result<LayerTree, WorkerError> {
         let parents = self.snapshots(&below, vertex).await?;
         let (store, cancel) = (self.store.clone(), self.cancel.clone());
         let layer = blocking(move || {
-            let layer = store.begin(&parents)?;
-            let changes = write(&layer, &cancel)?;
+            let mut layer = store.begin(&parents)?;
+            let changes = write(&mut layer, &cancel)?;
             Ok(layer.commit(&changes)?.id())
         });
         Ok(below.with(layer.await?))
@@ -262,6 +262,7 @@ impl LocalWorker {
         inputs: &[Tree],
     ) -> Result<LayerTree, WorkerError> {
         let below = first(inputs)?;
+        let mut identity = StableHasher::new("copy-version-v1").with(&op.destination).with(&op.mode);
         let mut sources = Vec::new();
         for (input, tree) in self.definition.vertex(vertex).inputs.iter().zip(inputs).skip(1) {
             let Digested { selected, digest } = self.digested(tree, &input.selection).await?;
@@ -269,11 +270,13 @@ impl LocalWorker {
                 let message = format!("\"/{}\" is a socket and was left out", socket.display());
                 self.progress.event(Event::Warning { vertex, message });
             }
+            identity = identity.with(&input.selection).with(&tree.context_name());
             sources.push(copy::Source { tree: self.file_tree(tree).await?, selected, digest });
         }
+        let versions = copy::Versions { identity, anew: self.definition.vertex(vertex).no_cache };
         let op = op.clone();
         self.write_layer(below, vertex, move |layer, cancel| {
-            copy::copy(&op, &sources, layer, &|| cancel.is_cancelled())
+            copy::copy(&op, &sources, &versions, layer, &|| cancel.is_cancelled())
         })
         .await
     }
@@ -570,7 +573,7 @@ impl Worker for LocalWorker {
             Op::Mkdir(op) => {
                 let op = op.clone();
                 let progress = self.progress.clone();
-                let write = move |layer: &cache::ActiveSnapshot, _: &Cancel| {
+                let write = move |layer: &mut cache::ActiveSnapshot, _: &Cancel| {
                     copy::make_directory(&op, layer, &mut |unknown| {
                         let message = format!("\"{}\" becomes root's: {unknown}", op.path);
                         progress.event(Event::Warning { vertex, message });
@@ -580,7 +583,8 @@ impl Worker for LocalWorker {
             }
             Op::Inline(op) => {
                 let op = op.clone();
-                let write = move |layer: &cache::ActiveSnapshot, _: &Cancel| copy::write_inline(&op, layer);
+                let write =
+                    move |layer: &mut cache::ActiveSnapshot, _: &Cancel| copy::write_inline(&op, layer);
                 self.write_layer(LayerTree::default(), vertex, write).await?
             }
             Op::Source(_) => {

@@ -155,7 +155,12 @@ impl LocalWorker {
 }
 
 /// The blob of a layer, made now if it was never made in this form.
-fn pack(store: &Store, snapshot: &Snapshot, form: LayerForm, cancel: &Cancel) -> Result<Layer, WorkerError> {
+pub(crate) fn pack(
+    store: &Store,
+    snapshot: &Snapshot,
+    form: LayerForm,
+    cancel: &Cancel,
+) -> Result<Layer, WorkerError> {
     let name = form.name();
     if let Some(layer) = store.packed(snapshot.id(), &name)? {
         return Ok(layer);

@@ -61,6 +61,11 @@ impl<'a> Placed<'a> {
         self.replaced.contains(path)
     }
 
+    /// The directories that were made part of the layer on the way to a destination.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.directories.keys().map(PathBuf::as_path)
+    }
+
     /// Whether the layer itself has something there.
     pub(crate) fn has(&self, path: &Path) -> bool {
         self.copied(path).is_some() || self.directories.contains_key(path)

@@ -40,6 +40,14 @@ pub(crate) enum TreeId {
 }
 
 impl Tree {
+    /// The name of a context.
+    pub(crate) fn context_name(&self) -> Option<&str> {
+        match self {
+            Tree::Layers(_) => None,
+            Tree::Context(context) => Some(&context.name),
+        }
+    }
+
     pub(crate) fn id(&self) -> TreeId {
         match self {
             Tree::Layers(tree) => TreeId::Layers {

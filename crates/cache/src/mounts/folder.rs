@@ -1,11 +1,11 @@
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use files::{Attributes, Owners};
 use hash::{CacheKey, StableHasher};
-use rustix::fs::{FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{FlockOperation, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use super::{CacheMount, Sharing};
 use crate::copying::set_attributes;
 use crate::error::At;
 use crate::layout::{create_dir, names_in, open_lock_file};
+use crate::lock::Lock;
 use crate::remove::remove_tree;
 use crate::scratch::is_at;
 use crate::{CacheError, Store};
@@ -86,7 +87,7 @@ impl Folder {
     }
 
     /// Keeps others from choosing, placing and removing instances. Only for moments.
-    pub(super) fn lock(&self) -> Result<File, CacheError> {
+    pub(super) fn lock(&self) -> Result<Lock, CacheError> {
         let path = self.path.join("lock");
         loop {
             let file = match open_lock_file(&path) {
@@ -97,9 +98,9 @@ impl Folder {
                 }
                 other => other.at("open", &path)?,
             };
-            flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
-            if is_at(&file, &path)? {
-                return Ok(file);
+            let lock = Lock::wait(file, FlockOperation::LockExclusive, &path)?;
+            if is_at(lock.file(), &path)? {
+                return Ok(lock);
             }
         }
     }
@@ -132,10 +133,10 @@ impl Folder {
     }
 
     /// Keeps others from making an instance; `None` when somebody does, or the folder was removed meanwhile.
-    fn try_making(&self) -> Result<Option<File>, CacheError> {
+    fn try_making(&self) -> Result<Option<Lock>, CacheError> {
         let path = self.path.join("making");
         match try_lock(&path, FlockOperation::NonBlockingLockExclusive) {
-            Ok(Some(file)) => Ok(is_at(&file, &path)?.then_some(file)),
+            Ok(Some(lock)) => Ok(is_at(lock.file(), &path)?.then_some(lock)),
             Ok(None) => Ok(None),
             Err(CacheError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -221,8 +222,8 @@ impl Folder {
 
     fn place(&self, fresh: &Path, sharing: Sharing) -> Result<CacheMount, CacheError> {
         let lock_path = fresh.join("lock");
-        let lock = open_lock_file(&lock_path).at("create", &lock_path)?;
-        flock(&lock, operation(sharing)).at("lock", &lock_path)?;
+        let file = open_lock_file(&lock_path).at("create", &lock_path)?;
+        let lock = Lock::wait(file, operation(sharing), &lock_path)?;
         note_use(fresh)?;
         let _lock = self.lock()?;
         let mut number = self.instances()?.last().map_or(1, |last| last + 1);
@@ -236,7 +237,7 @@ impl Folder {
         }
     }
 
-    fn mount(&self, instance: PathBuf, lock: File) -> CacheMount {
+    fn mount(&self, instance: PathBuf, lock: Lock) -> CacheMount {
         let owners = self.store.inner.owners_beside(&instance.join("owners"));
         CacheMount { folder: instance, owners, _lock: lock }
     }
@@ -282,13 +283,8 @@ fn operation(sharing: Sharing) -> FlockOperation {
 }
 
 /// `None` while somebody else has it.
-pub(super) fn try_lock(path: &Path, operation: FlockOperation) -> Result<Option<File>, CacheError> {
-    let file = open_lock_file(path).at("open", path)?;
-    match flock(&file, operation) {
-        Ok(()) => Ok(Some(file)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error).at("lock", path),
-    }
+pub(super) fn try_lock(path: &Path, operation: FlockOperation) -> Result<Option<Lock>, CacheError> {
+    Lock::attempt(open_lock_file(path).at("open", path)?, operation, path)
 }
 
 fn rename_new(from: &Path, to: &Path) -> rustix::io::Result<()> {

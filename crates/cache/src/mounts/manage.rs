@@ -227,7 +227,8 @@ impl ReadableCacheMount {
     /// Also when a file changes while it is read: a build is using it.
     pub fn export(&self, out: impl Write) -> Result<(), CacheError> {
         let dir = self.path.join("tree");
-        let entries = Entries::read(UpperDir::open(&dir, &self.owners, self.store.inner.marks())?, true)?;
+        let entries =
+            Entries::read(vec![UpperDir::open(&dir, &self.owners, self.store.inner.marks())?], true)?;
         let mut writer = LayerWriter::archive(out);
         for entry in entries.entries() {
             // Overlay's marks mean nothing here.

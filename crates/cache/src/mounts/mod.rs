@@ -18,12 +18,12 @@
 mod folder;
 mod manage;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use files::{Attributes, DirectoryTree, Owners};
 
+use crate::lock::Lock;
 use crate::{CacheError, Store};
 use folder::{Folder, Name};
 pub use manage::{CacheMountInfo, ReadableCacheMount};
@@ -79,8 +79,7 @@ impl CacheMountOptions {
 pub struct CacheMount {
     folder: PathBuf,
     owners: Owners,
-    /// Locked; closing it unlocks.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl CacheMount {
