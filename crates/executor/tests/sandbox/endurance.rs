@@ -78,7 +78,7 @@ impl Watcher {
 fn assert_nothing_leaked(fixture: &Fixture, watcher: Watcher, before: (usize, usize, u64)) {
     let guards = watcher.guards();
     assert!(!guards.is_empty(), "nobody was seen");
-    assert_eq!(groups_of(&guards), [PathBuf::new(); 0], "groups");
+    assert_eq!(groups_of(&guards), Vec::<PathBuf>::new(), "groups");
     let after = held(fixture);
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and mounts");
     assert!(after.2 < before.2 + 16 * 1024, "memory: {} KiB, then {}", before.2, after.2);
