@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("umoci", "umoci"),
     ("buildah", "buildah"),
     ("runc", "runc"),
+    ("crun", "crun"),
     ("dockerd", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
@@ -38,7 +39,12 @@ pub(crate) const TESTS: &[Need] = &[
     ("nft", "nftables"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
 ];
+
+/// What a virtual machine takes beside the base images.
+pub(crate) const VIRTUAL_MACHINE: &[Need] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("mke2fs", "e2fsprogs")];
 
 /// What unpacking and making archives takes.
 pub(crate) const ARCHIVES: &[Need] =

@@ -62,20 +62,36 @@ enum Part {
     Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
+    /// Random Dockerfiles and edits: images and explanations, against clean builds.
+    Fuzz,
+    /// Full disks, failing writes, damaged files, power failures.
+    Damage,
+    /// Many processes on one state directory.
+    Processes,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
     Layout,
     /// The same input, the same digest.
     Reproducible,
+    /// Hostile archives as layers, contexts and what ADD unpacks.
+    Hostile,
+    /// Images built again from nothing, and what differs.
+    Verify,
     /// Builds by an ordinary user.
     Rootless,
+    /// RUN through runc and crun.
+    Runtimes,
+    /// Builds that are killed at any moment: nothing stays.
+    Kills,
     /// Pulls from a registry, with and without credentials.
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.
     Push,
     /// Compressions, media types, annotations, several platforms.
     Forms,
+    /// Everything written, against the JSON schemas of the image specification.
+    Schemas,
     /// The commands of the image store.
     Store,
     /// Archives loaded and run by a Docker daemon.

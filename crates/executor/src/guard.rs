@@ -58,11 +58,13 @@ fn guard(control: &OwnedFd) -> Result<(), Fault> {
         network: expect(task.spec.network == Network::Private),
         groups: Vec::new(),
         devices: false,
+        cgroup: None,
     };
     let groups = Groups::make(&task.spec)?;
     let run = groups.entrances().and_then(|entrances| {
         given.groups = entrances;
         given.devices = groups.devices;
+        given.cgroup = groups.common.clone();
         watch(control, "keeper", |own| keeper::run(&task, control, &given, own))
     });
     if let Some(limit) = groups.out_of_memory() {

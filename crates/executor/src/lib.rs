@@ -30,8 +30,10 @@
 mod cdi;
 mod cgroup;
 mod control;
+mod defaults;
 mod device;
 mod error;
+mod external;
 mod fault;
 mod guard;
 mod identity;
@@ -58,8 +60,10 @@ mod userns;
 mod wire;
 
 pub use cdi::{Cdi, DeviceEdits};
+pub use defaults::Defaults;
 pub use device::HostDevice;
 pub use error::Error;
+pub use external::External;
 pub use guard::sandbox_init;
 pub use identity::{IdRange, Identity};
 pub use limits::{Limits, Ulimit};
@@ -70,7 +74,7 @@ pub use run::{Executor, OutputSink, OutputStream, Running, Sandbox, Signaller};
 pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Security, Stdio, User, Writable};
 pub use terminal::Terminal;
 pub use trial::{SubordinateIds, try_overlay, try_user_namespace};
-pub use userns::enter_user_namespace;
+pub use userns::{enter_user_namespace, find_tool};
 
 /// The hidden first argument that makes a binary the sandbox helper; see [`sandbox_init`].
 pub const SANDBOX_ARGUMENT: &str = "sandbox-init";

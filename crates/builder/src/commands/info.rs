@@ -68,6 +68,7 @@ impl Report {
             false => subordinate(&ids),
         };
         set(&mut facts, "subordinate ids", subordinate);
+        facts.push(Fact::new("OCI runtimes", runtimes()));
         let state = State::of(&home);
         let usable = match &identity {
             Ok(identity) => {
@@ -188,6 +189,18 @@ fn set(facts: &mut Vec<Fact>, name: &str, detail: Result<String, String>) {
         Some(existing) => *existing = fact,
         None => facts.push(fact),
     }
+}
+
+/// What `--runtime` finds by name.
+fn runtimes() -> Result<String, String> {
+    let found = runtime::installed();
+    if found.is_empty() {
+        return Err(
+            "none is installed, and none is needed: `--runtime` takes crun, runc or a path".to_owned()
+        );
+    }
+    let paths: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+    Ok(format!("{}, for `builder build --runtime`", paths.join(" and ")))
 }
 
 /// What an ordinary user needs for having more than one id.

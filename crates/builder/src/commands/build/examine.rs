@@ -85,6 +85,7 @@ pub(crate) fn examine(all: &[Args]) -> Result<(Store, Vec<Examined>), Failure> {
             sandbox: Sandbox::new(),
             secrets,
             agents: Arc::new(Agents::resolve(&args.ssh)?),
+            caches: None,
             notices: &Mutex::new(Notices::default()),
         };
         examined.push(runtime.block_on(build.examined())?);

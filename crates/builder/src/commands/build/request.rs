@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use image::{Platform, Reference};
 
-use super::args::{Args, ProgressMode};
+use super::again::Again;
+use super::args::{Args, ContextMode, ProgressMode};
+use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
 use super::elsewhere::Brought;
 use super::lent::Secrets;
@@ -23,7 +25,20 @@ pub(super) struct Request {
     pub(super) pull: bool,
     pub(super) progress: ProgressMode,
     pub(super) run: worker::RunOptions,
+    /// Who makes the processes of RUN, where the sandbox does not.
+    pub(super) runtime: Option<runtime::Runtime>,
     pub(super) delivery: Delivery,
+    pub(super) caches: Caches,
+    pub(super) context_mode: ContextMode,
+    /// Set when something is built once more, from nothing.
+    pub(super) again: Option<Again>,
+}
+
+/// Results that come from elsewhere and go there.
+#[derive(Debug)]
+pub(super) struct Caches {
+    pub(super) from: Vec<CacheSource>,
+    pub(super) to: Vec<CacheTarget>,
 }
 
 impl Request {
@@ -97,6 +112,9 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         pull: args.pull,
         progress: args.progress(),
         run: args.limits.resolve()?,
+        context_mode: args.context_mode,
+        caches: Caches { from: args.cache_from.clone(), to: args.cache_to.clone() },
+        runtime: external_runtime(args)?,
         delivery: Delivery {
             tags,
             kept,
@@ -105,7 +123,18 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
             iidfile: args.iidfile.clone(),
             metadata_file: args.metadata_file.clone(),
         },
+        again: args.again.clone(),
     })
+}
+
+/// `--runtime`; an empty one, as from the environment, is none.
+fn external_runtime(args: &Args) -> Result<Option<runtime::Runtime>, Failure> {
+    let Some(name) = args.runtime.as_deref().filter(|name| !name.is_empty()).map(Path::new) else {
+        return Ok(None);
+    };
+    runtime::Runtime::find(name)
+        .map(Some)
+        .map_err(|error| Failure::usage(format!("--runtime={}: {error}", name.display())))
 }
 
 /// A place that cannot be written to is told before the build, not after it.
@@ -236,7 +265,11 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
 fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     // As upstream: the variable of reproducible-builds.org reaches the build by itself.
-    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+    let epoch = match &args.again {
+        Some(again) => again.epoch.clone(),
+        None => std::env::var("SOURCE_DATE_EPOCH").ok(),
+    };
+    if let Some(epoch) = epoch {
         values.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
     }
     for text in &args.build_arg {
@@ -255,7 +288,7 @@ fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     Ok(values)
 }
 
-fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
+pub(super) fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
     let mut platforms: Vec<Platform> = Vec::new();
     for text in args.platform.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         let platform = text.parse().map_err(|error| Failure::usage(format!("--platform: {error}")))?;
