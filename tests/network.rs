@@ -418,6 +418,10 @@ fn a_machine_that_forwards_nothing_says_so() {
     drop(done.says(machine.host.run("readlink /proc/self/ns/net").trim()));
     let info = run(machine.command(&machine.home.builder("info")).env("TOOLS", NO_TOOLS)).ok();
     assert!(info.stdout.contains("the host's, since sysctl net.ipv4.ip_forward"), "{info}");
+    // To an ordinary user that is no news: only root's steps need it.
+    let user = User::with_one_id();
+    let info = run(&mut machine.command(&user.builder("info"))).ok();
+    assert!(info.stdout.contains("through slirp4netns\n") && !info.stdout.contains("ip_forward"), "{info}");
 }
 
 /// A name server on the host's loopback is replaced by those that it asks, or by a helper that asks it.

@@ -74,7 +74,12 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
         }
         fs::create_dir_all(at(path).parent().expect("a parent")).expect("make directories");
     };
-    match random.below(11) {
+    let choice = random.below(11);
+    // What these do follows links, and links lead to files of this machine.
+    if matches!(choice, 4 | 9 | 10) && fs::symlink_metadata(at(path)).is_ok_and(|found| found.is_symlink()) {
+        return "nothing".to_owned();
+    }
+    match choice {
         0..3 => {
             let content = random.pick(&CONTENTS);
             clear(path);

@@ -1,15 +1,16 @@
 //! Where a step's time goes: `cargo run --release -p executor --example stages [COUNT]`.
 //!
-//! Prints the median milliseconds of COUNT steps at 1, 20, 127 and 400 layers: until the process exists (helper, namespaces,
-//! control groups, mounts, clone), until its program says its first word (entering, exec), until its last (running), and
-//! until nothing of it is left (collecting).
+//! Prints the median milliseconds of COUNT steps at 1, 20, 127 and 400 layers, then with each network at one layer: until the
+//! process exists (helper, namespaces, control groups, mounts, clone), until its program says its first word (entering,
+//! exec), until its last (running), and until nothing of it is left (collecting). What the first step with a private
+//! network waits for it stands at the end.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use executor::{OutputSink, OutputStream, ProcessSpec, Rootfs, Sandbox};
+use executor::{Executor, Network, OutputSink, OutputStream, ProcessSpec, Rootfs, Sandbox};
 
 /// Notes when words come.
 #[derive(Default)]
@@ -38,19 +39,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sandbox = Sandbox::new();
-    println!("layers  start  exec   run    collect  all");
-    for layers in [1, 20, 127, 400] {
+    println!("layers  network  start  exec   run    collect  all");
+    let steps = [1, 20, 127, 400].map(|layers| (layers, Network::Host));
+    let mut opening = None;
+    for (layers, network) in steps.into_iter().chain([(1, Network::None), (1, Network::Private)]) {
+        if network == Network::Private {
+            let begin = Instant::now();
+            let opened = runtime.block_on(sandbox.private_network())?;
+            opening = Some((begin.elapsed(), opened.kind()));
+        }
         let mut lower = (1..layers)
             .map(|index| {
-                let layer = work.path().join(format!("{layers}-{index}"));
+                let layer = work.path().join(format!("{layers}-{network:?}-{index}"));
                 std::fs::create_dir(&layer).map(|()| layer)
             })
             .collect::<Result<Vec<PathBuf>, _>>()?;
         lower.push(base.clone());
         let mut stages = [const { Vec::new() }; 5];
         for index in 0..count {
-            let name = format!("{layers}-{index}");
-            let spec = spec(&lower, work.path(), &name, identity.needs_userxattr())?;
+            let name = format!("{layers}-{network:?}-{index}");
+            let mut spec = spec(&lower, work.path(), &name, identity.needs_userxattr())?;
+            spec.network = network;
             let times = Times::default();
             let begin = Instant::now();
             let (started, outcome) = runtime.block_on(async {
@@ -74,7 +83,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             times[times.len() / 2]
         });
         let [start, exec, run, collect, all] = medians;
-        println!("{layers:6}  {start:5.2}  {exec:5.2}  {run:5.2}  {collect:7.2}  {all:5.2}");
+        let network = format!("{network:?}").to_lowercase();
+        println!("{layers:6}  {network:7}  {start:5.2}  {exec:5.2}  {run:5.2}  {collect:7.2}  {all:5.2}");
+    }
+    if let Some((took, kind)) = opening {
+        println!("a private network ({kind:?}) was there after {:.2}, once", took.as_secs_f64() * 1e3);
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ pub struct HostDevice {
     #[serde(with = "wire::bytes")]
     pub target: PathBuf,
     /// What may be done with it: `r`ead, `w`rite, `m`ake further nodes of it. Without a device cgroup (see
-    /// [`crate::probe`]) only the node's own permission bits count.
+    /// [`crate::probe()`]) only the node's own permission bits count.
     pub permissions: String,
 }
 

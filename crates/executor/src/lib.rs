@@ -16,8 +16,8 @@
 //! kills everything inside. So no process outlives a run, whatever it does to hide.
 //!
 //! The guard also makes the control groups of a step (limits, devices), and removes them. Where there is a single id, the
-//! keeper answers the step's calls that change or show owners. A private network has a helper program below a guard of its
-//! own; all steps of a [`Sandbox`] share it.
+//! keeper answers the step's calls that change or show owners. What connects a private network runs below a guard of its
+//! own; a step enters a namespace that is connected already, and the next step of a [`Sandbox`] gets the same.
 //!
 //! A program that uses this crate calls [`sandbox_init`] first thing in `main`, then [`enter_user_namespace`]
 //! before it starts a thread.

@@ -211,7 +211,7 @@ pub enum Network {
     Host,
     /// A new one with nothing but a loopback device.
     None,
-    /// One of its own, through which it reaches others, shared by all processes of the executor that ask for it; see
+    /// One of its own, through which it reaches others, and which the next process gets when this one has ended; see
     /// [`crate::Executor::private_network`]. Where none can be had, that of the caller, and the outcome has a note.
     Private,
 }

@@ -76,6 +76,12 @@ impl Runtime {
         Ok(Self { program, sandbox: Sandbox::new() })
     }
 
+    /// With this sandbox around its processes.
+    #[must_use]
+    pub fn in_sandbox(self, sandbox: Sandbox) -> Self {
+        Self { sandbox, ..self }
+    }
+
     /// The program's file.
     pub fn program(&self) -> &Path {
         &self.program

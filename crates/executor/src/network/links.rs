@@ -28,7 +28,9 @@ pub(crate) const DEVICE: &str = "builder";
 /// The name of the other end.
 const INSIDE: &str = "eth0";
 /// How long to wait for what the kernel does at once, or never.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a packet may take from where it comes in to where it leaves: some firewalls ask a program.
+const FORWARDING: Duration = Duration::from_millis(50);
 
 // linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h
 const NEW_LINK: u16 = 16;
@@ -179,6 +181,10 @@ impl Router {
     /// Makes a first link, where this machine can have links.
     pub(crate) fn open() -> Result<(Self, First), Refused> {
         let because = |text: &str| Err(Refused::Because(text.to_owned()));
+        // First: what follows is of no interest to somebody who may not have links anyway.
+        if !may_configure() {
+            return Err(Refused::NotRoot);
+        }
         let resolvers = Resolvers::find();
         if setting("net/ipv4/ip_forward").is_none_or(|value| value != "1") {
             return because("sysctl net.ipv4.ip_forward is not 1, so this machine forwards nothing");
@@ -252,8 +258,27 @@ impl First {
             Err(_) => return Ok(false),
         }
         let mut socket = Netlink::open(Some(NETFILTER)).context(describe)?;
-        wait_until(|| Ok(self.table.probes(&mut socket)? > 0)).context(describe)
+        let mut came = None;
+        let mut left = false;
+        wait_until(|| {
+            let probes = self.table.probes(&mut socket)?;
+            left = probes.left > 0;
+            if probes.came > 0 {
+                came.get_or_insert_with(Instant::now);
+            }
+            Ok(left || came.is_some_and(|came| came.elapsed() > FORWARDING))
+        })
+        .context(describe)?;
+        Ok(left)
     }
+}
+
+/// Whether this process may change the network that it is in.
+fn may_configure() -> bool {
+    // Asks to leave the loopback device as it is.
+    let nothing = Message::new(NEW_LINK, 0, &link_head(1, 0), &Attributes::default());
+    let tried = Netlink::open(None).and_then(|mut netlink| netlink.ask(&[nothing]));
+    !tried.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Makes a pair of devices, of which the namespace has one, under the first number that is free: the kernel sees to it

@@ -40,13 +40,30 @@ const SOURCE: u32 = 12;
 const TARGET: u32 = 16;
 // linux/netfilter.h, linux/netfilter_ipv4.h
 const IPV4: u8 = 2;
+const PREROUTING: u32 = 0;
 const POSTROUTING: u32 = 4;
-/// Just before others translate addresses: the first to do so decides.
-const PRIORITY: u32 = 99;
 
-/// Its one chain. The kernel asks it what to do with the first packet of each connection that leaves the host, behind
-/// everything that might drop what is forwarded.
-const CHAIN: &str = "out";
+/// Where packets come in. The kernel asks it before anybody else.
+const IN: Chain = Chain { name: "in", kind: "filter", hook: PREROUTING, priority: -400 };
+/// Where they leave the host. The kernel asks it about the first packet of each connection, behind everything that might drop
+/// what is forwarded, and just before others translate addresses: the first to do so decides.
+const OUT: Chain = Chain { name: "out", kind: "nat", hook: POSTROUTING, priority: 99 };
+
+struct Chain {
+    name: &'static str,
+    kind: &'static str,
+    hook: u32,
+    priority: i32,
+}
+
+/// How far connections from the first link to [`ANYWHERE`] came. They do not leave the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probes {
+    /// Packets that came in.
+    pub(crate) came: u64,
+    /// Packets that would leave.
+    pub(crate) left: u64,
+}
 
 /// A table to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,13 +85,15 @@ impl Table {
         let to_others = [load(TARGET), mask(), equals(self.block.base())];
         let messages = [
             self.message(),
-            self.chain(),
+            self.chain(&IN),
+            self.rule(&IN, [&from_first[..], &to_nobody, &[plain("counter")]].concat()),
+            self.chain(&OUT),
             // Counted here.
-            self.rule([&from_first[..], &to_nobody, &[plain("counter"), verdict(DROP)]].concat()),
+            self.rule(&OUT, [&from_first[..], &to_nobody, &[plain("counter"), verdict(DROP)]].concat()),
             // Counted in the table of another build.
-            self.rule([&from[..], &to_nobody, &[verdict(ACCEPT)]].concat()),
-            self.rule([&from[..], &to_others, &[verdict(DROP)]].concat()),
-            self.rule([&from[..], &[plain("masq")]].concat()),
+            self.rule(&OUT, [&from[..], &to_nobody, &[verdict(ACCEPT)]].concat()),
+            self.rule(&OUT, [&from[..], &to_others, &[verdict(DROP)]].concat()),
+            self.rule(&OUT, [&from[..], &[plain("masq")]].concat()),
         ];
         let mut socket = Netlink::open(Some(NETFILTER))?;
         let [begin, end] = [BATCH_BEGIN, BATCH_END]
@@ -92,13 +111,15 @@ impl Table {
         rustix::io::retry_on_intr(|| poll(&mut events, None)).context(|| "watch the caller").map(drop)
     }
 
-    /// How many connections from the first link to [`ANYWHERE`] came as far as where they would leave the host; they do
-    /// not leave it.
-    pub(crate) fn probes(&self, socket: &mut Netlink) -> io::Result<u64> {
-        let wanted = Attributes::default().with_text(1, &self.name).with_text(2, CHAIN);
-        let bodies = socket.list(&message(GET_RULE, DUMP, &wanted))?;
-        // The structure in front is as long as an attribute's head.
-        Ok(bodies.iter().filter_map(|body| packets(body.get(4..)?)).sum())
+    /// Reads the counters.
+    pub(crate) fn probes(&self, socket: &mut Netlink) -> io::Result<Probes> {
+        let mut count = |chain: &Chain| -> io::Result<u64> {
+            let wanted = Attributes::default().with_text(1, &self.name).with_text(2, chain.name);
+            let bodies = socket.list(&message(GET_RULE, DUMP, &wanted))?;
+            // The structure in front is as long as an attribute's head.
+            Ok(bodies.iter().filter_map(|body| packets(body.get(4..)?)).sum())
+        };
+        Ok(Probes { came: count(&IN)?, left: count(&OUT)? })
     }
 
     fn message(&self) -> Message {
@@ -106,21 +127,22 @@ impl Table {
         message(NEW_TABLE, CREATE | EXCLUSIVE, &attributes)
     }
 
-    fn chain(&self) -> Message {
-        let hook = Attributes::default().with_number(1, POSTROUTING).with_number(2, PRIORITY);
+    fn chain(&self, chain: &Chain) -> Message {
+        let hook =
+            Attributes::default().with_number(1, chain.hook).with_number(2, chain.priority.cast_unsigned());
         let attributes = Attributes::default()
             .with_text(1, &self.name)
-            .with_text(3, CHAIN)
+            .with_text(3, chain.name)
             .with_list(4, hook)
-            .with_text(7, "nat");
+            .with_text(7, chain.kind);
         message(NEW_CHAIN, CREATE, &attributes)
     }
 
-    fn rule(&self, expressions: Vec<Attributes>) -> Message {
+    fn rule(&self, chain: &Chain, expressions: Vec<Attributes>) -> Message {
         let add = |list: Attributes, expression| list.with_list(1, expression);
         let list = expressions.into_iter().fold(Attributes::default(), add);
         let attributes =
-            Attributes::default().with_text(1, &self.name).with_text(2, CHAIN).with_list(4, list);
+            Attributes::default().with_text(1, &self.name).with_text(2, chain.name).with_list(4, list);
         message(NEW_RULE, CREATE | APPEND, &attributes)
     }
 }

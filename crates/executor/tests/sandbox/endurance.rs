@@ -1,7 +1,11 @@
 //! Many runs, and many ends: nothing is left. `BUILDER_LONG=1` makes them longer.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use executor::{Executor, Rootfs};
@@ -25,31 +29,59 @@ fn own_mounts(fixture: &Fixture) -> Vec<String> {
     mounts.lines().filter(|line| line.contains(&own)).map(str::to_owned).collect()
 }
 
-/// What could leak: descriptors, mounts, groups, memory in KiB.
-fn held(fixture: &Fixture) -> (usize, usize, usize, u64) {
+/// What could leak: descriptors, mounts, memory in KiB.
+fn held(fixture: &Fixture) -> (usize, usize, u64) {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mounts = own_mounts(fixture).len();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let memory = memory.trim().trim_end_matches(" kB").parse().unwrap();
-    (descriptors, mounts, own_groups(), memory)
+    (descriptors, mounts, memory)
 }
 
-/// Groups of guards that are gone: those of others who test at the same time are held by live ones.
-fn own_groups() -> usize {
-    let abandoned = |path: &std::path::PathBuf| {
+/// Groups of these guards: others test, and have groups, at the same time.
+fn groups_of(guards: &BTreeSet<u32>) -> Vec<PathBuf> {
+    let is_theirs = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let pid = name.split('-').nth(1).unwrap_or_default().to_owned();
-        !Path::new("/proc").join(pid).exists()
+        name.split('-').nth(1).and_then(|pid| pid.parse().ok()).is_some_and(|pid| guards.contains(&pid))
     };
-    crate::limits::groups().iter().filter(|path| abandoned(path)).count()
+    crate::limits::groups().into_iter().filter(is_theirs).collect()
 }
 
-fn assert_nothing_leaked(fixture: &Fixture, before: (usize, usize, usize, u64)) {
+/// Takes down who guards the steps of this process while they run.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<BTreeSet<u32>>,
+}
+
+impl Watcher {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut guards = BTreeSet::new();
+            while !stopped.load(Ordering::Relaxed) {
+                guards.extend(crate::limits::own_children());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            guards
+        });
+        Self { stop, thread }
+    }
+
+    fn guards(self) -> BTreeSet<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn assert_nothing_leaked(fixture: &Fixture, watcher: Watcher, before: (usize, usize, u64)) {
+    let guards = watcher.guards();
+    assert!(!guards.is_empty(), "nobody was seen");
+    assert_eq!(groups_of(&guards), Vec::<PathBuf>::new(), "groups");
     let after = held(fixture);
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and mounts");
-    assert!(after.2 <= before.2, "groups");
-    assert!(after.3 < before.3 + 16 * 1024, "memory: {} KiB, then {}", before.3, after.3);
+    assert!(after.2 < before.2 + 16 * 1024, "memory: {} KiB, then {}", before.2, after.2);
 }
 
 fn one_after_another(fixture: &Fixture) {
@@ -57,10 +89,11 @@ fn one_after_another(fixture: &Fixture) {
         fixture.output("true");
     }
     let before = held(fixture);
+    let watcher = Watcher::start();
     for index in 0..count(60, 1000) {
         assert_eq!(fixture.output(&format!("echo {index}")), format!("{index}\n"));
     }
-    assert_nothing_leaked(fixture, before);
+    assert_nothing_leaked(fixture, watcher, before);
 }
 
 fn at_once(fixture: &Fixture) {
@@ -85,6 +118,7 @@ fn at_once(fixture: &Fixture) {
         })
         .collect();
     let before = held(fixture);
+    let watcher = Watcher::start();
     fixture.runtime.block_on(async {
         let start = |spec| {
             let sandbox = fixture.sandbox.clone();
@@ -95,7 +129,7 @@ fn at_once(fixture: &Fixture) {
             assert_eq!(task.await.unwrap(), 0);
         }
     });
-    assert_nothing_leaked(fixture, before);
+    assert_nothing_leaked(fixture, watcher, before);
 }
 
 /// The caller ends after a time that grows from nothing to longer than the start takes.
@@ -103,6 +137,7 @@ fn killed_at_every_stage(fixture: &Fixture) {
     let marker = crate::leaving::marker("8");
     std::fs::write(fixture.dir.path().join("script"), format!("echo ready; sleep {marker}")).unwrap();
     let mounts = own_mounts(fixture);
+    let mut guards = BTreeSet::new();
     let repetitions = count(15, 200);
     for index in 0..repetitions {
         let mut command = Command::new("/proc/self/exe");
@@ -115,6 +150,7 @@ fn killed_at_every_stage(fixture: &Fixture) {
         let mut caller = crate::leaving::Caller(command.spawn().unwrap());
         std::thread::sleep(Duration::from_micros((index * 60_000 / repetitions).try_into().unwrap()));
         let below = crate::leaving::descendants(caller.0.id());
+        guards.extend(&below);
         let signal = ["-KILL", "-TERM", "-INT"][index % 3];
         let _sent = Command::new("kill").args([signal, &caller.0.id().to_string()]).status().unwrap();
         caller.0.wait().unwrap();
@@ -129,6 +165,6 @@ fn killed_at_every_stage(fixture: &Fixture) {
     }
     eventually("the groups are gone", || {
         fixture.output("true");
-        own_groups() == 0
+        groups_of(&guards).is_empty()
     });
 }

@@ -47,7 +47,8 @@ fn groups_of(guard: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-fn own_children() -> Vec<u32> {
+/// Processes that this one started, and that nobody waited for yet.
+pub(crate) fn own_children() -> Vec<u32> {
     let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     let mut children: Vec<u32> = text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {

@@ -589,7 +589,7 @@ impl Build<'_> {
             definition,
             store: self.store.clone(),
             executor: match &self.request.runtime {
-                Some(runtime) => Arc::new(runtime.clone()),
+                Some(runtime) => Arc::new(runtime.clone().in_sandbox(self.sandbox.clone())),
                 None => Arc::new(self.sandbox.clone()),
             },
             progress: sink.clone(),
