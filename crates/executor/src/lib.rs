@@ -19,6 +19,9 @@
 //! keeper answers the step's calls that change or show owners. A private network has a helper program below a guard of its
 //! own; all steps of a [`Sandbox`] share it.
 //!
+//! Where an [`External`] program is to make the process, an OCI runtime, the keeper hands the furnished root file system over to it
+//! and waits for what it makes.
+//!
 //! A program that uses this crate calls [`sandbox_init`] first thing in `main`, then [`enter_user_namespace`]
 //! before it starts a thread.
 //!
