@@ -227,6 +227,24 @@ fn any_program_can_be_one() {
     );
 }
 
+#[test]
+fn images_run_in_them() {
+    need_root();
+    let home = Home::new();
+    let context =
+        Context::new("FROM busybox\nENV A=b\nWORKDIR /w\nCMD [\"sh\", \"-c\", \"echo $A; pwd; exit 9\"]\n");
+    run(home.build(&context).args(["-t", "app"])).ok();
+    for runtime in RUNTIMES {
+        let flag = format!("--runtime={runtime}");
+        assert_eq!(run(home.builder("run").args([&flag, "app"])).code_is(9).stdout, "b\n/w\n", "{runtime}");
+        let mut cat = home.builder("run");
+        let done = e2e::feed(cat.args([&flag, "app", "cat"]), b"through\n").ok();
+        assert_eq!(done.stdout, "through\n", "{runtime}");
+        run(home.builder("run").args([&flag, "app", "none"])).code_is(127);
+        run(home.builder("run").args([&flag, "-t", "app"])).code_is(125).says("leave out -t");
+    }
+}
+
 /// Whether a control group has no process. Other tests run at the same time, and theirs have.
 fn is_empty(group: &str) -> bool {
     let read = || std::fs::read_to_string(format!("{group}/cgroup.procs"));
