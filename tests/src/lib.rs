@@ -16,6 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod cases;
+pub mod forge;
+pub mod fuzz;
 mod git;
 mod oci;
 mod progress;

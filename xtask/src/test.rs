@@ -44,6 +44,8 @@ enum Part {
     Contexts,
     /// RUN --mount of every type, and a look into cache mounts.
     Mounts,
+    /// The network of RUN, on a machine of its own.
+    Network,
     /// Dockerfiles of well-known programs, in source packages fetched from this machine's Debian mirror.
     Sources,
     /// Questions about a build that does not run: graph, parse, check, outline, targets.
@@ -60,12 +62,22 @@ enum Part {
     Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
+    /// Random Dockerfiles and edits: images and explanations, against clean builds.
+    Fuzz,
+    /// Full disks, failing writes, damaged files, power failures.
+    Damage,
+    /// Many processes on one state directory.
+    Processes,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
     Layout,
     /// The same input, the same digest.
     Reproducible,
+    /// Hostile archives as layers, contexts and what ADD unpacks.
+    Hostile,
+    /// Images built again from nothing, and what differs.
+    Verify,
     /// Builds by an ordinary user.
     Rootless,
     /// RUN through runc and crun.
@@ -78,6 +90,8 @@ enum Part {
     Push,
     /// Compressions, media types, annotations, several platforms.
     Forms,
+    /// Everything written, against the JSON schemas of the image specification.
+    Schemas,
     /// The commands of the image store.
     Store,
     /// Archives loaded and run by a Docker daemon.

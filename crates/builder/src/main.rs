@@ -15,6 +15,7 @@ mod machine;
 mod progress;
 mod refused;
 mod remotes;
+mod space;
 mod template;
 mod terminal;
 
@@ -69,6 +70,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
+        Subcommands::Verify(args) => commands::verify::run(*args),
         Subcommands::Compare(args) => commands::compare::run(*args),
         Subcommands::Debug(args) => commands::debug::run(*args),
         Subcommands::Explain(args) => commands::explain::run(args),

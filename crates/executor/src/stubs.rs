@@ -251,17 +251,20 @@ impl Stubs {
 impl Stub {
     /// Removes it if it is still what was made: the same object, and empty.
     fn remove(&self) -> Result<(), Errno> {
-        let Ok(found) = rustix::fs::statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) else {
-            return Ok(());
-        };
-        let flags = match self.kind {
-            Kind::Directory => AtFlags::REMOVEDIR,
-            Kind::File if found.st_size == 0 => AtFlags::empty(),
-            Kind::File => return Ok(()),
-        };
-        if found.st_ino != self.inode {
-            return Ok(());
+        let beneath = ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&self.parent, &self.name, PATH | OFlags::NOFOLLOW, Mode::empty(), beneath) {
+            Ok(found) => {
+                let found = stat(found.as_fd())?;
+                if found.st_ino != self.inode || (self.kind == Kind::File && found.st_size != 0) {
+                    return Ok(());
+                }
+            }
+            // Somebody holds the sandbox's mount namespace (whoever reads /proc/PID/mountinfo does), and so the mounts are still there.
+            // Nobody can have replaced what something is mounted on.
+            Err(Errno::XDEV) => {}
+            Err(_) => return Ok(()),
         }
+        let flags = if self.kind == Kind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let before = stat(self.parent.as_fd())?;
         match rustix::fs::unlinkat(&self.parent, &self.name, flags) {
             // The process put something into it, or another sandbox uses the same directory of the host.
