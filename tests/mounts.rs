@@ -949,3 +949,83 @@ fn a_cache_mount_in_use_is_removed_when_it_is_free() {
     let step = "RUN --mount=type=cache,target=/c,id=busy ls /c";
     assert_eq!(busybox(&home, step, &[]), "g\n");
 }
+
+/// Two steps of one build that run at the same time, in each sharing mode.
+#[test]
+fn steps_of_a_build_share_by_mode() {
+    let home = Home::new();
+    let meet = "--mount=type=cache,target=/meet";
+    let both = |mounts: &str, script: &dyn Fn(&str) -> String| {
+        let stage = |name: &str| format!("FROM busybox AS {name}\nRUN {mounts} : {name}; {}\n", script(name));
+        let context = Context::new(&format!(
+            "{}{}FROM busybox\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n",
+            stage("a"),
+            stage("b")
+        ));
+        let steps = home.steps(&context, &[]);
+        ["a", "b"].map(|name| steps.named(&format!(": {name};")).log.clone())
+    };
+    // Both are in it at once.
+    let shared =
+        both("--mount=type=cache,target=/meet,id=together", &|name| format!("touch /meet/{name}; {MEET}"));
+    assert_eq!(shared, ["there: a b\n"; 2]);
+    // Both run at once, each with one of its own.
+    let private = both(&format!("{meet} --mount=type=cache,target=/own,id=steps,sharing=private"), &|name| {
+        format!("touch /own/{name} /meet/{name}; {{ {MEET}; }} > /dev/null && ls /own")
+    });
+    assert_eq!(private, ["a\n", "b\n"]);
+    // One after the other, whoever is first.
+    let locked = both("--mount=type=cache,target=/l,id=steps-locked,sharing=locked", &|name| {
+        format!(
+            "test ! -e /l/inside && touch /l/inside && sleep 0.5 && rm /l/inside && echo {name} >> /l/order && wc -l < /l/order"
+        )
+    });
+    assert!(locked == ["1\n", "2\n"] || locked == ["2\n", "1\n"], "{locked:?}");
+    // A lock is of a name: another mode of the same name waits for it as well, and one step may have a name twice.
+    let twice = "RUN --mount=type=cache,target=/x,id=steps-locked,sharing=locked \
+                 --mount=type=cache,target=/y,id=steps-locked,sharing=locked cmp /x/order /y/order && echo same";
+    assert_eq!(busybox(&home, twice, &[]), "same\n");
+}
+
+/// A build argument keeps the cache mounts of several projects apart.
+#[test]
+fn names_of_cache_mounts_have_a_space() {
+    let home = Home::new();
+    let write = "RUN --mount=type=cache,target=/c,id=n echo first > /c/f";
+    busybox(&home, write, &["--build-arg=BUILDKIT_CACHE_MOUNT_NS=one"]);
+    let read = "RUN --mount=type=cache,target=/c,id=n cat /c/f 2>/dev/null || echo none";
+    assert_eq!(busybox(&home, read, &["--build-arg=BUILDKIT_CACHE_MOUNT_NS=one"]), "first\n");
+    assert_eq!(busybox(&home, read, &["--build-arg=BUILDKIT_CACHE_MOUNT_NS=two"]), "none\n");
+    assert_eq!(busybox(&home, read, &[]), "none\n");
+}
+
+/// Seeds from an image and from a named context, in whole and in part, and what a variable that is there already is worth.
+#[test]
+fn further_sources() {
+    let home = Home::new();
+    let named = tempdir();
+    fs::create_dir(named.path().join("d")).expect("make a directory");
+    fs::write(named.path().join("d/f"), "named\n").expect("write");
+    let named = format!("--build-context=other={}", named.path().display());
+    let says = |rest: &str| busybox(&home, rest, &[&named]);
+    assert_eq!(
+        says(
+            "RUN --mount=type=cache,target=/c,id=i,from=busybox,source=/bin test -x /c/busybox && echo there"
+        ),
+        "there\n"
+    );
+    assert_eq!(says("RUN --mount=type=cache,target=/c,id=w,from=other cat /c/d/f"), "named\n");
+    assert_eq!(says("RUN --mount=type=cache,target=/c,id=p,from=other,source=d cat /c/f"), "named\n");
+    assert_eq!(says("RUN --mount=from=other,source=d/f,target=/m cat /m"), "named\n");
+    assert_eq!(says("RUN --mount=from=other,target=/m,rw echo x > /m/d/f && cat /m/d/f"), "x\n");
+    assert_eq!(
+        says(
+            "RUN --mount=type=cache,target=/c,id=w,from=other,readonly cat /c/d/f; touch /c/x 2>/dev/null || echo no"
+        ),
+        "named\nno\n"
+    );
+    let agent = Agent::start();
+    let socket = format!("--ssh={}", format_args!("default={}", agent.socket().display()));
+    let own = "ENV SSH_AUTH_SOCK=/mine\nRUN --mount=type=ssh echo $SSH_AUTH_SOCK && test -S /run/buildkit/ssh_agent.0 && echo there";
+    assert_eq!(busybox(&home, own, &[&socket]), "/mine\nthere\n");
+}

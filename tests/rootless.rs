@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::{
-    Context, Home, Image, Running, User, eventually, mounts_with, processes_with, run, tempdir, unpack,
+    Context, Home, Image, Running, User, eventually, mounts_with, need_root, processes_with, run, tempdir,
+    tool, unpack,
 };
 use rustix::process::Signal;
 
@@ -170,4 +172,126 @@ fn without_overlay_the_same_tree() {
     let output = format!("type=oci,tar=false,name=e2e:latest,dest={}", layout.display());
     run(home.build(&context).args(["-o", &output]).env("BUILDER_DISABLE", "overlay")).ok();
     with.same(&unpack(&layout), "with overlay, and without");
+}
+
+/// A container of an ordinary user, as far as builds see it: a user namespace with one id, parts of `/proc` hidden, its files on an
+/// overlay, on which no other can be, and a volume at `$HOME/volume`. `id` is the one id, as
+/// seen inside: without root's there is nothing that one can do there.
+fn in_a_container(user: &User, id: u32) -> Command {
+    let without =
+        if id == 0 { "" } else { "setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all" };
+    let script = format!(
+        "mkdir -p $TMPDIR/upper $TMPDIR/work $TMPDIR/volume $HOME/volume
+         mount -t overlay -o userxattr,lowerdir=$HOME,upperdir=$TMPDIR/upper,workdir=$TMPDIR/work overlay $HOME
+         mount --bind $TMPDIR/volume $HOME/volume
+         cd $HOME; exec {without} \"$@\""
+    );
+    let mut command = user.command(Path::new("unshare"));
+    let (uid, gid) = (format!("--map-user={id}"), format!("--map-group={id}"));
+    command.args([
+        "--user",
+        &uid,
+        &gid,
+        "--keep-caps",
+        "--mount",
+        "--pid",
+        "--fork",
+        "sh",
+        "-ec",
+        &script,
+        "sh",
+    ]);
+    command.arg(user.at("builder")).arg("build");
+    command.arg(format!("--build-context=busybox=oci-layout://{}", user.at("busybox").display()));
+    command.arg("--progress=plain");
+    // Who hides something is more powerful than who is in the container.
+    let mut hidden = tool("unshare");
+    hidden.args(["--mount", "sh", "-ec", "mount -t tmpfs none /proc/tty; exec \"$@\"", "sh"]);
+    hidden.arg(command.get_program()).args(command.get_args()).current_dir(user.at("home"));
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => hidden.env(name, value),
+            None => hidden.env_remove(name),
+        };
+    }
+    hidden
+}
+
+const IN_A_CONTAINER: &str = "\
+FROM busybox
+RUN mkdir /d && echo 1 > /d/f && chmod 700 /d && ls /proc/self > /dev/null && id -u
+COPY --chown=5:6 file /owned
+RUN rm -r /home && echo 2 > /d/g && cat /owned
+";
+
+#[test]
+fn inside_an_unprivileged_container() {
+    let context = Context::new(IN_A_CONTAINER).file("file", "text\n");
+    context.chmod("file", 0o644);
+    context.chmod("Dockerfile", 0o644);
+    run(Command::new("chmod").args(["-R", "a+rX"]).arg(context.path())).ok();
+    let by_root = image_by_root(&context);
+    // As root of the container, and as one who can do nothing there and needs a namespace within.
+    for id in [0, 1000] {
+        for disabled in ["", "overlay"] {
+            let user = User::with_one_id();
+            let layout = user.at("out/layout");
+            let mut build = in_a_container(&user, id);
+            build.args(["-o", &format!("type=oci,tar=false,dest={}", layout.display())]);
+            build.env("BUILDER_HOME", user.at("home/volume/state")).env("BUILDER_DISABLE", disabled);
+            let done = run(build.arg(context.path()).env("SOURCE_DATE_EPOCH", "1600000000")).ok();
+            // A step sees the processes around it.
+            let done = done.says("no new one can be mounted");
+            let image = Image::open(layout, None);
+            image
+                .tree()
+                .same(&by_root.tree(), &format!("in a container and by root: {id} {disabled}\n{done}"));
+            assert_eq!(image.digest, by_root.digest, "{id} {disabled}");
+        }
+        // On the container's own files no overlay can be, which is said, and what is removed cannot be marked.
+        let user = User::with_one_id();
+        let mut build = in_a_container(&user, id);
+        let done = run(build.arg(context.path()).env("BUILDER_HOME", user.at("home/state"))).code_is(3);
+        done.says("every RUN works in a full copy of its file system")
+            .says("inside a container, put it on a volume");
+    }
+}
+
+/// The machine allows no user namespaces: the setting that forbids them is named, also those that this kernel lacks.
+#[test]
+fn without_user_namespaces() {
+    need_root();
+    let context = Context::new("FROM busybox\nRUN true\n");
+    run(Command::new("chmod").args(["-R", "a+rX"]).arg(context.path())).ok();
+    let user = User::with_one_id();
+    // In a chroot the kernel refuses as it does where one of these is set.
+    let other = |name: &str, value: u32| {
+        format!(
+            "mount -t tmpfs none /proc/sys/kernel; echo {value} > /proc/sys/kernel/{name}; mkdir $TMPDIR/{name}
+             mount --rbind / $TMPDIR/{name}; exec chroot $TMPDIR/{name}"
+        )
+    };
+    for (setting, how) in [
+        (
+            "sysctl user.max_user_namespaces allows, 0: raise it",
+            "echo 0 > /proc/sys/user/max_user_namespaces; exec".to_owned(),
+        ),
+        ("kernel.unprivileged_userns_clone is 0", other("unprivileged_userns_clone", 0)),
+        (
+            "kernel.apparmor_restrict_unprivileged_userns is 1",
+            other("apparmor_restrict_unprivileged_userns", 1),
+        ),
+    ] {
+        // A limit of a namespace counts for those below it, and not for the machine.
+        let script = format!("{how} setpriv --bounding-set=-all --inh-caps=-all \"$@\"");
+        let mut build = user.command(Path::new("unshare"));
+        build
+            .args(["--user", "--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
+            .arg(user.at("builder"));
+        build.args([
+            "build",
+            &format!("--build-context=busybox=oci-layout://{}", user.at("busybox").display()),
+        ]);
+        run(build.arg(context.path())).code_is(3).says(setting);
+    }
 }

@@ -202,6 +202,49 @@ fn ends_are_the_same() {
     failing("/bin/false", "true", &[]).code_is(3).says("/bin/false create: it ended with exit code 1");
 }
 
+/// A runtime by its path, here one that calls another, and says a lot.
+#[test]
+fn any_program_can_be_one() {
+    need_root();
+    let dir = tempdir();
+    let talker = dir.path().join("talker");
+    let calls = dir.path().join("calls");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> {}\ncase \"$*\" in *start*) echo talks; echo more >&2;; esac\nexec runc \"$@\"\n",
+        calls.display()
+    );
+    std::fs::write(&talker, script).expect("write a program");
+    std::fs::set_permissions(&talker, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("make it one");
+    let context = Context::new("FROM busybox\nRUN echo said\n");
+    let home = Home::new();
+    let steps = home.steps(&context, &[&format!("--runtime={}", talker.display())]);
+    assert_eq!(steps.named("RUN").log, "said\n");
+    let calls = std::fs::read_to_string(&calls).expect("it was called");
+    assert!(
+        calls.lines().count() == 2 && calls.contains(" create --bundle ") && calls.contains(" start "),
+        "{calls}"
+    );
+}
+
+#[test]
+fn images_run_in_them() {
+    need_root();
+    let home = Home::new();
+    let context =
+        Context::new("FROM busybox\nENV A=b\nWORKDIR /w\nCMD [\"sh\", \"-c\", \"echo $A; pwd; exit 9\"]\n");
+    run(home.build(&context).args(["-t", "app"])).ok();
+    for runtime in RUNTIMES {
+        let flag = format!("--runtime={runtime}");
+        assert_eq!(run(home.builder("run").args([&flag, "app"])).code_is(9).stdout, "b\n/w\n", "{runtime}");
+        let mut cat = home.builder("run");
+        let done = e2e::feed(cat.args([&flag, "app", "cat"]), b"through\n").ok();
+        assert_eq!(done.stdout, "through\n", "{runtime}");
+        run(home.builder("run").args([&flag, "app", "none"])).code_is(127);
+        run(home.builder("run").args([&flag, "-t", "app"])).code_is(125).says("leave out -t");
+    }
+}
+
 /// Whether a control group has no process. Other tests run at the same time, and theirs have.
 fn is_empty(group: &str) -> bool {
     let read = || std::fs::read_to_string(format!("{group}/cgroup.procs"));

@@ -7,6 +7,7 @@ mod console;
 mod diagnostics;
 mod disabled;
 mod docker_config;
+mod external;
 mod failure;
 mod format;
 mod interrupt;

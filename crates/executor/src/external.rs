@@ -73,12 +73,14 @@ pub(crate) fn run(
     if !external.enters_groups {
         show_unified_groups()?;
     }
-    let call = Call { external, stdin, groups: if external.enters_groups { &[] } else { &given.groups } };
+    let streams = Streams::OfProcess { stdin };
+    let call = Call { external, streams, groups: if external.enters_groups { &[] } else { &given.groups } };
     call.make("create", &["--bundle", BUNDLE, "--pid-file", &inside("pid"), NAME])?;
     let process = created().context(|| format!("read which process {name} made"))?;
     let watched = rustix::process::pidfd_open(process, PidfdFlags::empty()).context(|| "open the process")?;
-    release_streams(control);
+    let call = Call { streams: Streams::Nobodys(null()?), ..call };
     call.make("start", &[NAME])?;
+    release_streams(control);
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
     // The runtime is gone: its process is a child of this one, the first of the pid namespace.
     let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(process), WaitOptions::empty()))
@@ -192,17 +194,37 @@ fn null() -> Result<OwnedFd, Fault> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(|| "open /dev/null")
 }
 
+/// What the runtime's standard streams are.
+enum Streams {
+    /// Those of the process that it makes, which inherits them; output and errors are this process's.
+    OfProcess { stdin: OwnedFd },
+    /// What it reads and writes concerns nobody.
+    Nobodys(OwnedFd),
+}
+
+impl Streams {
+    fn take(&self) -> Result<(), Errno> {
+        match self {
+            Self::OfProcess { stdin } => rustix::stdio::dup2_stdin(stdin),
+            Self::Nobodys(null) => {
+                rustix::stdio::dup2_stdin(null)?;
+                rustix::stdio::dup2_stdout(null)?;
+                rustix::stdio::dup2_stderr(null)
+            }
+        }
+    }
+}
+
 /// How the runtime is called.
 struct Call<'a> {
     external: &'a External,
-    /// The process's.
-    stdin: OwnedFd,
+    streams: Streams,
     /// What it enters before it is executed.
     groups: &'a [OwnedFd],
 }
 
 impl Call<'_> {
-    /// Calls it, and waits for it. The process that `create` makes inherits the streams.
+    /// Calls it, and waits for it.
     fn make(&self, verb: &str, args: &[&str]) -> Result<(), Fault> {
         let name = self.external.program.display();
         let describe = || format!("start the runtime {name}");
@@ -222,8 +244,7 @@ impl Call<'_> {
         let child = sys::fork(|| {
             // First of all: whatever fails to be limited must not run.
             let limited = self.groups.iter().all(|group| rustix::io::write(group, b"0").is_ok());
-            let entered =
-                rustix::process::chdir(BUNDLE).and_then(|()| rustix::stdio::dup2_stdin(&self.stdin));
+            let entered = rustix::process::chdir(BUNDLE).and_then(|()| self.streams.take());
             if limited && entered.is_ok() && sys::close_on_exec_from(3).is_ok() {
                 sys::reset_signals();
                 let _failed = sys::execve(&program, &line, &env);

@@ -19,6 +19,9 @@
 //! keeper answers the step's calls that change or show owners. What connects a private network runs below a guard of its
 //! own; a step enters a namespace that is connected already, and the next step of a [`Sandbox`] gets the same.
 //!
+//! Where an [`External`] program is to make the process, an OCI runtime, the keeper hands the furnished root file system over to it
+//! and waits for what it makes.
+//!
 //! A program that uses this crate calls [`sandbox_init`] first thing in `main`, then [`enter_user_namespace`]
 //! before it starts a thread.
 //!

@@ -87,8 +87,11 @@ impl Runtime {
         &self.program
     }
 
-    /// The same process, to be made by the runtime.
-    fn handed_over(&self, mut spec: ProcessSpec) -> Result<ProcessSpec, executor::Error> {
+    /// The same process, to be made by the runtime, for whoever starts it with a [`Sandbox`] of his own.
+    ///
+    /// # Errors
+    /// [`executor::Error::Unsupported`] says what of it a runtime is not given.
+    pub fn hand_over(&self, mut spec: ProcessSpec) -> Result<ProcessSpec, executor::Error> {
         if spec.stdio == Stdio::Terminal {
             return Err(self.cannot("a terminal of the process's own"));
         }
@@ -116,7 +119,7 @@ impl Runtime {
 #[async_trait]
 impl Executor for Runtime {
     async fn run(&self, spec: ProcessSpec, output: &dyn OutputSink) -> Result<Outcome, executor::Error> {
-        self.sandbox.run(self.handed_over(spec)?, output).await
+        self.sandbox.run(self.hand_over(spec)?, output).await
     }
 
     async fn private_network(&self) -> Result<PrivateNetwork, executor::Error> {

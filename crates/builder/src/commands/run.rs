@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use image::{ContainerConfig, ImageResolver as _, Platform, Reference, ResolvedIm
 use worker::{Cancel, LocalWorker, Prepared};
 
 use crate::failure::{Failure, INTERRUPTED, NOT_STARTED};
-use crate::{Machine, console, interrupt};
+use crate::{Machine, console, external, interrupt};
 
 /// Run one program of an image in the foreground.
 ///
@@ -53,6 +54,10 @@ pub(crate) struct Args {
     /// Network: host, private or none
     #[arg(long, value_name = "MODE", default_value = "host")]
     network: String,
+
+    /// OCI runtime that makes the process: crun, runc or a path; not with -t [default: the own sandbox]
+    #[arg(long, value_name = "RUNTIME", env = "BUILDER_RUNTIME", hide_env = true)]
+    runtime: Option<OsString>,
 
     /// Accepted as `docker run` has it: standard input is always that of this command
     #[arg(short, long)]
@@ -109,11 +114,15 @@ fn start(args: &Args) -> Result<u8, Failure> {
             return Err(Failure::usage(message));
         }
     };
+    let external = external::runtime(args.runtime.as_deref())?;
+    if external.is_some() && args.tty {
+        return Err(Failure::usage("with --runtime a program has no terminal of its own: leave out -t"));
+    }
     let machine = Machine::enter()?;
     let store = machine.store()?;
     let session = store.session()?;
     let runtime = crate::runtime()?;
-    let code = runtime.block_on(run_image(args, network, &store, session));
+    let code = runtime.block_on(run_image(args, network, external.as_ref(), &store, session));
     runtime.shutdown_timeout(CANCEL_TIME);
     code
 }
@@ -121,6 +130,7 @@ fn start(args: &Args) -> Result<u8, Failure> {
 async fn run_image(
     args: &Args,
     network: executor::Network,
+    runtime: Option<&runtime::Runtime>,
     store: &Store,
     session: Session,
 ) -> Result<u8, Failure> {
@@ -151,6 +161,9 @@ async fn run_image(
     spec.resolv_conf = Some(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     spec.network = network;
     spec.mounts = args.volume.iter().map(|volume| mount(volume)).collect::<Result<_, _>>()?;
+    if let Some(runtime) = runtime {
+        spec = runtime.hand_over(spec)?;
+    }
     let ended = console::run(&Sandbox::new(), spec, args.tty).await;
     let ended = ended.map_err(|error| console::not_started(error, NOT_STARTED))?;
     drop(root);

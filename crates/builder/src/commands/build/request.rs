@@ -14,7 +14,7 @@ use super::lent::Secrets;
 use super::network;
 use super::output::{ImageForm, Output};
 use crate::failure::Failure;
-use crate::remotes;
+use crate::{external, remotes};
 
 /// What is to be built, and where it goes.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         run: args.limits.resolve()?,
         context_mode: args.context_mode,
         caches: Caches { from: args.cache_from.clone(), to: args.cache_to.clone() },
-        runtime: external_runtime(args)?,
+        runtime: external::runtime(args.runtime.as_deref())?,
         delivery: Delivery {
             tags,
             kept,
@@ -125,16 +125,6 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         },
         again: args.again.clone(),
     })
-}
-
-/// `--runtime`; an empty one, as from the environment, is none.
-fn external_runtime(args: &Args) -> Result<Option<runtime::Runtime>, Failure> {
-    let Some(name) = args.runtime.as_deref().filter(|name| !name.is_empty()).map(Path::new) else {
-        return Ok(None);
-    };
-    runtime::Runtime::find(name)
-        .map(Some)
-        .map_err(|error| Failure::usage(format!("--runtime={}: {error}", name.display())))
 }
 
 /// A place that cannot be written to is told before the build, not after it.
