@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("buildah", "buildah"),
     ("runc", "runc"),
     ("dockerd", "docker.io"),
+    ("podman", "podman"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
     ("strace", "strace"),

@@ -84,6 +84,8 @@ enum Part {
     Store,
     /// Archives loaded and run by a Docker daemon.
     Docker,
+    /// Images to Podman and from it.
+    Podman,
     /// The programs of Dockerfiles/, built and run.
     Programs,
     /// The same Dockerfiles built by Buildah.
