@@ -76,6 +76,8 @@ enum Part {
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.
     Push,
+    /// The memory that a large layer takes.
+    Large,
     /// Compressions, media types, annotations, several platforms.
     Forms,
     /// Everything written, against the JSON schemas of the image specification.
