@@ -26,7 +26,7 @@ fn write(path: &Path, size: u64) {
     let mut file = File::create(path).expect("create a file");
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut block = vec![0; 1 << 20];
-    for _ in 0..size / 2 >> 20 {
+    for _ in 0..size / (2 << 20) {
         for word in block.chunks_exact_mut(8) {
             state ^= state << 13;
             state ^= state >> 7;

@@ -76,6 +76,8 @@ enum Part {
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.
     Push,
+    /// Registries that break, lie, limit and send elsewhere.
+    Misbehaving,
     /// The memory that a large layer takes.
     Large,
     /// Compressions, media types, annotations, several platforms.
