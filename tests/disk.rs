@@ -1,6 +1,6 @@
 //! What the cache takes on the disk, and what goes when it has to become smaller.
 
-use e2e::{Context, Home, run};
+use e2e::{Context, Done, Home, Image, run, tempdir, tool};
 use serde_json::Value;
 
 const DOCKERFILE: &str = "\
@@ -85,4 +85,85 @@ fn limits_are_kept_and_told() {
     assert_eq!(left, 3_000_000, "the first was not touched");
     let told = run(home.builder("explain").arg(":2/4")).ok().stdout;
     assert!(told.ends_with("it was cached\n"), "{told}");
+}
+
+fn capped(home: &Home, context: &Context, most: &str) -> Done {
+    let mut build = home.build(context);
+    build.env("BUILDER_MAX_USED_SPACE", most).env("BUILDER_MIN_FREE_SPACE", "0");
+    run(build.env("BUILDER_RESERVED_SPACE", "0").arg("--progress=plain")).ok()
+}
+
+/// Bytes of layers.
+fn used(home: &Home) -> u64 {
+    parts(home, &["type=regular"]).iter().map(|part| part["Size"].as_u64().expect("bytes")).sum()
+}
+
+#[test]
+fn builds_keep_to_a_limit_by_themselves() {
+    let home = Home::new();
+    let step = |name: &str, slow: &str| {
+        Context::new(&format!("FROM busybox\nRUN head -c 3000000 /dev/zero > /{name}{slow}\n"))
+    };
+    let (slow, fast) = (step("slow", " && sleep 2"), step("fast", ""));
+    capped(&home, &slow, "10000000");
+    capped(&home, &fast, "10000000");
+    for number in 0..4 {
+        capped(&home, &step(&number.to_string(), ""), "10000000");
+        assert!(used(&home) <= 10_000_000, "{}", used(&home));
+    }
+    // The slow one is worth its bytes.
+    assert!(capped(&home, &slow, "10000000").stderr.contains("CACHED"));
+    capped(&home, &fast, "10000000").says("not cached: evicted just now to keep under 10MB");
+    // One build may be larger than the limit: what it uses stays until it ends, what others have left goes at once.
+    let large: String =
+        (0..6).map(|n| format!("RUN head -c 3000000 /dev/zero > /l{n} && sleep 0.2\n")).collect();
+    let large = Context::new(&format!("FROM busybox\n{large}RUN ls /l0 /l5\n"));
+    capped(&home, &large, "10000000");
+    capped(&home, &slow, "10000000").says("not cached: evicted just now to keep under 10MB");
+    assert!(used(&home) <= 10_000_000, "{}", used(&home));
+    // Nothing is left of what went.
+    let snapshots = run(tool("du").args(["-sb", "--apparent-size"]).arg(home.path())).ok().stdout;
+    let bytes: u64 = snapshots.split_whitespace().next().expect("a number").parse().expect("a number");
+    assert!(bytes < 16_000_000, "{bytes} bytes in the state directory");
+    let nonsense = run(home.build(&slow).env("BUILDER_MAX_USED_SPACE", "much"));
+    nonsense.code_is(2).says("BUILDER_MAX_USED_SPACE");
+}
+
+/// Builds that take everything from each other, except what they are using.
+#[test]
+fn what_a_running_build_uses_is_never_collected() {
+    let home = Home::new();
+    let context = |own: usize| {
+        let text = format!(
+            "FROM busybox AS one\nCOPY a /\nRUN head -c 1000000 /dev/zero > /one\nFROM busybox\nRUN head -c 1000000 /dev/zero > /{own}\n\
+             COPY --from=one /one /a /\nRUN cat /one /{own} /a | sha256sum > /sum; sleep 0.0{own}\nCOPY a /b\n"
+        );
+        Context::new(&text).file("a", "a\n")
+    };
+    let contexts: Vec<Context> = (0..4).map(context).collect();
+    let clean: Vec<String> = contexts.iter().map(|context| digest(&Home::new(), context)).collect();
+    std::thread::scope(|scope| {
+        for own in 0..4 {
+            let (home, contexts, clean) = (&home, &contexts, &clean);
+            scope.spawn(move || {
+                for round in 0..6 {
+                    let which = (own + round) % 4;
+                    assert_eq!(digest(home, &contexts[which]), clean[which]);
+                }
+            });
+        }
+    });
+}
+
+/// Of the image that a build gives in a cache with hardly any room.
+fn digest(home: &Home, context: &Context) -> String {
+    let dir = tempdir();
+    let layout = dir.path().join("layout");
+    let mut build = home.build(context);
+    build
+        .env("BUILDER_MAX_USED_SPACE", "1MB")
+        .env("SOURCE_DATE_EPOCH", "0")
+        .env("BUILDER_RESERVED_SPACE", "0");
+    run(build.args(["-o", &format!("type=oci,tar=false,dest={}", layout.display())])).ok();
+    Image::open(layout, None).digest
 }

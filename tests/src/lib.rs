@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 mod cases;
 pub mod forge;
+pub mod fuzz;
 mod git;
 mod oci;
 mod progress;

@@ -15,9 +15,12 @@ use crate::{bases, packages};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     suite: Suite,
-    /// How many seconds it may take.
+    /// How many seconds it may take; of suites that are measured in rounds, no end but theirs.
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
+    /// How many rounds, where a suite is measured in them.
+    #[arg(long, value_name = "NUMBER")]
+    rounds: Option<u64>,
     /// Seed of what is random; printed, so that a failure can be repeated.
     #[arg(long)]
     seed: Option<u64>,
@@ -25,10 +28,23 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Suite {
-    /// Kills builds at random moments (300 s): the next build on the same state must work, and give the same image.
+    /// Kills builds at random moments (300 s, or so many kills): the next build on the same state must work, and give the same image.
     Crash,
+    /// Random Dockerfiles, edits and options (2,000 rounds): the image is that of an empty cache, and what is named as the cause of a miss is
+    /// one.
+    FuzzCache,
+    /// Builds on disks that fill up (500 sizes).
+    FullDisk,
+    /// Builds of which one system call that writes fails (every one).
+    FailingWrites,
+    /// Builds after bytes of the store have changed (1,000 places).
+    Corruption,
+    /// Builds that lose power, on a file system of their own (100 times).
+    Power,
     /// Random histories of edits, kills and prunes (600 s): each build must give what a clean build gives.
     History,
+    /// Interrupts and kills builds 200 times, root's and an ordinary user's: nothing may stay, and the next build be a clean one.
+    Kills,
     /// Property tests of the crates with many more cases (600 s).
     Properties,
 }
@@ -38,8 +54,14 @@ pub(crate) fn run(args: &Args) -> Result {
     println!("seed {seed}");
     let budget = |default| Duration::from_secs(args.budget.unwrap_or(default));
     match args.suite {
-        Suite::Crash => crash(budget(300), &mut Random(seed)),
+        Suite::Crash => crash(budget(300), args.rounds, &mut Random(seed)),
+        Suite::FuzzCache => end_to_end("fuzz", "", "BUILDER_FUZZ", args, 2_000, seed),
+        Suite::FullDisk => end_to_end("damage", "a_disk", "BUILDER_DAMAGE", args, 500, seed),
+        Suite::FailingWrites => end_to_end("damage", "a_write", "BUILDER_DAMAGE", args, u64::MAX, seed),
+        Suite::Corruption => end_to_end("damage", "bytes", "BUILDER_DAMAGE", args, 1_000, seed),
+        Suite::Power => end_to_end("damage", "the_power", "BUILDER_DAMAGE", args, 100, seed),
         Suite::History => history(budget(600), seed),
+        Suite::Kills => kills(seed),
         Suite::Properties => properties(budget(600)),
     }
 }
@@ -78,7 +100,7 @@ RUN find /out -type f | sort | xargs sha256sum > /sums
 
 /// In each round: starts a build on a state directory that many killed builds left behind, kills it with its whole
 /// process group after a random time; every few rounds lets one finish, and compares its image with the first one.
-fn crash(budget: Duration, random: &mut Random) -> Result {
+fn crash(budget: Duration, rounds: Option<u64>, random: &mut Random) -> Result {
     packages::ensure(packages::BASES)?;
     let bases = bases::ensure(false)?;
     let binary = shell::builder(false)?;
@@ -97,12 +119,13 @@ fn crash(budget: Duration, random: &mut Random) -> Result {
     let whole = start.elapsed();
     println!("undisturbed build: {want} [{}]", shell::seconds(whole));
     let (mut killed, mut finished) = (0, 0);
-    while start.elapsed() < budget {
+    let goes_on = |killed: u64| rounds.map_or(start.elapsed() < budget, |rounds| killed < rounds);
+    while goes_on(killed) {
         // A new file makes some of the steps run again, so that there is always something to interrupt.
         fs::write(build.context.join("data/8"), random.next().to_le_bytes())?;
         for _ in 0..random.between(1, 5) {
             let after = Duration::from_micros(random.between(0, (whole.as_micros() as u64 * 5 / 4).max(2)));
-            killed += u32::from(build.kill("battered", after)?);
+            killed += u64::from(build.kill("battered", after)?);
         }
         let battered = build.finish("battered")?;
         let fresh = build.finish("fresh")?;
@@ -170,13 +193,40 @@ impl Crash {
 
 /// The end-to-end test of the same name, for longer.
 fn history(budget: Duration, seed: u64) -> Result {
+    let mut test = part("history", "")?;
+    test.env("BUILDER_HISTORY_SECONDS", budget.as_secs().to_string());
+    shell::show(test.env("BUILDER_HISTORY_SEED", seed.to_string())).map(drop)
+}
+
+/// A test of an end-to-end part, for many rounds. Its variables begin with `prefix`.
+fn end_to_end(name: &str, filter: &str, prefix: &str, args: &Args, rounds: u64, seed: u64) -> Result {
+    let mut test = part(name, filter)?;
+    test.env(format!("{prefix}_ROUNDS"), args.rounds.unwrap_or(rounds).to_string());
+    if let Some(budget) = args.budget {
+        test.env(format!("{prefix}_SECONDS"), budget.to_string());
+    }
+    shell::show(test.env(format!("{prefix}_SEED"), seed.to_string())).map(drop)
+}
+
+/// The tests of an end-to-end part whose names hold `filter`.
+fn part(name: &str, filter: &str) -> Result<Command> {
     packages::ensure(packages::BASES)?;
     packages::ensure(packages::TESTS)?;
     let mut test = shell::cargo();
-    test.args(["test", "--release", "--package", "e2e", "--test", "history", "--", "--nocapture"]);
+    test.args(["test", "--release", "--package", "e2e", "--test", name, "--", "--nocapture", filter]);
     test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(true)?);
-    test.env("BUILDER_HISTORY_SECONDS", budget.as_secs().to_string());
-    shell::show(test.env("BUILDER_HISTORY_SEED", seed.to_string())).map(drop)
+    Ok(test)
+}
+
+/// The end-to-end test of the same name, more often. It takes as long as it takes.
+fn kills(seed: u64) -> Result {
+    packages::ensure(packages::BASES)?;
+    packages::ensure(packages::TESTS)?;
+    let mut test = shell::cargo();
+    test.args(["test", "--package", "e2e", "--test", "kills", "--", "--nocapture"]);
+    test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(false)?);
+    test.env("BUILDER_KILLS", "200").env("BUILDER_KILLS_SEED", seed.to_string());
+    shell::show(&mut test).map(drop)
 }
 
 /// The property tests, with as many cases as the budget allows: each round with ten times more.

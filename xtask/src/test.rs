@@ -44,6 +44,8 @@ enum Part {
     Contexts,
     /// RUN --mount of every type, and a look into cache mounts.
     Mounts,
+    /// The network of RUN, on a machine of its own.
+    Network,
     /// Dockerfiles of well-known programs, in source packages fetched from this machine's Debian mirror.
     Sources,
     /// Questions about a build that does not run: graph, parse, check, outline, targets.
@@ -60,6 +62,12 @@ enum Part {
     Disk,
     /// Random histories of edits, kills and prunes, against clean builds.
     History,
+    /// Random Dockerfiles and edits: images and explanations, against clean builds.
+    Fuzz,
+    /// Full disks, failing writes, damaged files, power failures.
+    Damage,
+    /// Many processes on one state directory.
+    Processes,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
@@ -72,6 +80,10 @@ enum Part {
     Verify,
     /// Builds by an ordinary user.
     Rootless,
+    /// RUN through runc and crun.
+    Runtimes,
+    /// Builds that are killed at any moment: nothing stays.
+    Kills,
     /// Pulls from a registry, with and without credentials.
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.

@@ -51,7 +51,6 @@ impl Machine {
         let options = StoreOptions {
             userxattr,
             recorded_owners,
-            separate_files: disabled.links,
             forget_chunks: disabled.chunks,
             snapshotter: if disabled.overlay { Snapshotter::Copying } else { self.snapshotter(home) },
         };

@@ -14,6 +14,7 @@ mod machine;
 mod progress;
 mod refused;
 mod remotes;
+mod space;
 mod template;
 mod terminal;
 

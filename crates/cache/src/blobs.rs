@@ -9,10 +9,11 @@ use hash::{Digest, DigestWriter, Sha256};
 use image::{BlobReader, BlobWriter, ContentStore};
 use rusqlite::{OptionalExtension, params};
 
-use crate::CacheError;
 use crate::database::{from_sql, to_millis, to_sql};
 use crate::layout::create_dir;
+use crate::leases::Bucket;
 use crate::store::Inner;
+use crate::{CacheError, Store};
 
 /// Blobs as files named by digest. A file counts only when the database knows it, which is told after the file is complete.
 #[derive(Debug, Clone)]
@@ -28,6 +29,7 @@ impl BlobStore {
     /// The blob's file and size, if the database knows it and the file has that size. Anything else is removed: the caller
     /// will fetch or make the blob again.
     fn locate(&self, digest: &Digest) -> io::Result<Option<(PathBuf, u64)>> {
+        self.inner.leases.hold(&self.inner.layout, Bucket::of_blob(digest))?;
         let known = self.inner.database.read("look up a blob", |db| {
             db.prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?
                 .query_row([digest.as_bytes()], |row| row.get(0))
@@ -37,8 +39,12 @@ impl BlobStore {
         let path = self.inner.layout.blob(digest);
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() == size => Ok(Some((path, size))),
-            Ok(_) => self.inner.discard_blob(digest).map(|()| None),
+            Ok(_) => {
+                self.inner.damage.note(format!("blob {digest}"));
+                self.inner.discard_blob(digest).map(|()| None)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.inner.damage.note(format!("blob {digest}"));
                 self.inner.discard_blob(digest).map(|()| None)
             }
             Err(error) => Err(error),
@@ -106,6 +112,7 @@ impl VerifyingReader {
     fn broken(&mut self, what: &str) -> io::Error {
         // A reader that is asked again after an error must not answer "end".
         self.left = u64::MAX;
+        self.inner.damage.note(format!("blob {}", self.digest));
         let removed = match self.inner.discard_blob(&self.digest) {
             Ok(()) => "it was removed".to_owned(),
             Err(error) => format!("it could not be removed: {error}"),
@@ -181,9 +188,11 @@ impl BlobWriter for Writer {
         if let Some(folder) = target.parent() {
             create_dir(folder, 0o700)?;
         }
+        inner.leases.hold(&inner.layout, Bucket::of_blob(&digest))?;
         // Over an existing file too: that one may be broken.
         fs::rename(path, &target).map_err(|error| during("rename", path, &error))?;
         inner.record_blob(&digest, size)?;
+        Store::of(inner).grew(size);
         Ok((digest, size))
     }
 }

@@ -1,5 +1,6 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,8 @@ pub(crate) struct Database {
     path: PathBuf,
     connection: Mutex<Connection>,
     replaced: bool,
+    /// Whether something in it was found broken since.
+    damaged: AtomicBool,
 }
 
 impl Database {
@@ -39,10 +42,13 @@ impl Database {
     pub(crate) fn open(layout: &Layout) -> Result<Database, CacheError> {
         let path = layout.database();
         let failed = |action| move |error| database_error(action, &layout.database(), &error);
+        let opened = |connection, replaced| {
+            let (path, connection) = (layout.database(), Mutex::new(connection));
+            Database { path, connection, replaced, damaged: AtomicBool::new(false) }
+        };
         match connect(&path, false) {
-            Ok(Some(connection)) => {
-                return Ok(Database { path, connection: Mutex::new(connection), replaced: false });
-            }
+            Ok(Some(connection)) if !mark(&path).exists() => return Ok(opened(connection, false)),
+            Ok(Some(connection)) => drop(connection),
             Ok(None) => {}
             Err(error) if is_broken(&error) || is_absent(&error) => {}
             Err(error) => return Err(failed("open")(error)),
@@ -51,16 +57,23 @@ impl Database {
         let lock_path = layout.format();
         let lock = OpenOptions::new().read(true).write(true).open(&lock_path).at("open", &lock_path)?;
         flock(&lock, FlockOperation::LockExclusive).at("lock", &lock_path)?;
-        let (connection, replaced) = match connect(&path, true) {
-            Ok(connection) => (connection, false),
-            Err(error) if is_broken(&error) => {
+        let (connection, replaced) = match mark(&path).exists() {
+            true => (None, true),
+            false => match connect(&path, true) {
+                Ok(connection) => (connection, false),
+                Err(error) if is_broken(&error) => (None, true),
+                Err(error) => return Err(failed("create")(error)),
+            },
+        };
+        let connection = match replaced {
+            true => {
                 set_aside(layout)?;
-                (connect(&path, true).map_err(failed("create"))?, true)
+                connect(&path, true).map_err(failed("create"))?
             }
-            Err(error) => return Err(failed("create")(error)),
+            false => connection,
         };
         match connection {
-            Some(connection) => Ok(Database { path, connection: Mutex::new(connection), replaced }),
+            Some(connection) => Ok(opened(connection, replaced)),
             None => Err(CacheError::Database {
                 action: "create tables",
                 path,
@@ -74,6 +87,21 @@ impl Database {
         self.replaced
     }
 
+    /// Whether it was found broken since it was opened. Whoever opens it next begins a new one.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
+    }
+
+    /// The error in words. One that only a damaged file can have is noted, for this process and for those that open it later.
+    fn failed(&self, action: &'static str, error: &rusqlite::Error) -> CacheError {
+        if is_broken(error) || is_nonsense(error) {
+            self.damaged.store(true, Ordering::Release);
+            // Where even this cannot be written, the same will be found again.
+            let _ = std::fs::write(mark(&self.path), format!("{action}: {error}\n"));
+        }
+        database_error(action, &self.path, error)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -85,7 +113,7 @@ impl Database {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, CacheError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&connection).map_err(|error| database_error(action, &self.path, &error))
+        work(&connection).map_err(|error| self.failed(action, &error))
     }
 
     /// Writes in one transaction, which takes effect as a whole or not at all.
@@ -101,7 +129,7 @@ impl Database {
             transaction.commit()?;
             Ok(result)
         };
-        run().map_err(|error| database_error(action, &self.path, &error))
+        run().map_err(|error| self.failed(action, &error))
     }
 
     /// Gives freed pages back to the file system.
@@ -146,6 +174,24 @@ fn is_broken(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
 }
 
+/// Values that no program has written: their bytes changed on the disk.
+fn is_nonsense(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::InvalidColumnType(..)
+            | Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+    )
+}
+
+/// Where it is noted that a database is broken.
+fn mark(database: &Path) -> PathBuf {
+    let mut path = database.to_owned().into_os_string();
+    path.push(".damaged");
+    path.into()
+}
+
 fn is_absent(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen))
 }
@@ -171,7 +217,10 @@ fn set_aside(layout: &Layout) -> Result<(), CacheError> {
             _ => {}
         }
     }
-    Ok(())
+    match std::fs::remove_file(mark(&path)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", &mark(&path)),
+        _ => Ok(()),
+    }
 }
 
 fn database_error(action: &'static str, path: &Path, error: &rusqlite::Error) -> CacheError {

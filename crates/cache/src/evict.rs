@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::database::{from_millis, from_sql};
 use crate::error::At;
-use crate::{CacheError, CacheMountInfo, PruneOptions, Pruned, Store, evictions};
+use crate::{CacheError, CacheMountInfo, PruneOptions, Pruned, SnapshotId, Store, evictions};
 
 /// What something in the cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,7 +98,11 @@ impl Store {
     /// Everything that [`Store::evict`] could remove: layers oldest first, then mounts and repositories. Measures those.
     pub fn cache_parts(&self) -> Result<Vec<CachePart>, CacheError> {
         let layers = self.inner.database.read("list layers", Layers::read)?;
-        let mut parts = layers.parts();
+        self.with_mounts(layers.parts())
+    }
+
+    /// Adds cache mounts and repositories. Measures them.
+    pub(crate) fn with_mounts(&self, mut parts: Vec<CachePart>) -> Result<Vec<CachePart>, CacheError> {
         for (kind, mounts) in
             [(CacheKind::Mount, self.cache_mounts()?), (CacheKind::Repository, self.remote_dirs()?)]
         {
@@ -125,8 +129,7 @@ impl Store {
             let mut pruned = self.remove_layers(&chosen, &layers, why)?;
             for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
                 let of_kind = chosen.iter().filter(|part| part.kind == kind);
-                let named: BTreeSet<(String, u64)> =
-                    of_kind.map(|part| (part.id.clone(), part.instance)).collect();
+                let named: BTreeSet<(String, u64)> = of_kind.map(|part| part.named()).collect();
                 let removed = self.remove_mounts(repositories, &named)?;
                 pruned.mounts += removed.count;
                 pruned.bytes += removed.bytes;
@@ -136,14 +139,19 @@ impl Store {
     }
 
     /// Bytes that may stay.
-    fn kept(&self, limits: Limits, parts: &[CachePart]) -> Result<u64, CacheError> {
+    pub(crate) fn kept(&self, limits: Limits, parts: &[CachePart]) -> Result<u64, CacheError> {
         let total = parts.iter().map(|part| part.bytes).sum();
         let disk = rustix::fs::statvfs(self.root()).at("examine the file system of", self.root())?;
         Ok(limits.keep(total, disk.f_bavail.saturating_mul(disk.f_frsize)))
     }
 
     /// Removes layers with all results that have them; their files go with the rest of the prune.
-    fn remove_layers(&self, chosen: &[&CachePart], layers: &Layers, why: &str) -> Result<Pruned, CacheError> {
+    pub(crate) fn remove_layers(
+        &self,
+        chosen: &[&CachePart],
+        layers: &Layers,
+        why: &str,
+    ) -> Result<Pruned, CacheError> {
         let ids: Vec<i64> = chosen.iter().filter_map(|part| part.id.parse().ok()).collect();
         let ids: Vec<i64> = ids.into_iter().filter(|id| layers.layers.contains_key(id)).collect();
         self.inner.database.write("evict", |db| {
@@ -172,6 +180,13 @@ impl Store {
     }
 }
 
+impl CachePart {
+    /// What names a mount or repository.
+    pub(crate) fn named(&self) -> (String, u64) {
+        (self.id.clone(), self.instance)
+    }
+}
+
 fn mount_part(kind: CacheKind, mount: &CacheMountInfo) -> CachePart {
     CachePart {
         kind,
@@ -194,7 +209,7 @@ fn mount_part(kind: CacheKind, mount: &CacheMountInfo) -> CachePart {
 }
 
 /// Layers, and the results that are made of them.
-struct Layers {
+pub(crate) struct Layers {
     layers: BTreeMap<i64, Layer>,
     /// The layers of each record, bottom first.
     records: HashMap<i64, Vec<i64>>,
@@ -205,6 +220,8 @@ struct Layer {
     created: i64,
     used: i64,
     is_image: bool,
+    /// Whether a result has it on top.
+    is_result: bool,
     shared: bool,
     /// Of the step that made it.
     description: String,
@@ -212,7 +229,7 @@ struct Layer {
 }
 
 impl Layers {
-    fn read(db: &Connection) -> rusqlite::Result<Layers> {
+    pub(crate) fn read(db: &Connection) -> rusqlite::Result<Layers> {
         let mut layers = BTreeMap::new();
         let mut select = db.prepare_cached(
             "SELECT id, size, created, used, EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id),
@@ -227,6 +244,7 @@ impl Layers {
                 created: row.get(2)?,
                 used: row.get(3)?,
                 is_image: row.get(4)?,
+                is_result: false,
                 shared: row.get(5)?,
                 description: String::new(),
                 nanos: 0,
@@ -248,9 +266,15 @@ impl Layers {
             let top = records.get(&row.get(0)?).and_then(|of| of.last());
             if let Some(layer) = top.and_then(|top| layers.get_mut(top)) {
                 (layer.description, layer.nanos) = (row.get(1)?, from_sql(row.get(2)?));
+                layer.is_result = true;
             }
         }
         Ok(Layers { layers, records })
+    }
+
+    /// Whether a result or an image leads to a layer.
+    pub(crate) fn is_referenced(&self, id: SnapshotId) -> bool {
+        self.layers.get(&id.0).is_some_and(|layer| layer.is_image || layer.is_result)
     }
 
     /// The layers directly below each.
@@ -264,6 +288,7 @@ impl Layers {
         parents
     }
 
+    /// With all that is told of them.
     fn parts(&self) -> Vec<CachePart> {
         let parents = self.parents();
         // All that stands on a layer, itself included.
@@ -274,20 +299,29 @@ impl Layers {
                 above.entry(*layer).or_default().insert(*top);
             }
         }
+        let size = |id: &i64| self.layers.get(id).map_or(0, |layer| layer.size);
+        let mut parts = self.plain_parts();
+        for (part, id) in parts.iter_mut().zip(self.layers.keys()) {
+            part.frees = above.get(id).map_or(part.bytes, |above| above.iter().map(size).sum());
+            part.parents = parents.get(id).into_iter().flatten().map(i64::to_string).collect();
+        }
+        parts
+    }
+
+    /// Without what they stand on and what stands on them, which takes time to find out.
+    pub(crate) fn plain_parts(&self) -> Vec<CachePart> {
         let part = |(id, layer): (&i64, &Layer)| {
-            let size = |id: &i64| self.layers.get(id).map_or(0, |layer| layer.size);
-            let standing: u64 = above.get(id).map_or(layer.size, |above| above.iter().map(size).sum());
             let nanos = if layer.is_image { layer.size.saturating_mul(NANOS_A_BYTE) } else { layer.nanos };
             CachePart {
                 kind: if layer.is_image { CacheKind::Image } else { CacheKind::Step },
                 id: id.to_string(),
                 description: layer.description.clone(),
                 bytes: layer.size,
-                frees: standing,
+                frees: layer.size,
                 created: Some(from_millis(layer.created)),
                 last_used: from_millis(layer.used),
                 cost: Duration::from_nanos(nanos),
-                parents: parents.get(id).into_iter().flatten().map(i64::to_string).collect(),
+                parents: Vec::new(),
                 shared: layer.shared,
                 in_use: false,
                 instance: 0,
@@ -320,7 +354,7 @@ impl PartialOrd for Next {
 }
 
 /// What goes so that no more than `keep` bytes stay.
-fn choose<'a>(
+pub(crate) fn choose<'a>(
     layers: &Layers,
     parts: &'a [CachePart],
     wanted: &dyn Fn(&CachePart) -> bool,

@@ -55,11 +55,11 @@ impl Layout {
             self.snapshots(),
             self.scratch(),
             self.claims(),
+            self.leases(),
             self.stats(),
             self.mounts(),
             self.remotes(),
             self.logs(),
-            self.objects(),
         ]
     }
 
@@ -116,6 +116,16 @@ impl Layout {
         self.root.join("claims-v1")
     }
 
+    /// Locks on what running builds use.
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases-v1")
+    }
+
+    /// Held by the process that collects.
+    pub(crate) fn collector_lock(&self) -> PathBuf {
+        self.root.join("collector-v1.lock")
+    }
+
     pub(crate) fn claim(&self, key: &CacheKey) -> PathBuf {
         self.claims().join(key.to_string())
     }
@@ -141,13 +151,9 @@ impl Layout {
         self.root.join("logs-v1")
     }
 
-    pub(crate) fn objects(&self) -> PathBuf {
+    /// Files that layers of older programs shared.
+    pub(crate) fn shared_files(&self) -> PathBuf {
         self.root.join("objects-v1")
-    }
-
-    /// Which objects are in a layer.
-    pub(crate) fn layer_objects(&self, id: SnapshotId) -> PathBuf {
-        self.snapshots().join(format!("{id}.objects"))
     }
 
     /// What the step printed that made the layer.

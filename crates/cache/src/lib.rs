@@ -5,14 +5,15 @@
 //!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
 //!   session-v1.lock              flock: shared by builds, exclusive by prune
 //!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
+//!   cache-v1.db.damaged          the database was found broken: whoever opens it next sets it aside (cache-v1.db.broken)
 //!   blobs/sha256-v1/ab/<hex>     blobs, read only, named by their sha256
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
-//!   snapshots-v1/<id>.objects    which files of the layer are objects
-//!   objects-v1/<boot>/3f/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
+//!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
+//!   collector-v1.lock            flock: one process collects at a time; empty unless it was cut short
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
@@ -32,7 +33,9 @@ mod builds;
 mod changes;
 mod chunks;
 mod claims;
+mod collect;
 mod copying;
+mod damage;
 mod database;
 mod downloads;
 mod entries;
@@ -40,12 +43,13 @@ mod error;
 mod evict;
 mod evictions;
 mod images;
+mod import;
 mod kept;
 mod layout;
+mod leases;
 mod logs;
 mod memory;
 mod mounts;
-mod objects;
 mod packed;
 mod prune;
 mod record;
@@ -54,6 +58,7 @@ mod remove;
 mod scratch;
 mod secret;
 mod session;
+mod shared;
 mod snapshots;
 mod stat_cache;
 mod store;
@@ -65,6 +70,7 @@ pub use blobs::BlobStore;
 pub use builds::BuildId;
 pub use changes::Changes;
 pub use chunks::StoredChunks;
+pub use collect::Whys;
 pub use downloads::Download;
 pub use entries::Entries;
 pub use error::CacheError;
@@ -74,7 +80,6 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
-pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

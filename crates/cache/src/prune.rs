@@ -101,8 +101,6 @@ impl Store {
         drop(lock);
         pruned.bytes = before.bytes + mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
-        // Once layers and unfinished ones are gone it shows which objects nobody has.
-        self.prune_objects()?;
         Ok(pruned)
     }
 
@@ -132,13 +130,14 @@ impl Store {
         })
     }
 
-    fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let known = self.known_snapshots()?;
+    pub(crate) fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
         let dir = self.inner.layout.snapshots();
+        // Names first: a layer is known before it has a name, and builds may be running.
+        let names = names_in(&dir)?;
+        let known = self.known_snapshots()?;
         let mut taken = 0;
-        for name in names_in(&dir)? {
-            let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".objects"));
-            let (stem, is_layer) = match beside {
+        for name in names {
+            let (stem, is_layer) = match name.strip_suffix(".owners") {
                 Some(stem) => (stem, false),
                 None => (name.as_str(), true),
             };
@@ -152,10 +151,11 @@ impl Store {
     }
 
     /// A log goes with its layer.
-    fn take_logs(&self, trash: &mut Trash<'_>) -> Result<(), CacheError> {
-        let known = self.known_snapshots()?;
+    pub(crate) fn take_logs(&self, trash: &mut Trash<'_>) -> Result<(), CacheError> {
         let dir = self.inner.layout.logs();
-        for name in names_in(&dir)? {
+        let names = names_in(&dir)?;
+        let known = self.known_snapshots()?;
+        for name in names {
             if !name.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
                 trash.take(&dir.join(&name))?;
             }
@@ -195,17 +195,17 @@ impl Store {
 }
 
 /// Things on their way out.
-struct Trash<'a> {
+pub(crate) struct Trash<'a> {
     store: &'a Store,
     taken: Vec<PathBuf>,
 }
 
 impl<'a> Trash<'a> {
-    fn new(store: &'a Store) -> Trash<'a> {
+    pub(crate) fn new(store: &'a Store) -> Trash<'a> {
         Trash { store, taken: Vec::new() }
     }
 
-    fn take(&mut self, path: &Path) -> Result<(), CacheError> {
+    pub(crate) fn take(&mut self, path: &Path) -> Result<(), CacheError> {
         self.taken.extend(self.store.inner.scratch.take_away(path)?);
         Ok(())
     }
@@ -218,7 +218,7 @@ impl<'a> Trash<'a> {
     }
 
     /// Removes everything; returns the bytes freed.
-    fn empty(self) -> Result<u64, CacheError> {
+    pub(crate) fn empty(self) -> Result<u64, CacheError> {
         self.taken
             .par_iter()
             .map(|path| {

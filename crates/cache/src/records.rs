@@ -38,6 +38,7 @@ impl CacheBackend for Records {
         let mut found = Vec::with_capacity(rows.len());
         for Row { record, used, sealed } in rows {
             if !sealed {
+                self.inner.damage.note("the record of a cached step");
                 self.inner.database.write("remove a broken record", |db| {
                     db.execute("DELETE FROM records WHERE id = ?1", [record.id.0])
                 })?;

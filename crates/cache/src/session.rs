@@ -16,7 +16,8 @@ use crate::store::Inner;
 /// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
 pub(crate) const USED_GRAIN_MILLIS: i64 = 10 * 60 * 1000;
 
-/// A build is running: while the value lives, in this process or another, nothing that is in the store is pruned.
+/// A build is running: while the value lives, in this process or another, nothing that is in the store is pruned, and nothing that this
+/// process has asked for is collected.
 ///
 /// What a build made survives a power failure once it was written through to the disk. That costs a `syncfs`, which also writes
 /// what every other program has not written yet, so a build waits for it only where the user was promised something
@@ -35,6 +36,7 @@ impl Session {
     pub(crate) fn begin(inner: Arc<Inner>) -> Result<Session, CacheError> {
         let lock = open_lock(&inner.layout)?;
         flock(&lock, FlockOperation::LockShared).at("lock", &inner.layout.session_lock())?;
+        inner.leases.begin();
         Ok(Session { inner, _lock: lock, finished: false })
     }
 
@@ -68,6 +70,7 @@ impl Drop for Session {
         if !self.finished {
             let _ = note_used(&self.inner);
         }
+        self.inner.leases.end();
     }
 }
 

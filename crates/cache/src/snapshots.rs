@@ -3,7 +3,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use files::{Attributes, FileTree, Owners};
@@ -16,11 +16,12 @@ use crate::copying::FullCopy;
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
 use crate::error::At;
 use crate::layout::create_dir;
+use crate::leases::Bucket;
 use crate::remove::remove_tree;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
 use crate::view::top_first;
-use crate::{CacheError, Changes, Entries, LayerObjects, SnapshotId, Store, TreeView};
+use crate::{CacheError, Changes, Entries, SnapshotId, Store, TreeView};
 
 /// A committed layer: a directory that never changes.
 #[derive(Debug, Clone)]
@@ -123,8 +124,6 @@ impl Store {
             below,
             has_parents: !parents.is_empty(),
             root_before,
-            parents: parents.to_vec(),
-            objects: OnceLock::new(),
         })
     }
 
@@ -164,11 +163,13 @@ impl Inner {
 
     /// Whether the layer's directory stands. A missing one is forgotten, and with it every record that has it.
     pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool, CacheError> {
+        self.leases.hold(&self.layout, Bucket::of_layer(id))?;
         let dir = self.layout.snapshot(id);
         match fs::symlink_metadata(&dir) {
             Ok(metadata) if metadata.is_dir() => Ok(true),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("examine", &dir),
             _ => {
+                self.damage.note(format!("layer {id}"));
                 self.database.write("forget a lost snapshot", |db| {
                     db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
                 })?;
@@ -206,8 +207,6 @@ pub struct ActiveSnapshot {
     below: TreeView,
     has_parents: bool,
     root_before: Attributes,
-    parents: Vec<SnapshotId>,
-    objects: OnceLock<Option<LayerObjects>>,
 }
 
 impl ActiveSnapshot {
@@ -230,17 +229,6 @@ impl ActiveSnapshot {
     /// The tree of the parents.
     pub fn below(&self) -> &TreeView {
         &self.below
-    }
-
-    /// The files that this layer may share with versions of it; `None` where that is impossible. For layers that are written from
-    /// outside, not by a process.
-    pub fn objects(&self) -> Result<Option<&LayerObjects>, CacheError> {
-        if self.objects.get().is_none() {
-            let opened = LayerObjects::open(&self.store, &self.parents)?;
-            // Another thread may have been faster; nothing was used of this one.
-            let _ = self.objects.set(opened);
-        }
-        Ok(self.objects.get().and_then(Option::as_ref))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -310,6 +298,8 @@ impl ActiveSnapshot {
             return Err(error);
         }
         inner.made_something();
+        inner.leases.hold(&inner.layout, Bucket::of_layer(id))?;
+        self.store.grew(changes.size);
         Ok(Snapshot {
             id,
             dir: inner.layout.snapshot(id),
@@ -332,11 +322,6 @@ impl ActiveSnapshot {
                 }
                 _ => {}
             }
-        }
-        let list = inner.layout.layer_objects(id);
-        remove_file_if_there(&list)?;
-        if let Some(Some(objects)) = self.objects.get() {
-            objects.write_list(&list)?;
         }
         let dir = inner.layout.snapshot(id);
         let rename = || {

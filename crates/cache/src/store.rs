@@ -3,9 +3,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::collect::Collector;
+use crate::damage::Damage;
 use crate::database::Database;
 use crate::error::At;
 use crate::layout::Layout;
+use crate::leases::Leases;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, settle};
 use crate::{BlobStore, CacheError, Records};
@@ -30,8 +33,6 @@ pub struct StoreOptions {
     pub userxattr: bool,
     /// Whether owners are recorded beside the files ([`files::Owners::Recorded`]): true in a user namespace with a single id.
     pub recorded_owners: bool,
-    /// Layers share no files with versions of them: each is written anew.
-    pub separate_files: bool,
     /// All of a layer is compressed anew.
     pub forget_chunks: bool,
 }
@@ -50,6 +51,9 @@ pub(crate) struct Inner {
     /// Which run of the kernel this is (`proc(5)`, `random/boot_id`).
     pub(crate) boot: String,
     pub(crate) database: Database,
+    pub(crate) damage: Damage,
+    pub(crate) leases: Leases,
+    pub(crate) collector: Collector,
     pub(crate) scratch: Scratch,
     pub(crate) touched: Mutex<Touched>,
     /// Whether something was made that is perhaps not on the disk yet.
@@ -66,19 +70,36 @@ impl Store {
         let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(boot_path).at("read", boot_path)?.trim().to_owned();
         let layout = Layout::prepare(root, &options)?;
-        let database = Database::open(&layout)?;
-        forget_unsynced(&database, &boot)?;
+        let mut database = Database::open(&layout)?;
+        if let Err(error) = forget_unsynced(&database, &boot) {
+            if !database.is_damaged() {
+                return Err(error);
+            }
+            drop(database);
+            database = Database::open(&layout)?;
+        }
+        let damage = Damage::default();
+        if database.replaced() {
+            damage.note("the cache database");
+        }
         let scratch = Scratch::new(layout.scratch());
         let inner = Arc::new(Inner {
             layout,
             options,
             boot,
             database,
+            damage,
+            leases: Leases::default(),
+            collector: Collector::default(),
             scratch,
             touched: Mutex::default(),
             dirty: AtomicBool::new(false),
         });
-        Ok(Store { blobs: BlobStore::new(inner.clone()), inner })
+        Ok(Store::of(inner))
+    }
+
+    pub(crate) fn of(inner: Arc<Inner>) -> Store {
+        Store { blobs: BlobStore::new(inner.clone()), inner }
     }
 
     /// The directory, absolute.
@@ -94,12 +115,12 @@ impl Store {
     /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
     /// what earlier builds made is written through to the disk.
     pub fn session(&self) -> Result<Session, CacheError> {
+        crate::shared::forget_shared(&self.inner)?;
         let session = Session::begin(self.inner.clone())?;
         let inner = self.inner.clone();
         std::thread::spawn(move || {
             // What fails now is tried again beside the next session.
             let _ = inner.scratch.remove_leftovers();
-            let _ = inner.remove_old_objects();
             let _ = settle(&inner);
         });
         Ok(session)

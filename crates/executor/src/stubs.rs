@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use crate::fault::{Context, Fault, reason};
 
@@ -209,6 +210,25 @@ impl Stubs {
         Ok(())
     }
 
+    /// Takes off what is mounted on what was made. A mount namespace may outlive its processes, such as while somebody reads
+    /// one's `/proc/PID/mountinfo`: [`Self::remove`] would then see what is mounted instead of the mount point, and leave it.
+    pub(crate) fn uncover(&self) -> Result<(), Fault> {
+        for stub in self.made.iter().rev() {
+            let describe = || format!("unmount {}", Path::new(&stub.name).display());
+            rustix::process::fchdir(&stub.parent).context(describe)?;
+            loop {
+                let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                match rustix::mount::unmount(stub.name.as_os_str(), flags) {
+                    Ok(()) => {}
+                    // Nothing is mounted there, or the process moved it away.
+                    Err(Errno::INVAL | Errno::NOENT) => break,
+                    Err(error) => return Err(error).context(describe),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what was made. Call it once nothing is mounted here any more; the overlay's last reference goes with
     /// it.
     pub(crate) fn remove(mut self) -> Result<(), Fault> {
@@ -231,17 +251,20 @@ impl Stubs {
 impl Stub {
     /// Removes it if it is still what was made: the same object, and empty.
     fn remove(&self) -> Result<(), Errno> {
-        let Ok(found) = rustix::fs::statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) else {
-            return Ok(());
-        };
-        let flags = match self.kind {
-            Kind::Directory => AtFlags::REMOVEDIR,
-            Kind::File if found.st_size == 0 => AtFlags::empty(),
-            Kind::File => return Ok(()),
-        };
-        if found.st_ino != self.inode {
-            return Ok(());
+        let beneath = ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&self.parent, &self.name, PATH | OFlags::NOFOLLOW, Mode::empty(), beneath) {
+            Ok(found) => {
+                let found = stat(found.as_fd())?;
+                if found.st_ino != self.inode || (self.kind == Kind::File && found.st_size != 0) {
+                    return Ok(());
+                }
+            }
+            // Somebody holds the sandbox's mount namespace (whoever reads /proc/PID/mountinfo does), and so the mounts are still there.
+            // Nobody can have replaced what something is mounted on.
+            Err(Errno::XDEV) => {}
+            Err(_) => return Ok(()),
         }
+        let flags = if self.kind == Kind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let before = stat(self.parent.as_fd())?;
         match rustix::fs::unlinkat(&self.parent, &self.name, flags) {
             // The process put something into it, or another sandbox uses the same directory of the host.

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::beneath::open_beneath;
 use crate::owners::{self, Sidecar};
-use crate::{Attributes, Cancelled, Error, FileForm, Kind, OpaqueMark, Owners, SharedFiles, xattrs};
+use crate::{Attributes, Cancelled, Error, Kind, OpaqueMark, Owners, xattrs};
 use content::Cloning;
 use parents::Parents;
 
@@ -125,19 +125,6 @@ impl TreeWriter {
         })?;
         self.finish_file(path, &file, attributes)?;
         Ok(written)
-    }
-
-    /// A regular file of that form as one more name of a shared one. Returns whether that was possible; it is not where something
-    /// stands already.
-    pub fn share(&self, path: &Path, form: &FileForm, shared: &dyn SharedFiles) -> Result<bool, Error> {
-        let place = self.place(path)?;
-        shared.link(form, place.parent.as_fd(), place.name).map_err(|source| self.error("link", path, source))
-    }
-
-    /// Offers a file that was written to those who want the same one later.
-    pub fn keep(&self, path: &Path, form: &FileForm, shared: &dyn SharedFiles) -> Result<(), Error> {
-        let place = self.place(path)?;
-        shared.keep(form, place.parent.as_fd(), place.name).map_err(|source| self.error("keep", path, source))
     }
 
     /// A symbolic link.

@@ -48,17 +48,17 @@ fn why(
     let key = step.key.as_ref()?;
     let Some(before) = before else {
         let text = "it is not in the other build".to_owned();
-        return Some(Why { text, more: Vec::new(), reason: None, because: None });
+        return Some(Why { text, more: Vec::new(), reason: None, because: Vec::new() });
     };
     if before.key.as_ref()? == key {
         // Built from the same, and yet executed: its result was not there. That of another machine never was.
         let why = step.why().filter(|_| step.ran() && build.store == other.build.store)?;
         let because = match why {
-            MissReason::InputChanged { input, .. } => super::input_named(build, step, input),
-            _ => None,
+            MissReason::InputChanged { input, .. } => super::changed_inputs(build, step, input),
+            _ => Vec::new(),
         };
         let gone = matches!(why, MissReason::FirstBuild);
-        return Some(if gone { Why::of(&MissReason::evicted(), None) } else { Why::of(why, because) });
+        return Some(if gone { Why::of(&MissReason::evicted(), Vec::new()) } else { Why::of(why, because) });
     }
     let (new, old) = (step.parts.as_ref()?, before.parts.as_ref()?);
     let mut reasons = new.differences(old, other.listing);
@@ -71,10 +71,11 @@ fn why(
         });
     }
     let at = new.changed_input(old).and_then(|index| step.inputs.get(index)).map(|input| input.step);
-    let because = match reasons.first() {
-        Some(MissReason::InputChanged { .. }) => at.filter(|input| whys.contains_key(input)),
-        _ => None,
-    };
+    let mut because = Vec::new();
+    if let Some(MissReason::InputChanged { .. }) = reasons.first() {
+        let others = step.inputs.iter().map(|input| input.step).filter(|input| Some(*input) != at);
+        because.extend(at.into_iter().chain(others).filter(|input| whys.contains_key(input)));
+    }
     let mut words = reasons.iter().map(ToString::to_string);
     Some(match words.next() {
         Some(text) => Why { text, more: words.collect(), reason: reasons.first().cloned(), because },
@@ -82,9 +83,9 @@ fn why(
             text: "a value that is kept secret may be another one".to_owned(),
             more: Vec::new(),
             reason: None,
-            because: None,
+            because: Vec::new(),
         },
-        None => Why { text: "it changed".to_owned(), more: Vec::new(), reason: None, because: None },
+        None => Why { text: "it changed".to_owned(), more: Vec::new(), reason: None, because: Vec::new() },
     })
 }
 

@@ -3,7 +3,7 @@
 mod diff;
 mod render;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use graph::MissReason;
 
@@ -45,8 +45,8 @@ struct Why {
     text: String,
     more: Vec<String>,
     reason: Option<MissReason>,
-    /// The input whose change it is, by place among the steps.
-    because: Option<usize>,
+    /// The inputs whose change it is, by place among the steps; the one that is named first.
+    because: Vec<usize>,
 }
 
 impl<'a> Explanation<'a> {
@@ -56,8 +56,8 @@ impl<'a> Explanation<'a> {
             .filter_map(|(index, step)| {
                 let reason = step.why()?;
                 let because = match reason {
-                    MissReason::InputChanged { input, .. } => input_named(build, step, input),
-                    _ => None,
+                    MissReason::InputChanged { input, .. } => changed_inputs(build, step, input),
+                    _ => Vec::new(),
                 };
                 Some((index, Why::of(reason, because)))
             })
@@ -75,15 +75,22 @@ fn executed(build: &BuildRecord) -> impl Iterator<Item = (usize, &StepRecord)> {
     build.steps.iter().enumerate().filter(|(_, step)| step.ran())
 }
 
-/// The input that a reason names, if it was executed too.
-fn input_named(build: &BuildRecord, step: &StepRecord, name: &str) -> Option<usize> {
-    let inputs = || step.inputs.iter().map(|input| input.step);
+/// The inputs that were executed too since something of them changed: first the one that a reason names.
+fn changed_inputs(build: &BuildRecord, step: &StepRecord, name: &str) -> Vec<usize> {
     let ran = |place: &usize| build.steps[*place].ran();
-    inputs().filter(ran).find(|place| build.steps[*place].title() == name).or_else(|| inputs().find(ran))
+    let mut ran: Vec<usize> = step.inputs.iter().map(|input| input.step).filter(ran).collect();
+    let named = ran.iter().position(|place| build.steps[*place].title() == name).unwrap_or(0);
+    if let Some(named) = ran.get(named).copied() {
+        // What ran again without a change is no reason for anything.
+        let unchanged = |why: &MissReason| matches!(why, MissReason::Disabled | MissReason::Evicted { .. });
+        ran.retain(|place| *place != named && !build.steps[*place].why().is_none_or(unchanged));
+        ran.insert(0, named);
+    }
+    ran
 }
 
 impl Why {
-    fn of(reason: &MissReason, because: Option<usize>) -> Why {
+    fn of(reason: &MissReason, because: Vec<usize>) -> Why {
         Why { text: reason.to_string(), more: Vec::new(), reason: Some(reason.clone()), because }
     }
 }
@@ -91,14 +98,17 @@ impl Why {
 /// Follows each step's reason down to the first cause; equal causes are one.
 fn causes(build: &BuildRecord, whys: &BTreeMap<usize, Why>) -> Vec<Cause> {
     let mut causes: Vec<Cause> = Vec::new();
-    let mut of_step: BTreeMap<usize, usize> = BTreeMap::new();
-    // Inputs come first, so their cause is known.
+    let mut of_step: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    // Inputs come first, so their causes are known.
     for (&index, why) in whys {
         let step = &build.steps[index];
-        let dragged = why.because.and_then(|input| of_step.get(&input)).copied();
-        let cause = dragged.unwrap_or_else(|| {
+        let mut dragged: Vec<usize> =
+            why.because.iter().filter_map(|input| of_step.get(input)).flatten().copied().collect();
+        let mut seen = BTreeSet::new();
+        dragged.retain(|cause| seen.insert(*cause));
+        if dragged.is_empty() {
             let known = causes.iter().position(|cause| cause.text == why.text);
-            known.unwrap_or_else(|| {
+            let cause = known.unwrap_or_else(|| {
                 causes.push(Cause {
                     text: why.text.clone(),
                     more: why.more.clone(),
@@ -109,15 +119,18 @@ fn causes(build: &BuildRecord, whys: &BTreeMap<usize, Why>) -> Vec<Cause> {
                     bytes: 0,
                 });
                 causes.len() - 1
-            })
-        });
-        of_step.insert(index, cause);
-        let cause = &mut causes[cause];
-        if dragged.is_some() { &mut cause.dragged } else { &mut cause.hit }.push(index);
-        if step.ran() {
-            cause.time += step.took.unwrap_or(0);
-            cause.bytes += step.bytes.unwrap_or(0);
+            });
+            causes[cause].hit.push(index);
+            dragged.push(cause);
+        } else {
+            dragged.iter().for_each(|cause| causes[*cause].dragged.push(index));
         }
+        // What it cost is told once.
+        if let Some(first) = dragged.first().filter(|_| step.ran()) {
+            causes[*first].time += step.took.unwrap_or(0);
+            causes[*first].bytes += step.bytes.unwrap_or(0);
+        }
+        of_step.insert(index, dragged);
     }
     causes
 }

@@ -164,3 +164,24 @@ fn a_build_that_was_given_up_found_nothing() {
     assert!(Explanation::of(&build).text().contains("It ended before a step did"));
     assert_eq!(Explanation::of(&build).sentence(0), "RUN sleep: it was not reached\n");
 }
+
+/// A RUN that mounts files which changed, on a step that changed.
+#[test]
+fn a_step_may_be_dragged_along_by_two_changes() {
+    let build = build(
+        "b",
+        vec![
+            step("[1/4] COPY a /", &[], ran(changed("a"))),
+            step("[internal] prepare mount of all files", &[], ran(changed("b"))),
+            step("[2/4] RUN true", &[], ran(MissReason::Disabled)),
+            step("[3/4] RUN --mount=target=/b cat /b/b", &[0, 1, 2], ran(input("COPY a /"))),
+            step("[4/4] RUN last", &[3], ran(input("RUN --mount=target=/b cat /b/b"))),
+        ],
+    );
+    let told = Explanation::of(&build);
+    let texts: Vec<&str> = told.of_step(3).map(|cause| &*cause.text).collect();
+    assert_eq!(texts, ["a changed", "b changed"]);
+    assert_eq!(told.of_step(4).count(), 2);
+    let time: u64 = told.causes.iter().map(|cause| cause.time).sum();
+    assert_eq!(time, 5_000, "no step counts twice");
+}

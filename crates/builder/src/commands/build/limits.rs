@@ -11,7 +11,7 @@ use crate::failure::Failure;
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Flags about the processes of RUN steps. None is part of a cache key.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "What RUN steps may use")]
 pub(crate) struct LimitArgs {
     /// Memory of a step, such as 512m or 2g

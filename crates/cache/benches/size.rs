@@ -1,0 +1,115 @@
+//! What a large cache costs: to open it, to find a build in it, to make it smaller. `cargo bench -p cache`.
+//!
+//! The records of other builds are written straight into the database: chains of steps, each with a layer of its own on the layers of those
+//! before it.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use cache::{CacheBackend, Limits, NewRecord, SnapshotId, StepRun, Store, StoreOptions, Whys};
+use hash::{CacheKey, ContentId, StableHasher};
+use rusqlite::Connection;
+
+/// Steps of a build.
+const STEPS: u64 = 60;
+
+fn main() {
+    for records in [100, 10_000, 1_000_000] {
+        let (dir, _) = filled(records, 10);
+        println!("open, {records:>7} records: {:?}", fastest(20, || drop(open(dir.path()))));
+    }
+    let (dir, _) = filled(100_000, STEPS);
+    println!("a build of {STEPS} cached steps among 100000 records: {:?}", look_up(dir.path()));
+    let (dir, bytes) = filled(100_000, STEPS);
+    let made = Instant::now();
+    directories(dir.path());
+    println!("    (made 100000 layers in {:?})", made.elapsed());
+    let store = open(dir.path());
+    for (name, most) in [("a tenth", bytes / 10 * 9), ("half", bytes / 2), ("all but one", 1000)] {
+        let limits = Limits { max_used_space: most, ..Limits::default() };
+        let begin = Instant::now();
+        let left = store.collect(limits, &Whys { over: "to keep".into(), full: String::new() });
+        println!("collect {name} of 100000 records: {:?}, {left:?} bytes left", begin.elapsed());
+    }
+}
+
+fn open(root: &Path) -> Store {
+    Store::open(root, StoreOptions::default()).expect("open the store")
+}
+
+fn fastest(times: u32, mut what: impl FnMut()) -> Duration {
+    let once = |_| {
+        let begin = Instant::now();
+        what();
+        begin.elapsed()
+    };
+    (0..times).map(once).min().unwrap_or_default()
+}
+
+/// A store with so many records in builds of `steps`, and the bytes of its layers.
+fn filled(records: u64, steps: u64) -> (tempfile::TempDir, u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(open(dir.path()));
+    let db = Connection::open(dir.path().join("cache-v1.db")).expect("open the database");
+    let fill = format!(
+        "PRAGMA synchronous = OFF;
+         BEGIN;
+         CREATE TEMP TABLE n (i INTEGER PRIMARY KEY);
+         WITH RECURSIVE count(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM count WHERE i < {records})
+             INSERT INTO n SELECT i FROM count;
+         INSERT INTO snapshots (id, changes, entries, size, root, created, used)
+             SELECT i, randomblob(32), 1, 1000, 0, 0, i FROM n;
+         INSERT INTO records (id, content, description, started, duration, used)
+             SELECT i, randomblob(32), 'RUN step', 0, 1000000 * (i % 7), i FROM n;
+         INSERT INTO record_layers (record, position, snapshot)
+             SELECT n.i, below.i - 1, n.i - (n.i - 1) % {steps} + below.i - 1
+             FROM n JOIN n AS below ON below.i <= (n.i - 1) % {steps} + 1;
+         INSERT INTO keys (key, record, seal) SELECT randomblob(32), i, randomblob(32) FROM n;
+         INSERT INTO keys (key, record, seal) SELECT randomblob(32), i, randomblob(32) FROM n;
+         COMMIT;
+         PRAGMA wal_checkpoint(TRUNCATE);"
+    );
+    db.execute_batch(&fill).expect("fill the database");
+    (dir, records * 1000)
+}
+
+/// The directories of all layers.
+fn directories(root: &Path) {
+    for layer in 1..=100_000 {
+        let dir = root.join(format!("snapshots-v1/{layer}"));
+        fs::create_dir(&dir).expect("make a layer");
+        fs::write(dir.join("file"), "").expect("write a file");
+    }
+}
+
+fn key(step: u64) -> CacheKey {
+    CacheKey::from_bytes(StableHasher::new("bench").with(&step).finish())
+}
+
+/// What a build of cached steps asks: for the result of the last, and for what is known of the others.
+fn look_up(root: &Path) -> Duration {
+    let store = open(root);
+    let session = store.session().expect("begin a session");
+    let mut layers: Vec<SnapshotId> = Vec::new();
+    for step in 0..STEPS {
+        let active = store.begin(&layers).expect("begin a layer");
+        fs::write(active.dir().join(step.to_string()), "").expect("write a file");
+        let changes = active.changes().expect("read the layer");
+        layers.push(active.commit(&changes).expect("commit a layer").id());
+        let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+        let content = ContentId::from_bytes(StableHasher::new("content").with(&step).finish());
+        let record = NewRecord { content, layers: layers.clone(), description: "RUN step".to_owned(), run };
+        store.records().save(&[key(step)], &record).expect("save a record");
+    }
+    drop(session);
+    drop(store);
+    fastest(10, || {
+        let store = open(root);
+        let session = store.session().expect("begin a session");
+        assert_eq!(store.records().lookup(&key(STEPS - 1)).expect("look up")[0].layers.len(), STEPS as usize);
+        let keys: Vec<CacheKey> = (0..STEPS - 1).map(key).collect();
+        assert!(store.records().glance(&keys).expect("glance").iter().all(Option::is_some));
+        session.finish().expect("end the session");
+    })
+}

@@ -1,0 +1,114 @@
+//! What running builds use, so that others can be collected meanwhile.
+//!
+//! A layer or blob that a session has asked for is leased until the session ends, in whatever process: a shared `flock` on one of a few
+//! hundred files, chosen by its name. Who wants to remove something locks that file exclusively, without waiting; where that fails, somebody
+//! may be using it. The lock is taken before it is checked that the thing is there, and held by the collector until both row and file are
+//! gone. So there are never more open files than buckets, and a killed process leases nothing.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Mutex, PoisonError};
+
+use hash::Digest;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::At;
+use crate::layout::{Layout, open_lock_file};
+use crate::{CacheError, SnapshotId};
+
+/// A build uses far fewer layers: what else is in their buckets stays for once.
+const BUCKETS: u64 = 512;
+
+/// The file that leases of something are locks on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Bucket(String);
+
+impl Bucket {
+    pub(crate) fn of_layer(id: SnapshotId) -> Bucket {
+        Bucket(format!("layer-{:03x}", id.0.unsigned_abs() % BUCKETS))
+    }
+
+    pub(crate) fn of_blob(digest: &Digest) -> Bucket {
+        Bucket(format!("blob-{}", &digest.hex()[..2]))
+    }
+}
+
+/// The leases of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    sessions: usize,
+    files: HashMap<Bucket, File>,
+}
+
+impl Leases {
+    pub(crate) fn begin(&self) {
+        self.held().sessions += 1;
+    }
+
+    /// Ends a session; with the last one, all leases.
+    pub(crate) fn end(&self) {
+        let mut held = self.held();
+        held.sessions = held.sessions.saturating_sub(1);
+        if held.sessions == 0 {
+            held.files.clear();
+        }
+    }
+
+    /// Leases what is in a bucket, when there is a session. Waits while something of it is being removed, which takes milliseconds.
+    pub(crate) fn hold(&self, layout: &Layout, bucket: Bucket) -> Result<(), CacheError> {
+        let mut held = self.held();
+        if held.sessions == 0 || held.files.contains_key(&bucket) {
+            return Ok(());
+        }
+        let path = layout.leases().join(&bucket.0);
+        let file = open_lock_file(&path).at("open", &path)?;
+        flock(&file, FlockOperation::LockShared).at("lock", &path)?;
+        held.files.insert(bucket, file);
+        Ok(())
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The locks of a collector: nobody can begin to use what is in these buckets while the value lives.
+pub(crate) struct Unleased<'a> {
+    layout: &'a Layout,
+    buckets: RefCell<HashMap<Bucket, Option<File>>>,
+}
+
+impl<'a> Unleased<'a> {
+    pub(crate) fn new(layout: &'a Layout) -> Unleased<'a> {
+        Unleased { layout, buckets: RefCell::default() }
+    }
+
+    /// Whether nobody uses anything of a bucket, from now on.
+    pub(crate) fn is_free(&self, bucket: Bucket) -> bool {
+        let mut buckets = self.buckets.borrow_mut();
+        let lock = |bucket: &Bucket| {
+            let file = open_lock_file(&self.layout.leases().join(&bucket.0)).ok()?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| file)
+        };
+        let locked = lock_once(&mut buckets, bucket, lock);
+        locked.is_some()
+    }
+}
+
+fn lock_once(
+    buckets: &mut HashMap<Bucket, Option<File>>,
+    bucket: Bucket,
+    lock: impl FnOnce(&Bucket) -> Option<File>,
+) -> &Option<File> {
+    if !buckets.contains_key(&bucket) {
+        let locked = lock(&bucket);
+        buckets.insert(bucket.clone(), locked);
+    }
+    &buckets[&bucket]
+}

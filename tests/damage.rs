@@ -1,0 +1,463 @@
+//! Whatever happens to a state directory, the next build succeeds and gives the image of a clean build: a disk that fills up, writes that
+//! fail, bytes that change on the disk, the power that goes.
+//!
+//! Each test takes a few seconds and tries what its random numbers choose. `BUILDER_DAMAGE_SEED` repeats a run, `BUILDER_DAMAGE_ROUNDS` makes
+//! it longer (`cargo xtask long full-disk`, `failing-writes`, `corruption`, `power`); where there are only so many things to break, each
+//! is broken once then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use e2e::fuzz::Random;
+use e2e::{Context, Done, Home, Image, bases, binary, need_root, run, tempdir, tool};
+use tempfile::TempDir;
+
+const DOCKERFILE: &str = "\
+FROM busybox AS left
+COPY data/ /data/
+RUN cat /data/[0-9] > /left && mkdir -p /kept/deep && cp /data/1 /kept/deep && rm -r /data/sub
+FROM busybox
+WORKDIR /out
+COPY --from=left /left /kept/ ./
+COPY data/2 data/1 ./
+RUN sha256sum * 2>/dev/null > /sums; rm /etc/group
+";
+
+/// The build that everything here is done to, in several versions.
+struct Subject {
+    contexts: Vec<Context>,
+    digests: Mutex<BTreeMap<usize, String>>,
+    dir: TempDir,
+    rounds: Option<u64>,
+    seed: u64,
+}
+
+impl Subject {
+    fn new() -> Self {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+        let number = |name: &str| env::var(name).ok().map(|text| text.parse().expect("a number"));
+        let seed = number("BUILDER_DAMAGE_SEED").unwrap_or_else(now);
+        println!("BUILDER_DAMAGE_SEED={seed} repeats this");
+        let version = |version: u8| {
+            let random = &mut Random(7);
+            let bytes: Vec<u8> = (0..150_000).map(|_| random.number() as u8).collect();
+            let context = Context::new(DOCKERFILE).file("data/1", [version]).file("data/2", bytes);
+            context.file("data/sub/3", "three\n").file("data/4", vec![0; 50_000])
+        };
+        Self {
+            contexts: (0..4).map(version).collect(),
+            digests: Mutex::default(),
+            dir: tempdir(),
+            rounds: number("BUILDER_DAMAGE_ROUNDS"),
+            seed,
+        }
+    }
+
+    /// `builder build` of a version to a layout, and where that will be.
+    fn build(&self, state: &Path, version: usize) -> (Command, PathBuf) {
+        let layout =
+            tempfile::Builder::new().prefix("layout.").tempdir_in(self.dir.path()).expect("a directory");
+        let layout = layout.keep().join("layout");
+        let mut build = Command::new(binary());
+        build.arg("build").args(bases()).arg("--progress=plain");
+        build.args(["-o", &format!("type=oci,tar=false,dest={}", layout.display())]);
+        build.arg(self.contexts[version].path());
+        build.env("BUILDER_HOME", state).env("SOURCE_DATE_EPOCH", "0");
+        (build, layout)
+    }
+
+    /// The image of a clean build.
+    fn digest(&self, version: usize) -> String {
+        let mut digests = self.digests.lock().expect("no test fails while it holds it");
+        let clean = || {
+            let home = Home::new();
+            let (mut build, layout) = self.build(&home.path(), version);
+            run(&mut build).ok();
+            Image::open(layout, None).digest
+        };
+        digests.entry(version).or_insert_with(clean).clone()
+    }
+
+    /// Builds, and fails unless that gives the image of a clean build.
+    #[track_caller]
+    fn sound(&self, state: &Path, version: usize, after: &str) -> Done {
+        let (mut build, layout) = self.build(state, version);
+        let done = run(&mut build);
+        assert_eq!(done.code, Some(0), "after {after}\n{done}");
+        self.right(&layout, version, after, &done);
+        done
+    }
+
+    #[track_caller]
+    fn right(&self, layout: &Path, version: usize, after: &str, done: &Done) {
+        let digest = Image::open(layout.to_owned(), None).digest;
+        assert_eq!(digest, self.digest(version), "another image after {after}\n{done}");
+        fs::remove_dir_all(layout.parent().expect("a parent")).expect("remove");
+    }
+
+    /// A build that was disturbed is right or says that it failed.
+    #[track_caller]
+    fn honest(&self, done: &Done, layout: &Path, version: usize, after: &str) {
+        match done.code {
+            Some(0) => self.right(layout, version, after, done),
+            Some(1 | 3) => {}
+            _ => panic!("after {after}\n{done}"),
+        }
+        assert!(!done.stderr.contains("panicked"), "after {after}\n{done}");
+    }
+}
+
+/// `sh -c SCRIPT` in a mount namespace of its own.
+fn in_namespace(script: &str, arguments: &[&Path]) -> Command {
+    let mut command = tool("unshare");
+    command.args(["--mount", "--propagation=private", "sh", "-u", "-c", script, "sh"]).args(arguments);
+    command.envs(bases_environment());
+    command
+}
+
+/// What the builder is given by its environment.
+fn bases_environment() -> [(&'static str, &'static str); 1] {
+    [("SOURCE_DATE_EPOCH", "0")]
+}
+
+/// A command as one line for `sh`.
+fn line(command: &Command) -> String {
+    let quoted =
+        |word: &std::ffi::OsStr| format!("'{}'", word.to_str().expect("text").replace('\'', "'\\''"));
+    let set =
+        command.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, quoted(value?))));
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted);
+    set.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Copies a directory with all that its files are.
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    run(tool("cp").arg("-a").arg(from).arg(to)).ok();
+}
+
+/// The disk is full after so many KiB; then there is room again.
+#[test]
+fn a_disk_that_fills_up() {
+    need_root();
+    let subject = Subject::new();
+    let random = &mut Random(subject.seed);
+    let disk = subject.dir.path().join("disk");
+    fs::create_dir(&disk).expect("make a directory");
+    let state = disk.join("state");
+    let used = {
+        let home = Home::new();
+        subject.sound(&home.path(), 0, "nothing");
+        let used = run(tool("du").arg("-sk").arg(home.path())).ok().stdout;
+        used.split_whitespace().next().expect("a number").parse::<u64>().expect("a number") * 5 / 4
+    };
+    let rounds = subject.rounds.unwrap_or(8);
+    let script = "\
+mount -t tmpfs -o size=64m,mode=755 tmpfs \"$1\" || exit 99
+fallocate -l $((65536 - $5))K \"$1/ballast\" || exit 99
+sh \"$2\" 2> \"$4\"; echo $?
+rm \"$1/ballast\"
+exec sh \"$3\"";
+    for round in 0..rounds {
+        // Each size once, in a long run; any in a short one.
+        let room = if subject.rounds.is_some() { used * round / rounds } else { random.below(used) };
+        let after = format!("{room} KiB of {used}");
+        let (first, layout) = subject.build(&state, 0);
+        let (second, layout_of_second) = subject.build(&state, 0);
+        let file = |name: &str| subject.dir.path().join(name);
+        fs::write(file("first"), line(&first)).expect("write");
+        fs::write(file("second"), line(&second)).expect("write");
+        let room = PathBuf::from(room.to_string());
+        let done =
+            run(&mut in_namespace(script, &[&disk, &file("first"), &file("second"), &file("stderr"), &room]));
+        assert_eq!(done.code, Some(0), "after {after}\n{done}");
+        let stderr = fs::read_to_string(file("stderr")).expect("what it said");
+        let code = done.stdout.lines().next().and_then(|code| code.parse().ok());
+        let first = Done { code, stderr, ..run(&mut Command::new("true")) };
+        if first.code != Some(0) {
+            let said = first.stderr.to_lowercase();
+            let why = ["no space left", "disk is full", "disk i/o error"];
+            assert!(why.iter().any(|why| said.contains(why)), "it says why, after {after}\n{first}");
+        }
+        subject.honest(&first, &layout, 0, &after);
+        subject.right(&layout_of_second, 0, &after, &done);
+    }
+    println!("{rounds} sizes of a disk that needs {used} KiB");
+}
+
+/// The system calls that change a file system, or wait until it is changed.
+const WRITES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,\
+                      symlink,symlinkat,mkdir,mkdirat,unlink,unlinkat,rmdir,mknodat,fchmod,fchmodat,fchown,fchownat,setxattr,\
+                      lsetxattr,fsetxattr,utimensat,copy_file_range,sendfile";
+
+/// One call of each thread fails: the so-manieth of its kind.
+#[test]
+fn a_write_that_fails() {
+    need_root();
+    let subject = Subject::new();
+    let random = &mut Random(subject.seed);
+    let trace = subject.dir.path().join("trace");
+    let state = subject.dir.path().join("state");
+    let traced = |build: &Command, options: &[&str]| {
+        let mut strace = tool("strace");
+        strace.args(["-f", "-qq", "--seccomp-bpf", "-o"]).arg(&trace).args(options);
+        strace.arg(build.get_program()).args(build.get_args());
+        strace.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        strace
+    };
+    // How often each thread makes each call, at most.
+    let (build, layout) = subject.build(&state, 0);
+    let done = run(&mut traced(&build, &["-e", &format!("trace={WRITES}")])).ok();
+    subject.right(&layout, 0, "nothing", &done);
+    let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for line in fs::read_to_string(&trace).expect("the trace").lines() {
+        let mut words = line.split([' ', '(']).filter(|word| !word.is_empty());
+        if let (Some(thread), Some(call)) = (words.next(), words.next())
+            && WRITES.split(',').any(|name| name == call)
+        {
+            *counts.entry((thread.to_owned(), call.to_owned())).or_default() += 1;
+        }
+    }
+    let mut most: BTreeMap<String, u64> = BTreeMap::new();
+    for ((_, call), count) in counts {
+        let most = most.entry(call).or_default();
+        *most = count.max(*most);
+    }
+    let all: Vec<(&String, u64, &str)> = most
+        .iter()
+        .flat_map(|(call, most)| (1..=*most).map(move |number| (call, number)))
+        .flat_map(|(call, number)| [(call, number, "EIO"), (call, number, "ENOSPC")])
+        .collect();
+    assert!(all.len() > 50, "{most:?}");
+    let rounds = subject.rounds.unwrap_or(10);
+    let (mut failed, mut tried) = (0, 0);
+    for round in 0..rounds.min(all.len() as u64) {
+        let at = if rounds >= all.len() as u64 { round } else { random.below(all.len() as u64) };
+        let (call, number, error) = all[at as usize];
+        let after = format!("{error} of {call} number {number} of each thread");
+        let _ = fs::remove_dir_all(&state);
+        // Some begin with what another build made.
+        let version = usize::from(random.one_in(2));
+        if version == 1 {
+            subject.sound(&state, 0, &after);
+        }
+        let (build, layout) = subject.build(&state, version);
+        let inject = format!("inject={call}:error={error}:when={number}");
+        let done = run(&mut traced(&build, &["-e", &format!("trace={call}"), "-e", &inject]));
+        subject.honest(&done, &layout, version, &after);
+        (tried, failed) = (tried + 1, failed + u64::from(done.code != Some(0)));
+        subject.sound(&state, version, &after);
+        subject.sound(&state, 2, &after);
+    }
+    println!("{tried} of {} calls failed, and {failed} builds with them: {most:?}", all.len());
+}
+
+/// Bytes that are not what they were.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    Bit,
+    Zeroes,
+    Garbage,
+    Truncation,
+    Loss,
+}
+
+const DAMAGES: [Damage; 5] = [Damage::Bit, Damage::Zeroes, Damage::Garbage, Damage::Truncation, Damage::Loss];
+
+/// So much of a file is one piece of it: a page of the database.
+const PAGE: u64 = 4096;
+
+impl Damage {
+    fn apply(self, path: &Path, page: u64, random: &mut Random) {
+        let mode = fs::metadata(path).expect("stat").permissions().mode();
+        // A copy: the file may have other names.
+        let bytes = fs::read(path).expect("read");
+        fs::remove_file(path).expect("remove");
+        if matches!(self, Damage::Loss) {
+            return;
+        }
+        fs::write(path, &bytes).expect("write");
+        let mut file = fs::File::options().read(true).write(true).open(path).expect("open");
+        let start = page * PAGE;
+        let length = (bytes.len() as u64 - start).min(PAGE);
+        match self {
+            Damage::Bit => {
+                let at = start + random.below(length);
+                let mut byte = [0];
+                file.seek(SeekFrom::Start(at)).expect("seek");
+                file.read_exact(&mut byte).expect("read");
+                byte[0] ^= 1 << random.below(8);
+                file.seek(SeekFrom::Start(at)).expect("seek");
+                file.write_all(&byte).expect("write");
+            }
+            Damage::Zeroes | Damage::Garbage => {
+                let zero = matches!(self, Damage::Zeroes);
+                let byte = |_| if zero { 0 } else { random.number() as u8 };
+                let bytes: Vec<u8> = (0..length).map(byte).collect();
+                file.seek(SeekFrom::Start(start)).expect("seek");
+                file.write_all(&bytes).expect("write");
+            }
+            Damage::Truncation => file.set_len(start + random.below(length)).expect("truncate"),
+            Damage::Loss => {}
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set a mode");
+    }
+}
+
+/// The files whose bytes are promised to be checked, in pages: all of the database, some of every other file.
+fn pages(state: &Path) -> Vec<(PathBuf, u64)> {
+    let mut pages = Vec::new();
+    let mut waiting = vec![state.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).expect("list") {
+            let path = entry.expect("an entry").path();
+            let relative = path.strip_prefix(state).expect("below").to_str().expect("text").to_owned();
+            let metadata = fs::symlink_metadata(&path).expect("stat");
+            let is_layer = relative.starts_with("snapshots-") && relative.matches('/').count() > 0;
+            if metadata.is_dir() && !is_layer && !relative.starts_with("objects-") {
+                waiting.push(path);
+            } else if metadata.is_file() && metadata.len() > 0 && !is_layer && relative != "format" {
+                let count = metadata.len().div_ceil(PAGE);
+                let step = if relative.starts_with("cache-v1.db") { 1 } else { count.div_ceil(4) };
+                pages.extend((0..count).step_by(step as usize).map(|page| (path.clone(), page)));
+            }
+        }
+    }
+    pages.sort();
+    pages
+}
+
+/// Blobs, the database and everything else but the layers' own files, which `builder fsck` is for.
+#[test]
+fn bytes_that_changed_on_the_disk() {
+    let subject = Subject::new();
+    let random = &mut Random(subject.seed);
+    let home = Home::new();
+    for version in [0, 1] {
+        subject.sound(&home.path(), version, "nothing");
+    }
+    run(Home::builder(&home, "build").args(bases()).args(["-t", "app"]).arg(subject.contexts[0].path())).ok();
+    // The database as it is when its log was folded into it, on every other turn; as builds leave it, on the others.
+    let folded = subject.dir.path().join("folded");
+    copy(&home.path(), &folded);
+    let fold = "import sqlite3,sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')";
+    run(tool("python3").args(["-c", fold]).arg(folded.join("cache-v1.db"))).ok();
+    let states = [folded.as_path(), &home.path()].map(|state| (state.to_owned(), pages(state)));
+    let state = subject.dir.path().join("state");
+    let total: usize = states.iter().map(|(_, pages)| pages.len()).sum();
+    let rounds = subject.rounds.unwrap_or(12);
+    let every = rounds as usize >= total * DAMAGES.len();
+    let (mut told, mut kinds, mut failures) = (0, BTreeSet::new(), Vec::new());
+    for round in 0..rounds.min((total * DAMAGES.len()) as u64) {
+        let chosen = if every { round } else { random.below((total * DAMAGES.len()) as u64) } as usize;
+        let damage = DAMAGES[chosen % DAMAGES.len()];
+        let page = chosen / DAMAGES.len();
+        let (from, (path, page)) = match page.checked_sub(states[0].1.len()) {
+            None => (&states[0].0, &states[0].1[page]),
+            Some(page) => (&states[1].0, &states[1].1[page]),
+        };
+        copy(from, &state);
+        let relative = path.strip_prefix(from).expect("below");
+        damage.apply(&state.join(relative), *page, random);
+        let after = format!("{damage:?} in page {page} of {} (round {round})", relative.display());
+        for version in [0, 2, 0] {
+            let (mut build, layout) = subject.build(&state, version);
+            let done = run(&mut build);
+            let right = || Image::open(layout.clone(), None).digest == subject.digest(version);
+            if done.code != Some(0) || done.stderr.contains("panicked") || !right() {
+                failures.push(format!("{after}\n{done}"));
+                break;
+            }
+            fs::remove_dir_all(layout.parent().expect("a parent")).expect("remove");
+            if done.stderr.contains("damaged") {
+                told += 1;
+                kinds.insert(relative.components().next().expect("a name").as_os_str().to_owned());
+            }
+        }
+    }
+    println!(
+        "{rounds} of {} damages to {total} pages; {told} builds said something: {kinds:?}",
+        total * DAMAGES.len()
+    );
+    assert!(
+        failures.is_empty(),
+        "after {} of {rounds} damages the next build was wrong\n{}",
+        failures.len(),
+        failures.join("\n==========\n")
+    );
+}
+
+/// Stops all writing to a file system at once and forgets what was not written yet, as a power failure does (`EXT4_IOC_SHUTDOWN` without
+/// flushing the journal).
+const PULL_THE_PLUG: &str = "import fcntl,os,struct,sys; \
+    fcntl.ioctl(os.open(sys.argv[1],os.O_RDONLY),0x8004587d,struct.pack('I',2))";
+
+/// The power goes at some moment of builds, again and again; the journal of the file system is replayed, and the builder finds itself in
+/// another boot.
+#[test]
+fn the_power_goes() {
+    need_root();
+    let subject = Subject::new();
+    let random = &mut Random(subject.seed);
+    let file = |name: &str| subject.dir.path().join(name);
+    let (disk, mount) = (file("disk.img"), file("disk"));
+    fs::create_dir(&mount).expect("make a directory");
+    fs::File::create(&disk).expect("make a file").set_len(256 << 20).expect("make it large");
+    run(tool("mkfs.ext4").args(["-q", "-F"]).arg(&disk)).ok();
+    // A journal that is written every second: so that there is something of the builds in it.
+    let begin = "\
+mount -o loop,commit=1 \"$1\" \"$2\" || exit 99
+mount --bind \"$3\" /proc/sys/kernel/random/boot_id || exit 99\n";
+    let end = "until umount \"$2\"; do sleep 0.05; done 2>/dev/null";
+    let lost = format!(
+        "{begin}sh \"$4\" >/dev/null 2>&1 & builds=$!\nsleep \"$5\"\npython3 -c \"{PULL_THE_PLUG}\" \"$2\" || exit 99\n\
+         kill -9 $builds; wait $builds 2>/dev/null\n{end}"
+    );
+    let again = format!("{begin}sh \"$4\"; code=$?\n{end}\nexit $code");
+    let rounds = subject.rounds.unwrap_or(3);
+    let state = mount.join("state");
+    for round in 0..rounds {
+        // Kept in the image store, so that some of it is promised to be on the disk; and not.
+        let mut script = String::new();
+        for _ in 0..20 {
+            let (mut build, _) = subject.build(&state, random.below(4) as usize);
+            if random.one_in(3) {
+                build.args(["-t", "app"]);
+            }
+            script += &format!("{}\n", line(&build));
+            if random.one_in(6) {
+                script += &format!("BUILDER_HOME='{}' '{}' prune -af\n", state.display(), binary().display());
+            }
+        }
+        fs::write(file("builds"), script).expect("write");
+        fs::write(file("boot"), format!("boot-{round}-a\n")).expect("write");
+        let after = PathBuf::from(format!("{:.3}", random.below(3_000) as f64 / 1000.0 + 0.1));
+        let done = run(&mut in_namespace(&lost, &[&disk, &mount, &file("boot"), &file("builds"), &after]));
+        assert_eq!(done.code, Some(0), "{done}");
+        // What the killed builds were writing to is of no use.
+        for version in 0..4 {
+            fs::write(file("boot"), format!("boot-{round}-b{version}\n")).expect("write");
+            let (build, layout) = subject.build(&state, version);
+            fs::write(file("build"), line(&build)).expect("write");
+            let after = format!("power failure {round} after {} s (seed {})", after.display(), subject.seed);
+            let done = run(&mut in_namespace(
+                &again,
+                &[&disk, &mount, &file("boot"), &file("build"), &after_none()],
+            ));
+            assert_eq!(done.code, Some(0), "after {after}\n{done}");
+            subject.right(&layout, version, &after, &done);
+        }
+    }
+    println!("{rounds} power failures");
+}
+
+fn after_none() -> PathBuf {
+    PathBuf::from("0")
+}
