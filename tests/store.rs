@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use e2e::{Context, Docker, Home, base, run, tempdir, tool};
+use e2e::{Context, Docker, Home, Registry, base, run, tempdir, tool};
 use serde_json::{Value, json};
 
 fn app() -> Context {
@@ -275,4 +275,49 @@ fn shells_and_readers_are_helped() {
     let page = fs::read_to_string(pages.join("builder-build.1")).expect("a page of build");
     assert!(page.contains(".SH OPTIONS") && page.contains("metadata\\-file"), "{page}");
     assert!(pages.join("builder.1").is_file() && pages.join("builder-image-history.1").is_file());
+}
+
+/// Images that umoci and Buildah made: as base images, as archives, out of a registry.
+#[test]
+fn images_of_umoci_and_buildah_are_taken() {
+    let (home, dir) = (Home::new(), tempdir());
+    let at = |name: &str| dir.path().join(name);
+    let umoci = |arguments: &[&str]| run(tool("umoci").args(arguments).current_dir(dir.path())).ok();
+    fs::write(at("file"), "of umoci\n").expect("write");
+    run(tool("cp").arg("-r").arg(base("busybox")).arg(at("layout"))).ok();
+    let tag =
+        |index: &Value| index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"].clone();
+    let index: Value =
+        serde_json::from_slice(&fs::read(at("layout/index.json")).expect("read")).expect("JSON");
+    let image = format!("layout:{}", tag(&index).as_str().expect("a tag of the base image"));
+    umoci(&["insert", "--image", &image, "--tag", "more", "file", "/inserted"]);
+    umoci(&["config", "--image", "layout:more", "--config.cmd", "cat", "--config.cmd", "/inserted"]);
+    let context = Context::new(
+        "FROM made\nRUN test \"$(cat /inserted)\" = 'of umoci' && rm /inserted && echo gone > /inserted\n",
+    );
+    let named = format!("--build-context=made=oci-layout://{}:more", at("layout").display());
+    run(home.build(&context).args([&named, "-t", "on-umoci"])).ok();
+    assert_eq!(out(home.builder("run").arg("on-umoci")), "gone\n");
+
+    let buildah = |arguments: &[&str]| {
+        let mut buildah = tool("buildah");
+        buildah.arg("--root").arg(at("root")).arg("--runroot").arg(at("run")).arg("--storage-driver=vfs");
+        run(buildah.args(arguments).current_dir(dir.path())).ok().stdout.trim().to_owned()
+    };
+    let base = buildah(&["pull", "--quiet", &format!("oci:{image}")]);
+    let container = buildah(&["from", &base]);
+    buildah(&["copy", &container, "file", "/copied"]);
+    buildah(&["config", "--cmd", "cat /copied", &container]);
+    let made = buildah(&["commit", "--quiet", &container, "of-buildah"]);
+    let registry = Registry::start(None);
+    let name = format!("{}/of-buildah:1", registry.address);
+    buildah(&["push", "--quiet", "--tls-verify=false", &made, &format!("docker://{name}")]);
+    assert_eq!(out(home.builder("pull").args(["-q", &name])).trim(), name);
+    assert_eq!(out(home.builder("run").arg(&name)), "of umoci\n");
+    for (form, archive) in [("oci-archive", "oci.tar"), ("docker-archive", "docker.tar")] {
+        buildah(&["push", "--quiet", &made, &format!("{form}:{archive}:of-buildah:{form}")]);
+        let other = Home::new();
+        let said = out(other.builder("load").args(["-q", "-i"]).arg(at(archive)));
+        assert_eq!(out(other.builder("run").arg(said.trim())), "of umoci\n", "{form}: {said}");
+    }
 }

@@ -42,6 +42,11 @@ impl Reply {
         Self { status, body: body.into(), ..Self::default() }
     }
 
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
     /// With a header.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("runc", "runc"),
     ("crun", "crun"),
     ("dockerd", "docker.io"),
+    ("podman", "podman"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
     ("strace", "strace"),

@@ -88,6 +88,10 @@ enum Part {
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.
     Push,
+    /// Registries that break, lie, limit and send elsewhere.
+    Misbehaving,
+    /// The memory that a large layer takes.
+    Large,
     /// Compressions, media types, annotations, several platforms.
     Forms,
     /// Everything written, against the JSON schemas of the image specification.
@@ -96,6 +100,8 @@ enum Part {
     Store,
     /// Archives loaded and run by a Docker daemon.
     Docker,
+    /// Images to Podman and from it.
+    Podman,
     /// The programs of Dockerfiles/, built and run.
     Programs,
     /// The same Dockerfiles built by Buildah.

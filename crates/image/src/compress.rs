@@ -356,7 +356,7 @@ mod tests {
                 let bytes = sample(size);
                 let one = compress(&bytes, how, None, 1, size.max(1));
                 assert_eq!(restore(&one), bytes, "{how:?} {size}");
-                for (threads, step) in [(2, 4096), (3, 70_001), (8, CHUNK)] {
+                for (threads, step) in [(2, 4096), (3, 70_001), (8, CHUNK), (64, 9_999)] {
                     assert!(
                         compress(&bytes, how, None, threads, step) == one,
                         "{how:?} {size} {threads} {step}"

@@ -28,8 +28,9 @@ pub struct LayerPacker {
     since: u64,
 }
 
-/// Pieces do not end before they have so many bytes: small ones compress badly.
-const SMALLEST: u64 = 256 << 10;
+/// Pieces do not end before they have so many bytes: smaller ones compress badly, and all together would take more than a hundredth more
+/// than one stream.
+const SMALLEST: u64 = 512 << 10;
 
 /// What follows the tar. An uncompressed layer is its own blob: it is hashed once, by the store.
 enum Stream {

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::Command;
 
-use image::{Compression, Compressor, decompress};
+use image::layer::{Entry, EntryKind};
+use image::{Compression, Compressor, ContentStore, LayerPacker, MemoryStore, PackOptions, decompress};
 use proptest::prelude::*;
 
 proptest! {
@@ -51,4 +53,64 @@ fn gzip_and_python_read_the_parallel_stream() {
     let python = Command::new("python3").args(["-c", script]).arg(&path).output().unwrap();
     assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
     assert!(python.stdout == bytes);
+}
+
+/// The files of a folder as entries of a layer, in order.
+fn files_below(root: &Path) -> Vec<(Entry, Vec<u8>)> {
+    let (mut waiting, mut files) = (vec![root.to_owned()], Vec::new());
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+                continue;
+            }
+            let content = fs::read(&path).unwrap();
+            let name = path.strip_prefix(root).unwrap().display().to_string();
+            let kind = EntryKind::File { size: content.len() as u64 };
+            files.push((Entry { kind, mode: 0o644, ..Entry::whiteout(name) }, content));
+        }
+    }
+    files.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
+    files
+}
+
+/// Pieces that begin where paths say so, each compressed by itself, are hardly larger than one stream: of sources and of a program.
+#[test]
+fn pieces_cost_less_than_a_hundredth() {
+    let sources = files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    let program = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let program = program[..program.len().min(12 << 20)].to_vec();
+    let kind = EntryKind::File { size: program.len() as u64 };
+    let program = vec![(Entry { kind, mode: 0o755, ..Entry::whiteout("program") }, program)];
+    for (name, files) in [("sources", sources), ("a program", program)] {
+        for (compression, level) in [(Compression::Gzip, 6), (Compression::Gzip, 1), (Compression::Zstd, 3)] {
+            let store = MemoryStore::default();
+            let options = PackOptions { compression, level: Some(level), epoch: Some(0) };
+            let mut packer = LayerPacker::new(&store, options).unwrap();
+            for (entry, content) in &files {
+                packer.append(entry, &mut &content[..]).unwrap();
+            }
+            let layer = packer.finish().unwrap();
+            let blob =
+                (&store as &dyn ContentStore).read(&layer.descriptor.digest, 1 << 30).unwrap().unwrap();
+            let mut tar = Vec::new();
+            decompress(&blob[..]).unwrap().read_to_end(&mut tar).unwrap();
+            let one = match compression {
+                Compression::Zstd => zstd::encode_all(&tar[..], level as i32).unwrap(),
+                _ => {
+                    let mut one = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+                    one.write_all(&tar).unwrap();
+                    one.finish().unwrap()
+                }
+            };
+            let more = (blob.len() as f64 / one.len() as f64 - 1.0) * 100.0;
+            println!(
+                "{name}, {compression:?} {level}: {} bytes, one stream {} ({more:+.2} %)",
+                blob.len(),
+                one.len()
+            );
+            assert!(more <= 1.0, "{name}, {compression:?} {level}: {more:+.2} %");
+        }
+    }
 }

@@ -324,10 +324,13 @@ fn unreadable_content_names_the_file() {
 #[test]
 fn cut_off_and_padded_streams() {
     let tar = write(&[file("a", &[7; 700]), file("b", b"x")]);
-    for cut in [1, 511, 513, 600, 1535, 1536 + 1, 1536 + 512] {
+    for cut in [1, 511, 513, 600, 1211, 1536 + 1, 1536 + 512] {
         assert!(read(&tar[..cut]).unwrap_err().contains("cut off"), "{cut}");
     }
-    // Between entries no reader minds.
+    // Between entries no reader minds, nor where only the padding is missing.
+    for end in [1212, 1213, 1535] {
+        assert_eq!(read(&tar[..end]).unwrap(), [file("a", &[7; 700])], "{end}");
+    }
     assert_eq!(read(&tar[..1536]).unwrap().len(), 1);
     assert_eq!(read(&[]).unwrap().len(), 0);
     assert_eq!(read(&[tar.clone(), vec![0; 8000]].concat()).unwrap().len(), 2);

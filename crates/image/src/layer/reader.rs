@@ -349,15 +349,20 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// Skips what is left of the present entry with its padding.
+    /// Skips what is left of the present entry with its padding. The padding of the last entry may be missing: umoci writes layers so,
+    /// and Go reads them.
     fn skip_entry(&mut self) -> Result<(), LayerError> {
-        let mut left = self.stored.saturating_add(std::mem::take(&mut self.padding));
+        let padding = std::mem::take(&mut self.padding);
+        let mut left = self.stored.saturating_add(padding);
         self.stored = 0;
         while left > 0 {
             let available = match self.stream.fill_buf() {
                 Ok(available) => available.len(),
                 Err(error) => return Err(self.failed(error)),
             };
+            if available == 0 && left <= padding {
+                return Ok(());
+            }
             if available == 0 {
                 return Err(self.truncated());
             }

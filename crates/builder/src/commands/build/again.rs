@@ -11,6 +11,7 @@ use image::Reference;
 use insight::Invocation;
 
 use super::Args;
+use super::cache_args::CacheTarget;
 use super::output::Output;
 use crate::Machine;
 use crate::failure::Failure;
@@ -39,6 +40,9 @@ pub(crate) fn again(args: Args, again: Again, of: &Reference, name: &Reference) 
         output: form_of(args.output, of).into_iter().collect(),
         push: false,
         load: false,
+        cache_from: Vec::new(),
+        // What is in the image itself belongs to it.
+        cache_to: args.cache_to.into_iter().filter(CacheTarget::is_inline).collect(),
         pull: false,
         quiet: false,
         iidfile: None,
@@ -89,10 +93,23 @@ pub(super) fn invocation(
     Some(Invocation { directory, arguments, epoch: std::env::var("SOURCE_DATE_EPOCH").ok() })
 }
 
+/// The cache that an image carries.
+const INLINE: &str = "type=inline";
+
 fn written(given: &[String], variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut given = given.iter();
     while let Some(argument) = given.next() {
+        // Nothing comes from a remote cache, or goes there, and what names one may hold a login.
+        let cache = ["--cache-from", "--cache-to"].into_iter().find_map(|flag| argument.strip_prefix(flag));
+        if let Some(rest) = cache {
+            let value =
+                if rest.is_empty() { given.next().map(String::as_str) } else { rest.strip_prefix('=') };
+            if value == Some(INLINE) {
+                arguments.push(format!("--cache-to={INLINE}"));
+            }
+            continue;
+        }
         let value = match argument.strip_prefix("--build-arg") {
             Some("") => given.next().map(String::as_str),
             Some(rest) => rest.strip_prefix('='),
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_written_down_can_be_repeated() {
-        let given = "-t app --build-arg A=1 --build-arg=B --build-arg API_KEY=hunter --build-arg UNSET . --build-arg=TOKEN=x";
+        let given = "-t app --cache-from x --cache-to=type=y,token=z --cache-to type=inline --build-arg A=1 --build-arg=B --build-arg API_KEY=hunter --build-arg UNSET . --build-arg=TOKEN=x";
         let given: Vec<String> = given.split(' ').map(str::to_owned).collect();
         let variable = |name: &str| (name == "B").then(|| "of the environment".to_owned());
         assert_eq!(
@@ -174,6 +191,7 @@ mod tests {
             [
                 "-t",
                 "app",
+                "--cache-to=type=inline",
                 "--build-arg=A=1",
                 "--build-arg=B=of the environment",
                 "--build-arg=API_KEY",

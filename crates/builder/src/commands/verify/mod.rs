@@ -60,9 +60,11 @@ pub(crate) struct Args {
 }
 
 /// Options of `build` that say where a result goes, or that something else is wanted.
-const OUTPUTS: [&str; 12] = [
+const OUTPUTS: [&str; 14] = [
     "tag",
     "output",
+    "cache_from",
+    "cache_to",
     "push",
     "load",
     "annotation",

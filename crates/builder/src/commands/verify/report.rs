@@ -233,7 +233,10 @@ impl Compared {
 
 /// Whether a place in a config holds a time of the build.
 fn is_time(place: &str) -> bool {
-    place == "/created" || (place.starts_with("/history/") && place.ends_with("/created"))
+    // Of the image, of an instruction, of a result in the cache that the image carries.
+    place == "/created"
+        || (place.ends_with("/created")
+            && ["/history/", "/builder.cache."].iter().any(|list| place.starts_with(list)))
 }
 
 /// Manifest and config of an image.

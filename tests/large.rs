@@ -1,0 +1,178 @@
+//! A large layer: how much memory it takes to make, send, fetch, save and load it, and how long the network takes.
+//!
+//! `LARGE_LAYER_MB` says how large (160 without it); `cargo xtask test` runs it small, 10,240 takes some minutes and 35 GB of disk. From
+//! 1,000 on, times are held against what copying and hashing alone take; below, and on a busy machine, they would say little.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use e2e::{Context, Home, Registry, tempdir};
+use sha2::{Digest as _, Sha256};
+
+/// More than this is too much, in KiB.
+const MEMORY: u64 = 100 << 10;
+
+fn size() -> u64 {
+    let number = std::env::var("LARGE_LAYER_MB").ok().and_then(|text| text.parse::<u64>().ok());
+    number.unwrap_or(160) << 20
+}
+
+/// Half noise, which no compression makes smaller, half zeros, which take no room.
+fn write(path: &Path, size: u64) {
+    let mut file = File::create(path).expect("create a file");
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut block = vec![0; 1 << 20];
+    for _ in 0..size / (2 << 20) {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        file.write_all(&block).expect("write");
+    }
+    file.set_len(size).expect("make a hole");
+}
+
+/// Runs a command and gives its time. Fails when it does, or when it took more memory than any layer needs.
+#[track_caller]
+fn within_memory(command: &mut Command, most: u64) -> Duration {
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start the builder");
+    let mut stderr = child.stderr.take().expect("just asked for");
+    let said = std::thread::spawn(move || {
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).map(|_| said)
+    });
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = loop {
+        // The highest so far, which the kernel keeps: the last look comes close to the end.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        peak = peak.max(number.unwrap_or(0));
+        if let Some(ended) = child.try_wait().expect("wait for the builder") {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let took = start.elapsed();
+    let words: Vec<String> =
+        command.get_args().take(2).map(|word| word.to_string_lossy().into_owned()).collect();
+    println!("{}: {} MiB, {:.2} s", words.join(" "), peak >> 10, took.as_secs_f64());
+    let said = said.join().expect("a thread").unwrap_or_default();
+    assert!(ended.success(), "{command:?}: {said}");
+    assert!(peak > 0 && peak < most, "{command:?} took {peak} KiB of memory");
+    took
+}
+
+/// What the network copy and hashing alone take: the blob from the registry into a file, hashed on the way.
+fn copied_and_hashed(registry: &Registry, repository: &str, digest: &str, to: &Path) -> Duration {
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(&registry.address).expect("connect");
+    write!(stream, "GET /v2/{repository}/blobs/{digest} HTTP/1.0\r\nHost: {}\r\n\r\n", registry.address)
+        .expect("ask");
+    let mut reader = BufReader::with_capacity(1 << 20, stream);
+    let mut line = String::new();
+    while reader.read_line(&mut line).expect("a header") > 2 {
+        line.clear();
+    }
+    let (mut file, mut hash, mut buffer) =
+        (File::create(to).expect("create"), Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let read = reader.read(&mut buffer).expect("read");
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        file.write_all(&buffer[..read]).expect("write");
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(format!("sha256:{found}"), digest);
+    start.elapsed()
+}
+
+/// The same the other way: a file into the registry, hashed on the way, in one request.
+fn hashed_and_sent(registry: &Registry, repository: &str, digest: &str, from: &Path) -> Duration {
+    let start = Instant::now();
+    let ask = |head: &str, body: Option<&Path>| -> String {
+        let mut stream = TcpStream::connect(&registry.address).expect("connect");
+        let length = body.map_or(0, |path| fs::metadata(path).expect("stat").len());
+        write!(
+            stream,
+            "{head} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n",
+            registry.address
+        )
+        .expect("ask");
+        if let Some(path) = body {
+            let (mut file, mut hash, mut buffer) =
+                (File::open(path).expect("open"), Sha256::new(), vec![0; 1 << 20]);
+            loop {
+                let read = file.read(&mut buffer).expect("read");
+                if read == 0 {
+                    break;
+                }
+                hash.update(&buffer[..read]);
+                stream.write_all(&buffer[..read]).expect("send");
+            }
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let begun = ask(&format!("POST /v2/{repository}/blobs/uploads/"), None);
+    let place =
+        begun.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place for the upload");
+    let place = place.trim().trim_start_matches("http://").trim_start_matches(&registry.address);
+    let sent = ask(&format!("PUT {place}&digest={digest}"), Some(from));
+    assert!(sent.starts_with("HTTP/1.1 201"), "{sent}");
+    start.elapsed()
+}
+
+#[test]
+fn memory_does_not_grow_with_a_layer() {
+    let (home, dir, registry) = (Home::new(), tempdir(), Registry::start(None));
+    let context = Context::new("FROM scratch\nCOPY large /large\n");
+    write(&context.path().join("large"), size());
+    let name = format!("{}/large:1", registry.address);
+    let archive = dir.path().join("archive");
+    within_memory(home.build(&context).args(["-t", &name]), MEMORY);
+    let pushed = within_memory(home.builder("push").arg(&name), MEMORY);
+    within_memory(home.builder("save").arg(&name).arg("-o").arg(&archive), MEMORY);
+    drop(home);
+    let other = Home::new();
+    let pulled = within_memory(other.builder("pull").arg(&name), MEMORY);
+    // Unpacked, packed as one file, and as one directory.
+    let on_top = Context::new(&format!("FROM {name}\nCOPY --from={name} /large /copy\n"));
+    let tar = format!("type=tar,dest={}", dir.path().join("tar").display());
+    within_memory(other.build(&on_top).args(["-o", &tar]), MEMORY);
+    fs::remove_file(dir.path().join("tar")).expect("remove");
+    drop(other);
+    within_memory(Home::new().builder("load").arg("-i").arg(&archive), MEMORY);
+    fs::remove_file(&archive).expect("remove");
+
+    let manifest = registry.manifest("large:1");
+    let digest = manifest["layers"][0]["digest"].as_str().expect("a digest");
+    let fetched = copied_and_hashed(&registry, "large", digest, &dir.path().join("blob"));
+    let sent = hashed_and_sent(&Registry::start(None), "large", digest, &dir.path().join("blob"));
+    let ratio = |took: Duration, alone: Duration| took.as_secs_f64() / alone.as_secs_f64();
+    let (pull, push) = (ratio(pulled, fetched), ratio(pushed, sent));
+    println!(
+        "copied and hashed alone: {:.2} s, pull takes {pull:.2} times that; sent alone: {:.2} s, push {push:.2} times",
+        fetched.as_secs_f64(),
+        sent.as_secs_f64()
+    );
+    if size() >= 1000 << 20 {
+        assert!(pull <= 1.3 && push <= 1.3, "pull takes {pull:.2}, push {push:.2} times as long");
+    }
+}
