@@ -1,5 +1,5 @@
 -- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
--- `steps` is the last: where it is, all are.
+-- `sums` is the last: where it is, all are.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
 CREATE TABLE IF NOT EXISTS kept (
@@ -38,3 +38,9 @@ CREATE TABLE IF NOT EXISTS chunks (
     length INTEGER NOT NULL,
     seal   BLOB    NOT NULL
 ) WITHOUT ROWID;
+
+-- What layers hold, as hashed when they were written or first checked.
+CREATE TABLE IF NOT EXISTS sums (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    digest   BLOB    NOT NULL
+);

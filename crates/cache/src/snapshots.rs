@@ -106,6 +106,14 @@ impl Store {
         }))
     }
 
+    /// The same without forgetting a layer whose files are gone.
+    pub(crate) fn stored_snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
+        match self.inner.layout.snapshot(id).is_dir() {
+            true => self.snapshot(id),
+            false => Ok(None),
+        }
+    }
+
     /// Begins a layer over `parents` (bottom first; none when they do not matter). The caller writes it into
     /// [`ActiveSnapshot::dir`], whose root directory begins as the parents have it.
     pub fn begin(&self, parents: &[SnapshotId]) -> Result<ActiveSnapshot, CacheError> {
@@ -126,6 +134,7 @@ impl Store {
             root_before,
             parents: parents.to_vec(),
             objects: OnceLock::new(),
+            hashed: OnceLock::new(),
         })
     }
 
@@ -211,6 +220,8 @@ pub struct ActiveSnapshot {
     root_before: Attributes,
     parents: Vec<SnapshotId>,
     objects: OnceLock<Option<LayerObjects>>,
+    /// Digest of all that it holds, where that was computed.
+    hashed: OnceLock<ContentDigest>,
 }
 
 impl ActiveSnapshot {
@@ -258,6 +269,12 @@ impl ActiveSnapshot {
     /// every way of writing the same layer gives the same digest. Sockets are taken away: a layer has none, and a later step must not
     /// see what the image will not have.
     pub fn changes(&self) -> Result<Changes, CacheError> {
+        let changes = self.read_changes()?;
+        let _ = self.hashed.set(changes.digest);
+        Ok(changes)
+    }
+
+    fn read_changes(&self) -> Result<Changes, CacheError> {
         self.resolve_opaque_root()?;
         let mut entries = self.entries()?;
         if !entries.sockets().is_empty() {
@@ -303,7 +320,12 @@ impl ActiveSnapshot {
                 now,
                 inner.boot
             ])?;
-            Ok(SnapshotId(db.last_insert_rowid()))
+            let id = SnapshotId(db.last_insert_rowid());
+            if let Some(digest) = self.hashed.get() {
+                db.prepare_cached("INSERT OR REPLACE INTO sums (snapshot, digest) VALUES (?1, ?2)")?
+                    .execute(params![id.0, digest.as_bytes()])?;
+            }
+            Ok(id)
         })?;
         // Until the rename the row names nothing, which readers take for a lost snapshot; nobody has the id yet.
         if let Err(error) = self.move_to(id) {
