@@ -66,6 +66,8 @@ enum Part {
     Damage,
     /// Many processes on one state directory.
     Processes,
+    /// The table of what enters a cache key, row by row.
+    Keys,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
