@@ -38,6 +38,9 @@ pub(crate) const TESTS: &[Need] = &[
     ("mkfs.ext4", "e2fsprogs"),
 ];
 
+/// What looking at pages takes: the smallest of Debian's browsers, 64 MB to fetch.
+pub(crate) const BROWSER: &[Need] = &[("chromium-headless-shell", "chromium-headless-shell")];
+
 /// What unpacking and making archives takes.
 pub(crate) const ARCHIVES: &[Need] =
     &[("tar", "tar"), ("gzip", "gzip"), ("bzip2", "bzip2"), ("xz", "xz-utils"), ("zstd", "zstd")];
