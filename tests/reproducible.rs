@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use e2e::{Context, Home, Image, run, tempdir};
+use e2e::{Context, Home, Image, User, run, tempdir, tool};
 
 const EPOCH: u64 = 1_600_000_000;
 
@@ -73,26 +73,112 @@ fn every_time_is_the_epoch() {
     assert_eq!(image.config["created"], "2020-09-13T12:26:40Z");
 }
 
+/// One way to build, of which nothing may show in the image.
+struct Surroundings {
+    what: &'static str,
+    /// In front of the builder's command line.
+    wrapped: &'static [&'static str],
+    variables: &'static [(&'static str, &'static str)],
+}
+
+const SURROUNDINGS: [Surroundings; 7] = [
+    Surroundings { what: "as usual", wrapped: &[], variables: &[] },
+    Surroundings {
+        what: "one processor",
+        wrapped: &["taskset", "-c", "0"],
+        variables: &[("RAYON_NUM_THREADS", "1")],
+    },
+    Surroundings { what: "many threads", wrapped: &[], variables: &[("RAYON_NUM_THREADS", "64")] },
+    Surroundings {
+        what: "nothing masked",
+        wrapped: &["sh", "-c", "umask 000; exec \"$@\"", "sh"],
+        variables: &[],
+    },
+    Surroundings {
+        what: "all masked",
+        wrapped: &["sh", "-c", "umask 077; exec \"$@\"", "sh"],
+        variables: &[],
+    },
+    Surroundings {
+        what: "elsewhere",
+        wrapped: &["unshare", "--uts", "sh", "-c", "hostname elsewhere; exec \"$@\"", "sh"],
+        variables: &[("TZ", "Asia/Tokyo"), ("LC_ALL", "tr_TR.UTF-8"), ("HOSTNAME", "x"), ("USER", "x")],
+    },
+    Surroundings {
+        what: "without fast paths",
+        wrapped: &[],
+        variables: &[("BUILDER_DISABLE", "links,stat-cache,chunks,overlay")],
+    },
+];
+
+/// A context on a file system that lists files in the order in which they were made.
+fn listed_as_made(names: &[&str]) -> (tempfile::TempDir, Vec<String>) {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
+    let made = context(&["a", "b", "c/d", "c/e"], SystemTime::now());
+    for name in names {
+        let to = dir.path().join(name);
+        fs::create_dir_all(to.parent().expect("a parent")).expect("make directories");
+        fs::copy(made.path().join(name), to).expect("copy");
+    }
+    fs::set_permissions(dir.path(), fs::metadata(made.path()).expect("stat").permissions()).expect("chmod");
+    let list = fs::read_dir(dir.path()).expect("list").flatten();
+    let order = list.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    (dir, order)
+}
+
+/// State directories, users, masks, threads, order of files, time zone, state of the cache: one digest.
 #[test]
-fn what_is_read_does_not_depend_on_the_surroundings() {
-    let surroundings = |variables: &[(&str, &str)], umask: &str| {
+fn one_digest_whatever_is_around() {
+    let epoch = EPOCH.to_string();
+    let inputs = context(&["a", "b", "c/d", "c/e"], SystemTime::now());
+    let mut digests: Vec<(String, String)> = Vec::new();
+    let out = tempdir();
+    let layout = |number: usize| out.path().join(number.to_string());
+    let output = |number: usize| format!("type=oci,tar=false,dest={}", layout(number).display());
+    for Surroundings { what, wrapped, variables } in SURROUNDINGS {
         let home = Home::new();
-        let dir = tempdir();
-        let layout = dir.path().join("layout");
-        let context = context(&["a", "b"], SystemTime::now());
-        let build = home.build(&context);
-        let mut shell = std::process::Command::new("sh");
-        shell
-            .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
-            .arg(build.get_program())
-            .args(build.get_args());
-        shell.args(["-o", &format!("type=oci,tar=false,dest={}", layout.display())]);
-        shell.env("BUILDER_HOME", home.path()).env("SOURCE_DATE_EPOCH", EPOCH.to_string());
-        shell.envs(variables.iter().copied());
-        run(&mut shell).ok();
-        Image::open(layout, None).digest
-    };
-    let usual = surroundings(&[], "022");
-    let other = surroundings(&[("TZ", "Asia/Tokyo"), ("LC_ALL", "tr_TR.UTF-8"), ("HOSTNAME", "x")], "077");
-    assert_eq!(usual, other);
+        let build = home.build(&inputs);
+        let mut command = match wrapped {
+            [] => std::process::Command::new(build.get_program()),
+            [program, rest @ ..] => {
+                let mut command = tool(program);
+                command.args(rest).arg(build.get_program());
+                command
+            }
+        };
+        let number = digests.len();
+        command.args(build.get_args()).args(["-o", &output(number)]);
+        command
+            .env("BUILDER_HOME", home.path())
+            .env("SOURCE_DATE_EPOCH", &epoch)
+            .envs(variables.iter().copied());
+        run(&mut command).ok();
+        digests.push((what.to_owned(), Image::open(layout(number), None).digest));
+        if number == 0 {
+            // From the cache, and with half of it gone.
+            for (what, arguments) in [("warm", &[][..]), ("half warm", &["--no-cache-filter=make"])] {
+                let number = digests.len();
+                let mut build = home.build(&inputs);
+                run(build.env("SOURCE_DATE_EPOCH", &epoch).args(arguments).args(["-o", &output(number)]))
+                    .ok();
+                digests.push((what.to_owned(), Image::open(layout(number), None).digest));
+            }
+        }
+    }
+    let orders = [["Dockerfile", "a", "b", "c/d", "c/e"], ["c/e", "b", "c/d", "a", "Dockerfile"]];
+    let mut seen = Vec::new();
+    for names in orders {
+        let (dir, order) = listed_as_made(&names);
+        let number = digests.len();
+        let home = Home::new();
+        let mut build = home.build(dir.path());
+        run(build.env("SOURCE_DATE_EPOCH", &epoch).args(["-o", &output(number)])).ok();
+        digests.push((format!("files listed as {order:?}"), Image::open(layout(number), None).digest));
+        seen.push(order);
+    }
+    assert_ne!(seen[0], seen[1], "the file system lists both the same, so this tests nothing");
+    let user = User::with_range();
+    digests.push(("an ordinary user".to_owned(), user.image(&inputs).digest));
+    let first = &digests[0].1;
+    assert!(digests.iter().all(|(_, digest)| digest == first), "{digests:#?}");
 }

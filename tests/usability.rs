@@ -211,7 +211,9 @@ fn info_as_json() {
     assert_eq!(info["usable"], true, "{done}");
     assert_eq!(info["stateDirectory"]["path"], home.path().display().to_string());
     assert_eq!(info["stateDirectory"]["exists"], false, "asking makes nothing: {done}");
-    for feature in ["overlay", "user namespaces", "cgroups", "seccomp", "network helper", "state directory"] {
+    for feature in
+        ["overlay", "user namespaces", "cgroups", "seccomp", "security modules", "network", "state directory"]
+    {
         assert!(info["features"][feature]["detail"].is_string(), "{feature}: {done}");
     }
     assert!(!home.path().exists());

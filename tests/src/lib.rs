@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod cases;
+pub mod forge;
 pub mod fuzz;
 mod git;
 mod oci;

@@ -43,6 +43,8 @@ enum Suite {
     Power,
     /// Random histories of edits, kills and prunes (600 s): each build must give what a clean build gives.
     History,
+    /// Interrupts and kills builds 200 times, root's and an ordinary user's: nothing may stay, and the next build be a clean one.
+    Kills,
     /// Property tests of the crates with many more cases (600 s).
     Properties,
 }
@@ -59,6 +61,7 @@ pub(crate) fn run(args: &Args) -> Result {
         Suite::Corruption => end_to_end("damage", "bytes", "BUILDER_DAMAGE", args, 1_000, seed),
         Suite::Power => end_to_end("damage", "the_power", "BUILDER_DAMAGE", args, 100, seed),
         Suite::History => history(budget(600), seed),
+        Suite::Kills => kills(seed),
         Suite::Properties => properties(budget(600)),
     }
 }
@@ -213,6 +216,17 @@ fn part(name: &str, filter: &str) -> Result<Command> {
     test.args(["test", "--release", "--package", "e2e", "--test", name, "--", "--nocapture", filter]);
     test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(true)?);
     Ok(test)
+}
+
+/// The end-to-end test of the same name, more often. It takes as long as it takes.
+fn kills(seed: u64) -> Result {
+    packages::ensure(packages::BASES)?;
+    packages::ensure(packages::TESTS)?;
+    let mut test = shell::cargo();
+    test.args(["test", "--package", "e2e", "--test", "kills", "--", "--nocapture"]);
+    test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(false)?);
+    test.env("BUILDER_KILLS", "200").env("BUILDER_KILLS_SEED", seed.to_string());
+    shell::show(&mut test).map(drop)
 }
 
 /// The property tests, with as many cases as the budget allows: each round with ten times more.

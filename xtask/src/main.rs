@@ -17,6 +17,7 @@ mod packages;
 mod shell;
 mod sources;
 mod test;
+mod vm_test;
 
 /// Developer commands of builder.
 #[derive(Parser)]
@@ -35,6 +36,7 @@ enum Command {
     Dist(dist::Args),
     Long(long::Args),
     Test(test::Args),
+    VmTest(vm_test::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Dist(args) => dist::run(&args),
         Command::Long(args) => long::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::VmTest(args) => vm_test::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

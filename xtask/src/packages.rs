@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("umoci", "umoci"),
     ("buildah", "buildah"),
     ("runc", "runc"),
+    ("crun", "crun"),
     ("dockerd", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
@@ -33,6 +34,9 @@ pub(crate) const TESTS: &[Need] = &[
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("newuidmap", "uidmap"),
+    ("slirp4netns", "slirp4netns"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -40,6 +44,10 @@ pub(crate) const TESTS: &[Need] = &[
 
 /// What looking at pages takes: the smallest of Debian's browsers, 64 MB to fetch.
 pub(crate) const BROWSER: &[Need] = &[("chromium-headless-shell", "chromium-headless-shell")];
+
+/// What a virtual machine takes beside the base images.
+pub(crate) const VIRTUAL_MACHINE: &[Need] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("mke2fs", "e2fsprogs")];
 
 /// What unpacking and making archives takes.
 pub(crate) const ARCHIVES: &[Need] =

@@ -44,6 +44,8 @@ enum Part {
     Contexts,
     /// RUN --mount of every type, and a look into cache mounts.
     Mounts,
+    /// The network of RUN, on a machine of its own.
+    Network,
     /// Dockerfiles of well-known programs, in source packages fetched from this machine's Debian mirror.
     Sources,
     /// Questions about a build that does not run: graph, parse, check, outline, targets.
@@ -76,14 +78,24 @@ enum Part {
     Layout,
     /// The same input, the same digest.
     Reproducible,
+    /// Hostile archives as layers, contexts and what ADD unpacks.
+    Hostile,
+    /// Images built again from nothing, and what differs.
+    Verify,
     /// Builds by an ordinary user.
     Rootless,
+    /// RUN through runc and crun.
+    Runtimes,
+    /// Builds that are killed at any moment: nothing stays.
+    Kills,
     /// Pulls from a registry, with and without credentials.
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.
     Push,
     /// Compressions, media types, annotations, several platforms.
     Forms,
+    /// Everything written, against the JSON schemas of the image specification.
+    Schemas,
     /// The commands of the image store.
     Store,
     /// Archives loaded and run by a Docker daemon.

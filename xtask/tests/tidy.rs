@@ -124,6 +124,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("cache", &["TcpStream", "TcpListener", "UdpSocket", "std::env::var", "rustix::mount"]),
     ("exporter", &["TcpStream", "TcpListener", "UdpSocket", "std::env::var", "std::process::Command"]),
     ("worker", &["TcpStream", "TcpListener", "UdpSocket", "std::env::var", "std::process::Command"]),
+    ("runtime", &["std::process::Command", "std::env::var", "rustix::mount", "println!"]),
     ("registry", &["std::process::Command", "println!"]),
     ("transport", &["std::process", "std::env::var", "println!"]),
     ("remote", &["std::env::var", "println!"]),

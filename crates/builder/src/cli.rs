@@ -10,7 +10,7 @@ use clap::{
 use crate::commands::{
     build, cache as cache_command, compare, completion, debug, du, explain, export, fsck,
     graph as graph_command, history, image_group, images, info, inspect, load, login, logout, man,
-    parse as parse_command, prune, pull, push, rmi, run, save, tag,
+    parse as parse_command, prune, pull, push, rmi, run, save, tag, verify,
 };
 use crate::refused::{self, Refused};
 
@@ -46,6 +46,7 @@ pub(crate) enum Subcommands {
     Build(Box<build::Args>),
     Explain(explain::Args),
     Compare(Box<compare::Args>),
+    Verify(Box<verify::Args>),
     Graph(Box<graph_command::Args>),
     Debug(Box<debug::Args>),
     History(history::Args),
@@ -91,6 +92,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
         .mut_subcommand("debug", |command| {
             command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true))
         })
+        .mut_subcommand("verify", verify::without_outputs)
         .mut_subcommand("run", |command| with_refused(command, refused::RUN));
     let matches = command.try_get_matches_from_mut(&arguments).map_err(|error| {
         // `--secret .` takes the path for its value: what is wrong is the flag, not that the path is missing.
@@ -108,6 +110,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
         Some(("run", matches)) => first_given(refused::RUN, matches),
         _ => None,
     };
+    if let Some(("verify", matches)) = matches.subcommand()
+        && let Some(option) = verify::misplaced(matches)
+    {
+        let message = format!("--{option} says how to build: it needs --context as well");
+        return Err(plain_error(&mut command, ErrorKind::MissingRequiredArgument, message));
+    }
     match given {
         Some(flag) => Err(refusal(&mut command, flag)),
         None => Cli::from_arg_matches(&matches),

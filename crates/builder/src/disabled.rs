@@ -8,8 +8,6 @@ const VARIABLE: &str = "BUILDER_DISABLE";
 /// What is switched off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Disabled {
-    /// Versions of a layer share no files: each is written anew.
-    pub(crate) links: bool,
     /// Every file that is selected from a context is read.
     pub(crate) stat_cache: bool,
     /// All of a layer is compressed anew.
@@ -35,14 +33,12 @@ impl Disabled {
         let mut disabled = Disabled::default();
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             match name {
-                "links" => disabled.links = true,
                 "stat-cache" => disabled.stat_cache = true,
                 "chunks" => disabled.chunks = true,
                 "overlay" => disabled.overlay = true,
                 _ => {
-                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}")).hint(
-                        "there are links, stat-cache, chunks and overlay; write a comma between several",
-                    ));
+                    return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}"))
+                        .hint("there are stat-cache, chunks and overlay; write a comma between several"));
                 }
             }
         }
@@ -58,10 +54,10 @@ mod tests {
     fn names_are_read() {
         let parse = |text: &str| Disabled::parse(text).ok();
         assert_eq!(parse(""), Some(Disabled::default()));
-        assert_eq!(parse("links"), Some(Disabled { links: true, ..Disabled::default() }));
+        assert_eq!(parse("chunks"), Some(Disabled { chunks: true, ..Disabled::default() }));
         assert_eq!(
-            parse(" stat-cache, links,"),
-            Some(Disabled { links: true, stat_cache: true, ..Disabled::default() })
+            parse(" stat-cache, chunks,"),
+            Some(Disabled { stat_cache: true, chunks: true, ..Disabled::default() })
         );
         let failure = Disabled::parse("link").unwrap_err();
         assert_eq!(failure.code(), 2);

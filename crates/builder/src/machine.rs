@@ -40,27 +40,31 @@ impl Machine {
 
     /// Opens the state directory. Call it before any thread starts.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
+        self.store_at(&self.home)
+    }
+
+    /// Opens another state directory. Call it before any thread starts.
+    pub(crate) fn store_at(&self, home: &Path) -> Result<Store, Failure> {
         let userxattr = self.identity.needs_userxattr();
         let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
         let disabled = Disabled::from_env()?;
         let options = StoreOptions {
             userxattr,
             recorded_owners,
-            separate_files: disabled.links,
             forget_chunks: disabled.chunks,
-            snapshotter: if disabled.overlay { Snapshotter::Copying } else { self.snapshotter() },
+            snapshotter: if disabled.overlay { Snapshotter::Copying } else { self.snapshotter(home) },
         };
-        Ok(Store::open(&self.home, options)?)
+        Ok(Store::open(home, options)?)
     }
 
     /// How the trees that RUN writes to are made: by overlay wherever it can be mounted. Root can; for others it depends on the kernel
     /// and on what keeps them in.
-    fn snapshotter(&self) -> Snapshotter {
+    fn snapshotter(&self, home: &Path) -> Snapshotter {
         if self.identity == Identity::Root {
             return Snapshotter::Overlay;
         }
         // Where it cannot even be tried the store says what is wrong with the place.
-        let Ok(trial) = trial(&self.home) else { return Snapshotter::Overlay };
+        let Ok(trial) = trial(home) else { return Snapshotter::Overlay };
         match executor::try_overlay(trial.path(), self.identity.needs_userxattr()) {
             Ok(()) => Snapshotter::Overlay,
             Err(error) => {

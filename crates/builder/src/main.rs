@@ -70,6 +70,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Prune(args) => commands::prune::run(args),
         Subcommands::Fsck(args) => commands::fsck::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
+        Subcommands::Verify(args) => commands::verify::run(*args),
         Subcommands::Compare(args) => commands::compare::run(*args),
         Subcommands::Debug(args) => commands::debug::run(*args),
         Subcommands::Explain(args) => commands::explain::run(args),

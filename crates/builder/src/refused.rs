@@ -28,14 +28,10 @@ const fn valued(name: &'static str, short: Option<char>, instead: &'static str) 
     Refused { name, short, has_value: true, instead }
 }
 
-const CACHE: &str = "steps of earlier builds on this machine are reused without any flag";
-
 /// Of `docker buildx build`.
 pub(crate) const BUILD: &[Refused] = &[
     valued("attest", None, ""),
     valued("builder", None, "there is only one builder, and no daemon: leave it out"),
-    valued("cache-from", None, CACHE),
-    valued("cache-to", None, CACHE),
     switch("compress", None, ""),
     switch("debug", Some('D'), ""),
     valued("isolation", None, ""),
@@ -97,7 +93,7 @@ mod tests {
     fn a_tip_says_what_to_do_instead() {
         let text = |name| BUILD.iter().find(|flag| flag.name == name).unwrap().to_string();
         assert_eq!(text("squash"), "--squash is not supported yet");
-        assert!(text("cache-to").starts_with("--cache-to is not supported yet\n\n  tip: "));
+        assert!(text("builder").starts_with("--builder is not supported yet\n\n  tip: "));
     }
 
     #[test]

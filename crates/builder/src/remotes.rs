@@ -137,6 +137,16 @@ impl Pushing {
     }
 }
 
+/// Pushes something that is no image.
+pub(crate) async fn push(
+    client: &Client,
+    push: &Push,
+    store: &Arc<dyn ContentStore>,
+    task: &Task,
+) -> Result<(), Failure> {
+    client.push(push, store, task).await.map(drop).map_err(not_pushed)
+}
+
 fn not_pushed(error: PushError) -> Failure {
     let failure = Failure::from_source(&error);
     match error {

@@ -49,7 +49,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn directories(&self) -> [PathBuf; 10] {
+    fn directories(&self) -> [PathBuf; 9] {
         [
             self.blobs(),
             self.snapshots(),
@@ -60,7 +60,6 @@ impl Layout {
             self.mounts(),
             self.remotes(),
             self.logs(),
-            self.objects(),
         ]
     }
 
@@ -152,13 +151,9 @@ impl Layout {
         self.root.join("logs-v1")
     }
 
-    pub(crate) fn objects(&self) -> PathBuf {
+    /// Files that layers of older programs shared.
+    pub(crate) fn shared_files(&self) -> PathBuf {
         self.root.join("objects-v1")
-    }
-
-    /// Which objects are in a layer.
-    pub(crate) fn layer_objects(&self, id: SnapshotId) -> PathBuf {
-        self.snapshots().join(format!("{id}.objects"))
     }
 
     /// What the step printed that made the layer.

@@ -10,8 +10,6 @@
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
 //!   snapshots-v1/<id>.owners     owners that the layer's files cannot carry (user namespace with a single id)
-//!   snapshots-v1/<id>.objects    which files of the layer are objects
-//!   objects-v1/<boot>/3f/<hash>  files that versions of a layer share
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
@@ -46,13 +44,13 @@ mod evict;
 mod evictions;
 mod fsck;
 mod images;
+mod import;
 mod kept;
 mod layout;
 mod leases;
 mod logs;
 mod memory;
 mod mounts;
-mod objects;
 mod packed;
 mod prune;
 mod record;
@@ -61,6 +59,7 @@ mod remove;
 mod scratch;
 mod secret;
 mod session;
+mod shared;
 mod snapshots;
 mod stat_cache;
 mod store;
@@ -83,7 +82,6 @@ pub use kept::{KeptId, KeptStep};
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
-pub use objects::LayerObjects;
 pub use prune::{PruneOptions, Pruned};
 pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
 pub use records::Records;

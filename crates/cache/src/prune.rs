@@ -101,8 +101,6 @@ impl Store {
         drop(lock);
         pruned.bytes = before.bytes + mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
-        // Once layers and unfinished ones are gone it shows which objects nobody has.
-        self.prune_objects()?;
         Ok(pruned)
     }
 
@@ -139,8 +137,7 @@ impl Store {
         let known = self.known_snapshots()?;
         let mut taken = 0;
         for name in names {
-            let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".objects"));
-            let (stem, is_layer) = match beside {
+            let (stem, is_layer) = match name.strip_suffix(".owners") {
                 Some(stem) => (stem, false),
                 None => (name.as_str(), true),
             };

@@ -21,7 +21,7 @@ use crate::remove::remove_tree;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
 use crate::view::top_first;
-use crate::{CacheError, Changes, Entries, LayerObjects, SnapshotId, Store, TreeView};
+use crate::{CacheError, Changes, Entries, SnapshotId, Store, TreeView};
 
 /// A committed layer: a directory that never changes.
 #[derive(Debug, Clone)]
@@ -132,8 +132,6 @@ impl Store {
             below,
             has_parents: !parents.is_empty(),
             root_before,
-            parents: parents.to_vec(),
-            objects: OnceLock::new(),
             hashed: OnceLock::new(),
         })
     }
@@ -218,8 +216,6 @@ pub struct ActiveSnapshot {
     below: TreeView,
     has_parents: bool,
     root_before: Attributes,
-    parents: Vec<SnapshotId>,
-    objects: OnceLock<Option<LayerObjects>>,
     /// Digest of all that it holds, where that was computed.
     hashed: OnceLock<ContentDigest>,
 }
@@ -244,17 +240,6 @@ impl ActiveSnapshot {
     /// The tree of the parents.
     pub fn below(&self) -> &TreeView {
         &self.below
-    }
-
-    /// The files that this layer may share with versions of it; `None` where that is impossible. For layers that are written from
-    /// outside, not by a process.
-    pub fn objects(&self) -> Result<Option<&LayerObjects>, CacheError> {
-        if self.objects.get().is_none() {
-            let opened = LayerObjects::open(&self.store, &self.parents)?;
-            // Another thread may have been faster; nothing was used of this one.
-            let _ = self.objects.set(opened);
-        }
-        Ok(self.objects.get().and_then(Option::as_ref))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -359,11 +344,6 @@ impl ActiveSnapshot {
                 }
                 _ => {}
             }
-        }
-        let list = inner.layout.layer_objects(id);
-        remove_file_if_there(&list)?;
-        if let Some(Some(objects)) = self.objects.get() {
-            objects.write_list(&list)?;
         }
         let dir = inner.layout.snapshot(id);
         let rename = || {

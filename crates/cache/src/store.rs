@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,8 +33,6 @@ pub struct StoreOptions {
     pub userxattr: bool,
     /// Whether owners are recorded beside the files ([`files::Owners::Recorded`]): true in a user namespace with a single id.
     pub recorded_owners: bool,
-    /// Layers share no files with versions of them: each is written anew.
-    pub separate_files: bool,
     /// All of a layer is compressed anew.
     pub forget_chunks: bool,
 }
@@ -117,15 +115,24 @@ impl Store {
     /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
     /// what earlier builds made is written through to the disk.
     pub fn session(&self) -> Result<Session, CacheError> {
+        crate::shared::forget_shared(&self.inner)?;
         let session = Session::begin(self.inner.clone())?;
         let inner = self.inner.clone();
         std::thread::spawn(move || {
             // What fails now is tried again beside the next session.
             let _ = inner.scratch.remove_leftovers();
-            let _ = inner.remove_old_objects();
             let _ = settle(&inner);
         });
         Ok(session)
+    }
+
+    /// A path for something of this process alone, at which nothing stands yet. It is removed with the value, and after a kill by a
+    /// later session.
+    ///
+    /// # Errors
+    /// When the folder above it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf, CacheError> {
+        self.inner.scratch.fresh()
     }
 
     /// Blobs by digest.

@@ -40,8 +40,6 @@ pub struct Usage {
     pub logs: Amount,
     /// Records and logs of builds.
     pub builds: Amount,
-    /// Files that versions of a layer share. Their bytes are among the snapshots, but for those here, which no layer has any more.
-    pub objects: Amount,
     /// What failed steps left; their bytes are among the snapshots.
     pub kept: Amount,
     /// Unfinished or left over.
@@ -63,7 +61,6 @@ impl Usage {
             self.remotes,
             self.logs,
             self.builds,
-            self.objects,
             self.temporary,
             self.database,
         ];
@@ -153,7 +150,6 @@ impl Store {
             remotes: together(&self.remote_dirs()?),
             logs: inside(&layout.logs())?,
             builds: self.measure_builds()?,
-            objects: self.measure_objects()?,
             kept,
             temporary: inside(&layout.scratch())?,
             database,

@@ -243,3 +243,28 @@ fn many_open_a_new_directory_at_once() {
         }
     }
 }
+
+/// Older programs shared files between versions of a layer, which shows in the number of links.
+#[test]
+fn layers_that_share_files_are_forgotten_once_nobody_else_is_there() {
+    let test = TestStore::new();
+    let (plain, sharing) = (test.layer(&[], |_| {}), test.layer(&[], |_| {}));
+    let objects = test.dir.path().join("objects-v1");
+    std::fs::create_dir_all(objects.join("boot/ab")).unwrap();
+    let list = test.dir.path().join(format!("snapshots-v1/{}.objects", sharing.id()));
+    std::fs::write(&list, [0; 32]).unwrap();
+    let other = test.again();
+    let busy = {
+        std::fs::rename(&objects, objects.with_extension("away")).unwrap();
+        let session = other.session().unwrap();
+        std::fs::rename(objects.with_extension("away"), &objects).unwrap();
+        session
+    };
+    drop(test.store.session().unwrap());
+    assert!(test.store.snapshot(sharing.id()).unwrap().is_some(), "somebody may be using it");
+    drop(busy);
+    drop(test.store.session().unwrap());
+    assert!(test.store.snapshot(sharing.id()).unwrap().is_none());
+    assert!(test.store.snapshot(plain.id()).unwrap().is_some());
+    assert!(!objects.exists() && !list.exists());
+}

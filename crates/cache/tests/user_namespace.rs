@@ -9,7 +9,7 @@ use std::path::Path;
 
 use cache::{RootForm, Snapshotter, Store, StoreOptions, TreeView};
 use common::{in_user_namespace, mount};
-use files::{Attributes, FileForm, FileTree, Kind, TreeWriter, WriterOptions};
+use files::{Attributes, FileTree, Kind, TreeWriter, WriterOptions};
 use image::layer::EntryKind;
 
 fn owned(mode: u32, uid: u32, gid: u32) -> Attributes {
@@ -146,43 +146,5 @@ fn owners_and_marks_survive() {
             assert_eq!(text, "new");
             store.prune(cache::PruneOptions { all: true, wait: false }).unwrap();
         }
-    });
-}
-
-#[test]
-fn files_are_shared_with_their_recorded_owners() {
-    in_user_namespace("files_are_shared_with_their_recorded_owners", || {
-        let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions { userxattr: true, recorded_owners: true, ..StoreOptions::default() };
-        let store = Store::open(dir.path(), options).unwrap();
-        let base = write(&store, &[], |_| {});
-        let layer = |uid: u32| {
-            let active = store.begin(&[base.id()]).unwrap();
-            let options = WriterOptions {
-                owners: active.owners().clone(),
-                opaque: active.opaque_mark(),
-                parents: Attributes::with_mode(0o755),
-            };
-            let writer = TreeWriter::new(active.dir(), options).unwrap();
-            let objects = active.objects().unwrap().unwrap();
-            let attributes = Attributes { mtime: Some((5, 6)), ..owned(0o4755, uid, 8) };
-            let form = FileForm::new([1; 32], 4, &attributes).unwrap();
-            let linked = writer.share(Path::new("f"), &form, objects).unwrap();
-            if !linked {
-                writer.file(Path::new("f"), &mut &b"text"[..], &attributes).unwrap();
-                writer.keep(Path::new("f"), &form, objects).unwrap();
-            }
-            writer.finish().unwrap();
-            let changes = active.changes().unwrap();
-            let snapshot = active.commit(&changes).unwrap();
-            let view = TreeView::new(&store, &[base.id(), snapshot.id()]).unwrap();
-            let found = view.metadata(Path::new("f")).unwrap().unwrap();
-            assert_eq!((found.uid, found.gid, found.mode), (uid, 8, 0o4755));
-            (linked, snapshot.changes().digest)
-        };
-        let (first, second, other) = (layer(7), layer(7), layer(9));
-        assert_eq!((first.0, second.0, other.0), (false, true, false));
-        assert_eq!(first.1, second.1);
-        assert_ne!(first.1, other.1);
     });
 }

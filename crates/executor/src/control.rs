@@ -25,9 +25,11 @@ const PACKET: usize = 16 * 1024;
 /// Most descriptors in one packet.
 const DESCRIPTORS: usize = 4;
 
-/// The caller's packet begins with one of these: a step, or a helper for the private network.
+/// The caller's packet is one of these: a step, or for the private network a helper program or a table of the packet
+/// filter.
 pub(crate) const STEP: &[u8] = b"step";
-pub(crate) const NETWORK: &[u8] = b"network";
+pub(crate) const HELPER: &[u8] = b"helper";
+pub(crate) const TABLE: &[u8] = b"table";
 
 /// What the sandbox tells the caller.
 #[derive(Debug, Serialize, Deserialize)]

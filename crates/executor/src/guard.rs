@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
+use serde::de::DeserializeOwned;
 
 use crate::cgroup::Groups;
 use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault};
 use crate::keeper::Given;
-use crate::network::{Helper, attend};
+use crate::network::{Helper, Table, attend};
 use crate::{Network, SANDBOX_ARGUMENT, Stdio, keeper, sys};
 
 /// Turns this process into the sandbox helper when its first argument is [`SANDBOX_ARGUMENT`], and then does not
@@ -43,8 +44,12 @@ fn guard(control: &OwnedFd) -> Result<(), Fault> {
     let Some(task) = descriptors.next() else {
         return Err(Fault::Setup(format!("{SANDBOX_ARGUMENT} is for internal use")));
     };
-    if kind == control::NETWORK {
+    if kind == control::HELPER {
         return guard_helper(control, task, descriptors.next());
+    }
+    if kind == control::TABLE {
+        release_streams(control);
+        return read::<Table>(task)?.attend(control);
     }
     let task = Task::read(task).context(|| "read the task")?;
     let mut expect = |expected: bool| if expected { descriptors.next() } else { None };
@@ -53,11 +58,13 @@ fn guard(control: &OwnedFd) -> Result<(), Fault> {
         network: expect(task.spec.network == Network::Private),
         groups: Vec::new(),
         devices: false,
+        cgroup: None,
     };
     let groups = Groups::make(&task.spec)?;
     let run = groups.entrances().and_then(|entrances| {
         given.groups = entrances;
         given.devices = groups.devices;
+        given.cgroup = groups.common.clone();
         watch(control, "keeper", |own| keeper::run(&task, control, &given, own))
     });
     if let Some(limit) = groups.out_of_memory() {
@@ -69,11 +76,13 @@ fn guard(control: &OwnedFd) -> Result<(), Fault> {
 
 /// Guards the program that connects a private network.
 fn guard_helper(control: &OwnedFd, task: OwnedFd, namespace: Option<OwnedFd>) -> Result<(), Fault> {
-    let helper: Helper = serde_json::from_reader(File::from(task))
-        .map_err(std::io::Error::from)
-        .context(|| "read the task")?;
+    let helper: Helper = read(task)?;
     let namespace = namespace.ok_or_else(|| Fault::Setup("connect a network: there is none".to_owned()))?;
     watch(control, "network helper", |own| attend(&helper, &namespace, control, own))
+}
+
+fn read<T: DeserializeOwned>(task: OwnedFd) -> Result<T, Fault> {
+    serde_json::from_reader(File::from(task)).map_err(std::io::Error::from).context(|| "read the task")
 }
 
 /// Runs something as the init process of a new pid namespace, to its end or to the caller's.

@@ -18,8 +18,8 @@ use crate::mount::{self, FileSystem};
 use crate::scratch::Scratch;
 use crate::stubs::{Kind, Stubs, lexical};
 use crate::{
-    ExitStatus, HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, owners, program, rootfs,
-    sys, system,
+    ExitStatus, HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, external, owners,
+    program, rootfs, sys, system,
 };
 
 /// Rows and columns of a terminal whose size nobody knows.
@@ -49,6 +49,8 @@ pub(crate) struct Given {
     pub(crate) groups: Vec<OwnedFd>,
     /// Whether these groups decide which devices can be used.
     pub(crate) devices: bool,
+    /// The groups by the name that an OCI runtime takes, where it makes the process and there are any.
+    pub(crate) cgroup: Option<String>,
 }
 
 /// Runs a task and reports; returns the exit code of this process.
@@ -102,7 +104,10 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
     }
     rustix::system::sethostname(task.spec.hostname.as_bytes()).context(|| "set the host name")?;
     let mut world = World::open(&task.spec, given.devices)?;
-    let result = world.furnish(&task.spec, control).and_then(|()| run_program(task, &world, control, given));
+    let result = world.furnish(&task.spec, control).and_then(|()| match &task.spec.external {
+        Some(external) => external::run(task, external, &mut world, control, given),
+        None => run_program(task, &world, control, given),
+    });
     let cleaned = clean_up(world, &home);
     let status = result?;
     cleaned?;
@@ -301,6 +306,7 @@ fn add(mount: &Mount, stubs: &mut Stubs, scratch: &mut Scratch, nodes: MountAttr
 /// Leaves the sandbox's mounts, which end with that, and removes what was made for them.
 fn clean_up(world: World, home: &OwnedFd) -> Result<(), Fault> {
     let World { root, proc, scratch, stubs, .. } = world;
+    stubs.uncover()?;
     rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))
         .context(|| "leave the sandbox's mount namespace")?;
     drop((root, proc, scratch));

@@ -30,13 +30,16 @@
 mod cdi;
 mod cgroup;
 mod control;
+mod defaults;
 mod device;
 mod error;
+mod external;
 mod fault;
 mod guard;
 mod identity;
 mod keeper;
 mod limits;
+mod lsm;
 mod mount;
 mod network;
 mod outcome;
@@ -57,19 +60,21 @@ mod userns;
 mod wire;
 
 pub use cdi::{Cdi, DeviceEdits};
+pub use defaults::Defaults;
 pub use device::HostDevice;
 pub use error::Error;
+pub use external::External;
 pub use guard::sandbox_init;
 pub use identity::{IdRange, Identity};
 pub use limits::{Limits, Ulimit};
 pub use network::{NetworkKind, PrivateNetwork};
 pub use outcome::{Cause, ExitStatus, Outcome};
-pub use probe::{Feature, Machine, probe};
+pub use probe::{Feature, Machine, describe_network, probe};
 pub use run::{Executor, OutputSink, OutputStream, Running, Sandbox, Signaller};
 pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Security, Stdio, User, Writable};
 pub use terminal::Terminal;
 pub use trial::{SubordinateIds, try_overlay, try_user_namespace};
-pub use userns::enter_user_namespace;
+pub use userns::{enter_user_namespace, find_tool};
 
 /// The hidden first argument that makes a binary the sandbox helper; see [`sandbox_init`].
 pub const SANDBOX_ARGUMENT: &str = "sandbox-init";

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use crate::cgroup;
+use crate::lsm::SecurityModules;
 use crate::mount::FileSystem;
 use crate::seccomp::Filter;
 use crate::system::CGROUP2;
 use crate::userns::setting;
-use crate::{Identity, Sandbox};
+use crate::{Error, Identity, NetworkKind, PrivateNetwork, Sandbox};
 
 /// One ability of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct Machine {
 }
 
 /// Looks at the machine. `identity` is what [`crate::enter_user_namespace`] returned, or its error.
-pub fn probe(identity: Result<&Identity, &crate::Error>) -> Machine {
+pub fn probe(identity: Result<&Identity, &Error>) -> Machine {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let features = vec![
         sandboxes(),
@@ -40,7 +41,7 @@ pub fn probe(identity: Result<&Identity, &crate::Error>) -> Machine {
         seccomp(),
         cgroups(),
         devices(),
-        network(),
+        security_modules(),
     ];
     Machine { kernel, features }
 }
@@ -60,7 +61,7 @@ fn sandboxes() -> Feature {
     }
 }
 
-fn identity_feature(identity: Result<&Identity, &crate::Error>) -> Feature {
+fn identity_feature(identity: Result<&Identity, &Error>) -> Feature {
     const NAME: &str = "identity";
     match identity {
         Ok(Identity::Root) => available(NAME, "root: every owner can be used"),
@@ -164,14 +165,40 @@ fn devices() -> Feature {
     }
 }
 
-fn network() -> Feature {
-    const NAME: &str = "network helper";
-    match crate::network::helper_program() {
-        Some(program) => available(NAME, format!("{}: steps can have a private network", program.display())),
-        None => missing(
-            NAME,
-            "neither slirp4netns nor pasta (package passt) is there; steps share the network of the host, or have none",
-        ),
+fn security_modules() -> Feature {
+    const NAME: &str = "security modules";
+    match SecurityModules::find(Path::new("/")).describe() {
+        Ok(detail) => available(NAME, detail),
+        Err(detail) => missing(NAME, detail),
+    }
+}
+
+/// Which network a RUN gets, from what [`crate::Executor::private_network`] made.
+pub fn describe_network(network: Result<&PrivateNetwork, &Error>) -> Feature {
+    match network {
+        Ok(network) => network_of(network.kind(), network.reason()),
+        Err(error) => {
+            missing(NETWORK, format!("{error}; RUN cannot be executed but with --network=host or none"))
+        }
+    }
+}
+
+const NETWORK: &str = "network";
+
+fn network_of(kind: NetworkKind, reason: Option<&str>) -> Feature {
+    let by = |program: &str| match reason {
+        Some(why) => format!("private, others are reached through {program}, since {why}"),
+        None => format!("private, others are reached through {program}"),
+    };
+    match kind {
+        NetworkKind::Nat => {
+            available(NETWORK, "private, others are reached through the kernel under this machine's address")
+        }
+        NetworkKind::Pasta => available(NETWORK, by("pasta")),
+        NetworkKind::Slirp4netns => available(NETWORK, by("slirp4netns")),
+        NetworkKind::Host => {
+            missing(NETWORK, format!("the host's, since {}", reason.unwrap_or("there is no other")))
+        }
     }
 }
 
@@ -187,5 +214,17 @@ mod tests {
         assert!(machine.features.iter().all(|feature| !feature.detail.is_empty()));
         let identity = machine.features.iter().find(|feature| feature.name == "identity").unwrap();
         assert!(!identity.available && identity.detail.contains("/etc/subuid"));
+    }
+
+    #[test]
+    fn the_network_is_told_with_its_reason() {
+        let found = network_of(NetworkKind::Nat, None);
+        assert!(found.available && found.detail.starts_with("private"), "{found:?}");
+        let found = network_of(NetworkKind::Slirp4netns, Some("a firewall is in the way"));
+        assert!(found.available && found.detail.ends_with("slirp4netns, since a firewall is in the way"));
+        let found = network_of(NetworkKind::Host, Some("nothing is installed"));
+        assert!(!found.available && found.detail == "the host's, since nothing is installed");
+        let found = describe_network(Err(&Error::Setup("no".to_owned())));
+        assert!(!found.available && found.detail.contains("--network=host"));
     }
 }

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Resource, Rlimit};
@@ -18,13 +18,16 @@ use crate::control::{self, Report, Task};
 use crate::fault::{Context, Fault, reason};
 use crate::keeper::{Given, World};
 use crate::seccomp::{self, DEFAULT_CAPABILITIES};
+use crate::stubs::Stubs;
 use crate::{ProcessSpec, Security, Stdio, keeper, owners, sys, system};
 
 /// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
-const OPEN_FILES: u64 = 1024;
+pub(crate) const OPEN_FILES: u64 = 1024;
 /// More mounts than can lie over the root file system.
 const MOST_COVERS: usize = 8;
-/// Most of `/etc/passwd` that is read.
+/// Where home directories are listed.
+const PASSWD: &str = "/etc/passwd";
+/// Most of it that is read.
 const LONGEST_PASSWD: u64 = 4 << 20;
 
 /// Enters the sandbox and executes the program; returns the exit code of this process when that fails.
@@ -223,10 +226,21 @@ fn home(uid: u32) -> PathBuf {
     home_in(&passwd().unwrap_or_default(), uid).unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// Not more than a file: the image may have put a pipe there, or an endless device.
+/// As [`home`], by a process whose root is another one.
+pub(crate) fn home_below(stubs: &Stubs, uid: u32) -> PathBuf {
+    let found = stubs.find(Path::new(PASSWD), ResolveFlags::empty()).map_err(io::Error::from);
+    let text = found.and_then(|file| read_passwd(&format!("/proc/self/fd/{}", file.as_raw_fd())));
+    home_in(&text.unwrap_or_default(), uid).unwrap_or_else(|| PathBuf::from("/"))
+}
+
 fn passwd() -> io::Result<Vec<u8>> {
+    read_passwd(PASSWD)
+}
+
+/// Not more than a file: the image may have put a pipe there, or an endless device.
+fn read_passwd(path: &str) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open("/etc/passwd", flags, Mode::empty())?);
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let mut contents = Vec::new();
     if file.metadata()?.is_file() {
         file.take(LONGEST_PASSWD).read_to_end(&mut contents)?;

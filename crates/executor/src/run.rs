@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, MemfdFlags, SealFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Pid, PidfdFlags};
+use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
@@ -20,11 +21,11 @@ use tokio::sync::OnceCell;
 use crate::control::{self, Report, Task};
 use crate::fault::Fault;
 use crate::mount;
-use crate::network::Helper;
+use crate::network::Lease;
 use crate::seccomp::Filter;
 use crate::{
-    Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Stdio,
-    Terminal, sys,
+    Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Security,
+    Stdio, Terminal, sys,
 };
 
 /// How much output is read at once.
@@ -78,12 +79,20 @@ pub struct Sandbox {
     /// `/proc/self/exe` could get hold of the host's file (CVE-2019-5736). Made when the first process starts.
     binary: Arc<OnceLock<OwnedFd>>,
     network: Arc<OnceCell<PrivateNetwork>>,
+    /// Why there is no private network although there could be one.
+    host_network: Option<Arc<str>>,
 }
 
 impl Sandbox {
     /// A sandbox in which nothing has run yet. Nothing is touched before something runs.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With the host's network in place of a private one, for this reason, which is said to the user.
+    #[must_use]
+    pub fn with_host_network(self, why: &str) -> Self {
+        Self { host_network: Some(why.into()), ..self }
     }
 
     /// Prepares for running processes; cheap.
@@ -117,11 +126,15 @@ impl Sandbox {
     /// # Errors
     /// When the sandbox cannot be built.
     pub async fn start(&self, spec: &ProcessSpec) -> Result<Running, Error> {
-        let network = match spec.network {
-            Network::Private => Some(self.private_network().await?),
+        let lease = match spec.network {
+            Network::Private => {
+                let network = self.private_network().await?;
+                let lease = network.lease(self).await?;
+                Some((network, lease))
+            }
             Network::Host | Network::None => None,
         };
-        let mut running = self.launch(spec, network.as_ref())?;
+        let mut running = self.launch(spec, lease)?;
         let mut early = Vec::new();
         while running.process.is_none() {
             match running.receive().await? {
@@ -143,15 +156,22 @@ impl Sandbox {
         Ok(running)
     }
 
-    /// Starts a helper for a private network under a guard; both end when the socket that is returned is closed.
-    pub(crate) async fn assist(&self, helper: &Helper, namespace: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    /// Starts something for a private network ([`control::HELPER`], [`control::TABLE`]) and waits until it is ready; it ends
+    /// when the socket that is returned is closed.
+    pub(crate) async fn assist(
+        &self,
+        kind: &[u8],
+        task: &impl Serialize,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd, Error> {
         let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
-        let mut task = std::fs::File::from(
+        let mut file = std::fs::File::from(
             rustix::fs::memfd_create(c"network-task", MemfdFlags::CLOEXEC)
                 .map_err(Error::io("write a task"))?,
         );
-        serde_json::to_writer(&task, helper).map_err(Error::io("write a task"))?;
-        task.rewind().map_err(Error::io("write a task"))?;
+        serde_json::to_writer(&file, task).map_err(Error::io("write a task"))?;
+        file.rewind().map_err(Error::io("write a task"))?;
+        let descriptors: Vec<_> = std::iter::once(file.as_fd()).chain(namespace).collect();
         let mut command = self.command()?;
         command.stdin(theirs).stdout(Redirect::null()).stderr(Redirect::null());
         let mut guard = command.spawn().map_err(Error::io("start the sandbox"))?;
@@ -159,8 +179,7 @@ impl Sandbox {
         // Nobody waits for it: that would keep its end until the caller's.
         std::thread::spawn(move || guard.wait());
         let control = watch(ours)?;
-        control::send(control.get_ref().as_fd(), control::NETWORK, &[task.as_fd(), namespace])
-            .map_err(Error::io("send a task"))?;
+        control::send(control.get_ref().as_fd(), kind, &descriptors).map_err(Error::io("send a task"))?;
         let ready = async {
             let mut killed = String::new();
             loop {
@@ -181,7 +200,7 @@ impl Sandbox {
         match tokio::time::timeout(HELPER_PATIENCE, ready).await {
             Ok(Ok(())) => Ok(control.into_inner()),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::Setup(format!("start {}: it does not get ready", helper.program.display()))),
+            Err(_) => Err(Error::Setup("connect a private network: it does not get ready".to_owned())),
         }
     }
 
@@ -192,10 +211,11 @@ impl Sandbox {
         Ok(command)
     }
 
-    fn launch(&self, spec: &ProcessSpec, network: Option<&PrivateNetwork>) -> Result<Running, Error> {
+    fn launch(&self, spec: &ProcessSpec, private: Option<(PrivateNetwork, Lease)>) -> Result<Running, Error> {
+        let (network, lease) = private.unzip();
         let filter = Filter::default_profile().map_err(Error::Unsupported)?;
         let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
-        let adapted = network.map(|network| network.adapt(spec));
+        let adapted = network.as_ref().map(|network| network.adapt(spec));
         let task = Task::write(adapted.as_ref().unwrap_or(spec), filter)
             .map_err(Error::io("write the sandbox's task"))?;
         let mut command = self.command()?;
@@ -215,7 +235,7 @@ impl Sandbox {
                 command.stdout(Redirect::null()).stderr(Redirect::null());
             }
         }
-        descriptors.extend(network.and_then(PrivateNetwork::namespace));
+        descriptors.extend(lease.as_ref().and_then(Lease::namespace));
         let guard = command.spawn().map_err(Error::io("start the sandbox"))?;
         // The command holds the other ends of the pipes and of the socket.
         drop(command);
@@ -228,14 +248,16 @@ impl Sandbox {
             deadline: spec.timeout.map(|timeout| (Instant::now(), timeout)),
             verdict: Verdict::default(),
             reaped: false,
-            _network: network.cloned(),
+            lease: None,
+            may_change_network: spec.security == Security::Insecure,
         };
-        running.verdict.notes.extend(network.and_then(PrivateNetwork::take_note));
+        running.verdict.notes.extend(network.as_ref().and_then(PrivateNetwork::take_note));
         if let Some(control) = &running.control {
             let sent = control::send(control.get_ref().as_fd(), control::STEP, &descriptors);
             // A helper that failed at once has said why, or is gone; both come out of waiting for it.
             running.verdict.unsent = sent.is_err();
         }
+        running.lease = lease;
         Ok(running)
     }
 }
@@ -247,7 +269,11 @@ impl Executor for Sandbox {
     }
 
     async fn private_network(&self) -> Result<PrivateNetwork, Error> {
-        self.network.get_or_try_init(|| PrivateNetwork::open(self)).await.cloned()
+        let open = async || match &self.host_network {
+            Some(why) => Ok(PrivateNetwork::none(why)),
+            None => PrivateNetwork::open(self).await,
+        };
+        self.network.get_or_try_init(open).await.cloned()
     }
 }
 
@@ -308,8 +334,10 @@ pub struct Running {
     deadline: Option<(Instant, Duration)>,
     verdict: Verdict,
     reaped: bool,
-    /// It must outlive the process.
-    _network: Option<PrivateNetwork>,
+    /// Its place in the private network.
+    lease: Option<Lease>,
+    /// Whether the process may leave that in another state.
+    may_change_network: bool,
 }
 
 /// What is known of the end.
@@ -497,6 +525,9 @@ impl Running {
         let _ready = guard.readable().await.map_err(Error::io("wait for the sandbox"))?;
         let status = self.guard.wait().map_err(Error::io("wait for the sandbox"))?;
         self.reaped = true;
+        if let Some(lease) = self.lease.take().filter(|_| !self.may_change_network) {
+            lease.give_back();
+        }
         std::mem::take(&mut self.verdict).result(status)
     }
 

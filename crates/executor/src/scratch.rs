@@ -56,6 +56,19 @@ impl Scratch {
         Ok(Self { dir, entries: 0 })
     }
 
+    /// Moves it from `/` to a directory of the host, where a path leads to it.
+    pub(crate) fn move_to(&self, path: &str) -> Result<(), Fault> {
+        let target = mount::open_path(path).context(|| format!("open {path}"))?;
+        mount::attach(self.dir.as_fd(), target.as_fd())
+            .context(|| format!("move the sandbox's scratch space to {path}"))
+    }
+
+    /// A new directory of this name.
+    pub(crate) fn directory(&self, name: &str) -> Result<(), Fault> {
+        rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))
+            .context(|| "create a directory in the sandbox's scratch space")
+    }
+
     /// A new directory whose name begins like this.
     pub(crate) fn place(&mut self, name: &str) -> Result<Place, Fault> {
         let name = self.name(name);

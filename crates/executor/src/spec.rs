@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::wire;
-use crate::{HostDevice, Limits, Ulimit};
+use crate::{External, HostDevice, Limits, Ulimit};
 
 /// One process and everything it can see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub struct ProcessSpec {
     pub devices: Vec<HostDevice>,
     /// How long it may take; then all of it is killed, and the outcome says so. Needs a Tokio runtime with time.
     pub timeout: Option<Duration>,
+    /// A program that makes the process; `None`: it is made here.
+    pub external: Option<External>,
     /// Rows and columns of the terminal at the start, for [`Stdio::Terminal`]; `None` is 24 and 80.
     pub terminal_size: Option<(u16, u16)>,
 }
@@ -78,6 +80,7 @@ impl ProcessSpec {
             limits: Limits::default(),
             devices: Vec::new(),
             timeout: None,
+            external: None,
             terminal_size: None,
         }
     }

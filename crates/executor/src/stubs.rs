@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use crate::fault::{Context, Fault, reason};
 
@@ -204,6 +205,25 @@ impl Stubs {
             for (path, look) in upper.copied.iter_mut().filter(|(_, look)| look.is_none()) {
                 let dir = open_beneath(&upper.dir, path).context(|| format!("open {}", path.display()))?;
                 *look = Some(Look::of(&dir).context(|| format!("read {}", path.display()))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes off what is mounted on what was made. A mount namespace may outlive its processes, such as while somebody reads
+    /// one's `/proc/PID/mountinfo`: [`Self::remove`] would then see what is mounted instead of the mount point, and leave it.
+    pub(crate) fn uncover(&self) -> Result<(), Fault> {
+        for stub in self.made.iter().rev() {
+            let describe = || format!("unmount {}", Path::new(&stub.name).display());
+            rustix::process::fchdir(&stub.parent).context(describe)?;
+            loop {
+                let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                match rustix::mount::unmount(stub.name.as_os_str(), flags) {
+                    Ok(()) => {}
+                    // Nothing is mounted there, or the process moved it away.
+                    Err(Errno::INVAL | Errno::NOENT) => break,
+                    Err(error) => return Err(error).context(describe),
+                }
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::scratch::{DEVICES, Node, Scratch};
 use crate::stubs::Stubs;
 
 /// Hidden: an empty directory or `/dev/null` lies over each (Moby's `oci/defaults.go`).
-const MASKED: [&str; 12] = [
+pub(crate) const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -29,7 +29,8 @@ const MASKED: [&str; 12] = [
 ];
 
 /// Read-only (likewise).
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Links in `/dev`.
 const LINKS: [(&str, &str); 6] = [

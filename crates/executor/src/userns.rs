@@ -183,7 +183,9 @@ fn stack(own: u32, ranges: &[(u32, u32)]) -> Ranges {
     stacked
 }
 
-pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
+/// A program of the machine, by its name in `PATH`.
+pub fn find_tool(name: impl AsRef<std::path::Path>) -> Option<PathBuf> {
+    let name = name.as_ref();
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

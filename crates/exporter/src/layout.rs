@@ -53,8 +53,7 @@ impl LayoutExporter {
     fn write(&self, images: &Images, cancel: &Cancel) -> Result<Exported, ExportError> {
         let prepared = Prepared::new(images, self.types)?;
         self.check_destination()?;
-        let blobs = self.path.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))?;
+        self.make_blobs()?;
         for (digest, size) in &prepared.layers() {
             self.put(digest, *size, cancel, || open_blob(&*images.store, digest, cancel))?;
         }
@@ -71,8 +70,17 @@ impl LayoutExporter {
         Ok(prepared.exported())
     }
 
+    pub(crate) fn path_of(&self, digest: &Digest) -> PathBuf {
+        self.path.join(blob_path(digest))
+    }
+
+    pub(crate) fn make_blobs(&self) -> Result<(), ExportError> {
+        let blobs = self.path.join("blobs/sha256");
+        fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))
+    }
+
     /// Something else that is there is not to be mixed with a layout.
-    fn check_destination(&self) -> Result<(), ExportError> {
+    pub(crate) fn check_destination(&self) -> Result<(), ExportError> {
         let refused = |reason: &str| Err(ExportError::destination(&self.path, reason));
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -91,14 +99,14 @@ impl LayoutExporter {
     }
 
     /// Writes a blob that is not there yet. What is there is verified first: a damaged one would make the export worthless.
-    fn put<R: Read>(
+    pub(crate) fn put<R: Read>(
         &self,
         digest: &Digest,
         size: u64,
         cancel: &Cancel,
         open: impl FnOnce() -> Result<R, ExportError>,
     ) -> Result<(), ExportError> {
-        let path = self.path.join(blob_path(digest));
+        let path = self.path_of(digest);
         if is_intact(&path, digest, size) {
             return cancel.check();
         }
@@ -117,7 +125,7 @@ impl LayoutExporter {
     }
 
     /// Enters the images into `index.json`, under a lock that other processes of this program take too.
-    fn publish(&self, entries: &[Descriptor]) -> Result<(), ExportError> {
+    pub(crate) fn publish(&self, entries: &[Descriptor]) -> Result<(), ExportError> {
         let directory = File::open(&self.path).map_err(ExportError::io("open", &self.path))?;
         directory.lock().map_err(ExportError::io("lock", &self.path))?;
         let path = self.path.join("index.json");

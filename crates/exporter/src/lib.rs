@@ -5,6 +5,7 @@
 
 mod annotations;
 mod archive;
+mod artifact;
 mod convert;
 mod error;
 mod images;
@@ -22,6 +23,7 @@ use image::{ContentStore, Descriptor, Image, Platform, Reference};
 
 pub use annotations::{Annotation, AnnotationPlace, Annotations};
 pub use archive::{ArchiveExporter, ArchiveImage};
+pub use artifact::ArtifactFiles;
 pub use convert::recompressed;
 pub use error::ExportError;
 pub use images::Prepared;

@@ -9,8 +9,7 @@ use crate::digest::{directory_digest, ensure_unchanged, hash_file, vanished};
 use crate::error::check;
 use crate::select::Known;
 use crate::{
-    Attributes, Cancelled, Entry, Error, FileForm, FileTree, Kind, Match, ModeChange, SharedFiles,
-    StatIdentity, TreeWriter,
+    Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, ModeChange, StatIdentity, TreeWriter,
 };
 
 /// How a [`Match`] is copied.
@@ -49,23 +48,8 @@ pub fn write_selected(
     options: &CopyOptions,
     cancelled: Cancelled<'_>,
 ) -> Result<Copied, Error> {
-    write_shared(tree, found, writer, options, None, cancelled)
-}
-
-/// The same, but a file that was hashed and that `shared` has is not even opened.
-///
-/// # Errors
-/// As [`write_selected`].
-pub fn write_shared(
-    tree: &dyn FileTree,
-    found: &Match,
-    writer: &TreeWriter,
-    options: &CopyOptions,
-    shared: Option<&dyn SharedFiles>,
-    cancelled: Cancelled<'_>,
-) -> Result<Copied, Error> {
     let known = found.known();
-    let copy = Copy { tree, found, known, writer, options, shared, cancelled, bytes: AtomicU64::new(0) };
+    let copy = Copy { tree, found, known, writer, options, cancelled, bytes: AtomicU64::new(0) };
     let mut rest = Vec::with_capacity(found.len());
     let mut links = Vec::new();
     // By how far down they are.
@@ -101,7 +85,6 @@ struct Copy<'a> {
     known: Option<Known>,
     writer: &'a TreeWriter,
     options: &'a CopyOptions,
-    shared: Option<&'a dyn SharedFiles>,
     cancelled: Cancelled<'a>,
     bytes: AtomicU64,
 }
@@ -164,15 +147,6 @@ impl Copy<'_> {
         mut attributes: Attributes,
     ) -> Result<(), Error> {
         let size = entry.metadata.size;
-        let shared = self.shared.zip(self.digest(index));
-        let shared =
-            shared.and_then(|(shared, content)| Some((shared, FileForm::new(content, size, &attributes)?)));
-        if let Some((shared, form)) = &shared
-            && self.writer.share(target, form, *shared)?
-        {
-            self.bytes.fetch_add(size, Ordering::Relaxed);
-            return Ok(());
-        }
         let source = self.found.source_of(entry);
         let file = self.tree.open(&source).map_err(|error| vanished(error, &source))?;
         // Before, so that nothing of another file is read; after, so that nothing changed on the way.
@@ -190,9 +164,6 @@ impl Copy<'_> {
             if hashed != expected {
                 return Err(Error::changed(&source));
             }
-        }
-        if let Some((shared, form)) = &shared {
-            self.writer.keep(target, form, *shared)?;
         }
         self.bytes.fetch_add(written, Ordering::Relaxed);
         Ok(())

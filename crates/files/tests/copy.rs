@@ -2,22 +2,17 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{make, never, selected};
 use files::{
-    Attributes, CopyOptions, DirectoryTree, Error, FileForm, FileTree, ModeChange, NoCache, OpaqueMark,
-    Owners, SharedFiles, TreeWriter, WriterOptions, digest, write_selected,
+    Attributes, CopyOptions, DirectoryTree, Error, FileTree, ModeChange, NoCache, OpaqueMark, Owners,
+    TreeWriter, WriterOptions, digest, write_selected,
 };
 use hash::ContentDigest;
-use rustix::fs::AtFlags;
 
 fn source(root: &Path) {
     make(
@@ -277,133 +272,4 @@ fn attributes_of_a_directory_that_change_after_hashing_are_found() {
     assert_eq!(write(&|| set(b"new")).unwrap(), None);
     assert!(matches!(write(&|| set(b"other")), Err(Error::Changed { .. })));
     assert_eq!(write(&|| {}).unwrap().unwrap(), b"other");
-}
-
-/// A store of files by their form, as names in a directory.
-struct Shared {
-    dir: fs::File,
-    linked: AtomicUsize,
-    kept: AtomicUsize,
-}
-
-impl Shared {
-    fn new(dir: &Path) -> Shared {
-        Shared { dir: fs::File::open(dir).unwrap(), linked: 0.into(), kept: 0.into() }
-    }
-
-    fn counts(&self) -> (usize, usize) {
-        (self.linked.swap(0, Ordering::Relaxed), self.kept.swap(0, Ordering::Relaxed))
-    }
-}
-
-fn object_name(form: &FileForm) -> String {
-    format!("{form:?}")
-        .bytes()
-        .fold(14_695_981_039_346_656_037_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(1_099_511_628_211)
-        })
-        .to_string()
-}
-
-impl SharedFiles for Shared {
-    fn link(&self, form: &FileForm, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
-        match rustix::fs::linkat(&self.dir, object_name(form), directory, name, AtFlags::empty()) {
-            Ok(()) => self.linked.fetch_add(1, Ordering::Relaxed),
-            Err(_) => return Ok(false),
-        };
-        Ok(true)
-    }
-
-    fn keep(&self, form: &FileForm, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-        rustix::fs::linkat(directory, name, &self.dir, object_name(form), AtFlags::empty())?;
-        self.kept.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-/// A tree that says which of its files are opened.
-struct Watched {
-    tree: DirectoryTree,
-    opened: std::sync::Mutex<Vec<PathBuf>>,
-}
-
-impl FileTree for Watched {
-    fn metadata(&self, path: &Path) -> Result<Option<files::Metadata>, files::TreeError> {
-        self.tree.metadata(path)
-    }
-
-    fn list(&self, path: &Path) -> Result<Vec<(std::ffi::OsString, files::Metadata)>, files::TreeError> {
-        self.tree.list(path)
-    }
-
-    fn read_link(&self, path: &Path) -> Result<PathBuf, files::TreeError> {
-        self.tree.read_link(path)
-    }
-
-    fn open(&self, path: &Path) -> Result<fs::File, files::TreeError> {
-        self.opened.lock().unwrap().push(path.to_owned());
-        self.tree.open(path)
-    }
-
-    fn xattrs(
-        &self,
-        path: &Path,
-    ) -> Result<std::collections::BTreeMap<std::ffi::OsString, Vec<u8>>, files::TreeError> {
-        self.tree.xattrs(path)
-    }
-}
-
-#[test]
-fn what_is_shared_is_not_opened_and_looks_the_same() {
-    let (from, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    source(from.path());
-    let shared = Shared::new(kept.path());
-    let cache = files::MemoryStatCache::new();
-    let copy = |options: &CopyOptions, expected: &[&str]| {
-        let tree = Watched { tree: DirectoryTree::context(from.path()).unwrap(), opened: Default::default() };
-        let selected = selected(&tree, "d").unwrap();
-        let hashed = digest(&selected, &tree, &cache, &never).unwrap().digest;
-        tree.opened.lock().unwrap().clear();
-        let to = tempfile::tempdir_in(kept.path()).unwrap();
-        let writer = writer(to.path(), Owners::Real);
-        let found = &selected.matches[0];
-        let copied = files::write_shared(&tree, found, &writer, options, Some(&shared), &never).unwrap();
-        writer.finish().unwrap();
-        let mut opened = tree.opened.into_inner().unwrap();
-        opened.sort();
-        assert_eq!(opened, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
-        (to, copied, hashed)
-    };
-    let options = CopyOptions::default();
-    // Of the three names of one file the first is written.
-    let (first, copied, _) = copy(&options, &["d/a", "d/sub/c", "d/z"]);
-    assert_eq!(shared.counts(), (0, 3));
-    let (second, again, _) = copy(&options, &[]);
-    assert_eq!((shared.counts(), copied), ((3, 0), again));
-    let content = |dir: &Path| {
-        let tree = DirectoryTree::open(dir, &Owners::Real).unwrap();
-        digest(&selected(&tree, "").unwrap(), &tree, &NoCache, &never).unwrap().digest
-    };
-    assert_eq!(content(first.path()), content(second.path()));
-    let inode = |dir: &Path, path: &str| fs::metadata(dir.join(path)).unwrap().ino();
-    assert_eq!(inode(first.path(), "z"), inode(second.path(), "z"));
-    assert_eq!(inode(second.path(), "a"), inode(second.path(), "hard"));
-    // Other attributes, other files.
-    let owned = CopyOptions { owner: Some((5, 6)), ..CopyOptions::default() };
-    let (third, ..) = copy(&owned, &["d/a", "d/sub/c", "d/z"]);
-    assert_eq!(shared.counts(), (0, 3));
-    assert_eq!(fs::metadata(first.path().join("z")).unwrap().uid(), 0);
-    assert_eq!(fs::metadata(third.path().join("z")).unwrap().uid(), 5);
-    // A change is seen, and nothing but what changed is written.
-    fs::write(from.path().join("d/z"), "new").unwrap();
-    let (fourth, ..) = copy(&options, &["d/z"]);
-    assert_eq!(shared.counts(), (2, 1));
-    assert_eq!(fs::read(fourth.path().join("z")).unwrap(), b"new");
-    assert_eq!(fs::read(first.path().join("z")).unwrap(), b"z");
-    let tree = DirectoryTree::context(from.path()).unwrap();
-    let unhashed = selected(&tree, "d").unwrap();
-    let to = tempfile::tempdir_in(kept.path()).unwrap();
-    let writer = writer(to.path(), Owners::Real);
-    files::write_shared(&tree, &unhashed.matches[0], &writer, &options, Some(&shared), &never).unwrap();
-    assert_eq!(shared.counts(), (0, 0), "what was not hashed is not known");
 }

@@ -59,7 +59,7 @@ impl Default for Options {
             labels: BTreeMap::new(),
             no_cache: NoCache::No,
             named_contexts: BTreeMap::new(),
-            network: Network::Host,
+            network: Network::Default,
             extra_hosts: Vec::new(),
             hostname: "buildkitsandbox".to_owned(),
             allow: BTreeSet::new(),

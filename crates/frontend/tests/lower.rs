@@ -93,7 +93,8 @@ fn options(text: &str) -> Options {
                 options.network = match value {
                     "none" => Network::None,
                     "private" => Network::Private,
-                    _ => Network::Host,
+                    "host" => Network::Host,
+                    other => panic!("network {other}"),
                 };
             }
             "outline" | "targets" => {}

@@ -44,10 +44,12 @@ pub struct Exec {
 /// Which network a process sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Network {
-    /// The host's.
-    Host,
+    /// One of its own, through which it reaches others; the host's where the machine has no means for that.
+    Default,
     /// One of its own, through which it reaches others.
     Private,
+    /// The host's.
+    Host,
     /// A loopback of its own, nothing else.
     None,
 }
@@ -177,9 +179,11 @@ impl Exec {
         self.user.stable_hash(hasher);
         self.hostname.stable_hash(hasher);
         let network: u8 = match self.network {
-            Network::Host => 0,
+            // Whatever the machine makes of it: keys are the same on all.
+            Network::Default => 0,
             Network::None => 1,
             Network::Private => 2,
+            Network::Host => 3,
         };
         network.stable_hash(hasher);
         matches!(self.security, Security::Insecure).stable_hash(hasher);

@@ -5,6 +5,8 @@ use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 
+use crate::ratio::{Bounded, Counted};
+
 const GZIP: &[u8] = &[0x1f, 0x8b, 0x08];
 const ZSTD: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -53,8 +55,8 @@ pub fn compression_of(start: &[u8]) -> StreamCompression {
 /// gzip members, bzip2 or xz streams, zstd frames (skippable ones included) may follow each other. Checksums are verified; a
 /// cut-off stream is an error.
 ///
-/// What comes out is not limited: a small blob can hold a huge layer, and the caller knows what it can take. The memory that
-/// *decoding* needs is limited (128 MiB).
+/// What comes out of little is limited: beyond 16 GiB it is at most 200 times what went in, and a bomb otherwise. The memory that
+/// *decoding* needs is limited as well (128 MiB).
 ///
 /// # Errors
 /// When the first bytes cannot be read.
@@ -62,15 +64,17 @@ pub fn decompress<'a>(mut reader: impl Read + Send + 'a) -> io::Result<Box<dyn R
     let mut start = Vec::with_capacity(START);
     reader.by_ref().take(START as u64).read_to_end(&mut start)?;
     let compression = compression_of(&start);
-    let reader = BufReader::with_capacity(BUFFER, Cursor::new(start).chain(reader));
+    let (reader, stored) = Counted::new(Cursor::new(start).chain(reader));
+    let reader = BufReader::with_capacity(BUFFER, reader);
     Ok(match compression {
         StreamCompression::None => Box::new(reader),
-        StreamCompression::Gzip => Box::new(MultiGzDecoder::new(reader)),
-        StreamCompression::Bzip2 => Box::new(MultiBzDecoder::new(reader)),
+        StreamCompression::Gzip => Box::new(Bounded::new(MultiGzDecoder::new(reader), stored)),
+        StreamCompression::Bzip2 => Box::new(Bounded::new(MultiBzDecoder::new(reader), stored)),
         StreamCompression::Xz => {
-            Box::new(XzDecoder::new_stream(reader, Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?))
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+            Box::new(Bounded::new(XzDecoder::new_stream(reader, stream), stored))
         }
-        StreamCompression::Zstd => Box::new(zstd::Decoder::with_buffer(reader)?),
+        StreamCompression::Zstd => Box::new(Bounded::new(zstd::Decoder::with_buffer(reader)?, stored)),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod archive;
 mod chunks;
+mod compare;
 mod compress;
 mod config;
 mod decompress;
@@ -14,12 +15,14 @@ pub mod layout;
 mod manifest;
 mod pack;
 mod platform;
+mod ratio;
 mod reference;
 mod resolve;
 mod store;
 
 pub use archive::{ArchivedImage, read_archive};
 pub use chunks::{ChunkMemory, Piece};
+pub use compare::{EntryChange, EntryDiff, LayerDiff, OpenTar, compare_layers};
 pub use compress::{Compressor, check_level, seal};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use decompress::{StreamCompression, compression_of, decompress};

@@ -16,4 +16,4 @@ pub use advice::{ListedFile, Listing, Rule, Subject, advise, rule, rules};
 pub use compare::{Comparison, Cost, Edit, Effect, Expected, OrderedStep, Ordering, Prediction};
 pub use explain::{Cause, Explanation};
 pub use picture::{CacheState, Edge, Format, Lane, Picture, Step};
-pub use record::{BuildRecord, BuildResult, RECORD_VERSION, StepInput, StepOutcome, StepRecord};
+pub use record::{BuildRecord, BuildResult, Invocation, RECORD_VERSION, StepInput, StepOutcome, StepRecord};

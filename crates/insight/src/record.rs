@@ -39,11 +39,30 @@ pub struct BuildRecord {
     pub result: BuildResult,
     /// The image's id, when there is one.
     pub image: Option<String>,
+    /// How it was asked for; `None` when that cannot be written down, and in a record that left its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation: Option<Invocation>,
+    /// The images that were found by name: `NAME PLATFORM`, and the digest of the manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<String, String>,
     /// Its steps and sources, in topological order.
     pub steps: Vec<StepRecord>,
     /// The files that steps used, by name of the listing: only in a record that left its machine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub listings: BTreeMap<String, Listing>,
+}
+
+/// How a build was asked for, so that it can be done again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// The working directory.
+    pub directory: String,
+    /// What followed `build` on the command line. Values of build arguments with secret-like names are left out: a name alone takes the
+    /// value from the environment.
+    pub arguments: Vec<String>,
+    /// `SOURCE_DATE_EPOCH`, as the environment had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
 }
 
 /// How a build ended.

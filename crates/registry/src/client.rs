@@ -78,7 +78,7 @@ impl Client {
         Ok((0..hosts.len()).map(from).collect())
     }
 
-    fn repository(&self, reference: &Reference, hosts: &[Arc<Host>]) -> Repository {
+    pub(crate) fn repository(&self, reference: &Reference, hosts: &[Arc<Host>]) -> Repository {
         Repository {
             hosts: hosts.to_vec(),
             name: reference.repository.clone(),

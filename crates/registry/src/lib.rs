@@ -7,6 +7,7 @@
 //!
 //! Not here: where bytes are kept ([`image::ContentStore`]), what a layer holds, when something is fetched.
 
+mod artifact;
 mod auth;
 mod backoff;
 mod blob;
@@ -22,6 +23,7 @@ mod push;
 mod repository;
 mod upload;
 
+pub use artifact::Artifact;
 pub use client::Client;
 pub use config::{Config, Credentials, Password};
 pub use push::{Push, PushBlob, PushError, PushManifest};

@@ -24,11 +24,11 @@ const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
                       application/vnd.docker.distribution.manifest.v2+json";
 
 /// A manifest or index as it came, verified against its digest where that was known.
-struct Fetched {
+pub(crate) struct Fetched {
     descriptor: Descriptor,
     /// What the registry calls it.
-    content_type: Option<String>,
-    bytes: Vec<u8>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Finds the image of `platform` behind a tag or digest: an index or two, a manifest, the config.
@@ -76,7 +76,11 @@ pub(crate) async fn resolve(
 
 impl Repository {
     /// Fetches the manifest or index of a tag or of `digest`.
-    async fn manifest(&self, tag_or_digest: &str, digest: Option<&Digest>) -> Result<Fetched, Failure> {
+    pub(crate) async fn manifest(
+        &self,
+        tag_or_digest: &str,
+        digest: Option<&Digest>,
+    ) -> Result<Fetched, Failure> {
         let question = Question {
             scope: &self.scope,
             path: format!("{}/manifests/{tag_or_digest}", self.name),
@@ -105,7 +109,7 @@ impl Repository {
     }
 
     /// Asks until there is an answer of at most `limit` bytes: its type, the digest that it states, its bytes.
-    async fn small(
+    pub(crate) async fn small(
         &self,
         question: &Question<'_>,
         limit: u64,

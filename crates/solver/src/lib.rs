@@ -12,4 +12,4 @@ mod worker;
 
 pub use notes::{Notes, StepNote, listing};
 pub use solve::{Peeked, SolveError, Solved, Solver};
-pub use worker::{Executed, SelectedPath, SourceTree, Worker};
+pub use worker::{Arrived, Away, Executed, SelectedPath, SourceTree, Worker};

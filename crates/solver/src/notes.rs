@@ -7,6 +7,8 @@ use cache::{CacheError, CacheRecord};
 use graph::{KeyParts, Listing, MissReason, VertexId};
 use hash::{CacheKey, ContentDigest, StableHash as _, StableHasher};
 
+use crate::worker::Away;
+
 /// Receives what is learned when [`crate::Solver::solve`] ends, also with a failure.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -24,6 +26,8 @@ pub struct StepNote {
     pub parts: KeyParts,
     /// Its result, if there is one.
     pub record: Option<CacheRecord>,
+    /// A result that was found elsewhere and is not here.
+    pub away: Option<Away>,
     /// Why it was executed, if it was.
     pub why: Option<MissReason>,
 }
@@ -32,6 +36,11 @@ impl Notes {
     /// What was learned, in topological order; nothing when the solution was cancelled.
     pub fn take(&self) -> Vec<StepNote> {
         std::mem::take(&mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What was learned so far, in topological order.
+    pub fn steps(&self) -> Vec<StepNote> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds what is new: a step may be solved again to show what it printed.

@@ -1,3 +1,4 @@
+mod away;
 mod reasons;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
 use crate::notes::Notes;
-use crate::worker::{Executed, Worker};
+use crate::worker::{Away, Executed, Worker};
 
 /// How long a claim that another holds is left alone before it is tried again: doubling from the first to the second.
 const CLAIM_BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -160,6 +161,25 @@ impl<W: Worker> Solver<W> {
         solved
     }
 
+    /// The same where nobody wants the trees: what is found elsewhere stays there.
+    pub async fn ensure(
+        &self,
+        definition: Arc<Definition>,
+        targets: &[VertexId],
+    ) -> Result<(), SolveError<W::Error>> {
+        let run = self.begin(definition);
+        let guard = ShowCancelled(run.clone());
+        let ensured = match run.prepare(targets).await {
+            Ok(()) => try_join_all(targets.iter().map(|target| run.ensured(*target))).await,
+            Err(error) => Err(error),
+        };
+        if let Some(notes) = &self.notes {
+            notes.put(run.note(targets).await);
+        }
+        drop(guard);
+        ensured.map(drop)
+    }
+
     /// What a build of the targets would find, without running or fetching anything: for each vertex that can be looked up before its
     /// inputs are solved. Sources are not among them, nor what stands on a file that has to be fetched first. Only what local contexts
     /// hold is read.
@@ -209,6 +229,7 @@ impl<W: Worker> Solver<W> {
             late_keys: Mutex::default(),
             explaining: self.explaining.clone(),
             listings: Mutex::default(),
+            placements: Mutex::default(),
             solutions: Mutex::default(),
             results: Mutex::default(),
             reasons: Mutex::default(),
@@ -230,6 +251,7 @@ pub enum Peeked {
 
 type Answer<T, E> = Result<T, SolveError<E>>;
 type Solution<W> = Shared<BoxFuture<'static, Answer<Solved<<W as Worker>::Tree>, <W as Worker>::Error>>>;
+type Placement<W> = Shared<BoxFuture<'static, Answer<Placed<<W as Worker>::Tree>, <W as Worker>::Error>>>;
 type LateKey<W> = Shared<BoxFuture<'static, Answer<Keyed, <W as Worker>::Error>>>;
 type Content<W> = Shared<BoxFuture<'static, Answer<ContentDigest, <W as Worker>::Error>>>;
 
@@ -257,6 +279,9 @@ struct Run<W: Worker> {
     explaining: Option<Arc<Explaining>>,
     /// Names of the listings of selections.
     listings: Mutex<HashMap<(VertexId, Selection), Option<String>>>,
+    /// Results, wherever they are.
+    placements: Mutex<HashMap<VertexId, Placement<W>>>,
+    /// Results that are here.
     solutions: Mutex<HashMap<VertexId, Solution<W>>>,
     /// Records that were found or made.
     results: Mutex<HashMap<VertexId, CacheRecord>>,
@@ -289,6 +314,7 @@ impl<W: Worker> Drop for ShowCancelled<W> {
     fn drop(&mut self) {
         // The tasks hold the run; without their handles they end, and so does the run.
         lock(&self.0.solutions).clear();
+        lock(&self.0.placements).clear();
         lock(&self.0.contents).clear();
         lock(&self.0.late_keys).clear();
         let mut started: Vec<VertexId> = lock(&self.0.shown)
@@ -431,15 +457,29 @@ impl<W: Worker> Run<W> {
         Ok(lock(&self.contents).entry((input, selection.clone())).or_insert(content).clone())
     }
 
-    /// The one shared future that solves a vertex. Each runs as a task of its own, so that a long chain does not recurse.
+    /// The one shared future that finds or makes the result of a vertex, wherever that is. Each runs as a task of its own, so that a long
+    /// chain does not recurse.
+    fn placement(self: &Arc<Self>, id: VertexId) -> Placement<W> {
+        let mut placements = lock(&self.placements);
+        let start = || {
+            let place: BoxFuture<'static, _> = self.clone().place(id).boxed();
+            joined(id, AbortOnDropHandle::new(tokio::spawn(place)))
+        };
+        placements.entry(id).or_insert_with(start).clone()
+    }
+
+    /// The same of a result that is here.
     fn solution(self: &Arc<Self>, id: VertexId) -> Solution<W> {
         let mut solutions = lock(&self.solutions);
-        let start = || joined(id, AbortOnDropHandle::new(tokio::spawn(self.clone().solve_vertex(id))));
+        let start = || {
+            let solve: BoxFuture<'static, _> = self.clone().solve_here(id).boxed();
+            joined(id, AbortOnDropHandle::new(tokio::spawn(solve)))
+        };
         solutions.entry(id).or_insert_with(start).clone()
     }
 
     /// The life of a vertex.
-    async fn solve_vertex(self: Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
+    async fn place(self: Arc<Self>, id: VertexId) -> Answer<Placed<W::Tree>, W::Error> {
         let answer = self.clone().find_or_execute(id).await;
         if let Err(error) = &answer
             && error.vertex() == id
@@ -449,37 +489,51 @@ impl<W: Worker> Run<W> {
         answer
     }
 
-    async fn find_or_execute(self: Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
+    async fn find_or_execute(self: Arc<Self>, id: VertexId) -> Answer<Placed<W::Tree>, W::Error> {
         let vertex = self.definition.vertex(id);
         if let Op::Source(_) = vertex.op {
-            return self.bring(id).await;
+            return self.bring(id).await.map(Placed::Here);
         }
         let Keyed { definition, fresh } = self.keyed(id).await?;
         let mut gone = false;
         if !fresh {
             match self.look_up(id, definition).await? {
-                Found::Hit(tree, record) => return Ok(self.hit(id, tree, &record)),
+                Found::Hit(tree, record) => return Ok(Placed::Here(self.hit(id, tree, &record))),
                 Found::Gone => gone = true,
                 Found::Nothing => {}
             }
+            if let Some(away) = self.worker.find_away(&definition).await {
+                return Ok(Placed::Away(away, definition));
+            }
         }
 
-        let inputs = try_join_all(vertex.inputs.iter().map(|input| self.input(input.vertex))).await?;
-        let content = self.content_key(id, &inputs).await?;
+        let placed = try_join_all(vertex.inputs.iter().map(|input| self.placed_input(input.vertex))).await?;
+        let content = self.content_key(id, &placed).await?;
         if !vertex.no_cache
-            && let Some(hit) = self.look_up_content(id, definition, content).await?
+            && let Some(content) = content
         {
-            return Ok(hit);
+            if let Some(hit) = self.look_up_content(id, definition, content, is_here(&placed)).await? {
+                return Ok(Placed::Here(hit));
+            }
+            if let Some(away) = self.worker.find_away(&content).await {
+                return Ok(Placed::Away(away, content));
+            }
         }
+        // It has to run, so what it stands on has to be here. What could not be brought was made instead, and may be something else.
+        let inputs = self.inputs_here(id).await?;
+        let content = match content.filter(|_| is_here(&placed)) {
+            Some(content) => content,
+            None => self.content_key_here(id, &inputs).await?,
+        };
 
         // A --no-cache vertex neither waits for others nor is waited for.
         let _claim = if vertex.no_cache { None } else { Some(self.claim(id, definition).await?) };
         if !vertex.no_cache {
             if !fresh && let Found::Hit(tree, record) = self.look_up(id, definition).await? {
-                return Ok(self.hit(id, tree, &record));
+                return Ok(Placed::Here(self.hit(id, tree, &record)));
             }
-            if let Some(hit) = self.look_up_content(id, definition, content).await? {
-                return Ok(hit);
+            if let Some(hit) = self.look_up_content(id, definition, content, true).await? {
+                return Ok(Placed::Here(hit));
             }
         }
         let (reason, remembered) = self.explain(id, gone).await?;
@@ -488,7 +542,7 @@ impl<W: Worker> Run<W> {
             // The step is built and saved; that a later miss may go unexplained is no reason to fail.
             let _ = self.blocking(id, move |cache| cache.remember(&remembered)).await;
         }
-        Ok(solved)
+        Ok(Placed::Here(solved))
     }
 
     /// Brings a source other than a local context.
@@ -518,18 +572,31 @@ impl<W: Worker> Run<W> {
         }
     }
 
-    async fn content_key(self: &Arc<Self>, id: VertexId, inputs: &[W::Tree]) -> Answer<CacheKey, W::Error> {
+    /// The content key of a vertex; `None` when that of an input is not known before it is here.
+    async fn content_key(
+        self: &Arc<Self>,
+        id: VertexId,
+        inputs: &[Placed<W::Tree>],
+    ) -> Answer<Option<CacheKey>, W::Error> {
         let vertex = self.definition.vertex(id);
-        let parts = vertex.inputs.iter().zip(inputs).map(|(input, tree)| async move {
+        let parts = vertex.inputs.iter().zip(inputs).map(|(input, placed)| async move {
             match &input.selection {
                 Selection::Whole if !is_keyed_by_content(self.definition.vertex(input.vertex)) => {
-                    let content = self.worker.content_id(tree).await.map_err(|error| operation(id, error))?;
-                    Ok(ContentInput::Whole(content))
+                    let content = match placed {
+                        Placed::Here(solved) => self.worker.content_id(&solved.tree).await.map(Some),
+                        Placed::Away(away, _) => self.worker.away_content(input.vertex, away).await,
+                    };
+                    let content = content.map_err(|error| operation(id, error))?;
+                    Ok(content.map(ContentInput::Whole))
                 }
-                selection => Ok(ContentInput::Selected(self.content_of(id, input.vertex, selection)?.await?)),
+                selection => {
+                    let content = self.content_of(id, input.vertex, selection)?.await?;
+                    Ok(Some(ContentInput::Selected(content)))
+                }
             }
         });
-        Ok(content_key(&vertex.op, &try_join_all(parts).await?))
+        let parts: Option<Vec<ContentInput>> = try_join_all(parts).await?.into_iter().collect();
+        Ok(parts.map(|parts| content_key(&vertex.op, &parts)))
     }
 
     /// Looks a key up; each candidate counts only if the worker can load it.
@@ -544,16 +611,20 @@ impl<W: Worker> Run<W> {
         Ok(if any { Found::Gone } else { Found::Nothing })
     }
 
-    /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too.
+    /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too, unless somebody
+    /// else vouches for what the inputs hold.
     async fn look_up_content(
         &self,
         id: VertexId,
         definition: CacheKey,
         content: CacheKey,
+        seen: bool,
     ) -> Answer<Option<Solved<W::Tree>>, W::Error> {
         let Found::Hit(tree, record) = self.look_up(id, content).await? else { return Ok(None) };
         let known = record.id;
-        self.blocking(id, move |cache| cache.alias(known, &definition)).await?;
+        if seen {
+            self.blocking(id, move |cache| cache.alias(known, &definition)).await?;
+        }
         Ok(Some(self.hit(id, tree, &record)))
     }
 
@@ -598,10 +669,7 @@ impl<W: Worker> Run<W> {
     }
 
     fn hit(&self, id: VertexId, tree: W::Tree, record: &CacheRecord) -> Solved<W::Tree> {
-        for ancestor in self.untouched_ancestors(id) {
-            self.finished(ancestor, Outcome::Cached { saved: Duration::ZERO });
-        }
-        self.finished(id, Outcome::Cached { saved: record.run.duration });
+        self.show_cached(id, record.run.duration);
         lock(&self.results).insert(id, record.clone());
         Solved { tree, cached: true }
     }
@@ -662,6 +730,28 @@ impl<W: Worker> Run<W> {
         lock(&self.shown).insert(vertex, Shown::Finished);
         self.progress.event(Event::Finished { vertex, outcome, at: self.clock.now() });
     }
+}
+
+/// The result of a vertex.
+#[derive(Debug)]
+enum Placed<T> {
+    /// It can be used.
+    Here(Solved<T>),
+    /// It was made elsewhere, and can be brought; the key that it was found by.
+    Away(Away, CacheKey),
+}
+
+impl<T: Clone> Clone for Placed<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Placed::Here(solved) => Placed::Here(solved.clone()),
+            Placed::Away(away, key) => Placed::Away(*away, *key),
+        }
+    }
+}
+
+fn is_here<T>(placed: &[Placed<T>]) -> bool {
+    placed.iter().all(|placed| matches!(placed, Placed::Here(_)))
 }
 
 /// What a lookup brought.

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use cache::{CacheRecord, SnapshotId};
 use files::Selection;
 use graph::VertexId;
-use hash::{ContentDigest, ContentId};
+use hash::{CacheKey, ContentDigest, ContentId};
 
 /// Gives operations their meaning. The worker knows the definition; vertices are named by id.
 #[async_trait]
@@ -53,6 +53,38 @@ pub trait Worker: Send + Sync + 'static {
         vertex: VertexId,
         inputs: Vec<Self::Tree>,
     ) -> Result<Executed<Self::Tree>, Self::Error>;
+
+    /// A result that was made elsewhere and is filed under a key there. Its files stay where they are. Never fails: whoever cannot be asked
+    /// has nothing.
+    async fn find_away(&self, _key: &CacheKey) -> Option<Away> {
+        None
+    }
+
+    /// What [`Worker::content_id`] would say of a result of this vertex that is away.
+    async fn away_content(&self, vertex: VertexId, _away: &Away) -> Result<Option<ContentId>, Self::Error> {
+        let _ = vertex;
+        Ok(None)
+    }
+
+    /// Brings a result of this vertex here. `None` when it cannot be had or is not what it should be, which was told: it is not found again.
+    async fn bring_away(&self, _vertex: VertexId, _away: &Away) -> Option<Arrived<Self::Tree>> {
+        None
+    }
+}
+
+/// A result that was made elsewhere and has not been needed here: a name that the worker gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Away(pub u64);
+
+/// What [`Worker::bring_away`] brought.
+#[derive(Debug, Clone)]
+pub struct Arrived<T> {
+    /// The whole tree.
+    pub tree: T,
+    /// The layers of it that are not an image's, bottom first.
+    pub layers: Vec<SnapshotId>,
+    /// What the whole tree holds.
+    pub content: ContentId,
 }
 
 /// What [`Worker::source`] brought.

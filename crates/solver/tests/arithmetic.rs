@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cache::{CacheRecord, MemoryCache, SnapshotId};
+use cache::{CacheBackend as _, CacheRecord, MemoryCache, RecordId, SnapshotId};
 use files::{PathSelection, Selection};
 use graph::{
     Definition, Event, Exec, Http, Input, MissReason, Network, Op, Outcome, Recorder, Security, Source,
     Vertex, VertexId,
 };
-use hash::{ContentDigest, ContentId, Digest, StableHasher, SystemClock};
+use hash::{CacheKey, ContentDigest, ContentId, Digest, StableHasher, SystemClock};
 use image::Platform;
 use proptest::prelude::*;
-use solver::{Executed, Peeked, SelectedPath, SolveError, Solver, SourceTree, Worker};
+use solver::{Arrived, Away, Executed, Peeked, SelectedPath, SolveError, Solver, SourceTree, Worker};
 
 /// What outlives a build: the store of results and the contexts on disk.
 #[derive(Default)]
@@ -25,6 +25,25 @@ struct World {
     values: Mutex<HashMap<SnapshotId, i64>>,
     context: Mutex<BTreeMap<String, i64>>,
     base: Mutex<i64>,
+    /// Another machine, whose results can be had.
+    elsewhere: Option<Elsewhere>,
+}
+
+/// What another machine has.
+struct Elsewhere {
+    cache: MemoryCache,
+    world: Arc<World>,
+    /// Results that turn out not to be there when they are wanted.
+    broken: fn(RecordId) -> bool,
+    refused: Mutex<BTreeSet<u64>>,
+    found: Mutex<HashMap<u64, CacheRecord>>,
+}
+
+impl Elsewhere {
+    fn value(&self, away: &Away) -> i64 {
+        let layer = self.found.lock().unwrap()[&away.0].layers[0];
+        self.world.values.lock().unwrap()[&layer]
+    }
 }
 
 struct Arithmetic {
@@ -32,6 +51,7 @@ struct Arithmetic {
     definition: Arc<Definition>,
     executed: Mutex<Vec<VertexId>>,
     brought: Mutex<Vec<VertexId>>,
+    arrived: Mutex<Vec<VertexId>>,
     digested: AtomicUsize,
     running: AtomicUsize,
     most_running: AtomicUsize,
@@ -127,6 +147,35 @@ impl Worker for Arithmetic {
         values.insert(layer, value);
         Ok(Executed { tree: Tree::Number(value), layers: vec![layer] })
     }
+
+    async fn find_away(&self, key: &CacheKey) -> Option<Away> {
+        let elsewhere = self.world.elsewhere.as_ref()?;
+        let record = elsewhere.cache.lookup(key).unwrap().into_iter().next()?;
+        let away = Away(record.id.0 as u64);
+        let refused = elsewhere.refused.lock().unwrap().contains(&away.0);
+        elsewhere.found.lock().unwrap().insert(away.0, record);
+        (!refused).then_some(away)
+    }
+
+    async fn away_content(&self, _: VertexId, away: &Away) -> Result<Option<ContentId>, Failure> {
+        let Some(elsewhere) = &self.world.elsewhere else { return Ok(None) };
+        self.content_id(&Tree::Number(elsewhere.value(away))).await.map(Some)
+    }
+
+    async fn bring_away(&self, id: VertexId, away: &Away) -> Option<Arrived<Tree>> {
+        let elsewhere = self.world.elsewhere.as_ref()?;
+        if (elsewhere.broken)(RecordId(away.0 as i64)) {
+            elsewhere.refused.lock().unwrap().insert(away.0);
+            return None;
+        }
+        self.arrived.lock().unwrap().push(id);
+        let tree = Tree::Number(elsewhere.value(away));
+        let content = self.content_id(&tree).await.unwrap();
+        let mut values = self.world.values.lock().unwrap();
+        let layer = SnapshotId(values.len() as i64);
+        values.insert(layer, elsewhere.value(away));
+        Some(Arrived { tree, layers: vec![layer], content })
+    }
 }
 
 impl Arithmetic {
@@ -221,6 +270,7 @@ struct Built {
     values: Result<Vec<i64>, SolveError<Failure>>,
     executed: Vec<VertexId>,
     brought: Vec<VertexId>,
+    arrived: Vec<VertexId>,
     digested: usize,
     most_running: usize,
     events: Vec<Event>,
@@ -261,6 +311,7 @@ impl Machine {
             definition: Arc::new(graph.0.clone()),
             executed: Mutex::default(),
             brought: Mutex::default(),
+            arrived: Mutex::default(),
             digested: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
@@ -268,8 +319,27 @@ impl Machine {
         let recorder = Arc::new(Recorder::default());
         let cache = Arc::new(self.cache.clone());
         let solver = Solver::new(worker.clone(), cache, recorder.clone(), Arc::new(SystemClock), parallelism)
-            .explaining("Dockerfile", BTreeSet::new());
+            .explaining("Dockerfile", BTreeSet::new())
+            .noting(Arc::default());
         (worker, recorder, solver)
+    }
+
+    /// A new machine with the same files, which can have what this one has.
+    fn another(&self, broken: fn(RecordId) -> bool) -> Machine {
+        let elsewhere = Elsewhere {
+            cache: self.cache.clone(),
+            world: self.world.clone(),
+            broken,
+            refused: Mutex::default(),
+            found: Mutex::default(),
+        };
+        let world = World {
+            context: Mutex::new(self.world.context.lock().unwrap().clone()),
+            base: Mutex::new(*self.world.base.lock().unwrap()),
+            elsewhere: Some(elsewhere),
+            ..World::default()
+        };
+        Machine { world: Arc::new(world), cache: MemoryCache::default() }
     }
 
     fn build(&self, graph: &Graph, targets: &[VertexId]) -> Built {
@@ -289,6 +359,7 @@ impl Machine {
             values,
             executed,
             brought: worker.brought.lock().unwrap().clone(),
+            arrived: worker.arrived.lock().unwrap().clone(),
             digested: worker.digested.load(Ordering::SeqCst),
             most_running: worker.most_running.load(Ordering::SeqCst),
             events: recorder.events(),
@@ -678,6 +749,73 @@ fn two_builds_at_once_run_equal_steps_once() {
 }
 
 #[test]
+fn what_another_machine_has_is_brought_when_it_is_needed() {
+    let first = Machine::default();
+    first.world.context.lock().unwrap().insert("a".to_owned(), 1);
+    let mut graph = Graph::default();
+    let (base, context) = (graph.base(), graph.context());
+    let below = graph.step("add", 1, vec![Input::whole(base)]);
+    let middle = graph.step("add", 2, vec![Input::whole(below)]);
+    let top = graph.step("add", 3, vec![Input::whole(middle), file(context, "a")]);
+    first.build(&graph, &[top]);
+
+    let second = first.another(|_| false);
+    let (worker, recorder, solver) = second.parts(&graph, 8);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(solver.ensure(worker.definition.clone(), &[top])).unwrap();
+    assert_eq!((worker.executed.lock().unwrap().len(), worker.arrived.lock().unwrap().len()), (0, 0));
+    let cached = |event: &&Event| matches!(event, Event::Finished { outcome: Outcome::Cached { .. }, .. });
+    assert_eq!(recorder.events().iter().filter(cached).count(), 4, "{:#?}", recorder.events());
+
+    let built = second.build(&graph, &[top]);
+    assert_eq!(built.values.as_ref().unwrap(), &[7]);
+    assert_eq!((built.executed.len(), built.arrived), (0, vec![top]));
+    // Now it is here.
+    let built = second.build(&graph, &[top]);
+    assert_eq!((built.executed.len(), built.arrived.len()), (0, 0));
+    // Another file: the step runs, on what it stands on.
+    second.world.context.lock().unwrap().insert("a".to_owned(), 5);
+    let built = second.build(&graph, &[top]);
+    assert_eq!(built.values.as_ref().unwrap(), &[11]);
+    let changed = built.reason(top);
+    assert_eq!((built.executed, built.arrived), (vec![top], vec![middle]));
+    // What was never built here is told from what was there.
+    let Some(MissReason::ContentChanged { paths, .. }) = changed else { panic!("{changed:?}") };
+    assert_eq!(paths[0].path, "a");
+}
+
+#[test]
+fn what_cannot_be_brought_is_made() {
+    let first = Machine::default();
+    let mut graph = Graph::default();
+    let base = graph.base();
+    let below = graph.step("add", 1, vec![Input::whole(base)]);
+    let top = graph.step("add", 2, vec![Input::whole(below)]);
+    first.build(&graph, &[top]);
+    let second = first.another(|_| true);
+    let built = second.build(&graph, &[top]);
+    assert_eq!(built.values.unwrap(), [3]);
+    assert_eq!((built.executed, built.arrived.len()), (vec![below, top], 0));
+    assert_eq!(second.build(&graph, &[top]).executed, []);
+}
+
+#[test]
+fn equal_content_is_found_on_another_machine() {
+    let first = Machine::default();
+    first.world.context.lock().unwrap().insert("a".to_owned(), 1);
+    let mut graph = Graph::default();
+    let (base, context) = (graph.base(), graph.context());
+    let parity = graph.step("parity", 0, vec![Input::whole(base), file(context, "a")]);
+    let top = graph.step("add", 2, vec![Input::whole(parity)]);
+    first.build(&graph, &[top]);
+    let second = first.another(|_| false);
+    second.world.context.lock().unwrap().insert("a".to_owned(), 3);
+    let built = second.build(&graph, &[top]);
+    assert_eq!(built.values.unwrap(), [3]);
+    assert_eq!((built.executed, built.arrived), (vec![parity], vec![top]));
+}
+
+#[test]
 fn a_chain_of_ten_thousand_steps_does_not_recurse() {
     let machine = Machine::default();
     let mut graph = Graph::default();
@@ -772,6 +910,21 @@ proptest! {
 
             let (plain, target) = shape.graph(&BTreeSet::new());
             prop_assert_eq!(machine.build(&plain, &[target]).executed, vec![], "then nothing runs");
+
+            // Another machine makes the same of what this one has, whatever of it is good.
+            let other = machine.another(|_| false);
+            let built = other.build(&plain, &[target]);
+            prop_assert_eq!(built.executed, vec![]);
+            let value = built.values.unwrap();
+            for broken in [|id: RecordId| id.0 % 2 == 0, |id: RecordId| id.0 % 3 != 0, |_: RecordId| true] {
+                let other = machine.another(broken);
+                let built = other.build(&plain, &[target]);
+                prop_assert_eq!(&built.values.unwrap(), &value);
+                let ran: BTreeSet<_> = built.executed.iter().collect();
+                prop_assert_eq!(ran.len(), built.executed.len(), "each vertex runs at most once");
+                prop_assert_eq!(other.cache.claims(), 0);
+                prop_assert_eq!(other.build(&plain, &[target]).executed, vec![], "then nothing runs");
+            }
         }
     }
 }

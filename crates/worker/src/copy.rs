@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use cache::{ActiveSnapshot, Changes};
 use files::{
-    Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, SharedFiles, TreeWriter,
-    WriterOptions,
+    Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, TreeWriter, WriterOptions,
 };
 use graph::{Copy, Inline, Mkdir};
 use hash::{ContentDigest, StableHash, StableHasher};
@@ -42,12 +41,10 @@ pub(crate) fn copy(
         Some(owner) => Some(UserDatabase::read(layer.below())?.owner(owner)?),
     };
     let writer = writer_of(layer)?;
-    let shared = layer.objects()?.map(|objects| objects as &dyn SharedFiles);
     let matches: usize = sources.iter().map(|source| source.selected.matches.len()).sum();
     let mut copier = Copier {
         placed: Placed::new(layer.below(), matches > 1 || op.unpack),
         writer: &writer,
-        shared,
         owner,
         mode: op.mode.as_ref(),
         destination: &op.destination,
@@ -122,8 +119,6 @@ pub(crate) fn writer_of(layer: &ActiveSnapshot) -> Result<TreeWriter, WorkerErro
 struct Copier<'a> {
     placed: Placed<'a>,
     writer: &'a TreeWriter,
-    /// What needs not be written again.
-    shared: Option<&'a dyn SharedFiles>,
     owner: Option<(u32, u32)>,
     mode: Option<&'a ModeChange>,
     /// Absolute, a trailing `/` kept.
@@ -161,7 +156,7 @@ impl Copier<'_> {
         let (owner, mode) = (self.owner, self.mode.cloned());
         let options =
             CopyOptions { destination: target, owner, mode, keep_top: true, ..CopyOptions::default() };
-        let copied = files::write_shared(tree, found, self.writer, &options, self.shared, cancelled)?;
+        let copied = files::write_selected(tree, found, self.writer, &options, cancelled)?;
         self.entries += copied.entries;
         self.size += copied.bytes;
         Ok(())

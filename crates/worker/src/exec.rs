@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use executor::{Cdi, Executor, ProcessSpec, Rootfs, User};
+use executor::{Cdi, Executor, NetworkKind, ProcessSpec, Rootfs, User};
 use graph::{Event, Exec, Network, ProgressSink, Security};
 use image::Platform;
 
@@ -57,7 +57,14 @@ impl Start<'_> {
         spec.network = match exec.network {
             Network::Host => executor::Network::Host,
             Network::None => executor::Network::None,
-            Network::Private => executor::Network::Private,
+            Network::Default => executor::Network::Private,
+            Network::Private => {
+                let network = executor.private_network().await?;
+                if let (NetworkKind::Host, Some(why)) = (network.kind(), network.reason()) {
+                    return Err(WorkerError::Unsupported(format!("--network=private: {why}")));
+                }
+                executor::Network::Private
+            }
         };
         spec.resolv_conf = Some(resolv_conf()?);
         spec.hosts = Some(hosts(exec, executor).await?);
@@ -202,7 +209,7 @@ async fn host_gateway(exec: &Exec, executor: &dyn Executor) -> Result<String, Wo
     let gateway = match exec.network {
         // In the host's network, and in none, nothing is nearer than the loopback.
         Network::Host | Network::None => Some(std::net::Ipv4Addr::LOCALHOST.into()),
-        Network::Private => executor.private_network().await?.host_gateway(),
+        Network::Default | Network::Private => executor.private_network().await?.host_gateway(),
     };
     let missing =
         || WorkerError::Unsupported("--add-host=NAME:host-gateway on a host without an address".to_owned());

@@ -188,7 +188,7 @@ fn nothing_special() -> Exec {
         cwd: "/".to_owned(),
         user: String::new(),
         hostname: "buildkitsandbox".to_owned(),
-        network: graph::Network::Host,
+        network: graph::Network::Default,
         security: graph::Security::Sandbox,
         devices: Vec::new(),
         platform: Platform::host(),

@@ -16,6 +16,7 @@ mod cancel;
 mod copy;
 mod error;
 mod exec;
+mod import;
 mod inside;
 mod log;
 mod mounts;
@@ -37,9 +38,9 @@ use cache::{Changes, RootForm, SnapshotId, Store, TreeView};
 use executor::{Executor, Rootfs};
 use files::{FileTree, Selected, Selection, StatCache};
 use graph::{Definition, Event, Op, ProgressSink, Source, VertexId};
-use hash::{Clock, ContentDigest, ContentId, Digest, StableHasher};
+use hash::{CacheKey, Clock, ContentDigest, ContentId, Digest, StableHasher};
 use image::ResolvedImage;
-use solver::{Executed, SelectedPath, SourceTree, Worker};
+use solver::{Arrived, Away, Executed, SelectedPath, SourceTree, Worker};
 use tokio::sync::OnceCell;
 
 pub use archive::{is_tar, unpack_archive};
@@ -48,11 +49,12 @@ pub use error::WorkerError;
 pub use exec::RunOptions;
 pub use inside::{Inside, Lent, Opened};
 pub use log::OutputLimits;
-pub use pack::{LayerForm, Packed};
+pub use pack::{LayerForm, Packed, PackedLayer};
 pub use secrets::{NoSecrets, Secrets, SshAgents};
 pub use tree::{Context, LayerTree, Tree};
 
 use crate::cancel::blocking;
+use crate::import::Imports;
 use crate::log::StepLog;
 use crate::mounts::Preparing;
 use crate::sources::{BaseImage, Bring};
@@ -92,6 +94,8 @@ pub struct Config {
     pub agents: Arc<dyn SshAgents>,
     /// What all processes get.
     pub run: RunOptions,
+    /// Where results may be that were made elsewhere.
+    pub caches: Option<Arc<warm::Caches>>,
     /// Ends blocking work.
     pub cancel: Cancel,
 }
@@ -109,6 +113,7 @@ pub struct LocalWorker {
     secrets: Arc<dyn Secrets>,
     agents: Arc<dyn SshAgents>,
     options: RunOptions,
+    imports: Option<Imports>,
     cancel: Cancel,
     /// When the build began.
     began: SystemTime,
@@ -144,6 +149,7 @@ impl LocalWorker {
             secrets: config.secrets,
             agents: config.agents,
             options: config.run,
+            imports: config.caches.map(Imports::new),
             cancel: config.cancel,
             began: SystemTime::now(),
             fetched: Mutex::default(),
@@ -158,6 +164,15 @@ impl LocalWorker {
             clock: &self.clock,
             cancel: &self.cancel,
             vertex,
+        }
+    }
+
+    /// The image at the bottom of what a vertex yields.
+    fn base_of(&self, vertex: VertexId) -> Result<Option<Arc<BaseImage>>, WorkerError> {
+        let root = self.definition.find_root(vertex, |op| matches!(op, Op::Source(Source::Image { .. })));
+        match root.map(|root| &self.definition.vertex(root).op) {
+            Some(Op::Source(Source::Image { manifest, .. })) => self.base(manifest).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -434,6 +449,11 @@ pub fn rootfs(form: &RootForm) -> Rootfs {
     }
 }
 
+/// The identity of a tree with one more layer.
+fn content_with(below: &ContentId, changes: &ContentDigest) -> ContentId {
+    ContentId::from_bytes(StableHasher::new("tree-content-v1").with(below).with(changes).finish())
+}
+
 fn first(inputs: &[Tree]) -> Result<LayerTree, WorkerError> {
     match inputs.first() {
         Some(Tree::Layers(tree)) => Ok(tree.clone()),
@@ -492,9 +512,7 @@ impl Worker for LocalWorker {
         blocking(move || {
             for id in layers {
                 let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
-                let hasher =
-                    StableHasher::new("tree-content-v1").with(&content).with(&layer.changes().digest);
-                content = ContentId::from_bytes(hasher.finish());
+                content = content_with(&content, &layer.changes().digest);
             }
             Ok(content)
         })
@@ -502,11 +520,7 @@ impl Worker for LocalWorker {
     }
 
     async fn load(&self, vertex: VertexId, record: &cache::CacheRecord) -> Result<Option<Tree>, WorkerError> {
-        let root = self.definition.find_root(vertex, |op| matches!(op, Op::Source(Source::Image { .. })));
-        let base = match root.map(|root| &self.definition.vertex(root).op) {
-            Some(Op::Source(Source::Image { manifest, .. })) => Some(self.base(manifest)?),
-            _ => None,
-        };
+        let base = self.base_of(vertex)?;
         if self.options.replay
             && let (Op::Exec(_), Some(layer)) = (&self.definition.vertex(vertex).op, record.layers.last())
         {
@@ -575,5 +589,23 @@ impl Worker for LocalWorker {
         };
         let layers = tree.layers.clone();
         Ok(Executed { tree: Tree::Layers(tree), layers })
+    }
+
+    async fn find_away(&self, key: &CacheKey) -> Option<Away> {
+        self.imports.as_ref()?.find(key).await
+    }
+
+    async fn away_content(&self, vertex: VertexId, away: &Away) -> Result<Option<ContentId>, WorkerError> {
+        let record = self.imports.as_ref().and_then(|imports| imports.record(away));
+        let Some(record) = record else { return Ok(None) };
+        let base = self.base_of(vertex)?;
+        if let Some(base) = &base {
+            base.bring(&self.bring(self.image_vertex(base))).await?;
+        }
+        Ok(Some(import::content_of(base.as_deref(), &record)))
+    }
+
+    async fn bring_away(&self, vertex: VertexId, away: &Away) -> Option<Arrived<Tree>> {
+        self.import(vertex, away).await
     }
 }

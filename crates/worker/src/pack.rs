@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use cache::{Snapshot, Store};
+use cache::{Snapshot, SnapshotId, Store};
+use hash::ContentDigest;
 use image::{Compression, Image, ImageConfig, Layer, LayerPacker, PackOptions, Platform};
 use jiff::Timestamp;
 
@@ -28,8 +29,8 @@ impl LayerForm {
     /// The form of a blob that came with an image and was not made here.
     pub(crate) const ORIGINAL: &str = "original";
 
-    /// Its name in the store. The version changes when the packer's bytes do.
-    fn name(self) -> String {
+    /// Its name, in the store and elsewhere. The version changes when the packer's bytes do.
+    pub fn name(self) -> String {
         let compression = match self.compression {
             Compression::None => "tar",
             Compression::Gzip => "gzip",
@@ -95,7 +96,34 @@ impl LocalWorker {
     }
 }
 
+/// A layer made here, as others may have it.
+#[derive(Debug, Clone)]
+pub struct PackedLayer {
+    /// The blob, which is in the store.
+    pub layer: Layer,
+    /// What it changes, as content ids count it.
+    pub changes: ContentDigest,
+    /// When it was made.
+    pub created: SystemTime,
+}
+
 impl LocalWorker {
+    /// The blob of one layer, made now if it was never made in this form. `None` when the layer is gone.
+    pub async fn packed(
+        &self,
+        layer: SnapshotId,
+        form: LayerForm,
+    ) -> Result<Option<PackedLayer>, WorkerError> {
+        let (store, cancel) = (self.store.clone(), self.cancel.clone());
+        blocking(move || {
+            let Some(snapshot) = store.snapshot(layer)? else { return Ok(None) };
+            let layer = pack(&store, &snapshot, form, &cancel)?;
+            let (changes, created) = (snapshot.changes().digest, snapshot.created());
+            Ok(Some(PackedLayer { layer, changes, created }))
+        })
+        .await
+    }
+
     /// Brings the layers of a tree's base image into the store as blobs. Nothing happens when they are there.
     pub async fn bring_base(&self, tree: &LayerTree) -> Result<(), WorkerError> {
         if let Some(base) = &tree.base {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use cache::{ActiveSnapshot, Changes, SnapshotId, Store, TreeView};
 use files::{Attributes, FileTree, Kind, TreeWriter};
@@ -43,6 +44,11 @@ impl BaseImage {
     pub(crate) fn new(image: Arc<ResolvedImage>) -> BaseImage {
         let chain_ids = image::chain_ids(image.layers.iter().map(|layer| &layer.diff_id));
         BaseImage { image, chain_ids, snapshots: OnceCell::new() }
+    }
+
+    /// The identity of all layers together, as the config says until they are unpacked.
+    pub(crate) fn chain_id(&self) -> Option<&Digest> {
+        self.chain_ids.last()
     }
 
     pub(crate) fn image(&self) -> &ResolvedImage {
@@ -110,10 +116,10 @@ impl BaseImage {
 }
 
 /// Shows a transfer as progress of a vertex.
-struct Transfer {
-    vertex: VertexId,
-    progress: Arc<dyn ProgressSink>,
-    clock: Arc<dyn Clock>,
+pub(crate) struct Transfer {
+    pub(crate) vertex: VertexId,
+    pub(crate) progress: Arc<dyn ProgressSink>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl TransferProgress for Transfer {
@@ -132,16 +138,17 @@ enum Brought {
 }
 
 /// A layer's blob in the store, to be unpacked.
-struct LayerBlob {
-    image: String,
-    layer: Layer,
-    chain_id: Digest,
-    store: Store,
-    cancel: Cancel,
+pub(crate) struct LayerBlob {
+    /// For messages.
+    pub(crate) image: String,
+    pub(crate) layer: Layer,
+    pub(crate) chain_id: Digest,
+    pub(crate) store: Store,
+    pub(crate) cancel: Cancel,
 }
 
 /// A layer that was unpacked and verified, not yet a snapshot. Dropping it removes it.
-struct UnpackedLayer {
+pub(crate) struct UnpackedLayer {
     source: LayerBlob,
     snapshot: ActiveSnapshot,
     writer: TreeWriter,
@@ -149,6 +156,8 @@ struct UnpackedLayer {
     moved: BTreeMap<PathBuf, PathBuf>,
     /// Whether it removes everything below.
     replaces_all: bool,
+    /// Whether it has an entry for the root directory.
+    describes_root: bool,
     changes: Changes,
 }
 
@@ -158,7 +167,7 @@ impl LayerBlob {
     }
 
     /// Unpacks the blob and verifies what it unpacks to. Nothing is left behind by a failure.
-    fn unpack(self, moved: BTreeMap<PathBuf, PathBuf>) -> Result<UnpackedLayer, WorkerError> {
+    pub(crate) fn unpack(self, moved: BTreeMap<PathBuf, PathBuf>) -> Result<UnpackedLayer, WorkerError> {
         let invalid = |reason: String| self.invalid(reason);
         let blob = image::ContentStore::open(self.store.blobs(), &self.layer.descriptor.digest)
             .map_err(|error| invalid(error.to_string()))?;
@@ -169,10 +178,11 @@ impl LayerBlob {
         let snapshot = self.store.begin(&[])?;
         let writer = writer_of(&snapshot)?;
         let written = write_entries(&mut tar, &writer, &moved, &self.cancel);
-        let Written { entries, size, replaces_all } = written.map_err(|error| match error {
-            Unpack::Invalid(reason) => invalid(reason),
-            Unpack::Worker(error) => error,
-        })?;
+        let Written { entries, size, replaces_all, describes_root } =
+            written.map_err(|error| match error {
+                Unpack::Invalid(reason) => invalid(reason),
+                Unpack::Worker(error) => error,
+            })?;
         // What follows the end of the archive belongs to the diff id all the same.
         std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| invalid(error.to_string()))?;
         let (_, diff_id, _) = tar.finish();
@@ -181,7 +191,7 @@ impl LayerBlob {
         }
         let digest = ContentDigest::from_bytes(StableHasher::new("image-layer-v1").with(&diff_id).finish());
         let changes = Changes { digest, entries, size };
-        Ok(UnpackedLayer { source: self, snapshot, writer, moved, replaces_all, changes })
+        Ok(UnpackedLayer { source: self, snapshot, writer, moved, replaces_all, describes_root, changes })
     }
 }
 
@@ -199,6 +209,28 @@ impl UnpackedLayer {
         let id = layer.snapshot.commit(&layer.changes)?.id();
         store.set_chain(&chain_id, id)?;
         store.set_packed(id, LayerForm::ORIGINAL, &blob)?;
+        Ok(id)
+    }
+
+    /// Makes it a snapshot that counts as made by a step at `created`: what it changes is `digest`. Layers of steps say all about the
+    /// directories that they have something in, so nothing of what is below has to be here.
+    pub(crate) fn import(
+        self,
+        digest: ContentDigest,
+        created: SystemTime,
+        form: &str,
+    ) -> Result<SnapshotId, WorkerError> {
+        if self.replaces_all || !self.writer.implied().is_empty() {
+            return Err(self.source.invalid("it is no layer of a step".to_owned()));
+        }
+        let LayerBlob { layer: blob, chain_id, store, .. } = self.source;
+        self.writer.finish()?;
+        let changes = Changes { digest, ..self.changes };
+        let id = store.import(self.snapshot, &changes, created, self.describes_root)?;
+        if store.chain(&chain_id)?.is_none() {
+            store.set_chain(&chain_id, id)?;
+        }
+        store.set_packed(id, form, &blob)?;
         Ok(id)
     }
 
@@ -285,6 +317,8 @@ struct Written {
     size: u64,
     /// Whether the root is marked opaque.
     replaces_all: bool,
+    /// Whether there is an entry for the root.
+    describes_root: bool,
 }
 
 /// Writes all entries of a layer's tar.
@@ -307,6 +341,7 @@ fn write_entries(
                 written.replaces_all = true;
                 continue;
             }
+            EntryKind::Directory if entry.path.is_empty() => written.describes_root = true,
             _ => {}
         }
         write_entry(&entry, &mut reader, writer, moved)?;
@@ -322,7 +357,11 @@ fn write_entry<R: Read>(
 ) -> Result<(), files::Error> {
     use std::os::unix::ffi::OsStrExt as _;
     let as_path = |bytes| Path::new(std::ffi::OsStr::from_bytes(bytes));
-    let path = &place(as_path(&entry.path), moved);
+    // The mark of an opaque directory is a name in it: where the directory was moved, it goes along.
+    let path = &match (&entry.kind, moved.get(as_path(&entry.path))) {
+        (EntryKind::Opaque, Some(target)) => target.clone(),
+        _ => place(as_path(&entry.path), moved),
+    };
     let xattrs = entry.xattrs.iter();
     let attributes = Attributes {
         mode: entry.mode,

@@ -40,7 +40,6 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         ("cached steps", usage.records),
         ("cache mounts", usage.cache_mounts),
         ("repositories", usage.remotes),
-        ("shared files", usage.objects),
         ("failed steps", usage.kept),
         ("logs", usage.logs),
         ("builds", usage.builds),

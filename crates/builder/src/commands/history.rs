@@ -322,6 +322,8 @@ fn export(store: &Store, name: Option<&str>, output: &Path) -> Result<(), Failur
     let listings = names.filter_map(|name| Some((name.to_owned(), here(name)?))).collect();
     drop(here);
     record.listings = listings;
+    // Of use on this machine only.
+    record.invocation = None;
     let text = pretty(&record_json(&record));
     if output.as_os_str() == "-" {
         return terminal::print(&text);
@@ -331,7 +333,9 @@ fn export(store: &Store, name: Option<&str>, output: &Path) -> Result<(), Failur
 }
 
 fn import(store: &Store, input: &Path) -> Result<(), Failure> {
-    let record = read_file(input)?;
+    let mut record = read_file(input)?;
+    // A stranger's command line is not to be repeated by `builder verify`.
+    record.invocation = None;
     let Some(id) = BuildId::known(when(&record), &record.id) else {
         return Err(Failure::usage(format!("{}: `{}` is no id of a build", input.display(), record.id)));
     };

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use executor::{Feature, Identity, SubordinateIds};
+use executor::{Executor, Feature, Identity, Sandbox, SubordinateIds};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -68,6 +68,7 @@ impl Report {
             false => subordinate(&ids),
         };
         set(&mut facts, "subordinate ids", subordinate);
+        facts.push(Fact::new("OCI runtimes", runtimes()));
         let state = State::of(&home);
         let usable = match &identity {
             Ok(identity) => {
@@ -82,6 +83,11 @@ impl Report {
             Err(_) => Ok(()),
         };
         set(&mut facts, "state directory", usable.map(|()| state.describe()));
+        if identity.is_ok() {
+            // Last: this starts threads. What is tried is gone when it is dropped.
+            let network = crate::runtime()?.block_on(async { Sandbox::new().private_network().await });
+            facts.push(executor::describe_network(network.as_ref()).into());
+        }
         if identity.is_err() {
             facts
                 .iter_mut()
@@ -183,6 +189,18 @@ fn set(facts: &mut Vec<Fact>, name: &str, detail: Result<String, String>) {
         Some(existing) => *existing = fact,
         None => facts.push(fact),
     }
+}
+
+/// What `--runtime` finds by name.
+fn runtimes() -> Result<String, String> {
+    let found = runtime::installed();
+    if found.is_empty() {
+        return Err(
+            "none is installed, and none is needed: `--runtime` takes crun, runc or a path".to_owned()
+        );
+    }
+    let paths: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+    Ok(format!("{}, for `builder build --runtime`", paths.join(" and ")))
 }
 
 /// What an ordinary user needs for having more than one id.
@@ -345,10 +363,10 @@ mod tests {
         let mut report = Report {
             kernel: "6.1".to_owned(),
             identity: "root",
-            facts: vec![Fact::new("network helper", Err("none".to_owned()))],
+            facts: vec![Fact::new("network", Err("none".to_owned()))],
             state: State::of(Path::new("/")),
         };
-        assert!(report.is_usable() && report.text(200).contains("network helper   -"));
+        assert!(report.is_usable() && report.text(200).contains("network   -"));
         set(&mut report.facts, "overlay", Err("no such device (os error 19)".to_owned()));
         assert!(
             !report.is_usable() && report.text(200).contains("no   no such device\n"),

@@ -30,6 +30,7 @@ pub(crate) mod run;
 pub(crate) mod save;
 mod stored;
 pub(crate) mod tag;
+pub(crate) mod verify;
 
 use std::path::Path;
 

@@ -101,6 +101,11 @@ pub(super) fn documents(store: &Store, image: &StoredImage) -> Result<(Manifest,
     Ok((manifest, config))
 }
 
+/// A document as it stands.
+pub(super) fn document(store: &Store, blob: &Descriptor) -> Result<serde_json::Value, Failure> {
+    parse(&read(store, blob)?, blob)
+}
+
 fn read(store: &Store, blob: &Descriptor) -> Result<Vec<u8>, Failure> {
     let blobs: &dyn ContentStore = store.blobs();
     let read = blobs

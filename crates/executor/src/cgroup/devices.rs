@@ -72,14 +72,27 @@ pub(crate) fn write_rules(group: &Path, rules: &[Rule]) -> io::Result<()> {
 impl Rule {
     fn text(&self) -> String {
         let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+        format!("{} {}:{} {}", self.kind(), number(self.major), number(self.minor), self.letters())
+    }
+
+    fn kind(&self) -> char {
+        if self.block { 'b' } else { 'c' }
+    }
+
+    fn letters(&self) -> String {
         let letters = [(self.read, 'r'), (self.write, 'w'), (self.make, 'm')];
-        format!(
-            "{} {}:{} {}",
-            if self.block { 'b' } else { 'c' },
-            number(self.major),
-            number(self.minor),
-            letters.iter().filter(|(allowed, _)| *allowed).map(|(_, letter)| letter).collect::<String>()
-        )
+        letters.iter().filter(|(allowed, _)| *allowed).map(|(_, letter)| letter).collect()
+    }
+
+    /// In the words of the OCI runtime specification.
+    pub(crate) fn in_json(&self) -> serde_json::Value {
+        let mut rule = serde_json::json!({"allow": true, "type": self.kind(), "access": self.letters()});
+        for (key, number) in [("major", self.major), ("minor", self.minor)] {
+            if let Some(number) = number {
+                rule[key] = number.into();
+            }
+        }
+        rule
     }
 
     /// `BPF_DEVCG_ACC_*` of linux/bpf.h.

@@ -119,6 +119,48 @@ impl Hierarchies {
         let cpuset = hierarchy.version == Version::One && controller == "cpuset";
         Ok(Place { dir, version: hierarchy.version, cpuset })
     }
+
+    /// Where the hierarchy of version 2 is.
+    pub(crate) fn unified(&self) -> Option<PathBuf> {
+        let unified = self.0.iter().find(|hierarchy| hierarchy.version == Version::Two);
+        unified.map(|hierarchy| hierarchy.top.clone())
+    }
+
+    /// A place in every hierarchy: below `parent`, else in the caller's own group.
+    pub(crate) fn places(&self, parent: Option<&Path>) -> Vec<Place> {
+        let place = |hierarchy: &Hierarchy| {
+            let below = |path: &Path| hierarchy.top.join(path.strip_prefix("/").unwrap_or(path));
+            Place {
+                dir: parent.map_or_else(|| hierarchy.own.clone(), below),
+                version: hierarchy.version,
+                cpuset: hierarchy.version == Version::One
+                    && hierarchy.controllers.iter().any(|name| name == "cpuset"),
+            }
+        };
+        self.0.iter().map(place).collect()
+    }
+
+    /// What an OCI runtime calls groups of this name: with version 1 relative to its own groups, which may be others in each
+    /// hierarchy; with version 2 from the top. `has` says where there is one.
+    pub(crate) fn common_name(
+        &self,
+        name: &str,
+        parent: Option<&Path>,
+        has: impl Fn(&Path) -> bool,
+    ) -> Option<String> {
+        if let Some(parent) = parent {
+            return Some(Path::new("/").join(parent).join(name).to_string_lossy().into_owned());
+        }
+        if self.0.iter().any(|hierarchy| hierarchy.version == Version::One) {
+            return Some(name.to_owned());
+        }
+        let dir = self.0.iter().find_map(|hierarchy| {
+            let mut above = hierarchy.own.ancestors().take_while(|dir| dir.starts_with(&hierarchy.top));
+            let dir = above.find(|dir| has(dir))?;
+            dir.strip_prefix(&hierarchy.top).ok()
+        })?;
+        Some(Path::new("/").join(dir).join(name).to_string_lossy().into_owned())
+    }
 }
 
 impl Hierarchy {

@@ -37,6 +37,10 @@ pub(crate) struct Groups {
     /// Whether they decide which devices can be used.
     pub(crate) devices: bool,
     memory: Option<u64>,
+    /// One name for all, where an OCI runtime takes part.
+    name: Option<String>,
+    /// The groups by the name that such a runtime takes.
+    pub(crate) common: Option<String>,
 }
 
 /// A group in one hierarchy.
@@ -55,11 +59,13 @@ impl Groups {
     pub(crate) fn make(spec: &ProcessSpec) -> Result<Self, Fault> {
         let hierarchies = Hierarchies::find();
         let mut groups = Self { memory: spec.limits.memory, ..Self::default() };
+        groups.name = spec.external.as_ref().filter(|external| external.enters_groups).map(|_| new_name());
         let made = groups.add_limits(spec, &hierarchies);
         let made = made.map(|()| {
             if spec.security == Security::Default {
                 groups.devices = groups.guard_devices(spec, &hierarchies).is_ok();
             }
+            groups.widen(spec, &hierarchies);
         });
         match made {
             Ok(()) => Ok(groups),
@@ -109,6 +115,20 @@ impl Groups {
         })
     }
 
+    /// An OCI runtime makes groups of one name in all hierarchies: they are made here, so that they are removed whatever
+    /// happens to it. Where that is not allowed, the runtime has to do without.
+    fn widen(&mut self, spec: &ProcessSpec, hierarchies: &Hierarchies) {
+        let Some(name) = self.name.clone() else { return };
+        for place in hierarchies.places(spec.limits.cgroup_parent.as_deref()) {
+            let _optional = self.group(&place);
+        }
+        if !self.groups.is_empty() {
+            self.common = hierarchies.common_name(&name, spec.limits.cgroup_parent.as_deref(), |dir| {
+                self.groups.iter().any(|group| group.path.parent() == Some(dir))
+            });
+        }
+    }
+
     /// The group at a place, made when it is not there yet.
     fn group(&mut self, place: &hierarchy::Place) -> Result<&mut Group, Fault> {
         let known = self.groups.iter().position(|group| group.path.parent() == Some(&place.dir));
@@ -116,7 +136,7 @@ impl Groups {
             Some(index) => index,
             None => {
                 remove_abandoned(&place.dir);
-                self.groups.push(Group::make(place)?);
+                self.groups.push(Group::make(place, self.name.as_deref())?);
                 self.groups.len() - 1
             }
         };
@@ -157,13 +177,10 @@ impl Groups {
 }
 
 impl Group {
-    fn make(place: &hierarchy::Place) -> Result<Self, Fault> {
+    fn make(place: &hierarchy::Place, name: Option<&str>) -> Result<Self, Fault> {
         let describe = || format!("make a cgroup in {}", place.dir.display());
-        for attempt in 0..TRIES {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let own = rustix::process::getpid().as_raw_nonzero();
-            let name = format!("{PREFIX}{own}-{}-{attempt}", now.as_nanos());
-            let path = place.dir.join(name);
+        for _ in 0..TRIES {
+            let path = place.dir.join(name.map_or_else(new_name, str::to_owned));
             std::fs::create_dir(&path).context(describe)?;
             // Somebody may have taken it for an abandoned one before it was locked.
             let Ok(lock) = open_directory(&path) else { continue };
@@ -188,6 +205,12 @@ impl Group {
             pause *= 2;
         }
     }
+}
+
+/// A name that no other group has.
+fn new_name() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{PREFIX}{}-{}", rustix::process::getpid().as_raw_nonzero(), now.as_nanos())
 }
 
 /// Removes groups whose guards were killed.
@@ -223,12 +246,19 @@ fn cannot_limit(controller: &str, path: &Path, value: &str, error: &std::io::Err
     Fault::Unsupported(text)
 }
 
+/// Docker's list of devices and those asked for, in the words of the OCI runtime specification.
+pub(crate) fn device_rules(devices: &[crate::HostDevice]) -> Result<serde_json::Value, Fault> {
+    let everything = serde_json::json!({"allow": false, "access": "rwm"});
+    let rules = devices::rules(devices)?;
+    Ok(std::iter::once(everything).chain(rules.iter().map(devices::Rule::in_json)).collect())
+}
+
 /// Controllers whose limits can be enforced here, and others with the reason, for people.
 pub(crate) fn enforceable() -> (Vec<&'static str>, Vec<(&'static str, String)>) {
     let hierarchies = Hierarchies::find();
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for controller in ["memory", "cpu", "cpuset", "pids"] {
-        let tried = hierarchies.place(controller, None).and_then(|place| Group::make(&place));
+        let tried = hierarchies.place(controller, None).and_then(|place| Group::make(&place, None));
         match tried {
             Ok(group) => {
                 group.remove();

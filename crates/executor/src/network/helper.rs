@@ -1,4 +1,5 @@
-//! The program that connects a network namespace to the host's network.
+//! The program that connects a network namespace to the host's network, `slirp4netns` or `pasta`. Inside, it is 10.0.2.0/24,
+//! with a name server at 10.0.2.3 that asks those of the host.
 //!
 //! It runs under a guard of its own, like a step: the init process of a pid namespace starts it, so that it ends with the
 //! caller however that ends, and whatever it does to stay.
@@ -6,18 +7,85 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::MemfdFlags;
 use rustix::process::WaitOptions;
-use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::NetworkKind;
 use crate::control::{self, Report};
 use crate::fault::{Context, Fault};
+use crate::userns::find_tool;
 use crate::{keeper, sys, wire};
+
+/// The name server inside.
+pub(crate) const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
+
+/// The helpers, the preferred one first, with further arguments to try. All: no way to the host's loopback.
+const HELPERS: [(NetworkKind, &str, &[&str]); 3] = [
+    (
+        NetworkKind::Slirp4netns,
+        "slirp4netns",
+        &[
+            "--configure",
+            "--mtu=65520",
+            "--disable-host-loopback",
+            "--enable-sandbox",
+            "--enable-seccomp",
+            "--ready-fd=3",
+            "--netns-type=path",
+            "/proc/self/fd/0",
+            "eth0",
+        ],
+    ),
+    // Where it may not make a mount namespace for itself.
+    (
+        NetworkKind::Slirp4netns,
+        "slirp4netns",
+        &[
+            "--configure",
+            "--mtu=65520",
+            "--disable-host-loopback",
+            "--ready-fd=3",
+            "--netns-type=path",
+            "/proc/self/fd/0",
+            "eth0",
+        ],
+    ),
+    (
+        NetworkKind::Pasta,
+        "pasta",
+        &[
+            "--config-net",
+            "--ipv4-only",
+            "--no-map-gw",
+            "--tcp-ports",
+            "none",
+            "--udp-ports",
+            "none",
+            "--tcp-ns",
+            "none",
+            "--udp-ns",
+            "none",
+            "--address",
+            "10.0.2.100",
+            "--netmask",
+            "24",
+            "--gateway",
+            "10.0.2.2",
+            "--dns-forward",
+            "10.0.2.3",
+            "--ns-ifname",
+            "eth0",
+            "--netns",
+            "/proc/self/fd/0",
+        ],
+    ),
+];
 
 /// A helper program with its arguments. Its standard input is the namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,16 +99,23 @@ pub(crate) struct Helper {
     pub(crate) announces: bool,
 }
 
-/// A new network namespace with its loopback device.
-pub(crate) fn new_namespace() -> Result<OwnedFd, Fault> {
-    // A thread can be in a namespace of its own, and takes nobody along.
-    let made = std::thread::spawn(|| {
-        keeper::separate(UnshareFlags::NEWNET, "network")?;
-        keeper::start_loopback()?;
-        rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| "open the private network")
-    });
-    made.join().map_err(|_| Fault::Setup("make a network namespace: the thread failed".to_owned()))?
+impl Helper {
+    /// The name of the program.
+    pub(crate) fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.program.file_name().unwrap_or_default().to_string_lossy()
+    }
+
+    /// Those that are installed, the preferred one first.
+    pub(crate) fn installed() -> impl Iterator<Item = (NetworkKind, Self)> {
+        HELPERS.iter().filter_map(|(kind, name, args)| {
+            let helper = Self {
+                program: find_tool(name)?,
+                args: args.iter().map(OsString::from).collect(),
+                announces: *kind == NetworkKind::Slirp4netns,
+            };
+            Some((*kind, helper))
+        })
+    }
 }
 
 /// Runs as the init process of the pid namespace: starts the helper and stays until nothing of it is left.

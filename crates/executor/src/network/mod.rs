@@ -1,88 +1,36 @@
-//! A network of its own for the processes of a build: a namespace that a helper program connects to the host's network,
-//! `slirp4netns` or `pasta`. Inside, it is 10.0.2.0/24, with a name server at 10.0.2.3 that asks those of the host.
+//! A network of its own for the processes of a build, through which they reach others.
+//!
+//! It is made when the first process asks for it. As root the kernel does everything ([`links`]); otherwise, and where a
+//! firewall is in the way of that, a helper program does ([`helper`]); where there is none, it is the host's network.
+//!
+//! A process gets a *link*: a network namespace that is connected already, which it has for itself while it lives, and which
+//! the next one gets. So there are as many as processes run at once, and entering one costs nothing.
 
+mod addresses;
 mod helper;
+mod links;
+mod netlink;
+mod nftables;
+mod resolvers;
 
-use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use addresses::host_address;
 pub(crate) use helper::{Helper, attend};
+use links::{Namespace, Refused, Router, Traces};
 
-use crate::userns::find_tool;
-use crate::{Error, Network, ProcessSpec, Sandbox};
+pub(crate) use nftables::Table;
 
-/// The name server inside.
-const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
-
-/// The helpers, the preferred one first, with further arguments to try. All: no way to the host's loopback.
-const HELPERS: [(NetworkKind, &str, &[&str]); 3] = [
-    (
-        NetworkKind::Slirp4netns,
-        "slirp4netns",
-        &[
-            "--configure",
-            "--mtu=65520",
-            "--disable-host-loopback",
-            "--enable-sandbox",
-            "--enable-seccomp",
-            "--ready-fd=3",
-            "--netns-type=path",
-            "/proc/self/fd/0",
-            "eth0",
-        ],
-    ),
-    // Where it may not make a mount namespace for itself.
-    (
-        NetworkKind::Slirp4netns,
-        "slirp4netns",
-        &[
-            "--configure",
-            "--mtu=65520",
-            "--disable-host-loopback",
-            "--ready-fd=3",
-            "--netns-type=path",
-            "/proc/self/fd/0",
-            "eth0",
-        ],
-    ),
-    (
-        NetworkKind::Pasta,
-        "pasta",
-        &[
-            "--config-net",
-            "--ipv4-only",
-            "--no-map-gw",
-            "--tcp-ports",
-            "none",
-            "--udp-ports",
-            "none",
-            "--tcp-ns",
-            "none",
-            "--udp-ns",
-            "none",
-            "--address",
-            "10.0.2.100",
-            "--netmask",
-            "24",
-            "--gateway",
-            "10.0.2.2",
-            "--dns-forward",
-            "10.0.2.3",
-            "--ns-ifname",
-            "eth0",
-            "--netns",
-            "/proc/self/fd/0",
-        ],
-    ),
-];
+use crate::{Error, Network, ProcessSpec, Sandbox, control};
 
 /// How a [`PrivateNetwork`] reaches others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkKind {
+    /// The machine forwards its packets, under its own address (NAT).
+    Nat,
     /// By pasta (package passt).
     Pasta,
     /// By slirp4netns.
@@ -100,60 +48,150 @@ pub struct PrivateNetwork {
 #[derive(Debug)]
 struct Inner {
     kind: NetworkKind,
-    namespace: Option<OwnedFd>,
+    way: Way,
+    /// Links that nobody uses.
+    idle: Mutex<Vec<Link>>,
+    gateway: Option<IpAddr>,
+    /// Why it is not of a better kind, and what it is instead.
+    reason: Option<(String, String)>,
+    said: AtomicBool,
+}
+
+/// How further links are made.
+#[derive(Debug)]
+enum Way {
+    None,
+    Router {
+        router: Router,
+        /// Closing it ends the process that has the router's table.
+        _table: OwnedFd,
+    },
+    Helper(Helper),
+}
+
+/// A connected namespace.
+#[derive(Debug)]
+struct Link {
+    namespace: OwnedFd,
+    traces: Traces,
     /// Closing it ends the helper.
     _helper: Option<OwnedFd>,
-    gateway: Option<IpAddr>,
-    note: Option<String>,
-    said: AtomicBool,
+}
+
+impl Link {
+    fn new(namespace: Namespace, helper: Option<OwnedFd>) -> Self {
+        let (namespace, traces) = namespace.into_parts();
+        Self { namespace, traces, _helper: helper }
+    }
+}
+
+/// A link in use. Dropped without [`Self::give_back`] nobody else gets it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    network: PrivateNetwork,
+    /// `None` where it is the host's network.
+    link: Option<Link>,
+}
+
+impl Lease {
+    /// The namespace, unless it is the host's.
+    pub(crate) fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.link.as_ref().map(|link| link.namespace.as_fd())
+    }
+
+    /// Leaves the link to the next process. All that used it must be gone, and none of them may have changed it.
+    pub(crate) fn give_back(self) {
+        let Some(link) = self.link else { return };
+        if !link.traces.are_in_the_way() {
+            self.network.idle().push(link);
+        }
+    }
 }
 
 impl PrivateNetwork {
     /// The host's network, for this reason.
     pub(crate) fn none(why: &str) -> Self {
-        let note = Some(format!("{why}: steps use the network of the host"));
-        let gateway = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Self::new(NetworkKind::Host, None, gateway, note)
+        let reason = (why.to_owned(), "steps use the network of the host".to_owned());
+        Self::new(NetworkKind::Host, Way::None, None, Some(Ipv4Addr::LOCALHOST.into()), Some(reason))
     }
 
     fn new(
         kind: NetworkKind,
-        parts: Option<(OwnedFd, OwnedFd)>,
+        way: Way,
+        first: Option<Link>,
         gateway: Option<IpAddr>,
-        note: Option<String>,
+        reason: Option<(String, String)>,
     ) -> Self {
-        let (namespace, _helper) = parts.unzip();
-        Self {
-            inner: Arc::new(Inner { kind, namespace, _helper, gateway, note, said: AtomicBool::new(false) }),
-        }
+        let idle = Mutex::new(first.into_iter().collect());
+        Self { inner: Arc::new(Inner { kind, way, idle, gateway, reason, said: AtomicBool::new(false) }) }
     }
 
-    /// By the first helper that works.
+    /// By the first way that works.
     pub(crate) async fn open(sandbox: &Sandbox) -> Result<Self, Error> {
-        let mut failures: Vec<String> = Vec::new();
-        for (kind, name, args) in HELPERS {
-            let Some(program) = find_tool(name) else { continue };
-            // A new one each time: a helper that failed may have left a device in it.
-            let namespace = match helper::new_namespace() {
+        let mut failures = Vec::new();
+        match routed(sandbox).await? {
+            Ok(network) => return Ok(network),
+            Err(Refused::NotRoot) => {}
+            Err(Refused::Because(why)) => failures.push(why),
+        }
+        let refused = failures.first().cloned();
+        let mut is_installed = false;
+        for (kind, helper) in Helper::installed() {
+            is_installed = true;
+            // A new namespace each time: a helper that failed may have left a device in it.
+            let namespace = match in_background(Namespace::new).await? {
                 Ok(namespace) => namespace,
                 Err(fault) => return Ok(Self::none(&Error::from(fault).to_string())),
             };
-            let helper = Helper {
-                program,
-                args: args.iter().map(OsString::from).collect(),
-                announces: kind == NetworkKind::Slirp4netns,
-            };
-            match sandbox.assist(&helper, namespace.as_fd()).await {
-                Ok(socket) => return Ok(Self::new(kind, Some((namespace, socket)), host_address(), None)),
+            match assist(sandbox, &helper, &namespace).await {
+                Ok(socket) => {
+                    let instead = format!("steps reach others through {}", helper.name());
+                    let reason = refused.map(|why| (why, instead));
+                    let link = Link::new(namespace, Some(socket));
+                    return Ok(Self::new(kind, Way::Helper(helper), Some(link), host_address(), reason));
+                }
                 Err(error) => failures.push(error.to_string()),
             }
         }
         failures.dedup();
-        Ok(Self::none(&match failures.as_slice() {
-            [] => "a private network needs pasta (package passt) or slirp4netns, and neither is installed"
-                .to_owned(),
-            failures => format!("a private network cannot be made: {}", failures.join("; ")),
+        let reasons = failures.join("; ");
+        Ok(Self::none(&match (refused, is_installed) {
+            (None, false) => {
+                "a private network needs pasta (package passt) or slirp4netns, and neither is installed"
+                    .to_owned()
+            }
+            (Some(why), false) => {
+                format!("{why}, and neither pasta (package passt) nor slirp4netns is installed")
+            }
+            (_, true) => format!("a private network cannot be made: {reasons}"),
         }))
+    }
+
+    /// A link for one process.
+    pub(crate) async fn lease(&self, sandbox: &Sandbox) -> Result<Lease, Error> {
+        let waiting = self.idle().pop();
+        let link = match (waiting, &self.inner.way) {
+            (Some(link), _) => Some(link),
+            (None, Way::None) => None,
+            (None, Way::Router { .. }) => {
+                let network = self.clone();
+                let connect = move || match &network.inner.way {
+                    Way::Router { router, .. } => router.link().map(Some),
+                    _ => Ok(None),
+                };
+                in_background(connect).await??.map(|namespace| Link::new(namespace, None))
+            }
+            (None, Way::Helper(helper)) => {
+                let namespace = in_background(Namespace::new).await??;
+                let socket = assist(sandbox, helper, &namespace).await?;
+                Some(Link::new(namespace, Some(socket)))
+            }
+        };
+        Ok(Lease { network: self.clone(), link })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it reaches others.
@@ -167,75 +205,75 @@ impl PrivateNetwork {
         self.inner.gateway
     }
 
-    /// What was not to be had, and what was done instead. The outcome of the first process that uses the network has
-    /// it too.
-    pub fn note(&self) -> Option<&str> {
-        self.inner.note.as_deref()
+    /// Why it is not of a better kind.
+    pub fn reason(&self) -> Option<&str> {
+        self.inner.reason.as_ref().map(|(why, _)| why.as_str())
+    }
+
+    /// The reason, and what was done instead. The outcome of the first process that uses the network has it too.
+    pub fn note(&self) -> Option<String> {
+        self.inner.reason.as_ref().map(|(why, instead)| format!("{why}: {instead}"))
     }
 
     /// [`Self::note`] the first time, then nothing.
     pub(crate) fn take_note(&self) -> Option<String> {
         let said = self.inner.said.swap(true, Ordering::Relaxed);
-        self.inner.note.clone().filter(|_| !said)
-    }
-
-    /// The namespace, unless it is the host's.
-    pub(crate) fn namespace(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.namespace.as_ref().map(OwnedFd::as_fd)
+        self.note().filter(|_| !said)
     }
 
     /// A process as it must be for this network: with name servers that it can reach.
     pub(crate) fn adapt(&self, spec: &ProcessSpec) -> ProcessSpec {
         let mut spec = spec.clone();
-        if self.inner.namespace.is_none() {
-            spec.network = Network::Host;
-        } else if let Some(text) = &spec.resolv_conf {
-            spec.resolv_conf = Some(reachable_resolvers(text));
+        let resolv_conf = spec.resolv_conf.as_deref();
+        match &self.inner.way {
+            Way::None => spec.network = Network::Host,
+            Way::Router { router, .. } => {
+                spec.resolv_conf = resolv_conf.map(|text| router.resolvers.rewrite(text));
+            }
+            Way::Helper(_) if self.inner.kind == NetworkKind::Pasta => {
+                spec.resolv_conf = resolv_conf.map(|text| resolvers::put_first(text, helper::RESOLVER));
+            }
+            Way::Helper(_) => {
+                spec.resolv_conf = resolv_conf.map(|text| resolvers::replace(text, &[helper::RESOLVER]));
+            }
         }
         spec
     }
 }
 
-/// The helper that is tried first, where one is installed.
-pub(crate) fn helper_program() -> Option<PathBuf> {
-    HELPERS.iter().find_map(|(_, name, _)| find_tool(name))
-}
-
-/// The address from which the host reaches others. Nothing is sent.
-fn host_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // Any address that the default route leads to (RFC 5737 keeps this one for documentation).
-    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
-}
-
-/// Takes out name servers on the host's loopback, which is another one inside. Where none is left, it is [`RESOLVER`].
-fn reachable_resolvers(text: &str) -> String {
-    let is_loopback = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        words.next() == Some("nameserver")
-            && words
-                .next()
-                .and_then(|address| address.split('%').next()?.parse().ok())
-                .is_some_and(|address: IpAddr| address.is_loopback())
+/// By the kernel.
+async fn routed(sandbox: &Sandbox) -> Result<Result<PrivateNetwork, Refused>, Error> {
+    let (router, first) = match in_background(Router::open).await? {
+        Ok(opened) => opened,
+        Err(refused) => return Ok(Err(refused)),
     };
-    let mut lines: Vec<String> = text.lines().filter(|line| !is_loopback(line)).map(str::to_owned).collect();
-    let has_one = lines.iter().any(|line| line.split_ascii_whitespace().next() == Some("nameserver"));
-    if !has_one {
-        lines.insert(0, format!("nameserver {RESOLVER}"));
+    let because = |error: Error| Ok(Err(Refused::Because(error.to_string())));
+    let table = match sandbox.assist(control::TABLE, &first.table, None).await {
+        Ok(table) => table,
+        Err(error) => return because(error),
+    };
+    let tried = in_background(move || first.gets_through().map(|well| (well, first))).await?;
+    match tried {
+        Ok((true, first)) => {
+            let gateway = Some(router.gateway().into());
+            let link = Link::new(first.namespace, None);
+            let way = Way::Router { router, _table: table };
+            Ok(Ok(PrivateNetwork::new(NetworkKind::Nat, way, Some(link), gateway, None)))
+        }
+        Ok((false, _)) => {
+            Ok(Err(Refused::Because("a firewall of this machine drops what it should forward".to_owned())))
+        }
+        Err(fault) => because(fault.into()),
     }
-    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// By a program.
+async fn assist(sandbox: &Sandbox, helper: &Helper, namespace: &Namespace) -> Result<OwnedFd, Error> {
+    sandbox.assist(control::HELPER, helper, Some(namespace.as_fd())).await
+}
 
-    #[test]
-    fn loopback_resolvers_are_replaced() {
-        let reach = reachable_resolvers;
-        assert_eq!(reach("nameserver 127.0.0.53\noptions edns0\n"), "nameserver 10.0.2.3\noptions edns0\n");
-        assert_eq!(reach("nameserver ::1\nnameserver 9.9.9.9\n"), "nameserver 9.9.9.9\n");
-        assert_eq!(reach("search x\n"), "nameserver 10.0.2.3\nsearch x\n");
-    }
+/// Something that waits for the kernel.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Setup(format!("make a private network: {error}")))
 }

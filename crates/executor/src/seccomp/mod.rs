@@ -1,6 +1,7 @@
 //! Docker's default seccomp profile, compiled for the running machine.
 
 mod bpf;
+pub(crate) mod oci;
 mod profile;
 
 use std::sync::OnceLock;
@@ -8,7 +9,7 @@ use std::sync::OnceLock;
 use crate::sys::Instruction;
 
 /// Linux capabilities that a sandboxed process has, as bits: Docker's default set.
-pub(crate) use profile::DEFAULT_CAPABILITIES;
+pub(crate) use profile::{DEFAULT_CAPABILITIES, DEFAULT_CAPABILITY_NAMES};
 
 /// How the kernel names the ABI of this binary; `None` for one without a profile.
 pub(crate) fn native_audit() -> Option<u32> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-const PROFILE: &str = include_str!("default.json");
+pub(super) const PROFILE: &str = include_str!("default.json");
 const SYSCALLS: &str = include_str!("syscalls.tsv");
 
 /// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
@@ -15,7 +15,7 @@ const SYSCALLS: &str = include_str!("syscalls.tsv");
 pub(crate) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 
 /// Names, in Moby's spelling, of the capabilities above; rules are conditional on some of them.
-const DEFAULT_CAPABILITY_NAMES: [&str; 14] = [
+pub(crate) const DEFAULT_CAPABILITY_NAMES: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
@@ -55,7 +55,7 @@ impl Arch {
     }
 
     /// The other ABIs that a kernel of this one runs (`archMap` of the profile).
-    fn others(self) -> &'static [Self] {
+    pub(super) fn others(self) -> &'static [Self] {
         match self {
             Self::X86_64 => &[Self::X86, Self::X32],
             Self::Aarch64 => &[Self::Arm],
@@ -148,20 +148,20 @@ pub(crate) struct Rules {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
-    default_action: String,
-    default_errno_ret: u16,
-    syscalls: Vec<Entry>,
+pub(super) struct Document {
+    pub(super) default_action: String,
+    pub(super) default_errno_ret: u16,
+    pub(super) syscalls: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
-    names: Vec<String>,
-    action: String,
-    errno_ret: Option<u16>,
+pub(super) struct Entry {
+    pub(super) names: Vec<String>,
+    pub(super) action: String,
+    pub(super) errno_ret: Option<u16>,
     #[serde(default)]
-    args: Vec<Argument>,
+    pub(super) args: Vec<Argument>,
     #[serde(default)]
     includes: Condition,
     #[serde(default)]
@@ -170,12 +170,19 @@ struct Entry {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Argument {
-    index: u8,
-    value: u64,
+pub(super) struct Argument {
+    pub(super) index: u8,
+    pub(super) value: u64,
     #[serde(default)]
-    value_two: u64,
-    op: String,
+    pub(super) value_two: u64,
+    pub(super) op: String,
+}
+
+impl Entry {
+    /// Whether it holds on a machine.
+    pub(super) fn is_chosen(&self, native: Arch, kernel: (u32, u32)) -> bool {
+        self.includes.holds(native, kernel) && !self.excludes.forbids(native, kernel)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -217,11 +224,8 @@ fn parse_version(text: &str) -> (u32, u32) {
 /// The rules that hold for a machine of this architecture and kernel.
 pub(crate) fn resolve(native: Arch, kernel: (u32, u32)) -> Result<Rules, String> {
     let document: Document = serde_json::from_str(PROFILE).map_err(|error| error.to_string())?;
-    let entries: Vec<&Entry> = document
-        .syscalls
-        .iter()
-        .filter(|entry| entry.includes.holds(native, kernel) && !entry.excludes.forbids(native, kernel))
-        .collect();
+    let entries: Vec<&Entry> =
+        document.syscalls.iter().filter(|entry| entry.is_chosen(native, kernel)).collect();
     let mut arches = Vec::new();
     for &arch in [native].iter().chain(native.others()) {
         arches.push(resolve_arch(arch, &entries)?);

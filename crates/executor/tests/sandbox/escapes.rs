@@ -1,15 +1,15 @@
 //! Known ways out, each tried.
 
-use std::process::Command;
-
 use executor::Network;
 
+use crate::reference;
 use crate::support::{Case, Fixture, Needs, Recorder, bind};
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "escapes::by_files", needs: Needs::Nothing, run: by_files },
     Case { name: "escapes::by_files_as_runc", needs: Needs::Root, run: by_files_as_runc },
     Case { name: "escapes::by_calls", needs: Needs::Nothing, run: by_calls },
+    Case { name: "escapes::by_calls_as_runc", needs: Needs::Root, run: by_calls_as_runc },
     Case { name: "escapes::by_abstract_sockets", needs: Needs::Nothing, run: by_abstract_sockets },
     Case {
         name: "escapes::by_mount_points_that_change",
@@ -19,57 +19,13 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Every attempt prints its name when it succeeds. `OUTSIDE` is a file of the host, `HOST` a process of it.
-const ATTEMPTS: &str = r#"
-try() { name=$1; shift; "$@" > /dev/null 2>&1 && echo "$name succeeded"; }
-for dir in /proc/1/root /proc/self/root /proc/1/cwd /proc/self/cwd /proc/$HOST/root /proc/$HOST/cwd /dev/pts /dev/shm /sys; do
-    try "$dir" cat "$dir/$OUTSIDE"
-    try "$dir/.." cat "$dir/../../../../../../../../$OUTSIDE"
-done
-for fd in /proc/[0-9]*/fd/*; do try "$fd" cat "$fd/$OUTSIDE"; try "$fd/.." cat "$fd/../../../../../../$OUTSIDE"; done
-cut -d' ' -f5 /proc/self/mountinfo | while read -r mount; do
-    try "$mount/.." cat "$mount/../../../../../../../../../$OUTSIDE"
-done
-for file in environ maps mem cmdline; do try "/proc/$HOST/$file" grep -q builder-outside "/proc/$HOST/$file"; done
-try "kill" kill -0 "$HOST"
-try "core pattern" sh -c 'echo "|/tmp/x" > /proc/sys/kernel/core_pattern'
-try "modprobe path" sh -c 'echo /tmp/x > /proc/sys/kernel/modprobe'
-try "hotplug" sh -c 'echo /tmp/x > /sys/kernel/uevent_helper'
-try "sysrq" sh -c 'echo h > /proc/sysrq-trigger'
-try "binfmt" sh -c 'echo ":x:M::xyz::/tmp/x:" > /proc/sys/fs/binfmt_misc/register'
-try "host name" sh -c 'echo x > /proc/sys/kernel/hostname'
-try "forwarding" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
-try "drop caches" sh -c 'echo 1 > /proc/sys/vm/drop_caches'
-try "out of memory" sh -c 'echo -1000 > /proc/self/oom_score_adj'
-try "huge pages" sh -c 'echo always > /sys/kernel/mm/transparent_hugepage/enabled'
-try "release agent" sh -c 'mkdir /tmp/cg && mount -t cgroup -o memory none /tmp/cg && echo /tmp/x > /tmp/cg/release_agent'
-try "release agent in place" sh -c 'find /sys/fs/cgroup -name release_agent | while read f; do echo /tmp/x > $f && exit 0; done; exit 1'
-try "cgroup" sh -c 'find /sys/fs/cgroup -name cgroup.procs | while read f; do echo 0 > $f && exit 0; done; exit 1'
-for kind in proc sysfs tmpfs devpts cgroup2 overlay; do try "mount $kind" mount -t $kind none /tmp; done
-try "bind" mount -o bind / /tmp
-try "remount" mount -o remount,rw /proc/sys
-try "unmount" umount -l /proc
-try "mounts in a namespace" unshare -m mount -t tmpfs none /tmp
-try "namespace of init" nsenter -t 1 -m -n true
-try "host's namespace" nsenter -t "$HOST" -m -n true
-for node in mem:c:1:1 kmsg:c:1:11 disk:b:254:0 disk:b:8:0 port:c:1:4 fuse:c:10:229; do
-    set -- $(echo $node | tr : ' ')
-    rm -f /tmp/$1; mknod /tmp/$1 $2 $3 $4 2> /dev/null; try "node $1" head -c 1 /tmp/$1
-done
-for file in /dev/mem /dev/kmem /dev/port /dev/kmsg /proc/kcore /proc/kallsyms-x /proc/config-x; do try "$file" sh -c "head -c 1 $file | grep -q ."; done
-try "log" sh -c 'dmesg | grep -q .'
-try "modules" insmod /bin/busybox
-try "time" sh -c 'date -s 2001-01-01; [ $(date +%Y) = 2001 ]'
-try "swap" swapon /bin/busybox
-try "chroot" sh -c 'mkdir -p /tmp/j/bin && cp /bin/busybox /tmp/j/bin/ && chroot /tmp/j /bin/busybox cat ../../../../../../'"$OUTSIDE"
-ln -s "/proc/self/fd" /tmp/fds; ln -s "$OUTSIDE" /tmp/link; try "link" cat /tmp/link
-echo tried
-"#;
+const ATTEMPTS: &str = include_str!("attempts.sh");
 
 /// A host's file and process to look for.
 fn attempts(fixture: &Fixture) -> String {
     let outside = fixture.dir.path().join("outside");
     std::fs::write(&outside, "secret of the host").unwrap();
-    format!("OUTSIDE={}; HOST={};{ATTEMPTS}", outside.display(), std::process::id())
+    format!("OUTSIDE={}; HOST={}\n{ATTEMPTS}", outside.display(), std::process::id())
 }
 
 fn by_files(fixture: &Fixture) {
@@ -100,30 +56,11 @@ fn own_matters(line: &str) -> bool {
 /// The reference fails at the same attempts.
 fn by_files_as_runc(fixture: &Fixture) {
     let script = attempts(fixture);
-    let bundle = fixture.dir.path().join("bundle");
-    std::fs::create_dir(&bundle).unwrap();
-    let made = Command::new("runc").arg("spec").current_dir(&bundle).status().expect("runc is installed");
-    assert!(made.success());
-    let file = bundle.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    config["process"]["terminal"] = false.into();
-    config["process"]["args"] = serde_json::json!(["/bin/sh", "-c", script]);
-    config["process"]["env"] = serde_json::json!(["PATH=/bin"]);
-    config["root"] = serde_json::json!({"path": fixture.lower, "readonly": false});
-    std::fs::write(&file, config.to_string()).unwrap();
-    let name = format!("executor-escapes-{}", std::process::id());
-    let state = fixture.dir.path().join("runc");
-    let runc = Command::new("runc")
-        .arg("--root")
-        .arg(state)
-        .args(["run", &name])
-        .current_dir(&bundle)
-        .output()
-        .unwrap();
+    let runc = reference::runc(fixture, fixture.shell(&script), |_| ());
     let reference = String::from_utf8(runc.stdout).unwrap();
     let (_, output, _) = fixture.run(fixture.shell(&script));
     let reference: Vec<&str> = reference.lines().collect();
-    for line in output.lines() {
+    for line in output.lines().filter(|line| !own_matters(line)) {
         assert!(reference.contains(&line), "{line} here, but not in runc: {reference:?}");
     }
 }
@@ -174,14 +111,27 @@ const CALLS: &[(&str, &str)] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const CALLS: &[(&str, &str)] = &[];
 
-fn by_calls(fixture: &Fixture) {
+/// Tries each, and prints its name with the number of the error.
+fn calling(fixture: &Fixture) -> executor::ProcessSpec {
     let host = std::process::id().to_string();
     let mut script = String::from("$|=1;$b='x'x8;$v=pack('PQ',$b,8);");
     for (name, arguments) in CALLS {
         let arguments = arguments.replace("HOST", &host);
         script.push_str(&format!("$!=0;$r=syscall({arguments});printf(\"%s %d\\n\",'{name}',$r<0?$!+0:0);"));
     }
-    let spec = crate::isolation::with_host_libraries(fixture, &["/usr/bin/perl", "-e", &script]);
+    crate::isolation::with_host_libraries(fixture, &["/usr/bin/perl", "-e", &script])
+}
+
+/// The reference answers each call with the same error.
+fn by_calls_as_runc(fixture: &Fixture) {
+    let output = fixture.output_of(calling(fixture));
+    let runc = reference::runc(fixture, calling(fixture), |_| ());
+    assert_eq!(output, String::from_utf8(runc.stdout).unwrap());
+    assert_eq!(output.lines().count(), CALLS.len());
+}
+
+fn by_calls(fixture: &Fixture) {
+    let spec = calling(fixture);
     let output = fixture.output_of(spec);
     assert_eq!(output.lines().count(), CALLS.len());
     for (line, (name, _)) in output.lines().zip(CALLS) {

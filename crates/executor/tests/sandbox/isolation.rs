@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use executor::{Mount, MountKind, Network, ProcessSpec, User};
 
+use crate::reference;
 use crate::support::{Case, Fixture, Needs, bind};
 
 pub(crate) const CASES: &[Case] = &[
@@ -26,6 +27,9 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "isolation::binary_is_out_of_reach", needs: Needs::Nothing, run: binary_is_out_of_reach },
     Case { name: "isolation::links_do_not_lead_out", needs: Needs::Nothing, run: links_do_not_lead_out },
     Case { name: "isolation::as_runc", needs: Needs::Root, run: as_runc },
+    Case { name: "isolation::namespaces_as_runc", needs: Needs::Root, run: namespaces_as_runc },
+    Case { name: "isolation::users_as_runc", needs: Needs::Root, run: users_as_runc },
+    Case { name: "isolation::insecure_as_runc", needs: Needs::Root, run: insecure_as_runc },
     Case { name: "isolation::shared_proc", needs: Needs::MaskedProc, run: shared_proc },
 ];
 
@@ -413,43 +417,90 @@ fn shared_proc(fixture: &Fixture) {
     assert!(outcome.notes.len() == 1 && outcome.notes[0].contains("/proc"), "{outcome:?}");
 }
 
-/// The same program in runc, with the capabilities and groups that Docker gives it, sees the same surroundings.
+/// The same program in runc, with what Docker asks of it, sees the same surroundings.
 fn as_runc(fixture: &Fixture) {
-    use std::process::Command;
-    const SCRIPT: &str = "grep -E '^(Cap|NoNew|SigBlk|Groups)' /proc/self/status; ls /dev | grep -v console; umask; id
-        stat -c '%n %a %u:%g' /dev /dev/* /proc /sys; ls -l /dev | grep -o '[a-z]* -> .*'; echo $$ $HOME; pwd
+    const SCRIPT: &str = "grep -E '^(Cap|NoNew|SigBlk|Groups|Seccomp)' /proc/self/status; ls /dev | grep -v console; umask; id
+        stat -c '%n %a %u:%g' /dev /dev/* /proc /sys; ls -l /dev | grep -o '[a-z]* -> .*'; echo $$; pwd
+        env | sort; hostname; cat /proc/self/cgroup; cat /proc/self/oom_score_adj
+        cat /proc/self/limits; ls /proc/self/fd; ip -o addr; ls /sys/class/net; cat /proc/self/uid_map
         cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/sys|^/dev/(null|zero|full|tty|u?random)$|interrupts' | sort -u
         for file in /proc/kcore /proc/keys /proc/timer_list; do [ -e $file ] && wc -c $file; done
-        for file in /proc/sys/kernel/domainname /sys/kernel/profiling; do echo 0 > $file; done; ls -A /proc/acpi /proc/scsi";
-    let bundle = fixture.dir.path().join("bundle");
-    std::fs::create_dir(&bundle).unwrap();
-    assert!(
-        Command::new("runc").arg("spec").current_dir(&bundle).status().expect("runc is installed").success()
-    );
-    let file = bundle.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let names = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE \
-                 SYS_CHROOT KILL AUDIT_WRITE";
-    let capabilities: Vec<String> = names.split_whitespace().map(|name| format!("CAP_{name}")).collect();
-    let process = &mut config["process"];
-    process["terminal"] = false.into();
-    process["noNewPrivileges"] = false.into();
-    process["args"] = serde_json::json!(["/bin/sh", "-c", SCRIPT]);
-    process["env"] = serde_json::json!(["PATH=/bin"]);
-    // As containerd, Docker and BuildKit ask of it.
-    process["user"]["additionalGids"] = serde_json::json!([0]);
-    process["capabilities"] = serde_json::json!(
-        {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}
-    );
-    config["root"] = serde_json::json!({"path": fixture.lower, "readonly": false});
-    std::fs::write(&file, config.to_string()).unwrap();
-    let name = format!("executor-test-{}", std::process::id());
-    let runc = Command::new("runc")
-        .args(["--root".as_ref(), fixture.dir.path().join("runc").as_os_str(), "run".as_ref(), name.as_ref()])
-        .current_dir(&bundle)
-        .output()
-        .unwrap();
-    let (_, stdout, stderr) = fixture.run(fixture.shell(SCRIPT));
+        for file in /proc/sys/kernel/domainname /sys/kernel/profiling; do echo 0 > $file; done; ls -A /proc/acpi /proc/scsi
+        echo 0 > /proc/sys/kernel/sem; echo 1 > /proc/bus/x; ls /proc | grep -c '^[0-9]'";
+    let spec = || {
+        let mut spec = fixture.shell(SCRIPT);
+        spec.env.extend([("A".into(), "b c=d".into()), ("EMPTY".into(), "".into())]);
+        spec.ulimits.push(executor::Ulimit { name: "core".to_owned(), soft: 5, hard: 7 });
+        spec.ulimits.push(executor::Ulimit { name: "stack".to_owned(), soft: 1 << 20, hard: 1 << 21 });
+        spec.network = Network::None;
+        spec
+    };
+    let runc = reference::runc(fixture, spec(), |_| ());
+    let (_, stdout, stderr) = fixture.run(spec());
+    assert!(stdout.contains("A=b c=d\n") && stdout.contains("EMPTY=\n"), "{stdout}");
+    assert_eq!(stdout, String::from_utf8(runc.stdout).unwrap());
+    assert_eq!(stderr, String::from_utf8(runc.stderr).unwrap());
+}
+
+/// Of each kind of namespace, both have one of their own, or both that of the caller.
+fn namespaces_as_runc(fixture: &Fixture) {
+    const SCRIPT: &str =
+        "for kind in cgroup ipc mnt net pid time user uts; do readlink /proc/self/ns/$kind; done";
+    let own = |output: &str| -> Vec<(String, bool)> {
+        let lines = output.lines().map(|line| {
+            let kind = line.split(':').next().unwrap();
+            let host = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            (kind.to_owned(), host.to_str().unwrap() != line)
+        });
+        lines.collect()
+    };
+    for network in [Network::None, Network::Host] {
+        let mut spec = fixture.shell(SCRIPT);
+        spec.network = network;
+        let runc = reference::runc(fixture, spec.clone(), |_| ());
+        let ours = own(&fixture.output_of(spec));
+        assert_eq!(ours.len(), 8);
+        assert_eq!(ours, own(std::str::from_utf8(&runc.stdout).unwrap()), "{network:?}");
+    }
+}
+
+/// What an ordinary user with further groups may do, in both.
+fn users_as_runc(fixture: &Fixture) {
+    let spec = || {
+        let mut spec = fixture.shell(
+            "id; grep -E '^(Cap|Groups|Uid|Gid|NoNew)' /proc/self/status; echo $HOME; touch /etc/x; cat /proc/1/environ | wc -c",
+        );
+        spec.user = User { uid: 1000, gid: 1001, additional_gids: vec![5, 1001, 7] };
+        spec
+    };
+    let runc = reference::runc(fixture, spec(), |_| ());
+    let (_, stdout, stderr) = fixture.run(spec());
+    assert_eq!(stdout, String::from_utf8(runc.stdout).unwrap());
+    assert_eq!(stderr, String::from_utf8(runc.stderr).unwrap());
+}
+
+/// Insecure steps have in both what the caller has.
+fn insecure_as_runc(fixture: &Fixture) {
+    let spec = || {
+        let mut spec = fixture.shell("grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; echo 0 > /proc/sys/kernel/sem; ls -A /proc/scsi");
+        spec.security = executor::Security::Insecure;
+        spec
+    };
+    let runc = reference::runc(fixture, spec(), |config| {
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = own.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap();
+        let bits = u64::from_str_radix(line.trim(), 16).unwrap();
+        let has = |(number, _): &(usize, &&str)| bits >> number & 1 == 1;
+        let names = reference::CAPABILITIES.iter().enumerate().filter(has);
+        let names: Vec<String> = names.map(|(_, name)| format!("CAP_{name}")).collect();
+        config["process"]["capabilities"] = serde_json::json!({
+            "bounding": names, "effective": names, "permitted": names, "inheritable": names, "ambient": names
+        });
+        config["linux"]["seccomp"] = serde_json::Value::Null;
+        config["linux"]["maskedPaths"] = serde_json::json!([]);
+        config["linux"]["readonlyPaths"] = serde_json::json!([]);
+    });
+    let (_, stdout, stderr) = fixture.run(spec());
     assert_eq!(stdout, String::from_utf8(runc.stdout).unwrap());
     assert_eq!(stderr, String::from_utf8(runc.stderr).unwrap());
 }

@@ -13,6 +13,7 @@ mod network;
 mod options;
 mod owners;
 mod process;
+mod reference;
 mod support;
 mod traces;
 

@@ -11,6 +11,7 @@ use crate::support::{Case, Fixture, Needs, eventually};
 pub(crate) const CASES: &[Case] = &[
     Case { name: "network::reaches_others", needs: Needs::Nothing, run: reaches_others },
     Case { name: "network::is_shared", needs: Needs::Nothing, run: is_shared },
+    Case { name: "network::ports_are_free_again", needs: Needs::Nothing, run: ports_are_free_again },
     Case { name: "network::host_without_helper", needs: Needs::Nothing, run: host_without_helper },
     Case { name: "network::ends_with_the_caller", needs: Needs::Nothing, run: ends_with_the_caller },
 ];
@@ -43,47 +44,131 @@ fn greeter(address: &str) -> u16 {
 
 fn reaches_others(fixture: &Fixture) {
     let network = fixture.runtime.block_on(fixture.sandbox.private_network()).unwrap();
-    if !has_helper() {
-        assert_eq!(network.kind(), NetworkKind::Host);
-        return;
-    }
-    assert_ne!(network.kind(), NetworkKind::Host, "{:?}", network.note());
+    let expected = match network.kind() {
+        NetworkKind::Host if !has_helper() => return,
+        NetworkKind::Nat => "search example\nwithout a way to the host's loopback\n",
+        NetworkKind::Slirp4netns | NetworkKind::Pasta => {
+            "nameserver 10.0.2.3\nsearch example\nwithout a way to the host's loopback\n"
+        }
+        NetworkKind::Host => panic!("{:?}", network.note()),
+    };
+    assert_eq!(network.kind() == NetworkKind::Nat, fixture.is_root(), "{network:?}");
     assert_eq!(network.note(), None);
     let (everywhere, loopback) = (greeter("0.0.0.0"), greeter("127.0.0.1"));
     let Some(IpAddr::V4(host)) = network.host_gateway() else { panic!("{network:?}") };
     let output = fixture.output_of(private(
         fixture,
         &format!(
-            "nc -w 5 {host} {everywhere} < /dev/null; cat /etc/resolv.conf; ip -o -4 addr show dev eth0 | awk '{{print $4}}'
+            "nc -w 5 {host} {everywhere} < /dev/null; cat /etc/resolv.conf
              for to in 127.0.0.1 10.0.2.2 {host}; do nc -w 1 $to {loopback} < /dev/null > /dev/null 2>&1 && echo reached $to; done
+             echo \"without a way to the host's loopback\"
              ls /sys/class/net; ping -c 1 -w 2 127.0.0.1 > /dev/null && echo loopback"
         ),
     ));
-    assert_eq!(output, "greetings\nnameserver 10.0.2.3\nsearch example\n10.0.2.100/24\neth0\nlo\nloopback\n");
+    assert_eq!(output, format!("greetings\n{expected}eth0\nlo\nloopback\n"));
     assert_eq!(fixture.run(private(fixture, "nc -w 1 127.0.0.1 1")).0, 1);
 }
 
+/// One after another processes have the same network, at once each has its own: both listen on a port that they chose.
 fn is_shared(fixture: &Fixture) {
     let show = "readlink /proc/self/ns/net";
     let first = fixture.output_of(private(fixture, show));
     assert_eq!(fixture.output_of(private(fixture, show)), first, "one network for all steps");
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    assert_eq!(first.trim() == own.to_str().unwrap(), !has_helper());
+    let is_host = first.trim() == own.to_str().unwrap();
+    assert_eq!(is_host, !has_helper() && !fixture.is_root());
+    if is_host {
+        return;
+    }
+    let specs: Vec<ProcessSpec> = (0..3)
+        .map(|index| {
+            let dir = |name: &str| {
+                let dir = fixture.dir.path().join(format!("{name}{index}"));
+                std::fs::create_dir(&dir).unwrap();
+                dir
+            };
+            let mut spec = private(fixture, &format!("{show}; timeout 0.5 nc -l -p 80 || test $? = 143"));
+            spec.rootfs = executor::Rootfs::Overlay {
+                lower: vec![fixture.lower.clone()],
+                upper: dir("upper"),
+                work: dir("work"),
+                userxattr: fixture.identity.needs_userxattr(),
+                volatile: true,
+            };
+            spec
+        })
+        .collect();
+    let networks: Vec<String> = fixture.runtime.block_on(async {
+        let start = |spec| {
+            let sandbox = fixture.sandbox.clone();
+            tokio::spawn(async move {
+                let recorder = crate::support::Recorder::default();
+                let outcome = sandbox.run(spec, &recorder).await.unwrap();
+                assert!(outcome.status.success(), "{}", recorder.text(executor::OutputStream::Stderr));
+                recorder.text(executor::OutputStream::Stdout)
+            })
+        };
+        let tasks: Vec<_> = specs.into_iter().map(start).collect();
+        let mut networks = Vec::new();
+        for task in tasks {
+            networks.push(task.await.unwrap());
+        }
+        networks
+    });
+    let different: std::collections::BTreeSet<&String> = networks.iter().collect();
+    assert_eq!(different.len(), 3, "{networks:?}");
+    assert!(networks.contains(&first), "{networks:?} {first}");
+}
+
+/// A port that a process used does not bother the next one, although the kernel remembers its connections.
+fn ports_are_free_again(fixture: &Fixture) {
+    let serve = "busybox nc -l -p 8080 -e echo served & sleep 0.2; sleep 0.5 | nc 127.0.0.1 8080; wait
+                 cat /proc/net/tcp /proc/net/tcp6 | grep -c ':1F90 [^ ]* 06 '; readlink /proc/self/ns/net";
+    let run = || {
+        let output = fixture.output_of(private(fixture, serve));
+        output.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, second) = (run(), run());
+    assert_eq!((&first[..2], &second[..2]), (&["served".to_owned(), "1".to_owned()][..], &first[..2]));
+    assert_eq!(first[2] == second[2], is_host_network(&first[2]), "the same network as it was left");
+}
+
+fn is_host_network(name: &str) -> bool {
+    std::fs::read_link("/proc/self/ns/net").unwrap().to_str() == Some(name)
+}
+
+/// Starts `run-private`. As root it is in a network where the kernel cannot help, so that it takes what a user has.
+fn private_runner(fixture: &Fixture) -> std::process::Command {
+    let mut command = match fixture.is_root() {
+        true => {
+            let mut command = std::process::Command::new("/usr/bin/unshare");
+            let script = "echo 0 > /proc/sys/net/ipv4/ip_forward; exec \"$@\"";
+            command
+                .args(["--net", "--", "/bin/sh", "-c", script, "sh"])
+                .arg(std::env::current_exe().unwrap());
+            command
+        }
+        false => std::process::Command::new("/proc/self/exe"),
+    };
+    command
+        .arg("run-private")
+        .arg(fixture.dir.path())
+        .env("EXECUTOR_TEST_XATTR", fixture.identity.needs_userxattr().to_string());
+    command
 }
 
 /// Without a helper there is a note, once.
 fn host_without_helper(fixture: &Fixture) {
-    let mut child = std::process::Command::new("/proc/self/exe");
-    let output = child
-        .arg("run-private")
-        .arg(fixture.dir.path())
-        .env("PATH", "/nonexistent")
-        .env("EXECUTOR_TEST_XATTR", fixture.identity.needs_userxattr().to_string())
-        .output()
-        .unwrap();
+    let output = private_runner(fixture).env("PATH", "/nonexistent").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let note = "a private network needs pasta (package passt) or slirp4netns, and neither is installed: steps use the \
-                network of the host";
+    let why = match fixture.is_root() {
+        true => {
+            "sysctl net.ipv4.ip_forward is not 1, so this machine forwards nothing, and neither pasta (package passt) nor \
+             slirp4netns is installed"
+        }
+        false => "a private network needs pasta (package passt) or slirp4netns, and neither is installed",
+    };
+    let note = format!("{why}: steps use the network of the host");
     assert_eq!(text, format!("true [{note:?}]\ntrue []\nHost Some(127.0.0.1)\n"));
 }
 
@@ -124,21 +209,18 @@ fn ends_with_the_caller(fixture: &Fixture) {
         let is_helper = |name: String| name.starts_with("slirp4netns") || name.starts_with("pasta");
         crate::leaving::descendants(of).into_iter().filter(|pid| is_helper(named(*pid))).count()
     };
-    let own = std::process::id();
-    {
-        let sandbox = Sandbox::new();
-        fixture.runtime.block_on(sandbox.private_network()).unwrap();
-        assert!(helpers(own) > 0);
+    if !fixture.is_root() {
+        let own = std::process::id();
+        {
+            let sandbox = Sandbox::new();
+            fixture.runtime.block_on(sandbox.private_network()).unwrap();
+            assert!(helpers(own) > 0);
+        }
+        eventually("the helper ends with the network", || helpers(own) == 0);
     }
-    eventually("the helper ends with the network", || helpers(own) == 0);
     for which in 0..3 {
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command
-            .arg("run-private")
-            .arg(fixture.dir.path())
-            .env("EXECUTOR_TEST_HOLD", "1")
-            .env("EXECUTOR_TEST_XATTR", fixture.identity.needs_userxattr().to_string())
-            .stdout(std::process::Stdio::null());
+        let mut command = private_runner(fixture);
+        command.env("EXECUTOR_TEST_HOLD", "1").stdout(std::process::Stdio::null());
         let mut caller = crate::leaving::Caller(command.spawn().unwrap());
         let ready = fixture.dir.path().join("ready");
         eventually("the network is there", || ready.exists());

@@ -246,7 +246,8 @@ fn host_devices(fixture: &Fixture) {
 fn timeout(fixture: &Fixture) {
     let begin = Instant::now();
     let mut spec = fixture.shell("trap '' TERM; echo begun; (setsid sleep 1000 &); sleep 1000");
-    let after = Duration::from_millis(300);
+    // Long enough for an emulated processor to begin.
+    let after = Duration::from_millis(1_500);
     spec.timeout = Some(after);
     let recorder = Recorder::default();
     let outcome = fixture.run_with(spec, &recorder).unwrap();

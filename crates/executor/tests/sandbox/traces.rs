@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "traces::failure_leaves_none", needs: Needs::Nothing, run: failure_leaves_none },
     Case { name: "traces::many_layers", needs: Needs::Nothing, run: many_layers },
     Case { name: "traces::long_paths", needs: Needs::Nothing, run: long_paths },
+    Case { name: "traces::watched", needs: Needs::Nothing, run: watched },
     Case { name: "traces::nothing_stays_mounted", needs: Needs::Nothing, run: nothing_stays_mounted },
 ];
 
@@ -213,6 +214,38 @@ fn long_paths(fixture: &Fixture) {
     spec.rootfs = Rootfs::Overlay { lower, upper: upper.clone(), work, userxattr, volatile: true };
     assert_eq!(fixture.output_of(spec), "299299\n");
     assert_eq!(names(&upper), ["made"]);
+}
+
+/// Whoever reads a process's table of mounts keeps its mount namespace alive for that time.
+fn watched(fixture: &Fixture) {
+    let flag = fixture.dir.path().join("shared");
+    std::fs::create_dir(&flag).unwrap();
+    let marker = crate::leaving::marker("7");
+    let script = "touch /shared/ready; while [ ! -e /shared/go ]; do usleep 10000; done; true";
+    let mut spec = with_mounts(fixture, script);
+    spec.args.push((&marker).into());
+    spec.mounts.push(bind(&flag, "/shared", false));
+    let before = listing(&fixture.lower);
+    std::thread::scope(|scope| {
+        let ran = scope.spawn(|| fixture.run(spec));
+        crate::support::eventually("the process runs", || flag.join("ready").exists());
+        let pids = crate::support::processes_with(&marker);
+        let program = pids.first().and_then(|pid| pid.to_str()?.parse::<u32>().ok()).unwrap();
+        let parent = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(") ").next()?.split(' ').nth(1)?.parse::<u32>().ok()
+        };
+        let chain = std::iter::successors(Some(program), parent).take_while(|pid| *pid != std::process::id());
+        let watched: Vec<std::fs::File> =
+            chain.filter_map(|pid| std::fs::File::open(format!("/proc/{pid}/mountinfo")).ok()).collect();
+        assert!(watched.len() >= 3, "guard, keeper and the process");
+        std::fs::write(flag.join("go"), "").unwrap();
+        let (code, _, errors) = ran.join().unwrap();
+        assert_eq!((code, errors.as_str()), (0, ""));
+        drop(watched);
+    });
+    assert_eq!(names(&fixture.upper), [""; 0], "left in the layer");
+    assert_eq!(listing(&fixture.lower), before);
 }
 
 fn nothing_stays_mounted(fixture: &Fixture) {

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::beneath::open_beneath;
 use crate::owners::{self, Sidecar};
-use crate::{Attributes, Cancelled, Error, FileForm, Kind, OpaqueMark, Owners, SharedFiles, xattrs};
+use crate::{Attributes, Cancelled, Error, Kind, OpaqueMark, Owners, xattrs};
 use content::Cloning;
 use parents::Parents;
 
@@ -127,19 +127,6 @@ impl TreeWriter {
         Ok(written)
     }
 
-    /// A regular file of that form as one more name of a shared one. Returns whether that was possible; it is not where something
-    /// stands already.
-    pub fn share(&self, path: &Path, form: &FileForm, shared: &dyn SharedFiles) -> Result<bool, Error> {
-        let place = self.place(path)?;
-        shared.link(form, place.parent.as_fd(), place.name).map_err(|source| self.error("link", path, source))
-    }
-
-    /// Offers a file that was written to those who want the same one later.
-    pub fn keep(&self, path: &Path, form: &FileForm, shared: &dyn SharedFiles) -> Result<(), Error> {
-        let place = self.place(path)?;
-        shared.keep(form, place.parent.as_fd(), place.name).map_err(|source| self.error("keep", path, source))
-    }
-
     /// A symbolic link.
     pub fn symlink(&self, path: &Path, target: &Path, attributes: &Attributes) -> Result<(), Error> {
         let place = self.place(path)?;
@@ -152,15 +139,15 @@ impl TreeWriter {
     /// # Errors
     /// With `EMLINK` as source when the file system allows no more names.
     pub fn hard_link(&self, path: &Path, existing: &Path) -> Result<(), Error> {
-        if path == existing {
-            return Ok(());
-        }
         let source = self.place(existing)?;
         // A link to a link or to a directory is nothing that a tree of files can mean.
         let stat = rustix::fs::statat(&*source.parent, source.name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| self.error("stat", existing, error))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(self.error("hard link to", existing, Errno::ISDIR));
+        }
+        if path == existing {
+            return Ok(());
         }
         let place = self.place(path)?;
         self.create(&place, "hard link", |at| {

@@ -76,7 +76,7 @@ impl StageLowering<'_, '_> {
         let mut allowed = Some(());
         if let Some(network) = &run.network
             && network.value == parser::Network::Host
-            // It is what every step has anyway.
+            // The command line says so for every step.
             && self.all.options.network != Network::Host
         {
             allowed = allowed.and(self.entitled(network.span, "`--network=host`", &["network.host"]));

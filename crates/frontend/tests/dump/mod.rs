@@ -200,6 +200,7 @@ fn exec(out: &mut String, exec: &Exec) {
     let user = if exec.user.is_empty() { "(root)" } else { &exec.user };
     let network = match exec.network {
         Network::None => "none",
+        Network::Default => "default",
         Network::Private => "private",
         Network::Host => "host",
     };

@@ -6,6 +6,7 @@ use super::sparse::{self, Map, Position};
 use super::{
     Entry, EntryKind, LayerError, NO_ID, OPAQUE, WHITEOUT, check_path, check_path_with, check_symlink, pax,
 };
+use crate::ratio::is_bomb;
 
 /// The largest extended header or long name, in bytes; Go's limit.
 const MAX_EXTENDED: u64 = 1 << 20;
@@ -17,11 +18,14 @@ const MAX_EXTENDED: u64 = 1 << 20;
 /// mean nothing (`.wh.` alone) and types that no layer has. Several entries for one path are the caller's to sort out: the last
 /// counts. Global extended headers are ignored as Docker and containerd do, and refused where that would matter.
 ///
-/// Memory is bounded whatever comes; the *size* of what comes out is not: a sparse file can claim any size.
+/// Memory is bounded whatever comes, and so is the size of what comes out: the holes of sparse files may be 16 GiB in all, or 200 times
+/// what was read.
 #[derive(Debug)]
 pub struct LayerReader<R: Read> {
     input: Input<R>,
     content: Content,
+    /// Bytes of files so far that are not in the stream.
+    holes: u64,
     ended: bool,
 }
 
@@ -79,7 +83,7 @@ impl<R: Read> LayerReader<R> {
     pub fn new(stream: R) -> Self {
         let input =
             Input { stream: BufReader::with_capacity(64 << 10, stream), offset: 0, stored: 0, padding: 0 };
-        LayerReader { input, content: Content::Plain, ended: false }
+        LayerReader { input, content: Content::Plain, holes: 0, ended: false }
     }
 
     /// The next entry, `None` at the end. What was not read of the present one's content is skipped. The content of a regular
@@ -283,6 +287,13 @@ impl<R: Read> LayerReader<R> {
         };
         let map = map.ok_or_else(malformed)?;
         let size = map.size();
+        self.holes = self.holes.saturating_add(size.saturating_sub(stored));
+        if is_bomb(self.input.offset, self.holes) {
+            return Err(LayerError::entry(
+                path,
+                format!("a sparse file of {size} bytes is taken for a bomb"),
+            ));
+        }
         self.content = Content::Sparse(Position::new(map));
         Ok(EntryKind::File { size })
     }

@@ -21,6 +21,8 @@ fn build(id: &str, steps: Vec<StepRecord>) -> BuildRecord {
         took: 0,
         result: BuildResult::Done,
         image: None,
+        invocation: None,
+        images: BTreeMap::new(),
         steps,
         listings: BTreeMap::new(),
     }

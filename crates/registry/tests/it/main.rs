@@ -3,6 +3,7 @@
 
 mod auth;
 mod faults;
+mod mad;
 mod push;
 mod real;
 mod server;

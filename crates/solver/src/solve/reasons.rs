@@ -1,5 +1,6 @@
 //! Why steps are executed, and what is noted and remembered of them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -70,10 +71,7 @@ impl<W: Worker> Run<W> {
             _ => plain,
         };
         lock(&self.reasons).insert(id, reason.clone());
-        let remembered = serde_json::to_vec(&parts).unwrap_or_default();
-        let mut remembered = vec![(by_text, remembered)];
-        remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
-        Ok((reason, remembered))
+        Ok((reason, self.remembered(id, &explaining.scope, &parts)))
     }
 
     /// What a vertex does, to be written down.
@@ -173,7 +171,8 @@ impl<W: Worker> Run<W> {
             let Ok(parts) = self.parts(id, &explaining).await else { continue };
             let record = lock(&self.results).get(&id).cloned();
             let why = lock(&self.reasons).get(&id).cloned();
-            notes.push(StepNote { vertex: id, key, parts, record, why });
+            let away = self.known_away(id);
+            notes.push(StepNote { vertex: id, key, parts, record, away, why });
         }
         // What stands below something that was found was not looked up.
         let Some(first) = notes.first().map(|note| note.vertex) else { return notes };
@@ -184,7 +183,37 @@ impl<W: Worker> Run<W> {
         for (note, record) in without.zip(found) {
             note.record = record;
         }
+        self.remember_away(&notes, explaining).await;
         notes
+    }
+
+    /// What was found elsewhere, and what stands below it, is remembered as if it had been built here: a later miss can then be explained.
+    async fn remember_away(self: &Arc<Self>, notes: &[StepNote], explaining: Arc<Explaining>) {
+        let away: Vec<VertexId> =
+            notes.iter().filter(|note| note.away.is_some()).map(|note| note.vertex).collect();
+        let Some(first) = away.first().copied() else { return };
+        let below: HashSet<VertexId> = self.ancestors(&away).into_iter().collect();
+        let is_new = |note: &&StepNote| {
+            below.contains(&note.vertex)
+                && note.why.is_none()
+                && (note.record.is_none() || note.away.is_some())
+        };
+        let remembered: Remembered = notes
+            .iter()
+            .filter(is_new)
+            .flat_map(|note| self.remembered(note.vertex, &explaining.scope, &note.parts))
+            .collect();
+        // That a later miss may go unexplained is no reason to fail.
+        let _ = self.blocking(first, move |cache| cache.remember(&remembered)).await;
+    }
+
+    /// What is remembered of a step: its parts by what it says, and what it says by where it stands.
+    fn remembered(&self, id: VertexId, scope: &str, parts: &KeyParts) -> Remembered {
+        let (by_text, by_place) =
+            history::keys(scope, &self.hidden.conceal(&self.definition.vertex(id).name));
+        let mut remembered = vec![(by_text, serde_json::to_vec(parts).unwrap_or_default())];
+        remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
+        remembered
     }
 
     /// The definition key of a vertex, unless something would have to be fetched for it.

@@ -1,10 +1,13 @@
 //! The arguments of `build`, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::again::Again;
 use super::annotation;
+use super::cache_args::{self, CacheSource, CacheTarget};
 use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
@@ -54,6 +57,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
     pub(super) build_context: Vec<(String, String)>,
 
+    /// Which permissions files of contexts have: exact, as they are, or git, what git keeps of them (0755, 0644), the same after any
+    /// checkout
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "MODE",
+        default_value = "exact",
+        hide_default_value = true
+    )]
+    pub(super) context_mode: ContextMode,
+
     /// Where the result goes: type=image|registry|oci|docker|tar|local with attributes as name=, dest=, a directory, or `-`; repeatable
     #[arg(short, long, value_name = "TYPE", value_parser = output::parse)]
     pub(super) output: Vec<Output>,
@@ -89,6 +104,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(super) no_cache_filter: Vec<String>,
 
+    /// Results of earlier builds elsewhere, used for what is not found here: type=registry,ref=NAME, type=local,src=DIRECTORY, or the name of
+    /// an image that carries them; repeatable
+    #[arg(long, value_name = "CACHE", value_parser = cache_args::parse_source)]
+    pub(super) cache_from: Vec<CacheSource>,
+
+    /// Where results of this build go for others to use: type=registry,ref=NAME, type=local,dest=DIRECTORY or type=inline (into the image);
+    /// mode=max with all stages, ignore-error=true; repeatable
+    #[arg(long, value_name = "CACHE", value_parser = cache_args::parse_target)]
+    pub(super) cache_to: Vec<CacheTarget>,
+
     /// Ask registries for newer images of the same name
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
@@ -109,6 +134,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 
+    /// OCI runtime that makes the processes of RUN: crun, runc or a path; what is built is the same [default: none is needed]
+    #[arg(long, value_name = "RUNTIME", env = "BUILDER_RUNTIME", hide_env = true)]
+    pub(super) runtime: Option<OsString>,
+
     /// What to do when a RUN fails: fail, or shell to look into what it left first
     #[arg(long, value_enum, value_name = "ACTION", default_value = "fail", hide_default_value = true)]
     pub(super) on_error: OnError,
@@ -126,7 +155,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "QUESTION", value_parser = call::parse)]
     pub(super) call: Option<Call>,
 
-    /// Network of RUN steps: default (the host's), private, host or none
+    /// Network of RUN steps: default (a private one, or the host's where there is no way to make one), private, host or none
     #[arg(long, value_name = "MODE")]
     pub(super) network: Option<String>,
 
@@ -159,6 +188,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(super) metadata_file: Option<PathBuf>,
 
+    /// Set when something is built once more, from nothing.
+    #[arg(skip)]
+    pub(super) again: Option<Again>,
+
     // Accepted as upstream accepts them: no containers are left that could be kept or removed.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Append)]
     pub(super) rm: Vec<bool>,
@@ -173,6 +206,15 @@ pub(crate) struct At {
     pub(super) line: u32,
     /// What runs there; without it an interactive shell.
     pub(super) command: Option<String>,
+}
+
+/// Which permissions files of contexts have, in keys and in layers alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ContextMode {
+    /// Their own
+    Exact,
+    /// What git keeps of them
+    Git,
 }
 
 /// What happens when a RUN fails.

@@ -6,12 +6,14 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use files::{Cancelled, DirectoryTree, FileTree, Ignore, Ignoring, Kind, Match, PathSelection, Selection};
+use files::{
+    Cancelled, DirectoryTree, FileTree, GitModes, Ignore, Ignoring, Kind, Match, PathSelection, Selection,
+};
 use image::Reference;
 use image::layout::LayoutAddress;
 use insight::{ListedFile, Listing};
 
-use super::args::Args;
+use super::args::{Args, ContextMode};
 use super::elsewhere::{Brought, Elsewhere};
 use crate::failure::Failure;
 
@@ -195,7 +197,8 @@ pub(super) fn main_context(args: &Args, brought: &Brought) -> Result<Context, Fa
         let name = args.file.as_deref().filter(|file| file.as_os_str() != "-");
         let mut own = directory.join(contained(name.unwrap_or(Path::new("Dockerfile")))).into_os_string();
         own.push(".dockerignore");
-        return self::directory(directory, &[PathBuf::from(own), directory.join(".dockerignore")]);
+        let ignore_files = [PathBuf::from(own), directory.join(".dockerignore")];
+        return self::directory(directory, &ignore_files, args.context_mode);
     }
     let own = match &args.file {
         Some(file) if file.as_os_str() != "-" => file.clone(),
@@ -203,7 +206,7 @@ pub(super) fn main_context(args: &Args, brought: &Brought) -> Result<Context, Fa
     };
     let mut own = own.into_os_string();
     own.push(".dockerignore");
-    directory(&args.context, &[PathBuf::from(own), args.context.join(".dockerignore")])
+    directory(&args.context, &[PathBuf::from(own), args.context.join(".dockerignore")], args.context_mode)
 }
 
 /// A path below a directory, wherever it would lead.
@@ -212,7 +215,7 @@ fn contained(path: &Path) -> PathBuf {
 }
 
 /// A directory with the first of `ignore_files` that exists.
-fn directory(path: &Path, ignore_files: &[PathBuf]) -> Result<Context, Failure> {
+fn directory(path: &Path, ignore_files: &[PathBuf], mode: ContextMode) -> Result<Context, Failure> {
     let tree = DirectoryTree::context(path).map_err(|error| Failure::build(error.to_string()))?;
     for file in ignore_files {
         let bytes = match read_file(file) {
@@ -226,11 +229,18 @@ fn directory(path: &Path, ignore_files: &[PathBuf]) -> Result<Context, Failure> 
         return Ok(Context {
             path: path.to_owned(),
             ignore: Some(Arc::new(ignore.clone())),
-            tree: Arc::new(Ignoring::new(tree, ignore)),
+            tree: with_mode(Ignoring::new(tree, ignore), mode),
             ignore_file,
         });
     }
-    Ok(Context { path: path.to_owned(), tree: Arc::new(tree), ignore_file: None, ignore: None })
+    Ok(Context { path: path.to_owned(), tree: with_mode(tree, mode), ignore_file: None, ignore: None })
+}
+
+fn with_mode(tree: impl FileTree + 'static, mode: ContextMode) -> Arc<dyn FileTree> {
+    match mode {
+        ContextMode::Exact => Arc::new(tree),
+        ContextMode::Git => Arc::new(GitModes::new(tree)),
+    }
 }
 
 /// The files of a context; `None` when it cannot be read.
@@ -246,8 +256,8 @@ pub(super) fn listing(tree: &dyn FileTree, cancelled: Cancelled<'_>) -> Option<L
 }
 
 /// The directories of `--build-context`, each with its own `.dockerignore`.
-pub(super) fn named_directory(path: &Path) -> Result<Arc<dyn FileTree>, Failure> {
-    Ok(directory(path, &[path.join(".dockerignore")])?.tree)
+pub(super) fn named_directory(path: &Path, mode: ContextMode) -> Result<Arc<dyn FileTree>, Failure> {
+    Ok(directory(path, &[path.join(".dockerignore")], mode)?.tree)
 }
 
 /// The named contexts of the command line.

@@ -17,6 +17,7 @@ const SHELL: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else ex
 /// What a shell inside a step is made of.
 pub(super) struct Shell {
     pub(super) store: Store,
+    pub(super) sandbox: Sandbox,
     pub(super) secrets: Arc<Secrets>,
     pub(super) agents: Arc<Agents>,
     pub(super) options: worker::RunOptions,
@@ -46,17 +47,16 @@ impl Shell {
             ));
         }
         let words = ["/bin/sh", "-c", self.command.as_deref().unwrap_or(SHELL)].map(str::to_owned);
-        let sandbox = Sandbox::new();
         runtime.block_on(async {
             let lent = Lent { secrets: &*self.secrets, agents: &*self.agents, options: &self.options };
-            let opened = inside.open(&self.store, &sandbox, &lent, &words, &Cancel::new()).await;
+            let opened = inside.open(&self.store, &self.sandbox, &lent, &words, &Cancel::new()).await;
             let mut opened = opened.map_err(|error| Failure::from(&error))?;
             if let Ok(terminal) = std::env::var("TERM")
                 && !opened.spec.env.iter().any(|(name, _)| name == "TERM")
             {
                 opened.spec.env.push(("TERM".into(), terminal.into()));
             }
-            let ended = console::run(&sandbox, opened.spec.clone(), true).await;
+            let ended = console::run(&self.sandbox, opened.spec.clone(), true).await;
             match ended {
                 Ok(ended) => Ok(ended.code()),
                 Err(error @ executor::Error::Program { .. }) => {

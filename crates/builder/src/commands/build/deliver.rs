@@ -16,6 +16,7 @@ use image::{Compression, Descriptor, Image, MediaTypes, Reference};
 use serde_json::json;
 use worker::{LayerForm, LayerTree, LocalWorker};
 
+use super::carried::CarriedStep;
 use super::output::{Dest, ImageForm, Output, PushForm, TreeForm};
 use super::packing::Packing;
 use super::request::{Delivery, Kept};
@@ -36,6 +37,8 @@ pub(super) struct Built<'a> {
     pub(super) with_index: bool,
     /// `SOURCE_DATE_EPOCH`.
     pub(super) epoch: Option<i64>,
+    /// What images are to carry for later builds.
+    pub(super) inline: Option<&'a [CarriedStep]>,
 }
 
 /// An image that was delivered.

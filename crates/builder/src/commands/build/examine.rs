@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use cache::Store;
 use clap::Parser;
+use executor::Sandbox;
 use files::{FileTree, Ignore};
 use frontend::Plan;
 use graph::VertexId;
@@ -81,8 +82,10 @@ pub(crate) fn examine(all: &[Args]) -> Result<(Store, Vec<Examined>), Failure> {
             cancel: Cancel::new(),
             context,
             remote: remote::Client::new(remote::Config::from_env(|name| std::env::var_os(name))),
+            sandbox: Sandbox::new(),
             secrets,
             agents: Arc::new(Agents::resolve(&args.ssh)?),
+            caches: None,
             notices: &Mutex::new(Notices::default()),
         };
         examined.push(runtime.block_on(build.examined())?);

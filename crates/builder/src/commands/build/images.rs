@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use cache::Store;
+use cache::{Store, StoredImage};
 use frontend::{ImageOrigin, ImageRequest};
+use hash::Digest;
 use image::layout::{LayoutImage, OciLayout};
-use image::{ContentStore, ImageResolver as _, Platform, Reference, ResolveError, ResolvedImage};
+use image::{
+    ContentStore, Descriptor, ImageResolver as _, MediaType, Platform, Reference, ResolveError, ResolvedImage,
+};
 
+use super::again::Again;
 use super::contexts::NamedContext;
 use crate::failure::Failure;
 
@@ -19,8 +24,14 @@ pub(super) struct Finder {
     contexts: BTreeMap<String, NamedContext>,
     /// `--pull`: ask the registry also for what is here.
     pull: bool,
+    /// Where images are that are here: those of another state directory, when something is built once more.
+    local: Store,
+    /// The manifests that names meant when it was built first.
+    meant: BTreeMap<String, Digest>,
     /// What registries had.
     pulled: Mutex<Vec<Pulled>>,
+    /// The manifests that names mean now.
+    used: Mutex<BTreeMap<String, String>>,
 }
 
 /// An image that a registry had.
@@ -38,7 +49,27 @@ impl Finder {
         contexts: BTreeMap<String, NamedContext>,
         pull: bool,
     ) -> Finder {
-        Finder { store, registry, contexts, pull, pulled: Mutex::default() }
+        let (local, meant) = (store.clone(), BTreeMap::new());
+        Finder {
+            store,
+            registry,
+            contexts,
+            pull,
+            local,
+            meant,
+            pulled: Mutex::default(),
+            used: Mutex::default(),
+        }
+    }
+
+    /// One that finds what another build found.
+    pub(super) fn again(self, again: &Again) -> Finder {
+        Finder { local: again.images.clone(), meant: again.meant.clone(), pull: false, ..self }
+    }
+
+    /// The images that were found by name: `NAME PLATFORM`, and the digest of the manifest.
+    pub(super) fn used(&self) -> BTreeMap<String, String> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the images that registries had and that were brought their names in the local store: a tag is not asked for again
@@ -75,13 +106,55 @@ impl Finder {
         }
     }
 
-    /// The local image of that exact name and platform, then the registry. A digest names the same bytes anywhere.
+    /// What a name means, or meant when that is to be found again.
     async fn by_name(
         &self,
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Arc<ResolvedImage>, ResolveError> {
-        let local = || self.store.resolve(reference, platform);
+        let key = format!("{reference} {platform}");
+        let found = match self.meant.get(&key) {
+            Some(digest) => self.by_digest(reference, *digest, platform).await?,
+            None => self.here_or_there(reference, platform).await?,
+        };
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert(key, found.manifest_digest.to_string());
+        Ok(found)
+    }
+
+    /// What a name meant. It may have been given to another image meanwhile: the blobs are there until they are pruned.
+    async fn by_digest(
+        &self,
+        name: &Reference,
+        digest: Digest,
+        platform: &Platform,
+    ) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let name = Reference { digest: Some(digest), ..name.clone() };
+        let size = ContentStore::size(self.local.blobs(), &digest);
+        if let Ok(Some(size)) = size {
+            let nameless = StoredImage {
+                name: name.clone(),
+                platform: platform.clone(),
+                manifest: Descriptor::new(MediaType::MANIFEST, digest, size),
+                config: digest,
+                size,
+                created: SystemTime::UNIX_EPOCH,
+            };
+            // An image that lost its config is looked for elsewhere.
+            if let Ok(image) = self.local.load_image(&nameless) {
+                return Ok(Arc::new(image));
+            }
+        }
+        self.here_or_there(&name, platform).await
+    }
+
+    /// The local image of that exact name and platform, then the registry. A digest names the same bytes anywhere.
+    async fn here_or_there(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Arc<ResolvedImage>, ResolveError> {
+        let local = || self.local.resolve(reference, platform);
         if !self.pull {
             match local().await {
                 Err(ResolveError::NotFound(_) | ResolveError::NoPlatform { .. }) => {}

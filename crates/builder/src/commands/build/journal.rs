@@ -12,6 +12,7 @@ use insight::{BuildRecord, BuildResult, StepInput, StepOutcome, StepRecord};
 use parser::InstructionKind;
 use solver::{Notes, StepNote};
 
+use super::again;
 use super::done::Made;
 use super::request::Request;
 use crate::cli::VERSION;
@@ -38,6 +39,8 @@ struct State {
     /// What is not written down.
     hidden: SecretValues,
     steps: BTreeMap<VertexId, Seen>,
+    /// By name and platform.
+    images: BTreeMap<String, String>,
 }
 
 /// What was seen of a vertex.
@@ -73,6 +76,11 @@ impl Journal {
         state.needed = needed(plan);
         state.hidden = SecretValues::of(&plan.definition);
         state.definition = plan.definition.clone();
+    }
+
+    /// Says which images it stands on, by name and platform.
+    pub(super) fn stands_on(&self, images: BTreeMap<String, String>) {
+        self.state().images = images;
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -130,6 +138,8 @@ impl Journal {
                 }
             },
             image: result.ok().and_then(|made| made.image_id).map(|id| id.to_string()),
+            invocation: again::invocation(std::env::args_os(), &state.hidden),
+            images: state.images.clone(),
             steps: steps.collect(),
             listings: BTreeMap::new(),
         }

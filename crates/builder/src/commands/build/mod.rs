@@ -1,18 +1,24 @@
 mod again;
 mod annotation;
 mod args;
+mod cache_args;
 mod call;
+mod carried;
 mod contexts;
+mod damage;
 mod debug;
 mod deliver;
 mod done;
 mod elsewhere;
 mod examine;
 mod explain;
+mod export_cache;
 mod images;
+mod import_cache;
 mod journal;
 mod lent;
 mod limits;
+mod network;
 mod output;
 mod packing;
 mod replay;
@@ -33,7 +39,9 @@ use image::ResolvedImage;
 use solver::{Peeked, Solver};
 use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
 
+pub(crate) use again::{Again, again};
 pub(crate) use args::Args;
+use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
 use debug::Shell;
@@ -46,7 +54,7 @@ pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
 pub(crate) use limits::{duration, size};
 use replay::Heard;
-use request::Request;
+use request::{Delivery, Request};
 
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
@@ -66,7 +74,7 @@ const COLLECTION_TIME: Duration = Duration::from_secs(5);
 const READING_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    again::until_sound(args, build).map_err(Failure::of_build)
+    damage::until_sound(args, build).map_err(Failure::of_build)
 }
 
 /// Draws what a build would do.
@@ -91,7 +99,7 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
             .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
     };
     let runtime = crate::runtime()?;
-    let shell = Shell { store, secrets, agents, options, command };
+    let shell = Shell { store, sandbox: Sandbox::new(), secrets, agents, options, command };
     let code = shell.in_kept(&runtime, id);
     runtime.shutdown_timeout(CANCEL_TIME);
     code
@@ -112,8 +120,14 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         return answer.print();
     }
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
-    let machine = Machine::enter()?;
-    let store = machine.store()?;
+    let (machine, store) = match &args.again {
+        Some(again) => (again.machine.clone(), again.store.clone()),
+        None => {
+            let machine = Arc::new(Machine::enter()?);
+            let store = machine.store()?;
+            (machine, store)
+        }
+    };
     *opened = Some(store.clone());
     let session = store.session()?;
     let limits = space::limits(store.root())?;
@@ -177,8 +191,10 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         progress.task(&format!("[internal] load {name}")).done();
     }
     let notices = Mutex::new(Notices::default());
+    let sandbox = network::sandbox(&request.options);
     let shell = Shell {
         store: store.clone(),
+        sandbox: sandbox.clone(),
         secrets: secrets.clone(),
         agents: agents.clone(),
         options: request.run.clone(),
@@ -186,6 +202,7 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
     };
     let journal = Arc::new(Journal::new(progress.clone()));
     let (records, place) = (store.clone(), context.path.display().to_string());
+    let caches = import_cache::caches(&request.caches.from, &progress)?;
     let build = Build {
         request: &request,
         parsed: &parsed,
@@ -196,8 +213,10 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         cancel: cancel.clone(),
         context,
         remote,
+        sandbox,
         secrets,
         agents,
+        caches,
         notices: &notices,
     };
     if let Some(call) = args.call() {
@@ -246,6 +265,9 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         Ok(made) => {
             runtime.shutdown_timeout(CANCEL_TIME);
             records.wait_for_collection(COLLECTION_TIME);
+            if request.again.is_some() {
+                return Ok(0);
+            }
             return Done { made, notices }.print(&request).map(|()| 0);
         }
         Err(failure) => failure,
@@ -261,7 +283,8 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         None => failure,
     };
     let failure = failure.with_details_first(blocks);
-    let failure = match notices.kept {
+    // Of what is built once more nothing stays.
+    let failure = match notices.kept.filter(|_| request.again.is_none()) {
         Some(id) if args.on_error == args::OnError::Shell => {
             let failure = failure.of_build();
             failure.print();
@@ -350,8 +373,11 @@ struct Build<'a> {
     cancel: Cancel,
     context: Context,
     remote: remote::Client,
+    sandbox: Sandbox,
     secrets: Arc<Secrets>,
     agents: Arc<Agents>,
+    /// Where results may be that were made elsewhere.
+    caches: Option<Arc<warm::Caches>>,
     /// For what is noticed, also by a build that fails.
     notices: &'a Mutex<Notices>,
 }
@@ -370,20 +396,22 @@ impl Build<'_> {
                 "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
             ));
         }
-        if plan.inline_cache && !done::is_silent(self.request.progress) {
-            terminal::tell("WARNING: BUILDKIT_INLINE_CACHE has no effect: images do not carry a cache yet\n");
-        }
         let definition = Arc::new(plan.definition.clone());
         self.journal.define(&plan);
+        self.journal.stands_on(finder.used());
         let stats = self.stat_caches()?;
         let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
-        let solved = solver.solve(definition.clone(), &targets).await;
+        let solved = match self.request.delivery.is_nothing() {
+            // Nobody wants the files: what others have made stays with them.
+            true => solver.ensure(definition.clone(), &targets).await.map(|()| Vec::new()),
+            false => solver.solve(definition.clone(), &targets).await,
+        };
         if self.request.run.replay && solved.is_ok() {
             let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
             // What cannot be found any more was told already, by the build itself.
-            let _ = solver.solve(definition.clone(), &replay::steps(&definition)).await;
+            let _ = solver.ensure(definition.clone(), &replay::steps(&definition)).await;
         }
         // What was learned is of use to the next build, however this one ended.
         for cache in stats.values() {
@@ -404,6 +432,12 @@ impl Build<'_> {
             };
             results.push((target, tree));
         }
+        self.warn_of_no_image();
+        let carries = plan.inline_cache || self.request.caches.to.iter().any(CacheTarget::is_inline);
+        let steps = match carries || !self.request.caches.to.is_empty() {
+            true => self.carried_steps().await?,
+            false => Vec::new(),
+        };
         let delivered = deliver::deliver(&deliver::Built {
             delivery: &self.request.delivery,
             store: &self.store,
@@ -412,11 +446,14 @@ impl Build<'_> {
             results: &results,
             with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
+            inline: carries.then_some(&steps),
         })
         .await;
         // An output may have wanted layers that no step did.
         finder.remember()?;
         let image_id = delivered?;
+        // What was built and delivered stays, whatever becomes of the caches.
+        let exported = self.export_caches(&worker, &targets, &steps).await;
         let (session, kept) = (self.session, image_id.is_some());
         // Whoever asked for an image finds it after a power failure too.
         crate::blocking(move || {
@@ -424,12 +461,25 @@ impl Build<'_> {
             ended.map_err(Failure::from)
         })
         .await?;
+        exported?;
         let has_program = plan.targets.iter().any(|target| {
             let config = &target.config.config;
             target.platform == image::Platform::host()
                 && (config.entrypoint.is_some() || config.cmd.is_some())
         });
         Ok(Made { image_id, has_program })
+    }
+
+    /// A cache that goes into the image needs one.
+    fn warn_of_no_image(&self) {
+        let Delivery { kept, outputs, .. } = &self.request.delivery;
+        let has_image = !kept.is_empty() || outputs.iter().any(|output| output.image_form().is_some());
+        let asked = self.request.caches.to.iter().any(CacheTarget::is_inline);
+        if asked && !has_image && !done::is_silent(self.request.progress) {
+            terminal::tell(
+                "WARNING: --cache-to type=inline has no effect: no image is made that could carry it\n",
+            );
+        }
     }
 
     /// Answers a question that needs the images' configs.
@@ -538,7 +588,10 @@ impl Build<'_> {
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
-            executor: Arc::new(Sandbox::new()),
+            executor: match &self.request.runtime {
+                Some(runtime) => Arc::new(runtime.clone()),
+                None => Arc::new(self.sandbox.clone()),
+            },
             progress: sink.clone(),
             clock: Arc::new(SystemClock),
             contexts: self.contexts(stats)?,
@@ -547,6 +600,7 @@ impl Build<'_> {
             secrets: self.secrets.clone(),
             agents: self.agents.clone(),
             run: self.request.run.clone(),
+            caches: self.caches.clone(),
             cancel: self.cancel.clone(),
         }));
         let records = Arc::new(self.store.records());
@@ -565,6 +619,10 @@ impl Build<'_> {
         let registry = remotes::client(&[])?;
         let contexts = self.request.named_contexts.clone();
         let finder = Finder::new(self.store.clone(), registry, contexts, self.request.pull);
+        let finder = match &self.request.again {
+            Some(again) => finder.again(again),
+            None => finder,
+        };
         let mut found = Found::new();
         loop {
             let lowered = match frontend::lower(self.parsed, &self.request.options, &found) {
@@ -629,7 +687,7 @@ impl Build<'_> {
         for (name, path) in self.directories() {
             let tree = match name.as_str() {
                 "context" => self.context.tree.clone(),
-                _ => contexts::named_directory(path)?,
+                _ => contexts::named_directory(path, self.request.context_mode)?,
             };
             let stats: Arc<dyn StatCache> = match stats.get(&name) {
                 Some(stats) => stats.clone(),

@@ -172,26 +172,13 @@ pub(crate) fn parse(text: &str) -> Result<Output, String> {
         let (mode, form) = (DirectoryMode::Copy, TreeForm::default());
         return Ok(Output::Local { dest: PathBuf::from(text), mode, form });
     }
-    let mut attributes = Attributes::default();
-    for field in &fields {
-        let Some((key, value)) = field.split_once('=') else {
-            return Err(format!("`{field}` is not key=value"));
-        };
-        let key = key.trim();
-        // What an annotation is called is the user's affair.
-        let key = if key.starts_with("annotation") { key.to_owned() } else { key.to_lowercase() };
-        if attributes.0.insert(key.clone(), value.to_owned()).is_some() {
-            return Err(format!("`{key}` is given twice"));
-        }
-    }
+    let mut attributes = Attributes::of(&fields)?;
     let Some(kind) = attributes.take("type") else {
         return Err(format!("`type` is missing: {TYPES}"));
     };
     let output = output(&kind, &mut attributes)?;
-    match attributes.0.keys().next() {
-        None => Ok(output),
-        Some(key) => Err(format!("attribute `{key}` of type={kind} is not supported yet")),
-    }
+    attributes.end(&kind)?;
+    Ok(output)
 }
 
 fn output(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
@@ -276,15 +263,39 @@ fn has_tag(name: &str) -> bool {
 
 /// What is left to be understood of `key=value,…`.
 #[derive(Default)]
-struct Attributes(BTreeMap<String, String>);
+pub(super) struct Attributes(BTreeMap<String, String>);
 
 impl Attributes {
-    fn take(&mut self, key: &str) -> Option<String> {
+    pub(super) fn of(fields: &[String]) -> Result<Attributes, String> {
+        let mut attributes = Attributes::default();
+        for field in fields {
+            let Some((key, value)) = field.split_once('=') else {
+                return Err(format!("`{field}` is not key=value"));
+            };
+            let key = key.trim();
+            // What an annotation is called is the user's affair.
+            let key = if key.starts_with("annotation") { key.to_owned() } else { key.to_lowercase() };
+            if attributes.0.insert(key.clone(), value.to_owned()).is_some() {
+                return Err(format!("`{key}` is given twice"));
+            }
+        }
+        Ok(attributes)
+    }
+
+    /// Fails when something was not understood.
+    pub(super) fn end(&self, kind: &str) -> Result<(), String> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(format!("attribute `{key}` of type={kind} is not supported yet")),
+        }
+    }
+
+    pub(super) fn take(&mut self, key: &str) -> Option<String> {
         self.0.remove(key)
     }
 
     /// As Go's strconv.ParseBool, which upstream uses; a key without value is true.
-    fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
+    pub(super) fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
         match self.take(key).as_deref() {
             None => Ok(default),
             Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
@@ -293,7 +304,8 @@ impl Attributes {
         }
     }
 
-    fn image_form(&mut self) -> Result<ImageForm, String> {
+    /// How layers are compressed, and how hard.
+    pub(super) fn compression(&mut self) -> Result<(Compression, Option<u32>), String> {
         let compression = match self.take("compression").as_deref() {
             None | Some("gzip") => Compression::Gzip,
             Some("uncompressed") => Compression::None,
@@ -313,7 +325,12 @@ impl Attributes {
                 Some(level)
             }
         };
-        let types = match self.0.contains_key("oci-mediatypes") {
+        Ok((compression, level))
+    }
+
+    /// The media types that are asked for.
+    pub(super) fn types(&mut self, compression: Compression) -> Result<Option<MediaTypes>, String> {
+        Ok(match self.0.contains_key("oci-mediatypes") {
             false => None,
             true if self.boolean("oci-mediatypes", true)? => Some(MediaTypes::Oci),
             true if compression == Compression::Zstd => {
@@ -323,7 +340,12 @@ impl Attributes {
                 );
             }
             true => Some(MediaTypes::Docker),
-        };
+        })
+    }
+
+    fn image_form(&mut self) -> Result<ImageForm, String> {
+        let (compression, level) = self.compression()?;
+        let types = self.types(compression)?;
         if self.boolean("prefer-nondist-layers", false)? {
             return Err("prefer-nondist-layers is not supported yet".to_owned());
         }

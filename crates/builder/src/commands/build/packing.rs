@@ -51,6 +51,8 @@ impl Built<'_> {
             image.layers =
                 futures::stream::iter(converted).buffered(PARALLEL_CONVERSIONS).try_collect().await?;
         }
+        let carried = self.carried(tree, &image, packing.layers).await?;
+        warm::inline(&mut image.config, carried.as_ref());
         Ok(image)
     }
 

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use image::{Platform, Reference};
 
-use super::args::{Args, ProgressMode};
+use super::again::Again;
+use super::args::{Args, ContextMode, ProgressMode};
+use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
 use super::elsewhere::Brought;
 use super::lent::Secrets;
+use super::network;
 use super::output::{ImageForm, Output};
 use crate::failure::Failure;
 use crate::remotes;
@@ -22,7 +25,20 @@ pub(super) struct Request {
     pub(super) pull: bool,
     pub(super) progress: ProgressMode,
     pub(super) run: worker::RunOptions,
+    /// Who makes the processes of RUN, where the sandbox does not.
+    pub(super) runtime: Option<runtime::Runtime>,
     pub(super) delivery: Delivery,
+    pub(super) caches: Caches,
+    pub(super) context_mode: ContextMode,
+    /// Set when something is built once more, from nothing.
+    pub(super) again: Option<Again>,
+}
+
+/// Results that come from elsewhere and go there.
+#[derive(Debug)]
+pub(super) struct Caches {
+    pub(super) from: Vec<CacheSource>,
+    pub(super) to: Vec<CacheTarget>,
 }
 
 impl Request {
@@ -96,6 +112,9 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         pull: args.pull,
         progress: args.progress(),
         run: args.limits.resolve()?,
+        context_mode: args.context_mode,
+        caches: Caches { from: args.cache_from.clone(), to: args.cache_to.clone() },
+        runtime: external_runtime(args)?,
         delivery: Delivery {
             tags,
             kept,
@@ -104,7 +123,18 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
             iidfile: args.iidfile.clone(),
             metadata_file: args.metadata_file.clone(),
         },
+        again: args.again.clone(),
     })
+}
+
+/// `--runtime`; an empty one, as from the environment, is none.
+fn external_runtime(args: &Args) -> Result<Option<runtime::Runtime>, Failure> {
+    let Some(name) = args.runtime.as_deref().filter(|name| !name.is_empty()).map(Path::new) else {
+        return Ok(None);
+    };
+    runtime::Runtime::find(name)
+        .map(Some)
+        .map_err(|error| Failure::usage(format!("--runtime={}: {error}", name.display())))
 }
 
 /// A place that cannot be written to is told before the build, not after it.
@@ -208,16 +238,6 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
         NamedContext::Image(_) | NamedContext::Layout(_) => frontend::NamedContext::Image,
         NamedContext::Scratch => frontend::NamedContext::Scratch,
     };
-    let network = match args.network.as_deref() {
-        None | Some("default" | "host") => graph::Network::Host,
-        Some("private") => graph::Network::Private,
-        Some("none") => graph::Network::None,
-        Some(other) => {
-            return Err(Failure::usage(format!(
-                "--network={other} is not supported; use default, private, host or none"
-            )));
-        }
-    };
     let no_cache = match (args.no_cache, args.no_cache_filter.is_empty()) {
         (true, _) => frontend::NoCache::All,
         (false, true) => frontend::NoCache::No,
@@ -232,7 +252,7 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
         labels: args.label.iter().cloned().collect(),
         no_cache,
         named_contexts: named.iter().map(|(name, context)| (name.clone(), kind(context))).collect(),
-        network,
+        network: network::parse(args.network.as_deref())?,
         extra_hosts: args.add_host.clone(),
         allow: args.allow.iter().cloned().collect(),
         timeout: args.limits.timeout(),
@@ -245,7 +265,11 @@ fn options(args: &Args, named: &BTreeMap<String, NamedContext>) -> Result<fronte
 fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     // As upstream: the variable of reproducible-builds.org reaches the build by itself.
-    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+    let epoch = match &args.again {
+        Some(again) => again.epoch.clone(),
+        None => std::env::var("SOURCE_DATE_EPOCH").ok(),
+    };
+    if let Some(epoch) = epoch {
         values.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
     }
     for text in &args.build_arg {
@@ -264,7 +288,7 @@ fn build_args(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
     Ok(values)
 }
 
-fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
+pub(super) fn platforms(args: &Args) -> Result<Vec<Platform>, Failure> {
     let mut platforms: Vec<Platform> = Vec::new();
     for text in args.platform.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         let platform = text.parse().map_err(|error| Failure::usage(format!("--platform: {error}")))?;

@@ -1,0 +1,254 @@
+//! `--cache-from` and `--cache-to`: where results come from, and where they go.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hash::Digest;
+use image::{MediaTypes, Reference};
+use warm::ArtifactForm;
+use worker::LayerForm;
+
+use super::limits::duration;
+use super::output::{Attributes, fields};
+
+/// How long a cache is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The tag of caches that have none.
+const TAG: &str = "latest";
+
+const TYPES: &str = "one of registry, local";
+
+/// A cache that results are taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CacheSource {
+    pub(super) place: Place,
+    /// How long its document is waited for, and then for any sign of life.
+    pub(super) patience: Duration,
+}
+
+/// Where a cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A layout in a directory.
+    Local { path: PathBuf, tag: String, digest: Option<Digest> },
+    /// A registry; `insecure`: without a valid certificate, and over plain HTTP.
+    Registry { name: Reference, insecure: bool },
+}
+
+/// A cache that results are put into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CacheTarget {
+    /// The image itself.
+    Inline,
+    /// One that stands by itself.
+    Standing(Standing),
+}
+
+/// A cache of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(super) place: Place,
+    /// Whether it gets all results, not those alone whose layers the image has.
+    pub(super) max: bool,
+    pub(super) layers: LayerForm,
+    /// Whether layers that came from another cache are compressed so as well.
+    pub(super) force: bool,
+    pub(super) form: ArtifactForm,
+    /// Whether the build succeeds without it.
+    pub(super) ignore_error: bool,
+}
+
+impl CacheTarget {
+    pub(super) fn is_inline(&self) -> bool {
+        *self == CacheTarget::Inline
+    }
+}
+
+/// Parses the value of `--cache-from`.
+pub(super) fn parse_source(text: &str) -> Result<CacheSource, String> {
+    let Some((kind, mut attributes)) = read(text)? else {
+        let place = Place::Registry { name: reference(text)?, insecure: false };
+        return Ok(CacheSource { place, patience: PATIENCE });
+    };
+    let patience = match attributes.take("timeout") {
+        None => PATIENCE,
+        Some(text) => duration(&text).map_err(|error| format!("timeout={text}: {error}"))?,
+    };
+    let place = match kind.as_str() {
+        "local" => {
+            let path = path("src", &mut attributes)?;
+            let digest = attributes.take("digest").map(|text| text.parse::<Digest>()).transpose();
+            let digest = digest.map_err(|error| format!("digest: {error}"))?;
+            Place::Local { path, tag: tag(&mut attributes), digest }
+        }
+        "registry" => registry(&mut attributes)?,
+        "inline" => {
+            return Err(
+                "what an image carries is found by the image's name: type=registry,ref=NAME".to_owned()
+            );
+        }
+        other => return Err(unknown(other)),
+    };
+    attributes.end(&kind)?;
+    Ok(CacheSource { place, patience })
+}
+
+/// Parses the value of `--cache-to`.
+pub(super) fn parse_target(text: &str) -> Result<CacheTarget, String> {
+    let (kind, mut attributes) = match read(text)? {
+        Some(read) => read,
+        None => ("registry".to_owned(), Attributes::of(&[format!("ref={text}")])?),
+    };
+    if kind == "inline" {
+        attributes.end(&kind)?;
+        return Ok(CacheTarget::Inline);
+    }
+    let place = match kind.as_str() {
+        "local" => {
+            let path = path("dest", &mut attributes)?;
+            Place::Local { path, tag: tag(&mut attributes), digest: None }
+        }
+        "registry" => registry(&mut attributes)?,
+        other => return Err(unknown(other)),
+    };
+    if let Place::Registry { name: Reference { digest: Some(_), .. }, .. } = &place {
+        return Err("a cache is written under a tag, not under a digest".to_owned());
+    }
+    let max = match attributes.take("mode").as_deref() {
+        None | Some("" | "min") => false,
+        Some("max") => true,
+        Some(other) => return Err(format!("mode={other}: expected min or max")),
+    };
+    let (compression, level) = attributes.compression()?;
+    let types = attributes.types(compression)?.unwrap_or(MediaTypes::Oci);
+    let image_manifest = attributes.boolean("image-manifest", types == MediaTypes::Oci)?;
+    if image_manifest && types == MediaTypes::Docker {
+        return Err("image-manifest=true needs OCI media types: leave oci-mediatypes=false out".to_owned());
+    }
+    let target = Standing {
+        place,
+        max,
+        layers: LayerForm { compression, level, epoch: None },
+        force: attributes.boolean("force-compression", false)?,
+        form: ArtifactForm { image_manifest, types },
+        ignore_error: attributes.boolean("ignore-error", false)?,
+    };
+    attributes.end(&kind)?;
+    Ok(CacheTarget::Standing(target))
+}
+
+/// Type and attributes; `None` of a name alone.
+fn read(text: &str) -> Result<Option<(String, Attributes)>, String> {
+    let fields = fields(text)?;
+    match &fields[..] {
+        [only] if !only.contains('=') => return Ok(None),
+        _ => {}
+    }
+    let mut attributes = Attributes::of(&fields)?;
+    match attributes.take("type") {
+        Some(kind) => Ok(Some((kind, attributes))),
+        None => Err(format!("`type` is missing: {TYPES}")),
+    }
+}
+
+fn unknown(kind: &str) -> String {
+    match kind {
+        "gha" | "s3" | "azblob" => format!("type={kind} is not supported yet: {TYPES}"),
+        _ => format!("unknown type `{kind}`: {TYPES}"),
+    }
+}
+
+fn path(key: &str, attributes: &mut Attributes) -> Result<PathBuf, String> {
+    match attributes.take(key) {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err(format!("type=local needs {key}=DIRECTORY")),
+    }
+}
+
+fn tag(attributes: &mut Attributes) -> String {
+    attributes.take("tag").filter(|tag| !tag.is_empty()).unwrap_or_else(|| TAG.to_owned())
+}
+
+fn registry(attributes: &mut Attributes) -> Result<Place, String> {
+    let name = attributes.take("ref").ok_or("type=registry needs ref=NAME")?;
+    let insecure = attributes.boolean("registry.insecure", false)?;
+    Ok(Place::Registry { name: reference(&name)?, insecure })
+}
+
+fn reference(name: &str) -> Result<Reference, String> {
+    name.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Compression;
+
+    use super::*;
+
+    fn standing(text: &str) -> Standing {
+        match parse_target(text) {
+            Ok(CacheTarget::Standing(target)) => target,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn sources() {
+        let local = parse_source("type=local,src=x").unwrap();
+        assert_eq!(local.place, Place::Local { path: "x".into(), tag: "latest".into(), digest: None });
+        assert_eq!(local.patience, PATIENCE);
+        let quick =
+            parse_source("type=registry,ref=r.example/c:1,timeout=2s,registry.insecure=true").unwrap();
+        assert_eq!(quick.patience, Duration::from_secs(2));
+        assert!(matches!(quick.place, Place::Registry { insecure: true, .. }));
+        assert!(matches!(
+            parse_source("r.example/app").unwrap().place,
+            Place::Registry { insecure: false, .. }
+        ));
+        for wrong in [
+            "",
+            "src=x",
+            "type=local",
+            "type=local,dest=x",
+            "type=local,src=x,mode=max",
+            "type=local,src=x,digest=1",
+            "type=registry",
+            "type=registry,ref=A B",
+            "type=inline",
+            "type=gha",
+            "type=nothing",
+            "type=local,src=x,timeout=soon",
+        ] {
+            assert!(parse_source(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_source("type=gha").unwrap_err().contains("not supported yet"));
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!(parse_target("type=inline"), Ok(CacheTarget::Inline));
+        let plain = standing("type=local,dest=x");
+        assert!(!plain.max && !plain.ignore_error && plain.form.image_manifest);
+        assert_eq!(plain.layers.compression, Compression::Gzip);
+        let all = "type=registry,ref=r/c:1,mode=max,compression=zstd,compression-level=9,force-compression=true,\
+                   ignore-error=true,image-manifest=false,oci-mediatypes=true";
+        let all = standing(all);
+        assert!(all.max && all.force && all.ignore_error && !all.form.image_manifest);
+        assert_eq!((all.layers.compression, all.layers.level), (Compression::Zstd, Some(9)));
+        let docker = standing("type=local,dest=x,oci-mediatypes=false");
+        assert_eq!((docker.form.types, docker.form.image_manifest), (MediaTypes::Docker, false));
+        assert!(matches!(standing("r.example/c").place, Place::Registry { .. }));
+        for wrong in [
+            "type=inline,mode=max",
+            "type=local,src=x",
+            "type=local,dest=x,mode=most",
+            "type=local,dest=x,oci-mediatypes=false,image-manifest=true",
+            "type=local,dest=x,compression=zstd,oci-mediatypes=false",
+            "type=registry,ref=r/c@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "type=s3,bucket=x",
+        ] {
+            assert!(parse_target(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Writing results where other builds find them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use cache::SnapshotId;
+use exporter::{ArtifactFiles, LayoutExporter};
+use futures::{StreamExt as _, TryStreamExt as _};
+use graph::VertexId;
+use hash::Digest;
+use image::{BlobSource, Compression, ContentStore, Descriptor, Reference, TransferProgress};
+use registry::{Push, PushBlob, PushManifest};
+use warm::{AwayLayer, CachedLayer, Document, PackedCache, Record};
+use worker::LocalWorker;
+
+use super::Build;
+use super::cache_args::{CacheTarget, Place, Standing};
+use super::carried::{CarriedLayer, CarriedStep, millis};
+use super::output::Output;
+use crate::failure::Failure;
+use crate::progress::Task;
+use crate::remotes;
+
+/// Layers that are packed at the same time. Each compresses in parallel by itself.
+const PARALLEL_PACKS: usize = 2;
+
+/// Names a layer, wherever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum LayerId {
+    Here(SnapshotId),
+    Away(Digest),
+}
+
+impl LayerId {
+    fn of(layer: &CarriedLayer) -> LayerId {
+        match layer {
+            CarriedLayer::Here(id) => LayerId::Here(*id),
+            CarriedLayer::Away(layer) => LayerId::Away(layer.layer.layer.descriptor.digest),
+        }
+    }
+}
+
+/// Layers with their blobs, and where those are that are not in the store.
+#[derive(Default)]
+struct Layers {
+    layers: Vec<CachedLayer>,
+    places: HashMap<LayerId, usize>,
+    away: HashMap<Digest, AwayLayer>,
+}
+
+impl Build<'_> {
+    /// Writes every cache that stands by itself. One that fails keeps no other one from being written.
+    pub(super) async fn export_caches(
+        &self,
+        worker: &LocalWorker,
+        targets: &[VertexId],
+        steps: &[CarriedStep],
+    ) -> Result<(), Failure> {
+        let mut failed = None;
+        for target in &self.request.caches.to {
+            let CacheTarget::Standing(target) = target else { continue };
+            let task = self.progress.task(match target.place {
+                Place::Local { .. } => "exporting cache to client directory",
+                Place::Registry { .. } => "exporting cache to registry",
+            });
+            match self.export_cache(target, worker, targets, steps, &task).await {
+                Ok(()) => task.done(),
+                Err(failure) if target.ignore_error => {
+                    task.warn(&format!("the cache was not exported: {}", failure.message()));
+                    task.done();
+                }
+                Err(failure) => {
+                    task.failed(failure.message());
+                    failed.get_or_insert(failure);
+                }
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(failure) => Err(failure
+                .hint("the image was built and delivered; with ignore-error=true such a build succeeds")),
+        }
+    }
+
+    async fn export_cache(
+        &self,
+        target: &Standing,
+        worker: &LocalWorker,
+        targets: &[VertexId],
+        steps: &[CarriedStep],
+        task: &Task,
+    ) -> Result<(), Failure> {
+        let part = task.part("preparing build cache for export");
+        let chosen: Vec<&CarriedStep> = match target.max {
+            true => steps.iter().collect(),
+            false => self.of_targets(target, worker, targets, steps).await?,
+        };
+        let layers = self.layers(target, worker, &chosen).await?;
+        let record = |step: &&CarriedStep| {
+            let places = step.layers.iter().map(|layer| layers.places.get(&LayerId::of(layer)).copied());
+            Some(Record { keys: step.keys.clone(), layers: places.collect::<Option<_>>()? })
+        };
+        let records = chosen.iter().filter_map(record).collect();
+        let document = Document { layers: layers.layers.clone(), records };
+        let packed = warm::pack(&document, target.form);
+        part.done();
+        match &target.place {
+            Place::Local { path, tag, .. } => {
+                let part = task.part(&format!("writing cache manifest {}", packed.top.digest));
+                let exporter = LayoutExporter::new(path);
+                for away in layers.away.values().filter(|away| !exporter.has(&away.layer.layer.descriptor)) {
+                    self.fetch(away, task).await?;
+                }
+                let documents =
+                    [(packed.top.digest, packed.manifest), (packed.config.digest, packed.document)];
+                let files = ArtifactFiles {
+                    top: packed.top,
+                    documents: BTreeMap::from(documents),
+                    blobs: packed.layers,
+                    store: Arc::new(self.store.blobs().clone()),
+                };
+                exporter.write_artifact(files, tag).await?;
+                part.done();
+                Ok(())
+            }
+            Place::Registry { name, insecure } => self.push(name, *insecure, packed, &layers, task).await,
+        }
+    }
+
+    /// The results all of whose layers the targets have.
+    async fn of_targets<'s>(
+        &self,
+        target: &Standing,
+        worker: &LocalWorker,
+        targets: &[VertexId],
+        steps: &'s [CarriedStep],
+    ) -> Result<Vec<&'s CarriedStep>, Failure> {
+        let results: Vec<&CarriedStep> = steps.iter().filter(|step| targets.contains(&step.vertex)).collect();
+        let layers = self.layers(target, worker, &results).await?;
+        let diff_ids: HashSet<Digest> = layers.layers.iter().map(|layer| layer.layer.diff_id).collect();
+        let (store, form, steps_of) = (self.store.clone(), target.layers.name(), steps.to_vec());
+        let here: HashSet<LayerId> = layers.places.keys().copied().collect();
+        let kept = crate::blocking(move || {
+            let has = |layer: &CarriedLayer| -> Result<bool, Failure> {
+                if here.contains(&LayerId::of(layer)) {
+                    return Ok(true);
+                }
+                Ok(match layer {
+                    CarriedLayer::Away(layer) => diff_ids.contains(&layer.layer.layer.diff_id),
+                    CarriedLayer::Here(id) => {
+                        store.packed(*id, &form)?.is_some_and(|layer| diff_ids.contains(&layer.diff_id))
+                    }
+                })
+            };
+            let mut kept = Vec::new();
+            for (place, step) in steps_of.iter().enumerate() {
+                let mut all = true;
+                for layer in &step.layers {
+                    all = all && has(layer)?;
+                }
+                if all {
+                    kept.push(place);
+                }
+            }
+            Ok(kept)
+        });
+        Ok(kept.await?.into_iter().filter_map(|place| steps.get(place)).collect())
+    }
+
+    /// The layers of some results: those made here are packed, those that came from elsewhere stay as they are.
+    async fn layers(
+        &self,
+        target: &Standing,
+        worker: &LocalWorker,
+        steps: &[&CarriedStep],
+    ) -> Result<Layers, Failure> {
+        let mut seen = HashSet::new();
+        let wanted: Vec<CarriedLayer> = steps
+            .iter()
+            .flat_map(|step| &step.layers)
+            .filter(|layer| seen.insert(LayerId::of(layer)))
+            .cloned()
+            .collect();
+        let packed: Vec<(LayerId, Option<CachedLayer>, Option<AwayLayer>)> = futures::stream::iter(wanted)
+            .map(|layer| async move {
+                let id = LayerId::of(&layer);
+                match layer {
+                    CarriedLayer::Here(snapshot) => {
+                        let packed = worker.packed(snapshot, target.layers).await;
+                        let packed = packed.map_err(|error| Failure::from(&error))?;
+                        let cached = packed.map(|packed| CachedLayer {
+                            layer: packed.layer,
+                            form: target.layers.name(),
+                            changes: packed.changes,
+                            created: millis(packed.created),
+                        });
+                        Ok::<_, Failure>((id, cached, None))
+                    }
+                    CarriedLayer::Away(away) => match self.converted(target, &away).await? {
+                        Some(layer) => Ok((id, Some(layer), None)),
+                        None => Ok((id, Some(away.layer.clone()), Some(*away))),
+                    },
+                }
+            })
+            .buffered(PARALLEL_PACKS)
+            .try_collect()
+            .await?;
+        let mut layers = Layers::default();
+        for (id, cached, away) in packed {
+            let Some(cached) = cached else { continue };
+            if let Some(away) = away {
+                layers.away.insert(cached.layer.descriptor.digest, away);
+            }
+            layers.places.insert(id, layers.layers.len());
+            layers.layers.push(cached);
+        }
+        Ok(layers)
+    }
+
+    /// A layer from elsewhere, compressed anew where that is wanted.
+    async fn converted(&self, target: &Standing, away: &AwayLayer) -> Result<Option<CachedLayer>, Failure> {
+        let layer = &away.layer.layer;
+        let compression = target.layers.compression;
+        if !target.force || Compression::of_layer(&layer.descriptor.media_type) == Some(compression) {
+            return Ok(None);
+        }
+        let blobs: Arc<dyn ContentStore> = Arc::new(self.store.blobs().clone());
+        self.fetch(away, &Unwatched).await?;
+        let layer = exporter::recompressed(layer.clone(), blobs, compression, target.layers.level).await?;
+        Ok(Some(CachedLayer { layer, form: format!("converted {compression:?}"), ..away.layer.clone() }))
+    }
+
+    /// Brings a blob into the store.
+    async fn fetch(&self, away: &AwayLayer, progress: &dyn TransferProgress) -> Result<(), Failure> {
+        let fetched = away.blobs.fetch(&away.layer.layer.descriptor, self.store.blobs(), progress).await;
+        fetched.map_err(|error| Failure::from_source(&error))
+    }
+
+    async fn push(
+        &self,
+        name: &Reference,
+        insecure: bool,
+        packed: PackedCache,
+        layers: &Layers,
+        task: &Task,
+    ) -> Result<(), Failure> {
+        let blobs: Arc<dyn ContentStore> = Arc::new(self.store.blobs().clone());
+        let (store, document) = (blobs.clone(), packed.document);
+        crate::blocking(move || {
+            store
+                .put(&document)
+                .map_err(|error| Failure::build(format!("keep the cache's document: {error}")))
+        })
+        .await?;
+        // What went to another repository of the registry need not be sent again.
+        let delivery = &self.request.delivery;
+        let pushes =
+            delivery.outputs.iter().any(|output| matches!(output, Output::Image { push: Some(_), .. }));
+        let pushed = delivery.tags.first().filter(|_| pushes);
+        let blob = |descriptor: &Descriptor| {
+            let away = layers.away.get(&descriptor.digest);
+            PushBlob {
+                descriptor: descriptor.clone(),
+                mount_from: match away {
+                    Some(away) => away.from.parse().ok(),
+                    None => pushed.cloned(),
+                },
+                source: away.map(|away| Arc::clone(&away.blobs) as Arc<dyn BlobSource>),
+            }
+        };
+        let push = Push {
+            to: name.clone(),
+            blobs: packed.layers.iter().chain([&packed.config]).map(blob).collect(),
+            manifests: vec![PushManifest {
+                media_type: packed.top.media_type,
+                bytes: packed.manifest.into(),
+            }],
+        };
+        let insecure = if insecure { std::slice::from_ref(name) } else { &[] };
+        let part = task.part(&format!("writing cache manifest {}", packed.top.digest));
+        remotes::push(&remotes::client(insecure)?, &push, &blobs, task).await?;
+        part.done();
+        Ok(())
+    }
+}
+
+/// Nobody watches.
+struct Unwatched;
+
+impl TransferProgress for Unwatched {
+    fn transferred(&self, _: &Digest, _: u64, _: u64) {}
+}

@@ -1,0 +1,221 @@
+//! `verify`.
+
+mod difference;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cache::{Store, StoredImage};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+use image::{Platform, Reference};
+use insight::{BuildRecord, BuildResult};
+
+use super::build::{self, Again};
+use super::stored::{self, Found};
+use crate::failure::Failure;
+use crate::{Machine, terminal};
+use report::Report;
+
+/// Build an image again from nothing, and say what differs
+///
+/// Nothing of the cache is used: the steps run in an empty state directory, which goes away afterwards. Without --context the build
+/// that made the image is repeated as it was recorded: with its options, in its directory, on the same base images. With it, it is built
+/// from there; the build's other options can then be given as to `builder build`. Exit code 0 means that every byte is the same, 1 that
+/// something differs or that the build failed.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(
+    override_usage = "builder verify [OPTIONS] IMAGE\n       builder verify --context PATH [BUILD OPTIONS] IMAGE",
+    after_help = "\
+Examples:
+  builder verify app                repeat the build that made app
+  builder verify --ignore-times app without SOURCE_DATE_EPOCH, files have the
+                                    times at which they were made
+  builder verify app --context . --build-arg VERSION=3
+                                    whether app is what is made here
+  builder verify --format=json app | jq .platforms[].layers"
+)]
+pub(crate) struct Args {
+    /// Image of the local store, by name or id
+    #[arg(value_name = "IMAGE")]
+    image: String,
+
+    /// Build from here instead of repeating the recorded build
+    #[arg(long = "context", value_name = "PATH")]
+    directory: Option<PathBuf>,
+
+    /// Times of files and of the image may differ
+    #[arg(long)]
+    ignore_times: bool,
+
+    /// As text or json
+    #[arg(long, value_name = "FORMAT", value_parser = ["json", "text"], hide_possible_values = true, default_value = "text",
+          hide_default_value = true)]
+    format: String,
+
+    #[command(flatten)]
+    build: build::Args,
+}
+
+/// Options of `build` that say where a result goes, or that something else is wanted.
+const OUTPUTS: [&str; 12] = [
+    "tag",
+    "output",
+    "push",
+    "load",
+    "annotation",
+    "iidfile",
+    "metadata_file",
+    "quiet",
+    "on_error",
+    "check",
+    "call",
+    "pull",
+];
+
+/// Options that do not say how to build.
+const OWN: [&str; 6] = ["image", "directory", "ignore_times", "format", "progress", "context"];
+
+/// Hides what this command has no use for.
+pub(crate) fn without_outputs(command: Command) -> Command {
+    let command =
+        command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true));
+    OUTPUTS.iter().fold(command, |command, name| command.mut_arg(*name, |argument| argument.hide(true)))
+}
+
+/// An option that would change nothing.
+pub(crate) fn misplaced(matches: &ArgMatches) -> Option<String> {
+    let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let from_here = is_given("directory");
+    let ids = matches.ids().map(|id| id.as_str().to_owned());
+    let misplaced = |id: &String| is_given(id) && !OWN.contains(&id.as_str()) && !from_here;
+    ids.filter(misplaced).map(|id| id.replace('_', "-")).next()
+}
+
+/// What the rebuilt image is called in its state directory.
+const REBUILT: &str = "verify:rebuilt";
+
+pub(crate) fn run(args: Args) -> Result<u8, Failure> {
+    if args.build.context() != std::path::Path::new(".") {
+        return Err(
+            Failure::usage("one image is verified at a time").hint("--context PATH names the build context")
+        );
+    }
+    let machine = Arc::new(Machine::enter()?);
+    let store = machine.store()?;
+    // What is compared with must not be pruned meanwhile.
+    let _session = store.session()?;
+    let found = stored::find(&store, &args.image)?;
+    let images = of_platforms(&found, &args)?;
+    let Some(name) = images.first().map(|image| image.name.clone()) else {
+        return Err(Failure::build(format!("there is no image {}", args.image)));
+    };
+    let place = store.scratch()?;
+    let rebuilt = machine.store_at(&place)?;
+    let mut again = Again {
+        machine,
+        store: rebuilt.clone(),
+        images: store.clone(),
+        meant: Default::default(),
+        epoch: std::env::var("SOURCE_DATE_EPOCH").ok(),
+    };
+    let (build, arguments) = match args.directory {
+        Some(directory) => {
+            let platforms: Vec<Platform> = images.iter().map(|image| image.platform.clone()).collect();
+            let platforms =
+                platforms.into_iter().filter(|platform| images.len() > 1 || *platform != Platform::host());
+            (None, args.build.with_context(directory).or_platforms(platforms))
+        }
+        None => {
+            let record = recorded(&store, &images)?;
+            let arguments = repeated(&record, &mut again)?.with_progress_of(&args.build);
+            (Some(record.id), arguments)
+        }
+    };
+    let rebuilt_name: Reference =
+        REBUILT.parse().map_err(|error| Failure::build(format!("internal error: {error}")))?;
+    build::again(arguments, again, &name, &rebuilt_name)?;
+    let made = rebuilt.images_named(&rebuilt_name)?;
+    let report = Report::new(args.image, build, (&store, &images), (&rebuilt, &made), args.ignore_times)?;
+    terminal::print(&match args.format.as_str() {
+        "json" => format!("{:#}\n", report.json()),
+        _ => report.text(),
+    })?;
+    Ok(u8::from(!report.is_identical()))
+}
+
+/// The images that are meant, one a platform. An id has one for each of its names.
+fn of_platforms(found: &Found, args: &Args) -> Result<Vec<StoredImage>, Failure> {
+    let mut images: Vec<StoredImage> = Vec::new();
+    for image in &found.images {
+        if !images.iter().any(|other| other.platform == image.platform) {
+            images.push(image.clone());
+        }
+    }
+    if let Some(wanted) = args.build.platforms_given()? {
+        images.retain(|image| wanted.contains(&image.platform));
+    }
+    Ok(images)
+}
+
+/// The build that made an image: the last one with its id, else the last one that gave an image its name.
+fn recorded(store: &Store, images: &[StoredImage]) -> Result<BuildRecord, Failure> {
+    let mut by_name = None;
+    for id in store.builds()? {
+        let Some(record) = store.build_record(&id)?.and_then(|bytes| BuildRecord::from_json(&bytes).ok())
+        else {
+            continue;
+        };
+        if record.result != BuildResult::Done {
+            continue;
+        }
+        if images.iter().any(|image| record.image == Some(image.config.to_string())) {
+            return Ok(record);
+        }
+        let is_named = images.iter().any(|image| record.names.contains(&image.name.to_string()));
+        if is_named && by_name.is_none() {
+            by_name = Some(record);
+        }
+    }
+    by_name.ok_or_else(|| {
+        Failure::usage("no build is recorded that made this image")
+            .hint("--context PATH [BUILD OPTIONS] says how to build it")
+    })
+}
+
+/// The arguments of a recorded build, and all around it as it was.
+fn repeated(record: &BuildRecord, again: &mut Again) -> Result<build::Args, Failure> {
+    let cannot = |reason: String| {
+        Failure::usage(format!("build {} cannot be repeated: {reason}", record.id))
+            .hint("--context PATH [BUILD OPTIONS] says how to build the image")
+    };
+    let Some(invocation) = &record.invocation else {
+        return Err(cannot(
+            "its command was not recorded, since a secret stands in it or it was made elsewhere".to_owned(),
+        ));
+    };
+    let arguments = build::Args::parsed(&invocation.arguments)?;
+    if arguments.reads_stdin() {
+        return Err(cannot("it read its context or Dockerfile from standard input".to_owned()));
+    }
+    if let [first, ..] = arguments.missing_variables()[..] {
+        return Err(cannot(format!("the value of --build-arg {first} is not recorded"))
+            .hint(format!("set the variable {first}")));
+    }
+    go_to(&invocation.directory)
+        .map_err(|error| cannot(format!("its directory {}: {error}", invocation.directory)))?;
+    again.epoch = invocation.epoch.clone();
+    let meant = record.images.iter().filter_map(|(name, digest)| Some((name.clone(), digest.parse().ok()?)));
+    again.meant = meant.collect();
+    Ok(arguments)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no thread uses relative paths yet, and the command means this directory"
+)]
+fn go_to(directory: &str) -> std::io::Result<()> {
+    std::env::set_current_dir(directory)
+}

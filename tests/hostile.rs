@@ -1,0 +1,692 @@
+//! Hostile archives, each through every door by which archives come in: as a layer of an image, as an archive that ADD unpacks, and as a
+//! build context on standard input. What is refused leaves nothing behind, and what is not stays inside.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use e2e::forge::{
+    changed, directory, end, extended, file, file_with, hard_link, header, padded, record, symlink,
+};
+use e2e::{Context, Home, Tree, eventually, feed, in_parallel, run, tempdir};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// An archive, and what comes of it.
+struct Attack {
+    /// What it tries.
+    tries: &'static str,
+    bytes: Vec<u8>,
+    /// Whether it is no tar, but what should hold one.
+    stream: bool,
+    /// As a layer.
+    layer: Verdict,
+    /// By ADD, and as a context.
+    archive: Verdict,
+}
+
+/// What comes of an archive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    /// The build fails, and says this.
+    Refused(&'static str),
+    /// The build succeeds, and what the archive holds is inside.
+    Inside,
+}
+
+use Verdict::{Inside, Refused};
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Everything that an attack may want to reach, and where it is tried.
+struct Place {
+    dir: tempfile::TempDir,
+    before: Tree,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempdir();
+        fs::create_dir(dir.path().join("outside")).expect("make a directory");
+        fs::write(dir.path().join("outside/secret"), "untouched").expect("write");
+        let before = Tree::from_dir(&dir.path().join("outside"));
+        Place { dir, before }
+    }
+
+    fn outside(&self) -> PathBuf {
+        self.dir.path().join("outside")
+    }
+
+    fn untouched(&self, tries: &str, door: &str) {
+        let after = Tree::from_dir(&self.outside());
+        assert_eq!(after, self.before, "{tries} ({door}): it reached what is outside");
+    }
+}
+
+/// An image of two layers: a good one with links that lead out, and the hostile one.
+fn image(at: &Path, good: &[u8], hostile: &[u8], diff_id: &str) {
+    let blobs = at.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("make directories");
+    let put = |media_type: &str, bytes: &[u8]| -> Value {
+        let digest = digest(bytes);
+        fs::write(blobs.join(&digest[7..]), bytes).expect("write a blob");
+        json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+    };
+    let config = json!({
+        "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"), "os": "linux",
+        "config": {}, "rootfs": { "type": "layers", "diff_ids": [digest(good), diff_id] },
+    });
+    let tar = "application/vnd.oci.image.layer.v1.tar";
+    let config = put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let layers = [put(tar, good), put(tar, hostile)];
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    let document = json!({ "schemaVersion": 2, "mediaType": manifest, "config": config, "layers": layers });
+    let entry = put(manifest, document.to_string().as_bytes());
+    fs::write(at.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string())
+        .expect("write");
+    fs::write(at.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write");
+}
+
+/// What is below the hostile layer, and where ADD unpacks to.
+fn good(outside: &str) -> Vec<u8> {
+    let entries = [
+        directory("dir/"),
+        file("dir/file", b"good"),
+        file("ok", b"ok"),
+        symlink("way-out", outside),
+        symlink("way-up", &format!("../../../../../../..{outside}")),
+        end(),
+    ];
+    entries.concat()
+}
+
+/// The tar that a hostile stream holds, where it is one that is compressed and not damaged.
+fn plain(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let read = std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(bytes), &mut plain);
+    if bytes.starts_with(&[0x1f, 0x8b]) && read.is_ok() { plain } else { bytes.to_vec() }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).expect("compress");
+    encoder.finish().expect("compress")
+}
+
+/// One door: builds, and looks at what is left.
+fn through(door: &str, attack: &Attack, place: &Place, verdict: Verdict) -> Option<String> {
+    let home = Home::new();
+    let out = tempdir();
+    let dest = out.path().join("out");
+    let output = format!("type=local,dest={}", dest.display());
+    let outside = place.outside().display().to_string();
+    let layout = out.path().join("image");
+    let with_image = |hostile: &[u8], diff_id: &str| {
+        image(&layout, &good(&outside), hostile, diff_id);
+        format!("--build-context=evil=oci-layout://{}", layout.display())
+    };
+    let done = match door {
+        "layer" => {
+            let named = with_image(&attack.bytes, &digest(&plain(&attack.bytes)));
+            let context = Context::new("FROM evil\n");
+            run(home.builder("build").args([&named, "-o", &output]).arg(context.path()))
+        }
+        "ADD" => {
+            let empty = end();
+            let named = with_image(&empty, &digest(&empty));
+            let context = Context::new("FROM evil\nADD a.tar /\n").file("a.tar", &attack.bytes);
+            run(home.builder("build").args([&named, "-o", &output]).arg(context.path()))
+        }
+        _ => {
+            let hostile = plain(&attack.bytes);
+            let dockerfile = file("Dockerfile", b"FROM scratch\nCOPY . /\n");
+            let context = [dockerfile, good(&outside)[..5 * 512 + 1024].to_vec(), hostile].concat();
+            feed(home.builder("build").args(["-o", &output, "-"]), &context)
+        }
+    };
+    place.untouched(attack.tries, door);
+    let wrong = match verdict {
+        Refused(words) if done.code == Some(1) && done.stderr.contains(words) => None,
+        Inside if done.code == Some(0) => None,
+        _ => Some(format!(
+            "{} ({door}): expected {verdict:?}, exit code {:?}, {}",
+            attack.tries,
+            done.code,
+            done.stderr
+                .lines()
+                .filter(|line| line.contains("error") || line.contains("ERROR"))
+                .collect::<Vec<_>>()
+                .join(" | ")
+        )),
+    };
+    if done.code != Some(0) {
+        assert!(!dest.exists(), "{} ({door}): there is a result", attack.tries);
+        let list = |name: &str| {
+            let entries = fs::read_dir(home.path().join(name)).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name()).collect::<Vec<_>>()
+        };
+        if !list("tmp-v1").is_empty() {
+            // The end came before it was tidied up: whoever comes next does it.
+            let next = Context::new("FROM scratch\n");
+            run(home.builder("build").arg(next.path())).ok();
+            eventually(Duration::from_secs(10), "what is left to go", || list("tmp-v1").is_empty());
+        }
+        // Of an image the good layer may stay, and the empty one.
+        let most = match door {
+            "layer" => 1,
+            "ADD" => 2,
+            _ => 0,
+        };
+        let snapshots = list("snapshots-v1");
+        let layers = snapshots.iter().filter(|name| !name.to_string_lossy().contains('.')).count();
+        assert!(layers <= most, "{} ({door}): {snapshots:?} are left", attack.tries);
+    }
+    wrong
+}
+
+#[test]
+fn archives_stay_inside_or_are_refused() {
+    let place = Place::new();
+    let mut attacks: Vec<_> =
+        attacks(&place.outside().display().to_string()).into_iter().enumerate().collect();
+    assert!(attacks.len() >= 60, "{} attacks", attacks.len());
+    let wrong = std::sync::Mutex::new(Vec::new());
+    in_parallel(&mut attacks, |_, attack| {
+        let (number, attack) = attack;
+        // The last two are one reader and one writer. What is no archive is a file for ADD, and nothing for a context.
+        let other = if *number % 2 == 0 && !attack.stream { "context" } else { "ADD" };
+        let mut doors = vec![("layer", attack.layer), (other, attack.archive)];
+        // What the reader refuses, which is the same behind every door.
+        if attack.layer == attack.archive && matches!(attack.layer, Refused(_)) {
+            doors.swap_remove(usize::from(*number % 3 == 0));
+        }
+        for (door, verdict) in doors {
+            wrong.lock().expect("the list").extend(through(door, attack, &place, verdict));
+        }
+    });
+    let wrong = wrong.into_inner().expect("the list");
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// All of them.
+fn attacks(outside: &str) -> Vec<Attack> {
+    let long = "n".repeat(300);
+    let deep = "d/".repeat(2100);
+    let secret = format!("{outside}/secret");
+    let up = format!("../../../../../../../../../..{secret}");
+    let sparse = |map: &str, size: &str, stored: &[u8]| {
+        file_with(&[("GNU.sparse.map", map.as_bytes()), ("GNU.sparse.size", size.as_bytes())], stored)
+    };
+    let old_sparse = |extended: u8, size: &[u8]| {
+        let block = changed(&header(b"sparse", b'S', 512, b""), 257, b"ustar  \0");
+        let block = changed(&block, 386, b"00000000000\x0000000001000\0");
+        changed(&changed(&block, 482, &[extended]), 483, size)
+    };
+    let numeric = |at: usize, bytes: &[u8]| changed(&header(b"f", b'0', 0, b""), at, bytes);
+    let mut attacks = Vec::new();
+    let mut tries = |tries: &'static str, layer: Verdict, archive: Verdict, parts: &[Vec<u8>]| {
+        attacks.push(Attack {
+            tries,
+            bytes: [&parts.concat()[..], &end()].concat(),
+            stream: false,
+            layer,
+            archive,
+        });
+    };
+    let both = |verdict: Verdict| (verdict, verdict);
+
+    // Names.
+    let (l, a) = both(Refused("upwards"));
+    tries("a name that leads up", l, a, &[file("../x", b"x")]);
+    tries("a name that leads up from within", l, a, &[file("a/../../x", b"x")]);
+    tries("a name that leads up and down", l, a, &[file("dir/../dir/../../x", b"x")]);
+    tries("only upwards", l, a, &[directory("..")]);
+    tries("upwards behind a dot", l, a, &[file("./../x", b"x")]);
+    tries("upwards from the top", l, a, &[file("/../x", b"x")]);
+    tries("ending upwards", l, a, &[directory("a/..")]);
+    tries("a long name (POSIX) that leads up", l, a, &[file_with(&[("path", b"../x")], b"x")]);
+    tries("a long name (GNU) that leads up", l, a, &[extended(b'L', b"../x\0"), file("f", b"x")]);
+    tries("a prefix that leads up", l, a, &[changed(&header(b"x", b'0', 0, b""), 345, b"../..")]);
+    tries("an absolute name", Inside, Inside, &[file(&secret, b"x")]);
+    tries("slashes without end", Inside, Inside, &[file("////x", b"x")]);
+    tries("another system's separator", Inside, Inside, &[file("..\\..\\x", b"x")]);
+    tries("a newline, escapes and no UTF-8", Inside, Inside, &[header(b"a\n\x1b[31m\xff\xfe", b'0', 0, b"")]);
+    tries(
+        "a name of 300 bytes",
+        Refused("255"),
+        Refused("255"),
+        &[file_with(&[("path", long.as_bytes())], b"")],
+    );
+    tries(
+        "a path of 4,200 bytes",
+        Refused("4095"),
+        Refused("4095"),
+        &[file_with(&[("path", deep.as_bytes())], b"")],
+    );
+    tries("a name with NUL", Refused("NUL"), Refused("NUL"), &[file_with(&[("path", b"a\0/../x")], b"")]);
+    tries("no name", Refused("root"), Refused("root"), &[file("", b"x")]);
+    tries("a file for the root", Refused("root"), Refused("root"), &[file("./", b"x")]);
+    tries("a link for the root", Refused("root"), Refused("root"), &[symlink(".", outside)]);
+
+    // Links.
+    tries(
+        "a link out, and a file through it",
+        Refused("parent is a link"),
+        Inside,
+        &[symlink("l", outside), file("l/x", b"x")],
+    );
+    tries(
+        "a relative link out, and a file through it",
+        Refused("parent is a link"),
+        Inside,
+        &[symlink("l", &up[..up.len() - 7]), file("l/x", b"x")],
+    );
+    tries(
+        "two links out, and a file through both",
+        Refused("parent is a link"),
+        Inside,
+        &[symlink("b", outside), symlink("a", "b"), file("a/x", b"x")],
+    );
+    tries("a file through a link of the layer below", Inside, Inside, &[file("way-out/x", b"x")]);
+    tries("a file through a relative link of the layer below", Inside, Inside, &[file("way-up/x", b"x")]);
+    tries("a file over a link to a file", Inside, Inside, &[symlink("l", &secret), file("l", b"x")]);
+    tries("a directory over a link", Inside, Inside, &[symlink("l", outside), directory("l/")]);
+    tries(
+        "a mode through a link of the layer below",
+        Inside,
+        Inside,
+        &[changed(&directory("way-out/"), 100, b"0000777\0")],
+    );
+    tries(
+        "a directory that becomes a link",
+        Refused("parent is a link"),
+        Inside,
+        &[directory("d/"), symlink("d", outside), file("d/x", b"x")],
+    );
+    tries(
+        "links in a circle",
+        Refused("parent is a link"),
+        Refused("too many symbolic links"),
+        &[symlink("a", "b"), symlink("b", "a"), file("a/x", b"x")],
+    );
+    tries(
+        "a link to itself",
+        Refused("parent is a link"),
+        Refused("too many symbolic links"),
+        &[symlink("a", "a"), file("a/x", b"x")],
+    );
+    tries(
+        "a link into /proc",
+        Refused("parent is a link"),
+        Inside,
+        &[symlink("p", "/proc/self/cwd"), file("p/x", b"x")],
+    );
+    tries("a link without target", Refused("target"), Refused("target"), &[symlink("l", "")]);
+    tries(
+        "a link's target of 5,000 bytes",
+        Refused("4095"),
+        Refused("4095"),
+        &[extended(b'x', &record("linkpath", &[b'x'; 5000])), symlink("l", "x")],
+    );
+    tries(
+        "a link's target with NUL",
+        Refused("NUL"),
+        Refused("NUL"),
+        &[extended(b'x', &record("linkpath", b"a\0b")), symlink("l", "x")],
+    );
+    tries(
+        "a hard link upwards",
+        Refused("upwards"),
+        Refused("upwards"),
+        &[hard_link("h", "../../etc/passwd")],
+    );
+    tries("a hard link to an absolute name", Refused(""), Refused(""), &[hard_link("h", &secret)]);
+    tries(
+        "a hard link through a link out",
+        Refused(""),
+        Refused(""),
+        &[symlink("l", outside), hard_link("h", "l/secret")],
+    );
+    tries(
+        "a hard link through a link of the layer below",
+        Refused(""),
+        Refused(""),
+        &[hard_link("h", "way-out/secret")],
+    );
+    tries(
+        "a hard link to a link out, written through",
+        Inside,
+        Inside,
+        &[symlink("l", &secret), hard_link("h", "l"), file("h", b"x")],
+    );
+    tries("a hard link to itself", Refused(""), Refused(""), &[hard_link("h", "h")]);
+    tries("a hard link to a directory", Refused(""), Refused(""), &[directory("d/"), hard_link("h", "d")]);
+    tries("a hard link to the root", Refused("root"), Refused("root"), &[hard_link("h", "/")]);
+    tries("a hard link to nothing", Refused(""), Refused(""), &[hard_link("h", "nothing")]);
+    tries(
+        "a hard link to what comes later",
+        Refused(""),
+        Refused(""),
+        &[hard_link("h", "later"), file("later", b"x")],
+    );
+    tries(
+        "a hard link to a removal",
+        Refused(".wh."),
+        Refused(""),
+        &[file(".wh.x", b""), hard_link("h", ".wh.x")],
+    );
+
+    // What is no file.
+    let device = |flag, numbers: &[u8; 16]| changed(&header(b"device", flag, 0, b""), 329, numbers);
+    tries("the memory as a device", Inside, Inside, &[device(b'3', b"0000001\x000000001\0")]);
+    tries("a disk as a device", Inside, Inside, &[device(b'4', b"0000010\x000000000\0")]);
+    tries(
+        "device numbers that are none",
+        Refused("device numbers"),
+        Refused("device numbers"),
+        &[device(b'3', b"x000001\x000000001\0")],
+    );
+    tries(
+        "device numbers below nothing",
+        Refused("device numbers"),
+        Refused("device numbers"),
+        &[device(b'3', &[0xff; 16])],
+    );
+    tries(
+        "a file below a pipe",
+        Refused("parent is a link"),
+        Refused("not a directory"),
+        &[header(b"p", b'6', 0, b""), file("p/x", b"x")],
+    );
+    tries("a file over a pipe", Inside, Inside, &[header(b"p", b'6', 0, b""), file("p", b"x")]);
+    tries(
+        "a program for everybody's root",
+        Inside,
+        Inside,
+        &[changed(&header(b"su", b'0', 0, b""), 100, b"0006755\0")],
+    );
+    for (what, flag) in
+        [("a volume's label", b'V'), ("a continued volume", b'M'), ("a type that nobody knows", b'Z')]
+    {
+        tries(what, Refused("type"), Refused("type"), &[header(b"f", flag, 0, b"")]);
+    }
+
+    // Sizes.
+    tries(
+        "less content than promised",
+        Refused("cut off"),
+        Refused("cut off"),
+        &[header(b"f", b'0', 1 << 30, b"")],
+    );
+    tries("a negative size", Refused("size"), Refused("size"), &[numeric(124, &[0xff; 12])]);
+    tries(
+        "a size of 2^80",
+        Refused("size"),
+        Refused("size"),
+        &[numeric(124, &[0x80, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])],
+    );
+    tries("a size that is no number", Refused("size"), Refused("size"), &[numeric(124, b"99999999999\0")]);
+    tries(
+        "a size of 2^64-1 (POSIX)",
+        Refused("size"),
+        Refused("size"),
+        &[file_with(&[("size", b"18446744073709551615")], b"")],
+    );
+    tries(
+        "a negative size (POSIX)",
+        Refused("malformed"),
+        Refused("malformed"),
+        &[file_with(&[("size", b"-1")], b"")],
+    );
+    tries(
+        "a smaller size (POSIX), and a header in the content",
+        Refused("upwards"),
+        Refused("upwards"),
+        &[extended(b'x', &record("size", b"0")), header(b"f", b'0', 512, b""), header(b"../x", b'0', 0, b"")],
+    );
+    tries(
+        "a directory with content, which is a header",
+        Refused("upwards"),
+        Refused("upwards"),
+        &[header(b"d/", b'5', 512, b""), header(b"../x", b'0', 0, b"")],
+    );
+    tries(
+        "a wrong checksum",
+        Refused("checksum"),
+        Refused("checksum"),
+        &[{
+            let mut block = header(b"f", b'0', 0, b"");
+            block[0] = b'g';
+            [file("first", b""), block].concat()
+        }],
+    );
+    tries("an owner of 2^32-1", Refused("id"), Refused("id"), &[file_with(&[("uid", b"4294967295")], b"")]);
+    tries(
+        "an owner of 2^64",
+        Refused("malformed"),
+        Refused("malformed"),
+        &[file_with(&[("gid", b"18446744073709551616")], b"")],
+    );
+    tries(
+        "a time that is none",
+        Refused("malformed"),
+        Refused("malformed"),
+        &[file_with(&[("mtime", b"yesterday")], b"")],
+    );
+    tries(
+        "a time at the end of all",
+        Inside,
+        Inside,
+        &[file_with(&[("mtime", b"9223372036854775807")], b"")],
+    );
+
+    // Extended headers.
+    let x = |content: &[u8]| vec![extended(b'x', content), file("f", b"")];
+    let (l, a) = both(Refused("malformed"));
+    tries("a record longer than its header", l, a, &x(b"99 path=x\n"));
+    tries("a record of no length", l, a, &x(b"0 path=x\n"));
+    tries("a record of negative length", l, a, &x(b"-9 path=x\n"));
+    tries("a record without end", l, a, &x(b"9 path=xy"));
+    tries("a key with NUL", l, a, &x(&record("pa\0th", b"x")));
+    tries("a record without key", l, a, &x(&record("", b"x")));
+    tries("a record of 2^64 bytes", l, a, &x(b"99999999999999999999 path=x\n"));
+    tries(
+        "two names, the second leads up",
+        Refused("upwards"),
+        Refused("upwards"),
+        &[file_with(&[("path", b"x"), ("path", b"../x")], b"")],
+    );
+    tries(
+        "a value that looks like a record",
+        Inside,
+        Inside,
+        &[file_with(&[("comment", b"x\n14 path=../x\n")], b"")],
+    );
+    tries(
+        "two extended headers",
+        Refused("two extended"),
+        Refused("two extended"),
+        &[extended(b'x', &record("path", b"a")), file_with(&[("path", b"b")], b"")],
+    );
+    tries(
+        "two names of two kinds",
+        Refused("disagree"),
+        Refused("disagree"),
+        &[extended(b'L', b"a"), file_with(&[("path", b"b")], b"")],
+    );
+    tries(
+        "a name for all files",
+        Refused("global"),
+        Refused("global"),
+        &[extended(b'g', &record("path", b"../x")), file("f", b"")],
+    );
+    tries(
+        "an extended header of 1 GiB",
+        Refused("1 MiB"),
+        Refused("1 MiB"),
+        &[header(b"x", b'x', 1 << 30, b"")],
+    );
+    tries("an extended header for nothing", Refused("ends after"), Refused("ends after"), &x(b"")[..1]);
+    tries("an attribute without name", l, a, &x(&record("SCHILY.xattr.", b"x")));
+    tries(
+        "marks of overlayfs as attributes",
+        Inside,
+        Inside,
+        &[
+            extended(
+                b'x',
+                &[
+                    record("SCHILY.xattr.trusted.overlay.redirect", outside.as_bytes()),
+                    record("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+                ]
+                .concat(),
+            ),
+            directory("dir/"),
+        ],
+    );
+    tries(
+        "an attribute of 100 kB",
+        Refused("attribute user.x"),
+        Refused("attribute user.x"),
+        &[file_with(&[("SCHILY.xattr.user.x", &[b'x'; 100_000])], b"")],
+    );
+
+    // Sparse files.
+    tries(
+        "a sparse file of 2^63-1 bytes",
+        Refused("bomb"),
+        Refused("bomb"),
+        &[sparse("0,3", "9223372036854775807", b"abc")],
+    );
+    tries(
+        "a thousand sparse files of 100 GiB",
+        Refused("bomb"),
+        Refused("bomb"),
+        &[sparse("0,3", "107374182400", b"abc").repeat(1000)],
+    );
+    let (l, a) = both(Refused("malformed"));
+    tries("a sparse map in disorder", l, a, &[sparse("2,1,0,2", "5", b"abc")]);
+    tries("a sparse map that overlaps", l, a, &[sparse("0,2,1,1", "5", b"abc")]);
+    tries("a sparse map beyond the end", l, a, &[sparse("4,3", "5", b"abc")]);
+    tries("a sparse map that overflows", l, a, &[sparse("18446744073709551615,3", "5", b"abc")]);
+    tries(
+        "a sparse map of 2^60 regions",
+        l,
+        a,
+        &[file_with(
+            &[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"5")],
+            &padded(b"1152921504606846976\n"),
+        )],
+    );
+    tries(
+        "an old sparse header that goes on for ever",
+        Refused("malformed"),
+        Refused("malformed"),
+        &[old_sparse(1, b"00000001000\0"), changed(&[0; 512], 504, &[1]).repeat(3)],
+    );
+    tries(
+        "a sparse directory",
+        Refused("sparse"),
+        Refused("sparse"),
+        &[extended(b'x', &record("GNU.sparse.size", b"5")), directory("d/")],
+    );
+
+    // Removals.
+    let (l, a) = (Refused(".wh."), Refused(".wh."));
+    tries("the removal of what is above", l, a, &[file(".wh...", b"")]);
+    tries("the removal of the directory itself", l, a, &[file("dir/.wh..", b"")]);
+    tries("the removal of nothing", l, a, &[file(".wh.", b"")]);
+    tries("the removal of a removal", l, a, &[file(".wh..wh.x", b"")]);
+    tries("AUFS' own directory", l, a, &[directory(".wh..wh.plnk/")]);
+    tries("a file in a removal", l, a, &[file("dir/.wh.d/x", b"")]);
+    tries("the removal of a file outside, through a link", Inside, a, &[file("way-out/.wh.secret", b"")]);
+    tries("the removal of all outside, through a link", Inside, a, &[file("way-out/.wh..wh..opq", b"")]);
+    tries(
+        "a link out, and removals through it",
+        Refused("parent is a link"),
+        a,
+        &[symlink("l", outside), file("l/.wh.secret", b""), file("l/.wh..wh..opq", b"")],
+    );
+    tries("the removal of everything", Inside, a, &[file(".wh..wh..opq", b""), file("ok", b"ok")]);
+    tries(
+        "the removal of what is not there",
+        Inside,
+        a,
+        &[file("no/where/.wh.x", b""), file("no/.wh..wh..opq", b"")],
+    );
+    tries("a removal with content", Inside, a, &[file(".wh.ok", b"content")]);
+
+    // One path several times.
+    tries("a file twice", Inside, Inside, &[file("f", b"1"), file("f", b"2")]);
+    tries(
+        "a file that becomes a directory",
+        Inside,
+        Inside,
+        &[file("f", b"1"), directory("f/"), file("f/x", b"2")],
+    );
+    tries(
+        "a directory that becomes a file",
+        Inside,
+        Inside,
+        &[directory("f/"), file("f/x", b"2"), file("f", b"1")],
+    );
+    tries(
+        "a file below a file",
+        Refused("parent is a link"),
+        Refused("not a directory"),
+        &[file("f", b"1"), file("f/x", b"2")],
+    );
+
+    // Streams.
+    let tar = [file("f", &[b'x'; 5000]), end()].concat();
+    let mut stream = |tries: &'static str, layer: Verdict, archive: Verdict, bytes: Vec<u8>| {
+        attacks.push(Attack { tries, bytes, stream: true, layer, archive });
+    };
+    stream("an archive cut off within a file", Refused("cut off"), Refused("cut off"), tar[..1000].to_vec());
+    stream(
+        "an archive cut off within a header",
+        Refused("cut off"),
+        Inside,
+        [&tar[..], &[1; 100]].concat()[..100].to_vec(),
+    );
+    stream(
+        "more behind the end",
+        Refused("follows the end"),
+        Refused("follows the end"),
+        [&tar[..], &padded(b"x")].concat(),
+    );
+    stream("a gzip stream cut off", Refused(""), Inside, gzip(&tar)[..40].to_vec());
+    stream("a gzip stream with a wrong checksum", Refused(""), Refused(""), {
+        let mut bytes = gzip(&tar);
+        let at = bytes.len() - 6;
+        bytes[at] ^= 1;
+        bytes
+    });
+    stream(
+        "rubbish behind a gzip stream",
+        Refused(""),
+        Refused(""),
+        [gzip(&tar), b"rubbish".to_vec()].concat(),
+    );
+    stream("gzip in gzip", Refused(""), Inside, gzip(&gzip(&tar)));
+    stream("no archive at all", Refused(""), Inside, b"#!/bin/sh\necho no archive\n".repeat(40));
+    attacks
+}
+
+#[test]
+fn the_good_ones_come_through() {
+    let place = Place::new();
+    let good = Attack {
+        tries: "nothing",
+        bytes: [file("f", b"x"), end()].concat(),
+        stream: false,
+        layer: Inside,
+        archive: Inside,
+    };
+    for door in ["layer", "ADD", "context"] {
+        assert_eq!(through(door, &good, &place, Inside), None);
+    }
+}

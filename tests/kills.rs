@@ -1,0 +1,262 @@
+//! Builds that are interrupted and killed at any moment of a step: while it is mounted, runs, is collected, committed, exported.
+//! Nothing of them stays that the next build does not take away, and what that one gives is what a clean build gives.
+//!
+//! `BUILDER_KILLS` says how many times (default 12), `BUILDER_KILLS_SEED` repeats a run. Half of them are of root's builds, of which
+//! some run through runc; the others of an ordinary user's.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use e2e::{Context, Home, Image, User, eventually, mounts_with, need_root, processes_with, run, tempdir};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+fn number_from(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Each kind of mount, processes that hide, files to collect, two steps at once, layers to pack. `NUMBER` makes all of it new.
+const DOCKERFILE: &str = "\
+FROM busybox AS other
+ARG NUMBER
+RUN mkdir -p /o/a/b && i=0; while [ $i -lt 200 ]; do echo $NUMBER $i > /o/a/b/$i; i=$((i+1)); done; ln -s a/b /o/link
+FROM busybox
+ARG NUMBER
+COPY . /ctx/
+RUN --mount=type=bind,from=other,source=/o,target=/b,rw --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secret,id=s \
+    (setsid sh -c 'trap \"\" TERM INT; sleep 2' &) ; cp -r /b/a /copied && echo $NUMBER > /c/last && rm /ctx/gone && chmod 700 /copied && rm -r /b/a
+RUN --network=none head -c 3000000 /dev/zero | tr '\\0' x > /large && cat /copied/b/* > /all && rm -r /copied/b && mkdir /copied/b && chown 3:4 /all
+COPY --from=other /o/ /from/other/
+";
+
+/// Somebody whose builds are killed.
+struct Victim<'a> {
+    who: &'static str,
+    build: Box<dyn Fn(&Context) -> Command + 'a>,
+    prune: Box<dyn Fn() -> Command + 'a>,
+    /// The directory of state, temporary files and output.
+    place: PathBuf,
+    /// Where the image goes, each time over what was there.
+    layout: PathBuf,
+    state: PathBuf,
+    context: Context,
+}
+
+impl Victim<'_> {
+    fn command(&self, number: u64) -> Command {
+        let mut build = (self.build)(&self.context);
+        build.arg(format!("--build-arg=NUMBER={number}"));
+        build.arg(format!("--secret=id=s,src={}", self.context.path().join("secret").display()));
+        build.args(["-o", &format!("type=oci,tar=false,name=kill:latest,dest={}", self.layout.display())]);
+        build.env("SOURCE_DATE_EPOCH", "1600000000");
+        build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        build
+    }
+
+    /// Starts a build, and ends it; whether it was still running.
+    fn kill(&self, number: u64, after: Duration, signal: Signal, runtime: &str) -> bool {
+        let mut build = self.command(number);
+        let mut child = build.env("BUILDER_RUNTIME", runtime).spawn().expect("start a build");
+        sleep(after);
+        if child.try_wait().expect("look at a build").is_some() {
+            return false;
+        }
+        let below = descendants(child.id());
+        // To the builder alone: that nothing else stays is its business.
+        kill_process(Pid::from_child(&child), signal).expect("kill a build");
+        let how = format!("{}: {signal:?} after {after:?}, {runtime:?}", self.who);
+        eventually(Duration::from_secs(20), &format!("the build to end; {how}"), || {
+            child.try_wait().expect("look at a build").is_some()
+        });
+        eventually(Duration::from_secs(10), &format!("all processes to end; {how}"), || {
+            below.iter().all(|pid| is_gone(*pid)) && processes_with(&format!("NUMBER={number}")).is_empty()
+        });
+        eventually(Duration::from_secs(5), &format!("all mounts to go; {how}"), || {
+            mounts_with(&self.place.display().to_string()).is_empty()
+        });
+        true
+    }
+
+    /// Builds to the end, and looks for what is left of those before.
+    fn finish(&self, number: u64) -> Image {
+        let mut build = self.command(number);
+        run(build.stderr(Stdio::piped())).ok();
+        // A build takes away what others left while it works, and is done before that when there is nothing to do.
+        let mut more = 0;
+        while !names(&self.state.join("tmp-v1")).is_empty() && more < 5 {
+            run(&mut self.command(number)).ok();
+            more += 1;
+        }
+        assert_eq!(names(&self.state.join("tmp-v1")), [""; 0], "{}: half of something", self.who);
+        assert_eq!(abandoned_groups(), [""; 0], "{}: control groups", self.who);
+        Image::open(self.layout.clone(), None)
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Everything below a process, by numbers.
+fn descendants(pid: u32) -> Vec<u32> {
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(") ").next()?.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let all: Vec<(u32, u32)> = names(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        found.extend(all.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+/// Whether a process has ended. One that nobody waits for any more has.
+fn is_gone(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// Control groups of guards that are no more. A guard's number is in the name; those of other tests live.
+fn abandoned_groups() -> Vec<String> {
+    let find =
+        || run(Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", "builder-*"])).stdout;
+    let guard = |path: &str| path.rsplit("/builder-").next()?.split('-').next()?.parse::<u32>().ok();
+    let dead = |path: &&str| guard(path).is_some_and(is_gone);
+    let seen = find();
+    let seen: Vec<&str> = seen.lines().filter(dead).collect();
+    // A guard that ends now is about to remove its own.
+    sleep(Duration::from_millis(if seen.is_empty() { 0 } else { 500 }));
+    seen.into_iter().filter(|path| Path::new(path).exists()).map(str::to_owned).collect()
+}
+
+fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Random) {
+    let clean = |number: u64| {
+        let home = Home::new();
+        let dir = tempdir();
+        let layout = dir.path().join("layout");
+        let mut build = home.build(&victim.context);
+        build.arg(format!("--build-arg=NUMBER={number}")).env("SOURCE_DATE_EPOCH", "1600000000");
+        build.arg(format!("--secret=id=s,src={}", victim.context.path().join("secret").display()));
+        run(build.args(["-o", &format!("type=oci,tar=false,name=kill:latest,dest={}", layout.display())]))
+            .ok();
+        Image::open(layout, Some(dir))
+    };
+    let start = Instant::now();
+    victim.finish(0);
+    let whole = start.elapsed();
+    let (mut killed, mut late, mut compared) = (0, 0, 0);
+    while killed < kills {
+        let number = 1 + random.below(1_000_000_000);
+        for _ in 0..(2 + random.below(3)).min(kills - killed) {
+            let after = Duration::from_micros(random.below(whole.as_micros() as u64));
+            let signal = [Signal::INT, Signal::TERM, Signal::KILL][killed as usize % 3];
+            let runtime = runtimes[random.below(runtimes.len() as u64) as usize];
+            match victim.kill(number, after, signal, runtime) {
+                true => killed += 1,
+                false => late += 1,
+            }
+        }
+        let (got, want) = (victim.finish(number), clean(number));
+        let what = format!("{}, after {killed} kills", victim.who);
+        got.tree().same(&want.tree(), &what);
+        assert_eq!(got.digest, want.digest, "{what}");
+        compared += 1;
+    }
+    run(&mut (victim.prune)()).ok();
+    assert_eq!(
+        names(&victim.state.join("snapshots-v1")),
+        [""; 0],
+        "{}: snapshots that nobody knows",
+        victim.who
+    );
+    assert_eq!(names(&victim.place.join("tmp")), [""; 0], "{}: temporary files", victim.who);
+    println!(
+        "{}: {killed} builds killed ({late} had ended before), {compared} finished after kills, each as a clean build; \
+         one takes {whole:?}",
+        victim.who
+    );
+}
+
+fn context() -> Context {
+    let context =
+        Context::new(DOCKERFILE).file("file", "text\n").file("gone", "gone\n").file("secret", "s3cret\n");
+    ["file", "gone", "secret", "Dockerfile"].iter().for_each(|name| context.chmod(name, 0o644));
+    context
+}
+
+fn share(of: u64) -> (u64, Random) {
+    let seed = number_from("BUILDER_KILLS_SEED", u64::from(std::process::id()));
+    println!("seed {seed}");
+    (number_from("BUILDER_KILLS", 12).div_ceil(2), Random(seed ^ of))
+}
+
+#[test]
+fn root_leaves_nothing() {
+    need_root();
+    let (kills, mut random) = share(1);
+    let dir = tempdir();
+    let place = dir.path().to_owned();
+    fs::create_dir(place.join("tmp")).expect("make a directory");
+    let set = |mut command: Command| {
+        command.env("BUILDER_HOME", place.join("state")).env("TMPDIR", place.join("tmp"));
+        command
+    };
+    let home = Home::new();
+    let victim = Victim {
+        who: "root",
+        build: Box::new(|context| set(home.build(context))),
+        prune: Box::new(|| {
+            let mut prune = set(home.builder("prune"));
+            prune.args(["--all", "--force"]);
+            prune
+        }),
+        layout: place.join("layout"),
+        place: place.clone(),
+        state: place.join("state"),
+        context: context(),
+    };
+    torment(&victim, kills, &["", "", "runc"], &mut random);
+}
+
+#[test]
+fn an_ordinary_user_leaves_nothing() {
+    let (kills, mut random) = share(2);
+    let user = User::with_range();
+    let victim = Victim {
+        who: "an ordinary user",
+        build: Box::new(|context| user.build(context)),
+        prune: Box::new(|| {
+            let mut prune = user.builder("prune");
+            prune.args(["--all", "--force"]);
+            prune
+        }),
+        layout: user.at("out/layout"),
+        place: user.at(""),
+        state: user.at("home/.local/share/builder"),
+        context: context(),
+    };
+    torment(&victim, kills, &[""], &mut random);
+}

@@ -1,0 +1,764 @@
+//! Results that travel between machines: `--cache-to` and `--cache-from`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use e2e::{
+    Context, Done, Home, Registry, Reply, Request, Running, Server, User, free_port, json, need_root, run,
+    tempdir, tool,
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+/// Two stages that the last one copies from, one of them with `--link`; a step that removes and one that changes the root.
+const DOCKERFILE: &str = "\
+FROM busybox AS left
+COPY left.txt /in
+RUN echo left-ran && tr a-z A-Z < /in > /out
+FROM busybox AS right
+WORKDIR /work
+COPY right.txt .
+RUN echo right-ran && rev right.txt > out && rm /etc/group && chmod 700 /
+FROM right
+COPY --from=left --link /out /left
+RUN echo last-ran && cat /left out > both && ln both again && touch -d 2001-01-01 both
+CMD [\"cat\", \"both\"]
+";
+
+fn context() -> Context {
+    Context::new(DOCKERFILE).file("left.txt", "left\n").file("right.txt", "right\n")
+}
+
+/// A directory for a cache.
+struct Dir(TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempdir())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("cache")
+    }
+
+    fn to(&self, more: &str) -> String {
+        format!("--cache-to=type=local,dest={}{more}", self.path().display())
+    }
+
+    fn from(&self) -> String {
+        format!("--cache-from=type=local,src={}", self.path().display())
+    }
+
+    fn blob(&self, digest: &Value) -> PathBuf {
+        let hex = digest.as_str().and_then(|digest| digest.strip_prefix("sha256:")).expect("a digest");
+        self.path().join("blobs/sha256").join(hex)
+    }
+
+    /// What `index.json` points to.
+    fn manifest(&self) -> Value {
+        json(&self.blob(&json(&self.path().join("index.json"))["manifests"][0]["digest"]))
+    }
+
+    fn document(&self) -> Value {
+        json(&self.blob(&self.manifest()["config"]["digest"]))
+    }
+
+    fn put(&self, bytes: &[u8]) -> Value {
+        let hex = hex(bytes);
+        fs::write(self.path().join("blobs/sha256").join(&hex), bytes).expect("write a blob");
+        json!(format!("sha256:{hex}"))
+    }
+
+    /// Replaces the document, with all that points to it.
+    fn replace(&self, document: &[u8]) {
+        let mut manifest = self.manifest();
+        manifest["config"]["digest"] = self.put(document);
+        manifest["config"]["size"] = json!(document.len());
+        let manifest = manifest.to_string().into_bytes();
+        let mut index = json(&self.path().join("index.json"));
+        index["manifests"][0]["digest"] = self.put(&manifest);
+        index["manifests"][0]["size"] = json!(manifest.len());
+        fs::write(self.path().join("index.json"), index.to_string()).expect("write the index");
+    }
+
+    /// Changes the document.
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let mut document = self.document();
+        change(&mut document);
+        self.replace(document.to_string().as_bytes());
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A cache of the context's build with everything in it, and the image's digest.
+fn filled(context: &Context) -> (Dir, String) {
+    let (dir, home) = (Dir::new(), Home::new());
+    let image = home.export(context, &[&dir.to(",mode=max")]);
+    (dir, image.digest)
+}
+
+/// The layers and blobs in a state directory.
+fn kept(home: &Home) -> usize {
+    let count = |dir: PathBuf| fs::read_dir(dir).map_or(0, Iterator::count);
+    count(home.path().join("snapshots-v1")) + count(home.path().join("blobs/sha256-v1"))
+}
+
+#[test]
+fn another_machine_executes_nothing_and_makes_the_same_image() {
+    let (dir, digest) = filled(&context());
+    let home = Home::new();
+    // Another directory, other modes of the directory itself, another time zone.
+    let again = context();
+    fs::set_permissions(again.path(), fs::Permissions::from_mode(0o711)).expect("chmod");
+    let layout = tempdir();
+    let output = format!("type=oci,tar=false,name=e2e:latest,dest={}", layout.path().join("o").display());
+    let mut build = home.build(&again);
+    build
+        .args(["--progress=rawjson", "-o", &output, &dir.from()])
+        .env("TZ", "Asia/Tokyo")
+        .env("LC_ALL", "tr_TR.UTF-8");
+    let done = run(&mut build).ok();
+    done.steps().all_cached();
+    assert!(done.stderr.contains("importing cache manifest from "), "{done}");
+    let image = e2e::Image::open(layout.path().join("o"), None);
+    assert_eq!(image.digest, digest, "the image of whoever executed it");
+    // Everything is here now.
+    fs::remove_dir_all(dir.path()).expect("remove the cache");
+    home.steps(&again, &[]).all_cached();
+    assert_eq!(home.export(&again, &[]).digest, digest);
+    // What was unpacked is what was packed: in another form, of which the cache said nothing.
+    let executed = Home::new();
+    executed.steps(&again, &[&dir.to(",mode=max")]);
+    let brought = Home::new();
+    brought.steps(&again, &["-t", "app", &dir.from()]).all_cached();
+    fs::remove_dir_all(dir.path()).expect("remove the cache");
+    let zstd = |home: &Home| {
+        let layout = tempdir();
+        let path = layout.path().join("o");
+        let output = format!("type=oci,tar=false,name=e2e:latest,compression=zstd,dest={}", path.display());
+        run(home.build(&again).args(["--progress=rawjson", "-o", &output])).ok().steps().all_cached();
+        e2e::Image::open(path, None).digest
+    };
+    assert_eq!(zstd(&brought), zstd(&executed));
+    // And it runs.
+    run(home.build(&again).args(["-t", "app"])).ok();
+    assert_eq!(run(home.builder("run").arg("app")).ok().stdout, "LEFT\nthgir\n");
+}
+
+#[test]
+fn what_nobody_needs_stays_where_it_is() {
+    let (dir, _) = filled(&context());
+    let home = Home::new();
+    let edited = context();
+    home.steps(&edited, &[&dir.from()]).all_cached();
+    assert_eq!(kept(&home), 0, "nobody wanted the result");
+    // The last step runs: what it stands on is brought, and nothing else.
+    edited.write("Dockerfile", DOCKERFILE.replace("last-ran", "again"));
+    let done = run(home.build(&edited).args(["--progress=plain", &dir.from()])).ok();
+    assert_eq!(
+        (done.stderr.matches("-ran\n").count(), done.stderr.matches("not cached").count()),
+        (0, 1),
+        "{done}"
+    );
+    // Though it was never built here, it is known what is different.
+    assert!(done.stderr.contains("not cached: command: "), "{done}");
+    let (cached, brought) = (dir.document()["layers"].as_array().expect("layers").len(), kept(&home));
+    assert_eq!(cached, 7);
+    // Four layers of the result below it with their blobs, the new one, the base and its blob; not `/in` nor `/out` of the other stage.
+    let layers = fs::read_dir(home.path().join("snapshots-v1")).expect("list").flatten();
+    let layers = layers.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count();
+    assert_eq!(layers, 6, "{brought}");
+}
+
+#[test]
+fn an_edit_reruns_what_it_must() {
+    let (dir, _) = filled(&context());
+    let edited = context().file("left.txt", "other\n");
+    let home = Home::new();
+    let steps = home.steps(&edited, &[&dir.from()]);
+    let mut executed = steps.executed();
+    executed.sort_unstable();
+    assert_eq!(executed.len(), 5, "{executed:#?}");
+    assert!(executed.iter().all(|step| !step.contains("right-ran")), "{executed:#?}");
+    let clean = Home::new().export(&edited, &[]).tree();
+    assert_eq!(home.export(&edited, &[]).tree(), clean);
+    // A change that changes no content is caught where it is: early cutoff goes across machines.
+    let commented = context();
+    commented.write("Dockerfile", DOCKERFILE.replace("left-ran", "ran-left"));
+    let steps = Home::new().steps(&commented, &[&dir.from()]);
+    assert_eq!(steps.executed(), ["RUN echo ran-left && tr a-z A-Z < /in > /out"]);
+}
+
+/// What one machine made, a second one took and passed on without executing anything: a third one finds as much in it.
+#[test]
+fn what_was_brought_is_passed_on_with_all_that_is_known_of_it() {
+    let context = context();
+    let (first, digest) = filled(&context);
+    let (second, third) = (Dir::new(), Dir::new());
+    let home = Home::new();
+    run(home.build(&context).args(["-t", "app", &first.from(), &second.to(",mode=max")])).ok();
+    assert_eq!(second.document(), first.document());
+    // Also by a machine that has some of it and asks for nothing.
+    run(home.build(&context).args([&first.from(), &third.to("")])).ok();
+    Home::new().steps(&context, &[&third.from()]).all_cached();
+    assert_eq!(Home::new().export(&context, &[&second.from()]).digest, digest);
+    let commented = e2e::Context::new(&DOCKERFILE.replace("left-ran", "ran-left"))
+        .file("left.txt", "left\n")
+        .file("right.txt", "right\n");
+    let steps = Home::new().steps(&commented, &[&second.from()]);
+    assert_eq!(steps.executed(), ["RUN echo ran-left && tr a-z A-Z < /in > /out"]);
+}
+
+/// All that a layer can hold arrives as it was, also where owners cannot be set.
+#[test]
+fn layers_arrive_as_they_were() {
+    need_root();
+    let dockerfile = "\
+FROM busybox
+RUN mkdir -p /d/sub /gone/sub && cd /d && echo a > a && ln a b && ln -s a c && mkfifo f && chmod 4755 a && chmod 1777 sub \\
+ && touch -d 1999-09-09 sub && touch \"/d/$(printf 'new\\nline')\" && truncate -s 300K hole && chown -R 5:7 sub && chown -h 8:9 c && chmod 711 /
+RUN rm -r /gone && mkdir /gone && echo user > /gone/who && rm /d/b && chmod 755 /
+COPY --chown=3:4 --chmod=640 file /gone/
+COPY --link file /linked/file
+";
+    let context = Context::new(dockerfile).file("file", "text\n");
+    let (dir, home) = (Dir::new(), Home::new());
+    home.steps(&context, &[&dir.to(",mode=max")]);
+    run(Command::new("chmod").args(["-R", "a+rwX"]).arg(dir.0.path())).ok();
+    let image = |build: &mut Command, layout: PathBuf| {
+        let output = format!("type=oci,tar=false,name=e2e:latest,compression=zstd,dest={}", layout.display());
+        run(build.args(["--progress=rawjson", "-o", &output])).ok().steps().all_cached();
+        e2e::Image::open(layout, None).digest
+    };
+    let out = tempdir();
+    let expected = image(&mut home.build(&context), out.path().join("0"));
+    let root = Home::new();
+    assert_eq!(image(root.build(&context).arg(dir.from()), out.path().join("1")), expected);
+    for user in [User::with_range(), User::with_one_id()] {
+        assert_eq!(image(user.build(&context).arg(dir.from()), user.at("out").join("layout")), expected);
+    }
+    // A step on top sees it.
+    let seen = Context::new(&format!(
+        "{dockerfile}RUN stat -c '%a %u %g %F %n' / /d/* /gone/* /linked/file; ls /d\n"
+    ));
+    seen.write("file", "text\n");
+    let log = |home: &Home, more: &[&str]| home.steps(&seen, more).named("RUN stat").log.clone();
+    let (here, there) = (log(&home, &[]), log(&Home::new(), &[&dir.from()]));
+    assert_eq!(there, here);
+    assert!(here.starts_with("755 0 0 "), "{here}");
+}
+
+#[test]
+fn min_has_the_result_alone() {
+    let (min, max) = (Dir::new(), Dir::new());
+    let first = Home::new();
+    first.steps(&context(), &[&min.to(""), &max.to(",mode=max")]);
+    let layers = |dir: &Dir| dir.document()["layers"].as_array().expect("layers").len();
+    assert_eq!((layers(&min), layers(&max)), (5, 7));
+    Home::new().steps(&context(), &[&min.from()]).all_cached();
+    let edited = context().file("right.txt", "other\n");
+    // The stage that did not change is not in the image.
+    let executed = |from: &str| {
+        Home::new().steps(&edited, &[from]).executed().iter().any(|step| step.contains("left-ran"))
+    };
+    assert!(!executed(&max.from()));
+    assert!(!executed(&min.from()), "the copy of the stage is found, so that the stage is not needed");
+    let edited = context();
+    edited.write("Dockerfile", DOCKERFILE.replace("/out /left", "/in /left"));
+    let executed = |from: &str| Home::new().steps(&edited, &[from]).executed().len();
+    assert!(executed(&min.from()) > executed(&max.from()));
+}
+
+#[test]
+fn forms_and_tags() {
+    let (dir, home) = (Dir::new(), Home::new());
+    let context = context();
+    for (more, kind, config, suffix) in [
+        (",tag=a", "manifest", "config", "tar+gzip"),
+        (",tag=b,compression=zstd", "manifest", "config", "tar+zstd"),
+        (",tag=c,compression=uncompressed", "manifest", "config", ".tar"),
+        (",tag=d,image-manifest=false", "index", "manifests", "tar+gzip"),
+        (",tag=e,oci-mediatypes=false", "list", "manifests", "tar.gzip"),
+    ] {
+        home.steps(&context, &[&dir.to(&format!("{more},mode=max"))]);
+        let tag = &more[5..6];
+        let index = json(&dir.path().join("index.json"));
+        let entry = index["manifests"].as_array().expect("a list").iter();
+        let mut entry =
+            entry.filter(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == tag);
+        let entry = entry.next().unwrap_or_else(|| panic!("{tag} in {index:#}"));
+        assert!(entry["mediaType"].as_str().expect("a type").contains(kind), "{entry:#}");
+        let manifest = json(&dir.blob(&entry["digest"]));
+        assert!(manifest.get(config).is_some(), "{manifest:#}");
+        let layer = manifest.get("layers").unwrap_or(&manifest["manifests"])[0]["mediaType"]
+            .as_str()
+            .expect("a type");
+        assert!(layer.ends_with(suffix), "{layer}");
+        let other = Home::new();
+        other.steps(&context, &[&format!("{},tag={tag}", dir.from())]).all_cached();
+        // Also by digest, and with the files.
+        let by_digest = format!("{},digest={}", dir.from(), entry["digest"].as_str().expect("a digest"));
+        let third = Home::new();
+        run(third.build(&context).args(["-t", "app", &by_digest])).ok();
+        assert_eq!(run(third.builder("run").arg("app")).ok().stdout, "LEFT\nthgir\n");
+    }
+}
+
+#[test]
+fn what_is_here_is_not_asked_for() {
+    let (dir, home) = (Dir::new(), Home::new());
+    let context = context();
+    sleep(Duration::from_millis(2_100));
+    home.steps(&context, &[&dir.to(",mode=max")]);
+    // Nobody listens there, which nobody notices.
+    let nobody = format!("--cache-from=type=registry,ref=127.0.0.1:{}/cache", free_port());
+    let trace = tempdir();
+    let file = trace.path().join("trace");
+    let build = home.build(&context);
+    let mut strace = tool("strace");
+    strace.args(["-f", "-qq", "-e", "trace=connect,openat,open,execve", "-o"]).arg(&file);
+    strace.arg(build.get_program()).args(build.get_args()).args(["--progress=plain", &nobody, &dir.from()]);
+    strace.env("BUILDER_HOME", home.path());
+    let done = run(&mut strace).ok();
+    assert!(!done.stderr.contains("importing"), "{done}");
+    let text = fs::read_to_string(&file).expect("the trace");
+    let cache = dir.path().display().to_string();
+    let touched: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains(" connect(") || (line.contains(" open") && line.contains(&cache)))
+        .collect();
+    assert_eq!(touched, [""; 0]);
+    assert_eq!(text.lines().filter(|line| line.contains(" execve(")).count(), 1, "{text}");
+}
+
+#[test]
+fn through_a_registry() {
+    let registry = Registry::start(None);
+    let name = format!("{}/team/cache:main", registry.address);
+    let to = format!("--cache-to=type=registry,ref={name},mode=max");
+    let from = format!("--cache-from=type=registry,ref={name}");
+    let context = context();
+    // The first build of all finds none yet.
+    let first = Home::new();
+    let done = run(first.build(&context).args(["--progress=plain", &from, &to, "-t", "app"])).ok();
+    assert!(
+        done.stderr.contains("there is none yet") && done.stderr.contains("exporting cache to registry"),
+        "{done}"
+    );
+    let blobs = |registry: &Registry| registry.count("\"GET /v2/team/cache/blobs/");
+    let (before, manifests) = (blobs(&registry), registry.count("\"GET /v2/team/cache/manifests/"));
+    let home = Home::new();
+    home.steps(&context, &[&from]).all_cached();
+    assert_eq!(blobs(&registry) - before, 1, "the document, and no layer: {:#?}", registry.requests());
+    assert_eq!(registry.count("\"GET /v2/team/cache/manifests/") - manifests, 1);
+    assert_eq!(home.export(&context, &[&from]).digest, first.export(&context, &[]).digest);
+    // What was found there goes back there without having been here.
+    let third = Home::new();
+    let (before, uploads) = (blobs(&registry), registry.count("\"PUT /v2/team/cache/blobs/"));
+    third.steps(&context, &[&from, &to]).all_cached();
+    assert_eq!((blobs(&registry) - before, registry.count("\"PUT /v2/team/cache/blobs/") - uploads), (1, 0));
+    assert_eq!(kept(&third), 1, "the document");
+    Home::new().steps(&context, &[&from]).all_cached();
+    // Into another repository, and into a directory.
+    let other = format!("{}/team/other:main", registry.address);
+    let dir = Dir::new();
+    Home::new().steps(
+        &context,
+        &[&from, &format!("--cache-to=type=registry,ref={other},mode=max"), &dir.to(",mode=max")],
+    );
+    Home::new().steps(&context, &[&format!("--cache-from={other}")]).all_cached();
+    assert_eq!(Home::new().export(&context, &[&dir.from()]).digest, first.export(&context, &[]).digest);
+    // As an index of layers.
+    let old = format!("{}/team/old:main", registry.address);
+    home.steps(&context, &[&format!("--cache-to=type=registry,ref={old},image-manifest=false")]);
+    Home::new().steps(&context, &[&format!("--cache-from=type=registry,ref={old}")]).all_cached();
+}
+
+#[test]
+fn images_carry_their_own() {
+    let registry = Registry::start(None);
+    let (app, plain) = (format!("{}/app:1", registry.address), format!("{}/plain:1", registry.address));
+    let context = context();
+    let first = Home::new();
+    run(first.build(&context).args(["-t", &app, "--push", "--build-arg=BUILDKIT_INLINE_CACHE=1"])).ok();
+    let config: Value =
+        serde_json::from_str(&registry.inspect(&["--config", "--raw"], "app:1")).expect("JSON");
+    assert_eq!(config["builder.cache.v1"]["version"], 1, "{config:#}");
+    let from = format!("--cache-from={app}");
+    let home = Home::new();
+    home.steps(&context, &[&from]).all_cached();
+    assert_eq!(kept(&home), 0);
+    // The same image again, on a machine that executed nothing.
+    let again = format!("{}/again:1", registry.address);
+    run(home.build(&context).args(["-t", &again, "--push", "--cache-to=type=inline", &from])).ok();
+    assert_eq!(registry.manifest("again:1"), registry.manifest("app:1"));
+    // One that carries nothing is no help and no harm; nor does an image carry what its base did.
+    run(first.build(&context).args(["-t", &plain, "--push"])).ok();
+    let steps = Home::new().steps(&context, &[&format!("--cache-from={plain}")]);
+    assert_eq!(steps.cached(), [""; 0]);
+    let child = Context::new(&format!("FROM {app}\nRUN echo child > /child\n"));
+    let child_name = format!("{}/child:1", registry.address);
+    run(Home::new().build(&child).args(["-t", &child_name, "--push"])).ok();
+    let config: Value =
+        serde_json::from_str(&registry.inspect(&["--config", "--raw"], "child:1")).expect("JSON");
+    assert!(config.get("builder.cache.v1").is_none(), "{config:#}");
+}
+
+/// Serves a cache like a registry, each answer changed as a test wants it.
+fn fake(dir: &Dir, answer: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static) -> Server {
+    let index = json(&dir.path().join("index.json"));
+    let entry = &index["manifests"][0];
+    let top = fs::read(dir.blob(&entry["digest"])).expect("a manifest");
+    let kind = entry["mediaType"].as_str().expect("a type").to_owned();
+    let blobs = dir.path().join("blobs/sha256");
+    Server::start(move |request| {
+        let last = request.target.rsplit('/').next().unwrap_or_default();
+        let reply = if request.target.contains("/manifests/") {
+            Reply::new(200, top.clone()).with("Content-Type", &kind)
+        } else if request.target.contains("/blobs/") {
+            match fs::read(blobs.join(last.trim_start_matches("sha256:"))) {
+                Ok(bytes) => Reply::new(200, bytes),
+                Err(_) => Reply::new(404, "{}"),
+            }
+        } else {
+            Reply::new(200, "{}")
+        };
+        answer(request, reply)
+    })
+}
+
+/// Builds with a cache that is no good: it is told, everything is executed, and what is kept is right.
+#[track_caller]
+fn survives(from: &str, said: &str) -> Done {
+    let context = context();
+    let home = Home::new();
+    let done = run(home.build(&context).args(["-t", "app", "--progress=plain", from])).ok();
+    assert!(!done.stderr.contains("CACHED"), "{from}: {done}");
+    assert!(done.stderr.contains(said), "{from} should say {said:?}: {done}");
+    assert_eq!(run(home.builder("run").arg("app")).ok().stdout, "LEFT\nthgir\n", "{from}");
+    home.steps(&context, &[]).all_cached();
+    done
+}
+
+#[test]
+fn documents_that_are_no_good() {
+    let (dir, _) = filled(&context());
+    let good = dir.document();
+    survives(&format!("--cache-from=type=local,src={}/none", dir.path().display()), "there is none yet");
+    survives(&format!("{},tag=none", dir.from()), "there is none yet");
+    let nobody = format!("--cache-from=type=registry,ref=127.0.0.1:{}/cache", free_port());
+    survives(&nobody, "cannot reach registry");
+    dir.replace(b"{\"version\":1,");
+    survives(&dir.from(), "malformed");
+    dir.replace(b"{\"version\":2}");
+    survives(&dir.from(), "version 2");
+    dir.replace(good.to_string().replace("\"layers\":[0", "\"layers\":[99,0").as_bytes());
+    survives(&dir.from(), "a layer that is not there");
+    let mut manifest = dir.manifest();
+    manifest["config"]["size"] = json!(1_u64 << 40);
+    let manifest = manifest.to_string().into_bytes();
+    let digest = dir.put(&manifest);
+    survives(&format!("{},digest={}", dir.from(), digest.as_str().expect("a digest")), "more than");
+    let mut manifest = dir.manifest();
+    manifest["config"]["mediaType"] = json!("application/vnd.buildkit.cacheconfig.v0");
+    let digest = dir.put(manifest.to_string().as_bytes());
+    survives(&format!("{},digest={}", dir.from(), digest.as_str().expect("a digest")), "cache of BuildKit");
+}
+
+#[test]
+fn layers_that_are_no_good() {
+    let (dir, _) = filled(&context());
+    let layers = |change: &dyn Fn(&mut Value)| {
+        dir.edit(|document| document["layers"].as_array_mut().expect("layers").iter_mut().for_each(change));
+    };
+    let good = dir.document();
+    let restore = || dir.replace(good.to_string().as_bytes());
+    // It unpacks to something else.
+    let other = good["layers"][0]["digest"].clone();
+    layers(&|layer| layer["diffId"] = other.clone());
+    survives(&dir.from(), "the config says");
+    restore();
+    // It is no layer at all: the right digest of wrong bytes.
+    let noise = dir.put(b"this is no tar and no gzip either");
+    layers(&|layer| {
+        layer["digest"] = noise.clone();
+        layer["size"] = json!(33);
+    });
+    survives(&dir.from(), "has no use here");
+    restore();
+    // A layer that leads out of its directory.
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.as_gnu_mut().expect("gnu").name[..15].copy_from_slice(b"../../../escape");
+    header.set_size(0);
+    header.set_mode(0o644);
+    header.set_cksum();
+    tar.append(&header, &[][..]).expect("append");
+    let tar = tar.into_inner().expect("a tar");
+    let (size, digest) = (tar.len(), dir.put(&tar));
+    layers(&|layer| {
+        layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+        layer["digest"] = digest.clone();
+        layer["diffId"] = digest.clone();
+        layer["size"] = json!(size);
+    });
+    survives(&dir.from(), "has no use here");
+    restore();
+    // Blobs that are damaged, and blobs that are gone.
+    for layer in good["layers"].as_array().expect("layers") {
+        let path = dir.blob(&layer["digest"]);
+        let mut bytes = fs::read(&path).expect("a blob");
+        bytes[20] ^= 1;
+        fs::write(&path, bytes).expect("damage a blob");
+    }
+    survives(&dir.from(), "has no use here");
+    for layer in good["layers"].as_array().expect("layers") {
+        fs::remove_file(dir.blob(&layer["digest"])).expect("remove a blob");
+    }
+    let done = survives(&dir.from(), "has no use here");
+    assert!(done.stderr.contains("not found"), "{done}");
+}
+
+#[test]
+fn one_bad_layer_spoils_what_stands_on_it_alone() {
+    let (dir, digest) = filled(&context());
+    let document = dir.document();
+    let longest =
+        document["records"].as_array().expect("records").iter().map(|record| record["layers"].clone());
+    let longest = longest.max_by_key(|layers| layers.as_array().map_or(0, Vec::len)).expect("a record");
+    let last = longest.as_array().and_then(|layers| layers.last()).and_then(Value::as_u64).expect("a layer");
+    let blob = dir.blob(&document["layers"][last as usize]["digest"]);
+    let size = fs::metadata(&blob).expect("a blob").len();
+    fs::write(&blob, vec![0; size as usize]).expect("damage a blob");
+    let (home, context) = (Home::new(), context());
+    let done = run(home.build(&context).args(["-t", "app", "--progress=plain", &dir.from()])).ok();
+    assert!(done.stderr.contains("last-ran\n") && done.stderr.matches("-ran\n").count() == 1, "{done}");
+    assert_eq!(done.stderr.matches("has no use here").count(), 1, "{done}");
+    assert_eq!(run(home.builder("run").arg("app")).ok().stdout, "LEFT\nthgir\n");
+    assert_ne!(home.export(&context, &[]).digest, digest, "the last step has its own time");
+    // Whoever has it in good order as well serves.
+    let (good, _) = filled(&context);
+    Home::new().steps(&context, &["-t", "app", &dir.from(), &good.from()]).all_cached();
+}
+
+#[test]
+fn servers_that_are_slow_or_broken() {
+    let (dir, _) = filled(&context());
+    let from = |server: &Server| format!("--cache-from=type=registry,ref={}/cache,timeout=1s", server.host());
+    let silent = fake(&dir, |_, reply| {
+        sleep(Duration::from_secs(9));
+        reply
+    });
+    let done = survives(&from(&silent), "did not answer within 1 s");
+    assert_eq!(done.stderr.matches("did not answer").count(), 1, "{done}");
+    let config = hex_of(&dir.manifest()["config"]["digest"]);
+    let wanted = config.clone();
+    let slow = fake(&dir, move |request, reply| {
+        if request.target.contains("/blobs/") && !request.target.contains(&wanted) {
+            sleep(Duration::from_secs(9));
+        }
+        reply
+    });
+    survives(&from(&slow), "is not used any more: it sends nothing");
+    let wanted = config.clone();
+    let broken = fake(&dir, move |request, reply| {
+        let is_layer = request.target.contains("/blobs/") && !request.target.contains(&wanted);
+        if is_layer { Reply::new(503, "{}") } else { reply }
+    });
+    survives(&from(&broken), "is not used any more");
+    let cut = fake(&dir, |_, reply| reply.cut(10));
+    survives(&from(&cut), "is not used");
+    let lying = fake(&dir, move |request, reply| {
+        let is_layer = request.target.contains("/blobs/") && !request.target.contains(&config);
+        if is_layer { Reply::new(200, "other bytes") } else { reply }
+    });
+    survives(&from(&lying), "has no use here");
+    let denied = fake(&dir, |_, _| Reply::new(403, "{}"));
+    survives(&from(&denied), "denies access");
+}
+
+fn hex_of(digest: &Value) -> String {
+    digest.as_str().expect("a digest").trim_start_matches("sha256:").to_owned()
+}
+
+#[test]
+fn an_export_that_fails_loses_no_image() {
+    let (home, context) = (Home::new(), context());
+    let file = tempdir();
+    fs::write(file.path().join("file"), "").expect("a file");
+    let nowhere = format!("type=local,dest={}/file", file.path().display());
+    let nobody = format!("type=registry,ref=127.0.0.1:{}/cache", free_port());
+    let good = Dir::new();
+    let full = Server::start(|request| match &*request.method {
+        "HEAD" => Reply::new(404, ""),
+        "GET" => Reply::new(200, "{}"),
+        _ => Reply::new(507, "{\"errors\":[{\"code\":\"FULL\",\"message\":\"no space left\"}]}"),
+    });
+    let full = format!("type=registry,ref={}/cache", full.host());
+    for (number, (to, said)) in [(&nowhere, "file"), (&full, "no space left")].into_iter().enumerate() {
+        let tag = format!("app:{number}");
+        let to = format!("--cache-to={to}");
+        let done = run(home.build(&context).args(["-t", &tag, &to, &good.to(",mode=max")])).code_is(1);
+        assert!(done.stderr.contains(said) && done.stderr.contains("ignore-error=true"), "{done}");
+        assert_eq!(run(home.builder("run").arg(&tag)).ok().stdout, "LEFT\nthgir\n");
+        let ignored = format!("{to},ignore-error=true");
+        run(home.build(&context).args(["-t", &tag, &ignored])).ok().says("was not exported");
+    }
+    run(home.build(&context).args([&format!("--cache-to={nobody},ignore-error=true")]))
+        .ok()
+        .says("was not exported");
+    Home::new().steps(&context, &[&good.from()]).all_cached();
+}
+
+#[test]
+fn several_at_once() {
+    let (dir, digest) = filled(&context());
+    let (home, context, out) = (Home::new(), context(), tempdir());
+    let start = |number: usize| {
+        let output = format!(
+            "type=oci,tar=false,name=e2e:latest,dest={}",
+            out.path().join(number.to_string()).display()
+        );
+        let mut build = home.build(&context);
+        build.args([
+            "--progress=rawjson",
+            "-o",
+            &output,
+            &dir.from(),
+            &dir.to(&format!(",mode=max,tag=t{number}")),
+        ]);
+        let log = fs::File::create(out.path().join(format!("{number}.log"))).expect("a log");
+        Running::start(build.stderr(log))
+    };
+    let mut builds: Vec<Running> = (0..4).map(start).collect();
+    for (number, build) in builds.iter_mut().enumerate() {
+        let log = || fs::read_to_string(out.path().join(format!("{number}.log"))).unwrap_or_default();
+        assert!(build.wait(Duration::from_secs(60)).success(), "{}", log());
+        assert!(!log().contains("-ran\\n") && !log().contains("\"logs\""), "{}", log());
+        assert_eq!(e2e::Image::open(out.path().join(number.to_string()), None).digest, digest);
+    }
+    for number in 0..4 {
+        Home::new().steps(&context, &[&format!("{},tag=t{number}", dir.from())]).all_cached();
+    }
+}
+
+#[test]
+fn root_and_an_ordinary_user_share() {
+    need_root();
+    let context = context();
+    let (dir, digest) = filled(&context);
+    let open = |path: &Path| run(Command::new("chmod").args(["-R", "a+rwX"]).arg(path)).ok();
+    open(dir.0.path());
+    for user in [User::with_range(), User::with_one_id()] {
+        let layout = user.at("out").join("layout");
+        let output = format!("type=oci,tar=false,name=e2e:latest,dest={}", layout.display());
+        let done = run(user.build(&context).args(["--progress=rawjson", "-o", &output, &dir.from()])).ok();
+        done.steps().all_cached();
+        assert_eq!(e2e::Image::open(layout, None).digest, digest);
+    }
+    // And the other way round.
+    let user = User::with_range();
+    let cache = user.at("out").join("cache");
+    let to = format!("--cache-to=type=local,dest={},mode=max", cache.display());
+    run(user.build(&context).arg(&to)).ok();
+    let from = format!("--cache-from=type=local,src={}", cache.display());
+    Home::new().steps(&context, &[&from]).all_cached();
+}
+
+/// Values of arguments with secret-like names are in no document, nor is anything else of what steps say.
+#[test]
+fn documents_hold_hashes_and_numbers_alone() {
+    let dir = Dir::new();
+    let context =
+        Context::new("FROM busybox\nARG API_TOKEN\nARG VISIBLE\nRUN echo $VISIBLE | wc -c > /length\n");
+    let arguments = ["--build-arg=API_TOKEN=hunter2hunter2", "--build-arg=VISIBLE=see-me-here"];
+    Home::new().steps(&context, &[arguments[0], arguments[1], &dir.to(",mode=max")]);
+    let document = dir.document().to_string();
+    for word in ["hunter2", "see-me-here", "API_TOKEN", "RUN", "echo", "length"] {
+        assert!(!document.contains(word), "{word}: {document}");
+    }
+    Home::new().steps(&context, &[arguments[0], arguments[1], &dir.from()]).all_cached();
+    // Another value is another step.
+    let steps = Home::new().steps(&context, &["--build-arg=API_TOKEN=other", arguments[1], &dir.from()]);
+    assert_eq!(steps.executed().len(), 1);
+}
+
+/// A checkout with another umask is the same to whoever says so, in the key and in the layer.
+#[test]
+fn a_umask_does_not_break_the_cache() {
+    let checkout = |file: u32, script: u32, directory: u32| {
+        let context = Context::new(
+            "FROM busybox\nCOPY . /src\nRUN --mount=from=more,target=/m ls -lR /src /m > /list\n",
+        );
+        for (path, mode) in
+            [("sub/file", file), ("sub/script", script), ("Dockerfile", file), ("sub", directory)]
+        {
+            if path.contains('/') {
+                context.write(path, "text\n");
+            }
+            context.chmod(path, mode);
+        }
+        let more = Context::new("").file("other", "text\n");
+        more.chmod("other", file);
+        more.chmod("Dockerfile", file);
+        (context, more)
+    };
+    let (ours, theirs) = (checkout(0o644, 0o755, 0o755), checkout(0o660, 0o770, 0o2770));
+    let (dir, home) = (Dir::new(), Home::new());
+    let named = |more: &Context| format!("--build-context=more={}", more.path().display());
+    let image = home.export(&ours.0, &[&named(&ours.1), "--context-mode=git", &dir.to(",mode=max")]);
+    let steps = Home::new().steps(&theirs.0, &[&named(&theirs.1), "--context-mode=git", &dir.from()]);
+    steps.all_cached();
+    let again = Home::new().export(&theirs.0, &[&named(&theirs.1), "--context-mode=git"]);
+    assert_eq!(again.tree(), image.tree());
+    // Without it modes are exact, and what is exact already is the same either way.
+    let steps = Home::new().steps(&theirs.0, &[&named(&theirs.1), &dir.from()]);
+    assert_eq!(steps.cached(), [""; 0]);
+    Home::new().steps(&ours.0, &[&named(&ours.1), &dir.from()]).all_cached();
+}
+
+#[test]
+fn no_cache_is_no_cache() {
+    let (dir, _) = filled(&context());
+    let context = context();
+    assert_eq!(Home::new().steps(&context, &["--no-cache", &dir.from()]).cached(), [""; 0]);
+    let steps = Home::new().steps(&context, &["--no-cache-filter=left", &dir.from()]);
+    assert_eq!(steps.executed().len(), 2, "the stage runs again, what it gives is what it gave: {steps:#?}");
+}
+
+#[test]
+fn a_cache_of_several_platforms_and_of_a_changed_base() {
+    let dir = Dir::new();
+    let context =
+        Context::new("ARG BASE=busybox\nFROM ${BASE}\nCOPY f /f\nCOPY --link f /g\n").file("f", "text\n");
+    let home = Home::new();
+    home.steps(&context, &[&dir.to(",mode=max")]);
+    // On another base the files that were copied are not found by what they stand on, the linked one is.
+    let steps = Home::new().steps(&context, &["--build-arg=BASE=debian", &dir.from()]);
+    assert!(steps.cached().iter().any(|step| step.contains("--link")), "{steps:#?}");
+    assert!(steps.executed().iter().any(|step| step.starts_with("COPY f")), "{steps:#?}");
+}
+
+#[test]
+fn wrong_usage_is_told_before_the_build() {
+    let home = Home::new();
+    let context = context();
+    for (argument, said) in [
+        ("--cache-to=type=gha", "type=gha is not supported yet"),
+        ("--cache-from=type=s3,bucket=x", "type=s3 is not supported yet"),
+        ("--cache-to=type=local", "needs dest="),
+        ("--cache-from=type=local", "needs src="),
+        ("--cache-to=type=registry,ref=UPPER CASE", "UPPER CASE"),
+        ("--cache-to=type=local,dest=x,mode=most", "min or max"),
+    ] {
+        run(home.build(&context).arg(argument)).code_is(2).says(said);
+    }
+}
