@@ -461,3 +461,91 @@ mount --bind \"$3\" /proc/sys/kernel/random/boot_id || exit 99\n";
 fn after_none() -> PathBuf {
     PathBuf::from("0")
 }
+
+/// What `builder fsck` says, as JSON.
+fn fsck(state: &Path, arguments: &[&str], code: i32) -> serde_json::Value {
+    let mut command = Command::new(binary());
+    command.env("BUILDER_HOME", state).args(["fsck", "--format=json"]).args(arguments);
+    serde_json::from_str(&run(&mut command).code_is(code).stdout).expect("JSON")
+}
+
+/// The files of layers that hold exactly these bytes.
+fn layer_files(state: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![state.join("snapshots-v1")];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).expect("list") {
+            let path = entry.expect("an entry").path();
+            match fs::symlink_metadata(&path).expect("stat") {
+                metadata if metadata.is_dir() => waiting.push(path),
+                metadata if metadata.is_file() && fs::read(&path).expect("read") == bytes => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn fsck_finds_what_is_damaged_and_removes_it() {
+    let subject = Subject::new();
+    let home = Home::new();
+    let state = home.path();
+    subject.sound(&state, 0, "nothing");
+    let told = fsck(&state, &[], 0);
+    assert!(told["findings"].as_array().is_some_and(Vec::is_empty), "{told:#}");
+    assert!(told["layers"].as_u64() >= Some(6) && told["blobs"].as_u64() >= Some(5), "{told:#}");
+    let rewrite = |path: &Path| {
+        let before = fs::metadata(path).expect("stat");
+        let mut bytes = fs::read(path).expect("read");
+        bytes[0] ^= 1;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("set a mode");
+        fs::write(path, bytes).expect("write");
+        fs::set_permissions(path, before.permissions()).expect("set a mode");
+        let file = fs::File::options().read(true).open(path).expect("open");
+        file.set_modified(before.modified().expect("a time")).expect("set a time");
+    };
+    // What a RUN wrote, and what a COPY did.
+    let copied = layer_files(&state, b"three\n");
+    let output = tempdir();
+    run(home.build(&subject.contexts[0]).arg("-o").arg(output.path())).ok();
+    let sums = layer_files(&state, &fs::read(output.path().join("sums")).expect("read"));
+    assert_eq!((copied.len(), sums.len()), (1, 1));
+    rewrite(&copied[0]);
+    rewrite(&sums[0]);
+    let blob =
+        pages(&state).into_iter().find(|(path, _)| path.starts_with(state.join("blobs"))).expect("a blob").0;
+    rewrite(&blob);
+    fs::create_dir(state.join("snapshots-v1/4711")).expect("make a stray");
+    let unseal = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n\
+                  db.execute('UPDATE records SET content = randomblob(32) WHERE id = (SELECT min(id) FROM records)')\ndb.commit()";
+    run(tool("python3").args(["-c", unseal]).arg(state.join("cache-v1.db"))).ok();
+
+    let kinds = |told: &serde_json::Value| -> Vec<String> {
+        let findings = told["findings"].as_array().expect("a list").iter();
+        let mut kinds: Vec<String> =
+            findings.map(|finding| finding["kind"].as_str().expect("text").to_owned()).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    };
+    let want = ["blob", "layer", "record", "stray"];
+    let told = fsck(&state, &[], 1);
+    assert_eq!(kinds(&told), want, "{told:#}");
+    let layers =
+        told["findings"].as_array().expect("a list").iter().filter(|finding| finding["kind"] == "layer");
+    assert_eq!(layers.count(), 2, "{told:#}");
+    assert_eq!(kinds(&fsck(&state, &["--repair"], 1)), want);
+    let told = fsck(&state, &[], 0);
+    assert!(told["findings"].as_array().is_some_and(Vec::is_empty), "{told:#}");
+    let text = run(Command::new(binary()).env("BUILDER_HOME", &state).arg("fsck")).ok().stdout;
+    assert!(text.contains("nothing is damaged"), "{text}");
+    subject.sound(&state, 0, "a repair");
+
+    // A database that is not one.
+    fs::write(state.join("cache-v1.db"), vec![7; 10_000]).expect("write");
+    assert_eq!(kinds(&fsck(&state, &[], 1)), ["database", "stray"]);
+    assert_eq!(kinds(&fsck(&state, &["--repair"], 1)), ["stray"]);
+    fsck(&state, &[], 0);
+    subject.sound(&state, 0, "a lost database");
+}

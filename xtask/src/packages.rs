@@ -43,6 +43,9 @@ pub(crate) const TESTS: &[Need] = &[
     ("mkfs.ext4", "e2fsprogs"),
 ];
 
+/// What looking at pages takes: the smallest of Debian's browsers, 64 MB to fetch.
+pub(crate) const BROWSER: &[Need] = &[("chromium-headless-shell", "chromium-headless-shell")];
+
 /// What a virtual machine takes beside the base images.
 pub(crate) const VIRTUAL_MACHINE: &[Need] =
     &[("qemu-system-x86_64", "qemu-system-x86"), ("mke2fs", "e2fsprogs")];

@@ -68,6 +68,10 @@ enum Part {
     Damage,
     /// Many processes on one state directory.
     Processes,
+    /// The table of what enters a cache key, row by row.
+    Keys,
+    /// The comparison's page in a browser.
+    Browser,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.
@@ -129,6 +133,9 @@ pub(crate) fn run(args: &Args) -> Result {
     packages::ensure(packages::BASES)?;
     packages::ensure(packages::TESTS)?;
     packages::ensure(packages::ARCHIVES)?;
+    if parts.contains(&Part::Browser) && shell::find("chromium").is_none() {
+        packages::ensure(packages::BROWSER)?;
+    }
     if parts.contains(&Part::Crates) {
         shell::heading("crates");
         let mut tests = runner(nextest);

@@ -8,9 +8,9 @@ use clap::{
 };
 
 use crate::commands::{
-    build, cache as cache_command, compare, completion, debug, du, explain, export, graph as graph_command,
-    history, image_group, images, info, inspect, load, login, logout, man, parse as parse_command, prune,
-    pull, push, rmi, run, save, tag, verify,
+    build, cache as cache_command, compare, completion, debug, du, explain, export, fsck,
+    graph as graph_command, history, image_group, images, info, inspect, load, login, logout, man,
+    parse as parse_command, prune, pull, push, rmi, run, save, tag, verify,
 };
 use crate::refused::{self, Refused};
 
@@ -66,6 +66,7 @@ pub(crate) enum Subcommands {
     Cache(cache_command::Args),
     Du(du::Args),
     Prune(prune::Args),
+    Fsck(fsck::Args),
     Info(info::Args),
     Parse(parse_command::Args),
     Completion(completion::Args),

@@ -69,6 +69,7 @@ fn run(command: Subcommands) -> Result<u8, Failure> {
         Subcommands::Image(args) => commands::image_group::run(args),
         Subcommands::Du(args) => commands::du::run(args),
         Subcommands::Prune(args) => commands::prune::run(args),
+        Subcommands::Fsck(args) => commands::fsck::run(args),
         Subcommands::Cache(args) => commands::cache::run(args),
         Subcommands::Verify(args) => commands::verify::run(*args),
         Subcommands::Compare(args) => commands::compare::run(*args),

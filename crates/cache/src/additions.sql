@@ -1,5 +1,5 @@
 -- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
--- The trigger `base_gone` is the last: where it is, all are.
+-- `sums` is the last: where it is, all are.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
 CREATE TABLE IF NOT EXISTS kept (
@@ -57,3 +57,9 @@ CREATE TRIGGER IF NOT EXISTS base_gone AFTER DELETE ON snapshots BEGIN
         (SELECT record FROM record_layers JOIN versions ON versions.snapshot = record_layers.snapshot WHERE base = OLD.id);
     DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM versions WHERE base = OLD.id);
 END;
+
+-- What layers hold, as hashed when they were written or first checked.
+CREATE TABLE IF NOT EXISTS sums (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    digest   BLOB    NOT NULL
+);

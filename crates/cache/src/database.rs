@@ -18,7 +18,7 @@ const COMPLETE: i64 = 1;
 
 /// Tables that older programs do not know, and its last one.
 const ADDITIONS: &str = include_str!("additions.sql");
-const ADDED: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'base_gone')";
+const ADDED: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sums')";
 
 /// How long to wait for a writer of another process. Transactions last milliseconds; a disk that stalls lasts longer.
 const BUSY: Duration = Duration::from_secs(60);
@@ -92,12 +92,17 @@ impl Database {
         self.damaged.load(Ordering::Acquire)
     }
 
+    /// Notes that the database is not to be relied on: whoever opens it next begins a new one.
+    pub(crate) fn give_up(&self, why: &str) {
+        self.damaged.store(true, Ordering::Release);
+        // Where even this cannot be written, the same will be found again.
+        let _ = std::fs::write(mark(&self.path), format!("{why}\n"));
+    }
+
     /// The error in words. One that only a damaged file can have is noted, for this process and for those that open it later.
     fn failed(&self, action: &'static str, error: &rusqlite::Error) -> CacheError {
         if is_broken(error) || is_nonsense(error) {
-            self.damaged.store(true, Ordering::Release);
-            // Where even this cannot be written, the same will be found again.
-            let _ = std::fs::write(mark(&self.path), format!("{action}: {error}\n"));
+            self.give_up(&format!("{action}: {error}"));
         }
         database_error(action, &self.path, error)
     }

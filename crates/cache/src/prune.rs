@@ -173,21 +173,26 @@ impl Store {
         Ok(())
     }
 
-    fn known_snapshots(&self) -> Result<HashSet<i64>, CacheError> {
+    pub(crate) fn known_snapshots(&self) -> Result<HashSet<i64>, CacheError> {
         self.inner.database.read("list snapshots", |db| {
             db.prepare("SELECT id FROM snapshots")?.query_map([], |row| row.get(0))?.collect()
         })
     }
 
-    fn take_blobs(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let known: HashSet<PathBuf> = self.inner.database.read("list blobs", |db| {
+    /// The files of blobs.
+    pub(crate) fn known_blobs(&self) -> Result<HashSet<PathBuf>, CacheError> {
+        self.inner.database.read("list blobs", |db| {
             let digest = |row: &rusqlite::Row<'_>| bytes32(row, 0).map(hash::Digest::from_bytes);
             let mut select = db.prepare("SELECT digest FROM blobs")?;
             select
                 .query_map([], digest)?
                 .map(|digest| digest.map(|digest| self.inner.layout.blob(&digest)))
                 .collect()
-        })?;
+        })
+    }
+
+    fn take_blobs(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
+        let known = self.known_blobs()?;
         let mut taken = 0;
         let dir = self.inner.layout.blobs();
         for folder in names_in(&dir)? {

@@ -183,6 +183,12 @@ fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
     Ok(found)
 }
 
+/// The records filed under a key that are not what was filed.
+pub(crate) fn broken(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<i64>> {
+    let rows = rows_of_key(db, key)?.into_iter();
+    Ok(rows.filter(|row| !row.sealed).map(|row| row.record.id.0).collect())
+}
+
 fn layers_of(db: &Connection, record: RecordId) -> rusqlite::Result<Vec<SnapshotId>> {
     db.prepare_cached("SELECT snapshot FROM record_layers WHERE record = ?1 ORDER BY position")?
         .query_map([record.0], |row| row.get(0).map(SnapshotId))?

@@ -3,7 +3,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use files::{Attributes, FileTree, Owners};
@@ -110,6 +110,14 @@ impl Store {
         }))
     }
 
+    /// The same without forgetting a layer whose files are gone.
+    pub(crate) fn stored_snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
+        match self.inner.layout.snapshot(id).is_dir() {
+            true => self.snapshot(id),
+            false => Ok(None),
+        }
+    }
+
     /// Begins a layer over `parents` (bottom first; none when they do not matter). The caller writes it into
     /// [`ActiveSnapshot::dir`], whose root directory begins as the parents have it.
     pub fn begin(&self, parents: &[SnapshotId]) -> Result<ActiveSnapshot, CacheError> {
@@ -129,6 +137,7 @@ impl Store {
             has_parents: !parents.is_empty(),
             root_before,
             version: None,
+            hashed: OnceLock::new(),
         })
     }
 
@@ -256,6 +265,8 @@ pub struct ActiveSnapshot {
     root_before: Attributes,
     /// Where it was written by a copy.
     pub(crate) version: Option<Version>,
+    /// Digest of all that it holds, where that was computed.
+    hashed: OnceLock<ContentDigest>,
 }
 
 impl ActiveSnapshot {
@@ -296,6 +307,12 @@ impl ActiveSnapshot {
     /// every way of writing the same layer gives the same digest. Sockets are taken away: a layer has none, and a later step must not
     /// see what the image will not have.
     pub fn changes(&self) -> Result<Changes, CacheError> {
+        let changes = self.read_changes()?;
+        let _ = self.hashed.set(changes.digest);
+        Ok(changes)
+    }
+
+    fn read_changes(&self) -> Result<Changes, CacheError> {
         self.resolve_opaque_root()?;
         let mut entries = self.entries()?;
         if !entries.sockets().is_empty() {
@@ -344,6 +361,10 @@ impl ActiveSnapshot {
             let id = SnapshotId(db.last_insert_rowid());
             if let Some(version) = &self.version {
                 version.insert(db, id)?;
+            }
+            if let Some(digest) = self.hashed.get() {
+                db.prepare_cached("INSERT OR REPLACE INTO sums (snapshot, digest) VALUES (?1, ?2)")?
+                    .execute(params![id.0, digest.as_bytes()])?;
             }
             Ok(id)
         })?;

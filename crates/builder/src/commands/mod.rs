@@ -9,6 +9,7 @@ pub(crate) mod du;
 pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod filter;
+pub(crate) mod fsck;
 pub(crate) mod graph;
 pub(crate) mod history;
 pub(crate) mod image_group;

@@ -1,0 +1,180 @@
+//! The page of `builder compare --format=html` in a real browser: what its picture shows is what the numbers say.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use e2e::{Context, Home, bases, run, tempdir};
+use serde_json::Value;
+
+/// As the style sheet has them for light pages, in the order of what an edit does to a step.
+const COLORS: [(&str, [u8; 3]); 4] = [
+    ("runs", [0xcf, 0x22, 0x2e]),
+    ("at most", [0xbf, 0x87, 0x00]),
+    ("cached", [0x2d, 0xa4, 0x4e]),
+    ("source", [0x8c, 0x95, 0x9f]),
+];
+
+/// A picture, three bytes a pixel.
+struct Picture {
+    width: usize,
+    pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// Reads a PNG of eight bits a sample that is not interlaced, as browsers write them (W3C, Portable Network Graphics).
+    fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).expect("the picture");
+        assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n"), "a PNG");
+        let number =
+            |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
+        let (mut at, mut packed, mut header) = (8, Vec::new(), (0, 0, 0));
+        while at + 8 <= bytes.len() {
+            let (length, kind, data) = (number(at), &bytes[at + 4..at + 8], at + 8);
+            match kind {
+                b"IHDR" => {
+                    assert_eq!((bytes[data + 8], bytes[data + 12]), (8, 0), "eight bits, not interlaced");
+                    let samples = if bytes[data + 9] == 6 { 4 } else { 3 };
+                    header = (number(data), number(data + 4), samples);
+                }
+                b"IDAT" => packed.extend_from_slice(&bytes[data..data + length]),
+                _ => {}
+            }
+            at = data + length + 4;
+        }
+        let (width, height, samples) = header;
+        let mut raw = Vec::new();
+        flate2::read::ZlibDecoder::new(&packed[..]).read_to_end(&mut raw).expect("inflate");
+        let stride = width * samples;
+        let mut before = vec![0; stride];
+        let mut pixels = Vec::new();
+        for line in raw.chunks(stride + 1).take(height) {
+            let mut line = (line[0], line[1..].to_vec());
+            for at in 0..stride {
+                let left = if at < samples { 0 } else { line.1[at - samples] };
+                let corner = if at < samples { 0 } else { before[at - samples] };
+                let add = match line.0 {
+                    0 => 0,
+                    1 => left,
+                    2 => before[at],
+                    3 => u8::midpoint(left, before[at]),
+                    _ => paeth(left, before[at], corner),
+                };
+                line.1[at] = line.1[at].wrapping_add(add);
+            }
+            line.1.chunks(samples).for_each(|pixel| pixels.extend_from_slice(&pixel[..3]));
+            before = line.1;
+        }
+        Self { width, pixels }
+    }
+
+    /// How many bars of a colour stand between two columns: the borders of steps.
+    fn bars(&self, color: [u8; 3], from: usize, to: usize) -> usize {
+        let is = |x: usize, y: usize| self.pixels[(y * self.width + x) * 3..][..3] == color;
+        let height = self.pixels.len() / 3 / self.width;
+        let mut bars = 0;
+        for x in from..to {
+            // A bar is counted at its left edge, where it is at least ten pixels high and four wide.
+            let mut high = 0;
+            for y in 0..height {
+                let begins = is(x, y) && (x == 0 || !is(x - 1, y)) && x + 4 < self.width && is(x + 3, y);
+                high = if begins { high + 1 } else { 0 };
+                bars += usize::from(high == 10);
+            }
+        }
+        bars
+    }
+}
+
+fn paeth(left: u8, above: u8, corner: u8) -> u8 {
+    let [a, b, c] = [left, above, corner].map(i16::from);
+    let distance = |value: i16| (a + b - c - value).abs();
+    if distance(a) <= distance(b) && distance(a) <= distance(c) {
+        left
+    } else if distance(b) <= distance(c) {
+        above
+    } else {
+        corner
+    }
+}
+
+/// A browser of the Chromium family.
+fn browser() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let names = ["chromium-headless-shell", "chromium"];
+    let found =
+        names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name))).find(|path| path.is_file());
+    found.expect("no browser: `cargo xtask test` installs chromium-headless-shell as root")
+}
+
+const WIDTH: usize = 1200;
+
+/// A picture of a page.
+fn screenshot(page: &Path) -> Picture {
+    let dir = tempdir();
+    let picture = dir.path().join("picture.png");
+    let mut browser = Command::new(browser());
+    browser.env("HOME", dir.path()).args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+    ]);
+    // It asks nobody for anything.
+    browser.args(["--disable-dev-shm-usage", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]);
+    browser.arg(format!("--window-size={WIDTH},1400")).arg(format!("--screenshot={}", picture.display()));
+    browser.arg(format!("--user-data-dir={}", dir.path().join("profile").display()));
+    let done = run(browser.arg(format!("file://{}", page.display()))).ok();
+    assert!(picture.is_file(), "{done}");
+    Picture::read(&picture)
+}
+
+#[test]
+fn the_picture_shows_what_each_edit_reruns() {
+    let home = Home::new();
+    let context = Context::new("")
+        .file("A", "FROM busybox\nCOPY . /app\nRUN cat /app/lock > /installed\nRUN cat /installed\n")
+        .file("B", "FROM busybox AS deps\nCOPY lock /\nRUN cat /lock > /installed\nRUN cat /installed\nFROM deps\nCOPY . /app\n")
+        .file(".dockerignore", "A\nB\nDockerfile\n.dockerignore\nreport.*\n")
+        .file("lock", "1\n")
+        .file("main", "1\n");
+    let compare = |format: &str| {
+        let mut command = home.builder("compare");
+        command.args(bases()).args([
+            "--change=main",
+            "--change=lock",
+            "--change=none",
+            &format!("--format={format}"),
+        ]);
+        command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
+        run(&mut command).ok().stdout
+    };
+    let told: Value = serde_json::from_str(&compare("json")).expect("JSON");
+    let page = compare("html");
+    let pages = tempdir();
+    for edit in 0..3 {
+        // As a user does.
+        let clicked = page.replace(
+            "</body>",
+            &format!("<script>document.querySelectorAll('tr[data-edit]')[{edit}].click()</script></body>"),
+        );
+        let path = pages.path().join("report.html");
+        fs::write(&path, clicked).expect("write the page");
+        let picture = screenshot(&path);
+        for (ordering, (from, to)) in [(0, WIDTH / 2), (WIDTH / 2, WIDTH)].into_iter().enumerate() {
+            let of = |name: &str| {
+                told["edits"][edit]["orderings"][ordering][name].as_array().expect("a list").len()
+            };
+            let steps = [3, 4][ordering];
+            let want = [of("runs"), of("at_most"), steps - of("runs") - of("at_most")];
+            for ((name, color), want) in COLORS.into_iter().zip(want) {
+                // The legend stands on the left and has one of each.
+                let want = want + usize::from(ordering == 0);
+                let seen = picture.bars(color, from, to);
+                assert_eq!(seen, want, "{name} of ordering {ordering}, edit {edit}: {told:#}");
+            }
+        }
+    }
+}

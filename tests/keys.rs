@@ -1,0 +1,493 @@
+//! The table of keys (ARCHITECTURE.md, "Keys"), row by row: what must change a step's key does, and what must not does not.
+//!
+//! The key is that of the last step, as the record of a build has it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use e2e::{Context, Home, User, base, need_root, run, tempdir};
+use serde_json::Value;
+
+/// A state directory for builds whose keys are compared.
+struct Keys(Home);
+
+impl Keys {
+    fn new() -> Self {
+        Self(Home::new())
+    }
+
+    /// The key of the last step of a Dockerfile over `context`, with these arguments.
+    #[track_caller]
+    fn of(&self, context: &Context, dockerfile: &str, arguments: &[&str]) -> String {
+        context.write("Dockerfile", dockerfile);
+        run(self.0.build(context).args(arguments)).ok();
+        last_key(&record(&self.0))
+    }
+
+    #[track_caller]
+    fn plain(&self, dockerfile: &str) -> String {
+        self.of(&context(), dockerfile, &[])
+    }
+
+    /// These steps have keys of their own, each.
+    #[track_caller]
+    fn differ(&self, dockerfiles: &[&str]) {
+        let keys: Vec<String> = dockerfiles.iter().map(|dockerfile| self.plain(dockerfile)).collect();
+        for (at, key) in keys.iter().enumerate() {
+            if let Some(other) = keys[..at].iter().position(|other| other == key) {
+                panic!("one key for\n{}\n{}", dockerfiles[other], dockerfiles[at]);
+            }
+        }
+    }
+
+    /// These have one.
+    #[track_caller]
+    fn agree(&self, dockerfiles: &[&str]) {
+        let keys: Vec<String> = dockerfiles.iter().map(|dockerfile| self.plain(dockerfile)).collect();
+        for (key, dockerfile) in keys.iter().zip(dockerfiles) {
+            assert_eq!(*key, keys[0], "{dockerfile}\n{}", dockerfiles[0]);
+        }
+    }
+
+    /// Whether an edit of the context changes the key of a step.
+    #[track_caller]
+    fn edited(&self, dockerfile: &str, edit: impl FnOnce(&Context)) -> bool {
+        let context = context();
+        let before = self.of(&context, dockerfile, &[]);
+        edit(&context);
+        before != self.of(&context, dockerfile, &[])
+    }
+}
+
+fn record(home: &Home) -> Value {
+    let told = run(home.builder("history").args(["inspect", "--format=json"])).ok().stdout;
+    serde_json::from_str(&told).expect("JSON")
+}
+
+fn last_key(record: &Value) -> String {
+    all_keys(record).pop().expect("a step with a key")
+}
+
+fn all_keys(record: &Value) -> Vec<String> {
+    let steps = record["steps"].as_array().expect("a list").iter();
+    steps.filter_map(|step| step["key"].as_str().map(str::to_owned)).collect()
+}
+
+fn context() -> Context {
+    let context = Context::new("")
+        .file("a", "one\n")
+        .file("d/b", "two\n")
+        .file("d/c.md", "three\n")
+        .file(".dockerignore", "Dockerfile\n");
+    for path in ["a", "d/b", "d/c.md"] {
+        context.chmod(path, 0o644);
+    }
+    context
+}
+
+fn from_root(dockerfile: &str) -> String {
+    format!("FROM busybox\n{dockerfile}\n")
+}
+
+#[test]
+fn an_image_counts_by_digest_and_platform() {
+    let keys = Keys::new();
+    let dir = tempdir();
+    let other = dir.path().join("other");
+    let output = format!("type=oci,tar=false,dest={}", other.display());
+    run(keys.0.build(&Context::new("FROM busybox\nRUN echo x > /x\n")).args(["-o", &output])).ok();
+    let named =
+        |name: &str, layout: &Path| format!("--build-context={name}=oci-layout://{}", layout.display());
+    let with = |layout: &Path| keys.of(&context(), "FROM image\nRUN true\n", &[&named("image", layout)]);
+    assert_eq!(with(&base("busybox")), keys.plain("FROM busybox\nRUN true\n"), "its name is none of it");
+    assert_ne!(with(&base("busybox")), with(&other));
+}
+
+#[test]
+fn a_context_counts_only_by_what_is_used() {
+    let keys = Keys::new();
+    assert!(!keys.edited(&from_root("COPY a /"), |context| context.write("d/b", "edited\n")));
+    assert!(!keys.edited(&from_root("COPY d /"), |context| context.write("e", "new\n")));
+    assert!(keys.edited(&from_root("COPY d /"), |context| context.write("d/e", "new\n")));
+}
+
+#[test]
+fn all_that_a_process_can_see_counts() {
+    let keys = Keys::new();
+    let variants = [
+        "RUN true",
+        "RUN true #",
+        "RUN [\"true\"]",
+        "SHELL [\"/bin/sh\", \"-ec\"]\nRUN true",
+        "ENV A=1\nRUN true",
+        "ENV A=2\nRUN true",
+        "ARG A\nRUN true",
+        "ARG A=1\nARG B=2\nRUN true",
+        "ARG A=1\nARG B=3\nRUN true",
+        "WORKDIR /d\nRUN true",
+        "USER 1\nRUN true",
+        "USER 2\nRUN true",
+        "RUN --network=none true",
+    ];
+    // An ARG without a value is no variable.
+    let same = [variants[0], variants[6]].map(from_root);
+    keys.agree(&[&same[0], &same[1]]);
+    let variants: Vec<String> =
+        variants.iter().filter(|text| **text != "ARG A\nRUN true").map(|text| from_root(text)).collect();
+    keys.differ(&variants.iter().map(String::as_str).collect::<Vec<_>>());
+    // A variable of the same name and value is one, wherever it comes from.
+    keys.agree(&["FROM busybox\nENV A=1\nRUN true\n", "FROM busybox\nARG A=1\nRUN true\n"]);
+    let given = keys.of(&context(), "FROM busybox\nARG A\nRUN true\n", &["--build-arg=A=1"]);
+    assert_eq!(given, keys.plain("FROM busybox\nARG A=1\nRUN true\n"));
+}
+
+#[test]
+fn limits_proxies_and_addresses_of_hosts_do_not() {
+    let keys = Keys::new();
+    let text = "FROM busybox\nRUN true\n";
+    let with = |arguments: &[&str]| keys.of(&context(), text, arguments);
+    let plain = with(&[]);
+    for arguments in [
+        &["--build-arg=HTTP_PROXY=http://127.0.0.1:9"][..],
+        &["--ulimit=nofile=100:200"],
+        &["--timeout=77s"],
+        &["--retry=2"],
+        &["--label=a=b", "--no-cache"],
+    ] {
+        assert_eq!(with(arguments), plain, "{arguments:?}");
+    }
+    assert_ne!(
+        keys.of(&context(), "FROM busybox\nARG HTTP_PROXY\nRUN true\n", &["--build-arg=HTTP_PROXY=x"]),
+        plain
+    );
+    let one = with(&["--add-host=h:10.0.0.1"]);
+    assert_eq!(one, with(&["--add-host=h:10.0.0.2"]));
+    assert_ne!(one, plain);
+    assert_ne!(one, with(&["--add-host=i:10.0.0.1"]));
+}
+
+#[test]
+fn mounts_count_by_what_a_process_sees_of_them() {
+    let keys = Keys::new();
+    let mounts = [
+        "type=tmpfs,target=/m",
+        "type=tmpfs,target=/n",
+        "type=tmpfs,target=/m,size=1m",
+        "type=cache,target=/m",
+        "type=cache,target=/m,ro",
+        "type=bind,source=d,target=/m",
+        "type=bind,source=d,target=/m,rw",
+        "type=bind,source=a,target=/m",
+        "type=secret,id=s,target=/m",
+        "type=secret,id=s,target=/m,mode=0444",
+        "type=secret,id=s,target=/m,uid=5",
+        "type=secret,id=t,target=/m",
+    ];
+    let texts: Vec<String> =
+        mounts.iter().map(|mount| from_root(&format!("RUN --mount={mount} true"))).collect();
+    keys.differ(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn secrets_and_what_is_in_cache_mounts_do_not_count() {
+    let keys = Keys::new();
+    let text = "FROM busybox\nRUN --mount=type=secret,id=s true\n";
+    let dir = tempdir();
+    let with = |value: &str, version: &str| {
+        let path = dir.path().join("secret");
+        fs::write(&path, value).expect("write");
+        keys.of(&context(), text, &[&format!("--secret=id=s,src={}{version}", path.display())])
+    };
+    assert_eq!(with("one", ""), with("two", ""));
+    assert_ne!(with("one", ",version=1"), with("one", ",version=2"));
+    keys.agree(&[
+        "FROM busybox\nRUN --mount=type=cache,id=x,target=/m echo >> /m/x\n",
+        "FROM busybox\nRUN --mount=type=cache,id=y,sharing=locked,target=/m echo >> /m/x\n",
+    ]);
+}
+
+#[test]
+fn bind_mounts_count_by_content() {
+    let keys = Keys::new();
+    let text = from_root("RUN --mount=type=bind,source=d,target=/m true");
+    assert!(keys.edited(&text, |context| context.write("d/b", "edited\n")));
+    assert!(!keys.edited(&text, |context| context.write("a", "edited\n")));
+    let staged = |first: &str| {
+        format!(
+            "FROM busybox AS one\nRUN echo {first} > /f\nFROM busybox\nRUN --mount=type=bind,from=one,source=/f,target=/m true\n"
+        )
+    };
+    keys.differ(&[&staged("1"), &staged("2")]);
+}
+
+#[test]
+fn a_linked_copy_stands_on_nothing() {
+    let keys = Keys::new();
+    // The layer itself; what is put together of it has a key of its own, of all that is below.
+    let layer = |text: &str| {
+        keys.plain(text);
+        let record = record(&keys.0);
+        let steps = record["steps"].as_array().expect("a list").iter();
+        let copy = steps
+            .into_iter()
+            .find(|step| step["name"].as_str().is_some_and(|name| name.contains("COPY --link")));
+        copy.expect("the copy")["key"].as_str().expect("a key").to_owned()
+    };
+    for flags in ["", "--chmod=600 "] {
+        let linked = |below: &str| layer(&format!("FROM busybox\n{below}COPY --link {flags}a /x/\n"));
+        assert_eq!(linked(""), linked("RUN echo 1 > /1\n"), "{flags}");
+    }
+    keys.differ(&["FROM busybox\nCOPY a /x/\n", "FROM busybox\nRUN echo 1 > /1\nCOPY a /x/\n"]);
+}
+
+#[test]
+fn selections_count_by_what_they_select() {
+    let keys = Keys::new();
+    let excluding = from_root("COPY --exclude=*.md d /d");
+    assert!(!keys.edited(&excluding, |context| context.write("d/c.md", "edited\n")));
+    assert!(keys.edited(&excluding, |context| context.write("d/b", "edited\n")));
+    assert!(keys.edited(&excluding, |context| context.write("d/new", "new\n")));
+    let parents = from_root("COPY --parents d/*.md /d");
+    assert!(!keys.edited(&parents, |context| context.write("d/b", "edited\n")));
+    assert!(keys.edited(&parents, |context| context.write("d/c.md", "edited\n")));
+    assert!(!keys.edited(&from_root("COPY d /d"), |context| {
+        context.write(".dockerignore", "Dockerfile\n**/*.log\n");
+        context.write("d/x.log", "ignored\n");
+    }));
+}
+
+/// By definition, and when that is not found, by content: nothing below changed what the step sees.
+#[test]
+fn the_root_of_a_step_counts_by_definition_then_by_content() {
+    let keys = Keys::new();
+    let text = |first: &str| format!("FROM busybox\nCOPY a /src\nRUN {first}\nRUN cat /out > /last\n");
+    keys.differ(&[&text("head -c 1 /src > /out"), &text("head -c1 /src > /out")]);
+    // The second was found by the content that both have.
+    let context = context();
+    context.write("Dockerfile", text("head -c 1  /src > /out"));
+    let steps = keys.0.steps(&context, &[]);
+    assert_eq!(steps.executed(), ["RUN head -c 1  /src > /out"]);
+}
+
+#[test]
+fn a_copy_counts_with_all_its_options() {
+    let keys = Keys::new();
+    let copies = [
+        "COPY a /x",
+        "COPY a /y",
+        "COPY --chmod=600 a /x",
+        "COPY --chmod=640 a /x",
+        "COPY --chown=1 a /x",
+        "COPY --chown=1:2 a /x",
+        "COPY d /x",
+        "COPY a d/b /x/",
+    ];
+    let texts: Vec<String> = copies.iter().map(|copy| from_root(copy)).collect();
+    keys.differ(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    // Of an archive: whether it is unpacked.
+    let archive = |instruction: &str| {
+        let context = context();
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(context.path())
+            .args(["--mtime=@0", "-cf"])
+            .arg(context.path().join("t.tar"))
+            .arg("a"))
+        .ok();
+        keys.of(&context, &from_root(&format!("{instruction} t.tar /x/")), &[])
+    };
+    assert_ne!(archive("ADD"), archive("COPY"));
+}
+
+#[test]
+fn what_is_copied_counts_with_all_that_it_is() {
+    let keys = Keys::new();
+    let text = from_root("COPY . /x/");
+    let attribute = |context: &Context, value: &str| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(context.path().join("a"), "user.test", value.as_bytes(), flags).is_ok()
+    };
+    let at = |context: &Context, path: &str| context.path().join(path);
+    type Edit<'a> = (&'a str, &'a dyn Fn(&Context));
+    let edits: [Edit<'_>; 8] = [
+        ("bytes", &|context| context.write("a", "eno\n")),
+        ("size", &|context| context.write("a", "one\n\n")),
+        ("mode", &|context| context.chmod("a", 0o755)),
+        ("name", &|context| fs::rename(at(context, "a"), at(context, "b")).expect("rename")),
+        ("kind", &|context| {
+            fs::remove_file(at(context, "a")).expect("remove");
+            symlink("d/b", at(context, "a")).expect("link");
+        }),
+        ("place", &|context| fs::rename(at(context, "a"), at(context, "d/a")).expect("rename")),
+        ("a directory without files", &|context| fs::create_dir(at(context, "empty")).expect("make")),
+        ("a hard link", &|context| {
+            fs::remove_file(at(context, "d/b")).expect("remove");
+            fs::write(at(context, "a"), "two\n").expect("write");
+            fs::hard_link(at(context, "a"), at(context, "d/b")).expect("link");
+        }),
+    ];
+    for (what, edit) in edits {
+        assert!(keys.edited(&text, edit), "{what}");
+    }
+    let target = |target: &str| {
+        let context = context();
+        symlink(target, at(&context, "link")).expect("link");
+        keys.of(&context, &text, &[])
+    };
+    assert_ne!(target("a"), target("d/b"));
+    assert!(keys.edited(&text, |context| assert!(attribute(context, "1"))), "an attribute");
+    // Times, and on which inode it lies.
+    assert!(!keys.edited(&text, |context| {
+        let file = fs::File::options().write(true).open(at(context, "a")).expect("open");
+        file.set_modified(std::time::UNIX_EPOCH).expect("set a time");
+    }));
+    assert!(!keys.edited(&text, |context| {
+        fs::copy(at(context, "a"), at(context, "new")).expect("copy");
+        fs::rename(at(context, "new"), at(context, "a")).expect("rename");
+    }));
+    assert!(!keys.edited(&from_root("COPY --chmod=600 a /x"), |context| context.chmod("a", 0o755)));
+    // Owners of a context are none; those of a stage are.
+    if rustix::process::geteuid().is_root() {
+        assert!(!keys.edited(&text, |context| {
+            std::os::unix::fs::chown(at(context, "a"), Some(5), Some(6)).expect("chown");
+        }));
+    }
+}
+
+#[test]
+fn a_copy_from_a_stage_counts_by_definition_then_by_content() {
+    let keys = Keys::new();
+    let text = |command: &str, copy: &str| {
+        format!("FROM busybox AS one\nRUN {command}\nFROM busybox\nCOPY --from=one {copy}\n")
+    };
+    keys.differ(&[
+        &text("echo 1 > /f", "/f /f"),
+        &text("echo 2 > /f", "/f /f"),
+        &text("echo 1 > /f", "/etc /f"),
+    ]);
+    keys.differ(&[&text("echo 1 > /g; :", "/g /f"), &text("echo 1 > /g", "/g /f")]);
+    let context = context();
+    context.write("Dockerfile", text("echo 1 > /g; : again", "/g /f"));
+    assert_eq!(keys.0.steps(&context, &[]).executed(), ["RUN echo 1 > /g; : again"]);
+    // With --chown the stage's owners do not count.
+    let owned = |id: u8, chown: &str| text(&format!("echo 1 > /h; chown {id} /h"), &format!("{chown}/h /f"));
+    keys.plain(&owned(1, "--chown=7 "));
+    context.write("Dockerfile", owned(2, "--chown=7 "));
+    assert_eq!(keys.0.steps(&context, &[]).executed(), ["RUN echo 1 > /h; chown 2 /h"]);
+    keys.plain(&owned(1, ""));
+    context.write("Dockerfile", owned(3, ""));
+    assert_eq!(keys.0.steps(&context, &[]).executed().len(), 2);
+}
+
+#[test]
+fn the_epoch_counts_where_it_is_declared() {
+    let keys = Keys::new();
+    let with = |text: &str, epoch: &str| {
+        keys.of(&context(), text, &[&format!("--build-arg=SOURCE_DATE_EPOCH={epoch}")])
+    };
+    let (plain, declared) = ("FROM busybox\nRUN true\n", "FROM busybox\nARG SOURCE_DATE_EPOCH\nRUN true\n");
+    assert_eq!(with(plain, "1"), with(plain, "2"));
+    assert_ne!(with(declared, "1"), with(declared, "2"));
+}
+
+#[test]
+fn labels_names_and_comments_are_no_part_of_it() {
+    let keys = Keys::new();
+    keys.agree(&[
+        "FROM busybox\nRUN true\n",
+        "FROM busybox AS named\nRUN true\n",
+        "# a comment\n\n\nFROM busybox\n# another\nLABEL a=b\nEXPOSE 80\nCMD x\nRUN true\n",
+        "FROM busybox\nRUN \\\n  true\n",
+    ]);
+}
+
+#[test]
+fn to_switch_the_cache_off_changes_no_key() {
+    let keys = Keys::new();
+    let text = "FROM busybox AS one\nRUN true\nFROM one\nRUN false || true\n";
+    let plain = keys.plain(text);
+    assert_eq!(plain, keys.of(&context(), text, &["--no-cache"]));
+    assert_eq!(plain, keys.of(&context(), text, &["--no-cache-filter=one"]));
+}
+
+const EVERYTHING: &str = "\
+FROM busybox AS one
+ARG A=\u{e4}\u{f6}
+WORKDIR /w
+COPY --exclude=*.md . .
+RUN --mount=type=bind,source=d,target=/m ls /m > list
+FROM busybox
+COPY --link a /a
+COPY --from=one --chown=1:2 /w /w
+COPY <<end /here
+$A
+end
+RUN sort /w/list > /sorted
+";
+
+/// The keys of all steps.
+fn keys_of(mut command: Command, home: &Home, context: &Context) -> Vec<String> {
+    for variable in ["SOURCE_DATE_EPOCH", "BUILDER_DISABLE"] {
+        command.env_remove(variable);
+    }
+    let build = home.build(context);
+    command.arg(build.get_program()).args(build.get_args()).env("BUILDER_HOME", home.path());
+    run(&mut command).ok();
+    all_keys(&record(home))
+}
+
+/// State directory and context are other ones each time.
+#[test]
+fn keys_are_the_same_everywhere() {
+    let context = || {
+        let context =
+            context().file("Dockerfile", EVERYTHING).file("\u{e4}", "umlaut\n").file("Z", "").file("z", "");
+        for path in ["\u{e4}", "Z", "z", "Dockerfile", ".dockerignore"] {
+            context.chmod(path, 0o644);
+        }
+        context
+    };
+    let shell = |script: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{script}; exec \"$@\""), "sh"]);
+        shell
+    };
+    let want = keys_of(shell("true"), &Home::new(), &context());
+    assert!(want.len() >= 8, "{want:#?}");
+    for script in [
+        "umask 077",
+        "umask 000",
+        "export LC_ALL=C LANG=C",
+        "export LC_ALL=tr_TR.UTF-8 LANG=de_DE.UTF-8",
+        "export TZ=Pacific/Kiritimati",
+        "export RAYON_NUM_THREADS=1 TOKIO_WORKER_THREADS=1",
+        "export BUILDER_DISABLE=stat-cache,chunks",
+        "cd /",
+        "export HOME=/nonexistent USER=nobody",
+    ] {
+        assert_eq!(keys_of(shell(script), &Home::new(), &context()), want, "{script}");
+    }
+}
+
+#[test]
+fn keys_are_the_same_for_everyone() {
+    need_root();
+    let context = || {
+        let context = context().file("Dockerfile", EVERYTHING);
+        for path in ["Dockerfile", ".dockerignore"] {
+            context.chmod(path, 0o644);
+        }
+        context
+    };
+    let want = keys_of(Command::new("env"), &Home::new(), &context());
+    for user in [User::with_range(), User::with_one_id()] {
+        let context = context();
+        // A user with one id cannot give files away: what follows from it is another matter than keys.
+        let built = run(&mut user.build(&context));
+        assert!(matches!(built.code, Some(0)), "{built}");
+        let told = run(user.builder("history").args(["inspect", "--format=json"])).ok().stdout;
+        assert_eq!(all_keys(&serde_json::from_str(&told).expect("JSON")), want);
+    }
+}
