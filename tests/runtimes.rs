@@ -91,7 +91,7 @@ grep -c -v -E ' /(proc|dev|sys|etc/(hosts|resolv.conf)|b|ctx|c|t|run/s)?[/ ]' /p
 END
 USER root
 RUN --network=none exec 2>&1; ip link | grep -c '^[0-9]'; head -c 1 /dev/null; mknod /disk b 254 0; head -c 1 /disk; rm /disk; mount -t tmpfs none /mnt; true
-RUN --mount=type=cache,target=/c cat /c/mine && rm -rf /w/gone && chown 5:6 /tmp/kept && setsid sleep 300 & echo left one
+RUN --mount=type=cache,target=/c cat /c/mine && rm -rf /w/gone && chown 5:6 /tmp/kept && (setsid sleep 300 & echo left one)
 "#;
 
 #[test]
