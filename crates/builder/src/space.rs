@@ -56,7 +56,7 @@ mod tests {
             let Limits { reserved_space, max_used_space, min_free_space } = defaults(gigabytes << 30);
             [reserved_space, max_used_space, min_free_space].map(|bytes| bytes / 1_000_000_000)
         };
-        assert_eq!(limits(50), [5, 40, 10]);
-        assert_eq!(limits(1000), [10, 100, 200]);
+        assert_eq!(limits(50), [6, 41, 11]);
+        assert_eq!(limits(1000), [10, 100, 201]);
     }
 }
