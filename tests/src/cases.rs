@@ -24,7 +24,7 @@ pub struct Case {
     pub target: Option<String>,
     /// The platform for which.
     pub platform: Option<String>,
-    /// The directory of the context that is given out on the loopback, see [`Served`].
+    /// The directory of the context that is given out on the loopback, see [`crate::Served`].
     pub served: Option<String>,
     /// How the context is given, if not as a directory: `tar`, `dockerfile`, `http` or `git`.
     pub given: Option<String>,

@@ -47,8 +47,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
 
-    /// Directory or file of this machine that the program sees, HOST:PATH[:ro]; repeatable
-    #[arg(short, long, value_name = "HOST:PATH[:ro]")]
+    #[arg(
+        short,
+        long,
+        value_name = "HOST:PATH[:ro]",
+        help = "Directory or file of this machine that the program sees, HOST:PATH[:ro]; repeatable"
+    )]
     volume: Vec<String>,
 
     /// Network: host, private or none

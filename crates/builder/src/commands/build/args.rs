@@ -87,8 +87,8 @@ pub(crate) struct Args {
           hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(super) load: bool,
 
-    /// Text beside the image's config, in [manifest|index|manifest-descriptor|index-descriptor[PLATFORM]:]KEY=VALUE; repeatable
-    #[arg(long, value_name = "[PLACE:]KEY=VALUE", value_parser = annotations)]
+    #[arg(long, value_name = "[PLACE:]KEY=VALUE", value_parser = annotations,
+          help = "Text beside the image's config, in [manifest|index|manifest-descriptor|index-descriptor[PLATFORM]:]KEY=VALUE; repeatable")]
     pub(super) annotation: Vec<Annotations>,
 
     /// Platforms of the image, such as linux/amd64; comma-separated, repeatable [default: this machine's]
@@ -123,8 +123,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECRET", value_parser = lent::secret)]
     pub(super) secret: Vec<lent::SecretArg>,
 
-    /// SSH agent that RUN --mount=type=ssh sees: default, or ID[=SOCKET|=KEY[,KEY]]; repeatable
-    #[arg(long, value_name = "AGENT", value_parser = lent::ssh)]
+    #[arg(long, value_name = "AGENT", value_parser = lent::ssh,
+          help = "SSH agent that RUN --mount=type=ssh sees: default, or ID[=SOCKET|=KEY[,KEY]]; repeatable")]
     pub(super) ssh: Vec<lent::SshArg>,
 
     /// What RUN steps may ask for beyond their sandbox: network.host, security.insecure or device[=NAME]; repeatable
