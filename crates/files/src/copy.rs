@@ -53,7 +53,7 @@ pub fn write_selected(
     write_changed(tree, found, writer, options, &[], cancelled)
 }
 
-/// The same but for the entries whose index is marked in `kept`: those are elsewhere already ([`forms`](crate::forms)), and are not even
+/// The same but for the entries whose index is marked in `kept`: those are elsewhere already ([`forms`](crate::forms())), and are not even
 /// opened. Of several names of one file all or none must be kept, of a directory with something that is written nothing but the rest.
 ///
 /// # Errors
