@@ -105,12 +105,14 @@ impl Subject {
     /// A build that was disturbed is right or says that it failed.
     #[track_caller]
     fn honest(&self, done: &Done, layout: &Path, version: usize, after: &str) {
+        // strace fails any write; no disk makes that of an eventfd fail, with which the runtime wakes itself.
+        let of_the_runtime = done.stderr.contains("failed to wake I/O driver");
         match done.code {
             Some(0) => self.right(layout, version, after, done),
             Some(1 | 3) => {}
-            _ => panic!("after {after}\n{done}"),
+            _ => assert!(of_the_runtime, "after {after}\n{done}"),
         }
-        assert!(!done.stderr.contains("panicked"), "after {after}\n{done}");
+        assert!(of_the_runtime || !done.stderr.contains("panicked"), "after {after}\n{done}");
     }
 }
 
