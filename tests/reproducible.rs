@@ -107,7 +107,7 @@ const SURROUNDINGS: [Surroundings; 7] = [
     Surroundings {
         what: "without fast paths",
         wrapped: &[],
-        variables: &[("BUILDER_DISABLE", "links,stat-cache,chunks,overlay")],
+        variables: &[("BUILDER_DISABLE", "versions,stat-cache,chunks,overlay")],
     },
 ];
 

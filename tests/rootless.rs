@@ -137,7 +137,8 @@ fn interruption_leaves_nothing() {
     build.wait(Duration::from_secs(5));
     eventually(Duration::from_secs(2), "all processes to be gone", || processes_with(&text).is_empty());
     let place = user.at("").display().to_string();
-    assert_eq!(mounts_with(&place), [""; 0], "mounts left");
+    // Whoever started the build has them too, and goes a moment later.
+    eventually(Duration::from_secs(5), "all mounts to be gone", || mounts_with(&place).is_empty());
     let left: Vec<_> =
         fs::read_dir(user.at("tmp")).expect("list TMPDIR").flatten().map(|entry| entry.path()).collect();
     assert!(left.is_empty(), "temporary files left: {left:?}");

@@ -52,6 +52,10 @@ enum Part {
     Graph,
     /// What a second build does and does not do.
     Cache,
+    /// Layers that are what is different from an earlier one.
+    Versions,
+    /// Caches that travel between machines.
+    Warm,
     /// Shells inside steps, stored output, terminals.
     Debug,
     /// Why steps ran, and what is kept of builds.

@@ -193,6 +193,20 @@ fn exceptions_carry_their_reason() {
 }
 
 #[test]
+fn every_part_of_the_tests_is_run() {
+    let list = fs::read_to_string(root().join("xtask/src/test.rs")).expect("read the list of parts");
+    for entry in fs::read_dir(root().join("tests")).expect("list tests/").flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
+        let variant = format!("    {}{},\n", name[..1].to_uppercase(), &name[1..]);
+        assert!(list.contains(&variant), "tests/{name}.rs is no part of `cargo xtask test`");
+    }
+}
+
+#[test]
 fn files_are_of_a_size_to_read() {
     let mut long = Vec::new();
     for dir in ["crates", "tests", "xtask"] {
