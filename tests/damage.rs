@@ -551,3 +551,21 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     fsck(&state, &[], 0);
     subject.sound(&state, 0, "a lost database");
 }
+
+/// What was damaged and is healed is no reason to do again what fails by itself.
+#[test]
+fn a_step_that_fails_is_not_tried_again_for_damage_elsewhere() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nRUN echo one > /one\n");
+    run(&mut home.build(&context)).ok();
+    let layers = home.path().join("snapshots-v1");
+    for layer in fs::read_dir(&layers).expect("list layers").flatten() {
+        if layer.path().join("one").exists() {
+            fs::remove_dir_all(layer.path()).expect("lose a layer");
+        }
+    }
+    context.write("Dockerfile", "FROM busybox\nRUN echo one > /one\nRUN echo tried; exit 3\n");
+    let failed = run(&mut home.build(&context)).code_is(1);
+    assert!(!failed.stderr.contains("building again"), "{failed}");
+    assert_eq!(failed.stderr.matches("ERROR: process").count(), 1, "{failed}");
+}

@@ -465,3 +465,23 @@ fn the_files_that_changed_are_named() {
     context.write("a", "changed");
     build("not cached: a changed, many/of/them/ changed");
 }
+
+#[test]
+fn damage_in_a_version_is_found_and_nothing_else() {
+    let home = Home::new();
+    let context = many();
+    run(&mut home.build(&context)).ok();
+    context.write("d07/f007", "changed\n");
+    run(&mut home.build(&context)).ok();
+    let versions = home.path().join("versions-v1");
+    let version = fs::read_dir(&versions).expect("list versions").flatten().next().expect("a version").path();
+    run(&mut home.builder("fsck")).ok();
+    fs::write(version.join("src/d07/f007"), "damaged\n").expect("damage a file");
+    let checked = run(&mut home.builder("fsck")).code_is(1);
+    assert!(checked.stdout.contains("not what was written"), "{checked}");
+    fs::create_dir(versions.join("77")).expect("make a stray directory");
+    let repaired = run(home.builder("fsck").arg("--repair")).code_is(1);
+    assert!(repaired.stdout.contains("versions-v1/77"), "{repaired}");
+    run(&mut home.builder("fsck")).ok();
+    run(&mut home.build(&context)).ok();
+}

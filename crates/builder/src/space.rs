@@ -20,9 +20,15 @@ pub(crate) fn limits(home: &Path) -> Result<Limits, Failure> {
         Some(value) => size(&value.to_string_lossy())
             .map_err(|error| Failure::usage(format!("the variable {name}: {error}"))),
     };
+    let max_used_space = given("BUILDER_MAX_USED_SPACE", default.max_used_space)?;
+    // Who allows less than is usually reserved means it.
+    let reserved = match max_used_space {
+        0 => default.reserved_space,
+        most => default.reserved_space.min(most),
+    };
     Ok(Limits {
-        reserved_space: given("BUILDER_RESERVED_SPACE", default.reserved_space)?,
-        max_used_space: given("BUILDER_MAX_USED_SPACE", default.max_used_space)?,
+        reserved_space: given("BUILDER_RESERVED_SPACE", reserved)?,
+        max_used_space,
         min_free_space: given("BUILDER_MIN_FREE_SPACE", default.min_free_space)?,
     })
 }

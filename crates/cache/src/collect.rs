@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hash::Digest;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::database::{bytes32, from_sql};
+use crate::database::{bytes32, from_sql, to_millis};
 use crate::error::At;
 use crate::evict::{CacheKind, CachePart, Layers, choose};
 use crate::layout::open_lock_file;
@@ -127,6 +127,9 @@ impl Store {
         if !cut_short && !is_due && !self.is_over(limits, used()?)? {
             return used();
         }
+        self.inner.database.write("forget failed steps", |db| {
+            db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])
+        })?;
         let layers = self.inner.database.read("list layers", Layers::read)?;
         let mut parts = self.with_mounts(layers.plain_parts())?;
         self.add_blobs(&mut parts)?;
@@ -155,6 +158,7 @@ impl Store {
             let trash = self.take(&chosen, &layers, &unleased, why)?;
             // Nobody waits for the disk.
             drop(unleased);
+            self.take_mounts(&chosen)?;
             trash.empty()?;
         }
         // This also notes the time.
@@ -202,18 +206,22 @@ impl Store {
         self.take_logs(&mut trash)?;
         let free: Vec<Digest> =
             blobs.into_iter().filter(|digest| unleased.is_free(Bucket::of_blob(digest))).collect();
-        self.forget_blobs(&free)?;
-        for digest in &free {
-            trash.take(&self.inner.layout.blob(digest))?;
-        }
-        for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
-            let named = chosen.iter().filter(|part| part.kind == kind).map(|part| part.named()).collect();
-            self.remove_mounts(repositories, &named)?;
+        for digest in self.forget_blobs(free)? {
+            trash.take(&self.inner.layout.blob(&digest))?;
         }
         Ok(trash)
     }
 
-    /// The blobs that only these layers have.
+    /// Removes cache mounts and repositories, which have locks of their own.
+    fn take_mounts(&self, chosen: &[&CachePart]) -> Result<(), CacheError> {
+        for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
+            let named = chosen.iter().filter(|part| part.kind == kind).map(|part| part.named()).collect();
+            self.remove_mounts(repositories, &named)?;
+        }
+        Ok(())
+    }
+
+    /// The blobs that these layers have, and neither an image nor a download.
     fn blobs_of(&self, layers: &[SnapshotId]) -> Result<Vec<Digest>, CacheError> {
         self.inner.database.read("list packed layers", |db| {
             let mut select =
@@ -228,9 +236,10 @@ impl Store {
         })
     }
 
-    fn forget_blobs(&self, blobs: &[Digest]) -> Result<(), CacheError> {
+    /// Forgets those that nothing else has, and says which.
+    fn forget_blobs(&self, blobs: Vec<Digest>) -> Result<Vec<Digest>, CacheError> {
         if blobs.is_empty() {
-            return Ok(());
+            return Ok(blobs);
         }
         self.inner.database.write("forget blobs", |db| {
             let mut delete = db.prepare(
@@ -238,11 +247,14 @@ impl Store {
                      AND digest NOT IN (SELECT digest FROM image_blobs WHERE digest = ?1)
                      AND digest NOT IN (SELECT digest FROM downloads WHERE digest = ?1)",
             )?;
-            for digest in blobs {
-                delete.execute([digest.as_bytes()])?;
+            let mut gone = Vec::with_capacity(blobs.len());
+            for digest in &blobs {
+                if delete.execute([digest.as_bytes()])? > 0 {
+                    gone.push(*digest);
+                }
             }
             db.execute("DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs)", [])?;
-            Ok(())
+            Ok(gone)
         })
     }
 }

@@ -333,7 +333,7 @@ impl Store {
     fn stray_layers(&self) -> Result<Vec<PathBuf>, CacheError> {
         let layout = &self.inner.layout;
         let mut strays = Vec::new();
-        for dir in [layout.snapshots(), layout.logs()] {
+        for dir in [layout.snapshots(), layout.versions(), layout.logs()] {
             // Names first: a layer is known before it has a name, and builds may be running.
             let names = names_in(&dir)?;
             let known = self.known_snapshots()?;

@@ -112,10 +112,12 @@ impl Store {
 
     /// The same without forgetting a layer whose files are gone.
     pub(crate) fn stored_snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
-        match self.inner.layout.snapshot(id).is_dir() {
-            true => self.snapshot(id),
-            false => Ok(None),
+        let layout = &self.inner.layout;
+        let mut stands = layout.snapshot(id).is_dir();
+        if !stands && layout.version(id).is_dir() {
+            stands = self.inner.base_of(id)?.is_some_and(|base| layout.snapshot(base).is_dir());
         }
+        if stands { self.snapshot(id) } else { Ok(None) }
     }
 
     /// Begins a layer over `parents` (bottom first; none when they do not matter). The caller writes it into
@@ -203,11 +205,14 @@ impl Inner {
                 None => {}
             }
         }
-        self.damage.note(format!("layer {id}"));
         // With it go the versions over it.
-        self.database.write("forget a lost snapshot", |db| {
+        let rows = self.database.write("forget a lost snapshot", |db| {
             db.execute("DELETE FROM snapshots WHERE id = ?1", [lost.0])
         })?;
+        // Without a row somebody has removed it in the meantime, as he may.
+        if rows > 0 {
+            self.damage.note(format!("layer {id}"));
+        }
         Ok(false)
     }
 

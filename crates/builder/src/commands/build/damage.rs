@@ -6,23 +6,34 @@ use std::path::Path;
 use cache::Store;
 
 use super::{Args, done};
-use crate::failure::Failure;
+use crate::failure::{Failure, INTERRUPTED};
 use crate::terminal;
 
 /// Each time at least one thing was thrown away.
 const MOST: usize = 100;
 
-/// Does `build` until it does not fail because of damage any more. It hands out the store that it opened.
+/// What a build leaves behind for the one that may follow.
+#[derive(Default)]
+pub(super) struct Attempt {
+    /// The store that it opened.
+    pub(super) store: Option<Store>,
+    /// Whether the program of a step failed: it would once more.
+    pub(super) step_failed: bool,
+}
+
+/// Does `build` until it does not fail because of damage any more.
 pub(super) fn until_sound(
     args: Args,
-    build: impl Fn(Args, &mut Option<Store>) -> Result<u8, Failure>,
+    build: impl Fn(Args, &mut Attempt) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
     let mut told = BTreeSet::new();
     for _ in 0..MOST {
-        let mut store = None;
-        let result = build(args.clone(), &mut store);
-        let damaged = store.map(|store| store.thrown_away()).unwrap_or_default();
-        let again = result.is_err() && !damaged.is_empty() && can_be_done_again(&args);
+        let mut attempt = Attempt::default();
+        let result = build(args.clone(), &mut attempt);
+        let damaged = attempt.store.map(|store| store.thrown_away()).unwrap_or_default();
+        let may_be_damage =
+            result.as_ref().is_err_and(|failure| failure.code() != INTERRUPTED) && !attempt.step_failed;
+        let again = may_be_damage && !damaged.is_empty() && can_be_done_again(&args);
         if !done::is_silent(args.progress()) {
             for what in damaged.into_iter().filter(|what| told.insert(what.clone())) {
                 let then = if again { "; building again" } else { "" };
@@ -33,7 +44,7 @@ pub(super) fn until_sound(
             return result;
         }
     }
-    build(args, &mut None)
+    build(args, &mut Attempt::default())
 }
 
 /// Standard input is read once, and nothing that was written to standard output can be taken back.

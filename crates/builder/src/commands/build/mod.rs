@@ -106,7 +106,7 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
 }
 
 /// Tells which store it used, once that is open.
-fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
+fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
     if let Some(Call { question: Question::Describe, json }) = args.call() {
         return call::describe(json).print();
     }
@@ -128,7 +128,7 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
             (machine, store)
         }
     };
-    *opened = Some(store.clone());
+    attempt.store = Some(store.clone());
     let session = store.session()?;
     let limits = space::limits(store.root())?;
     store.keep_within(limits, space::whys(&limits));
@@ -272,6 +272,7 @@ fn build(args: Args, opened: &mut Option<Store>) -> Result<u8, Failure> {
         }
         Err(failure) => failure,
     };
+    attempt.step_failed = notices.kept.is_some();
     if !done::is_silent(request.progress) && failure.code() != INTERRUPTED {
         terminal::tell(&notices.text(&request.dockerfile));
     }
