@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, PruneOptions, SnapshotId, StepRun, Store, StoreOptions, Whys};
 use common::{Random, TestStore, content, key};
+use hash::Digest;
+use image::{Compression, ContentStore, Descriptor, Layer};
 use proptest::prelude::*;
 
 /// What one holder does: with which key, for how long, and whether it cleans up afterwards.
@@ -152,4 +154,30 @@ fn a_collection_that_was_cut_short_is_finished_by_the_next() {
     test.store.collect(Limits { max_used_space: 1_000_000, ..Limits::default() }, &whys()).unwrap();
     assert_eq!(fs::read_dir(test.store.root().join("snapshots-v1")).unwrap().count(), 0);
     assert_eq!(fs::read(test.store.root().join("collector-v1.lock")).unwrap(), b"");
+}
+
+/// Equal layers are packed into the same blob: it stays as long as one of them does.
+#[test]
+fn a_collection_leaves_the_blob_of_a_layer_that_stays() {
+    let test = TestStore::new();
+    let store = test.store.blobs() as &dyn ContentStore;
+    let digest = store.put(b"packed").unwrap();
+    let packed = Layer {
+        descriptor: Descriptor::new(Compression::Gzip.layer_media_type(), digest, 6),
+        diff_id: Digest::of(b"tar"),
+    };
+    let layers: Vec<SnapshotId> = (0..2)
+        .map(|n| {
+            let id = test.layer(&[], |dir| fs::write(dir.join("f"), vec![1; 100_000]).unwrap()).id();
+            save(&test.store, n, &[id]);
+            test.store.set_packed(id, "gzip:6", &packed).unwrap();
+            id
+        })
+        .collect();
+    test.store.collect(Limits { max_used_space: 150_000, ..Limits::default() }, &whys()).unwrap();
+    let left: Vec<_> =
+        layers.iter().filter_map(|layer| test.store.packed(*layer, "gzip:6").unwrap()).collect();
+    assert_eq!((left, store.size(&digest).unwrap()), (vec![packed], Some(6)));
+    test.store.collect(Limits { max_used_space: 1, ..Limits::default() }, &whys()).unwrap();
+    assert_eq!(store.size(&digest).unwrap(), None, "nothing has it any more");
 }
