@@ -17,8 +17,10 @@ pub(crate) struct Filter {
 enum Test {
     /// Not used for so long.
     Until(Duration),
-    /// Part of the id.
+    /// The id. Upstream's are long, and a part of one is enough there; here that would mean others as well.
     Id(String),
+    /// Part of the id.
+    IdPart(String),
     /// Upstream's word.
     Type(String),
     /// Part of the step.
@@ -35,14 +37,16 @@ enum Test {
 const KNOWN: &str =
     "until, unused-for, id, type, description, parents, inuse, shared, private, mutable and immutable";
 
-/// Reads `KEY=VALUE`, `KEY!=VALUE`, or `KEY` for what is so or not.
+/// Reads `KEY=VALUE`, `KEY==VALUE`, `KEY~=VALUE` for a part, `KEY!=VALUE`, or `KEY` for what is so or not.
 pub(crate) fn parse(text: &str) -> Result<Filter, String> {
     let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
     let (key, negated) = key.strip_suffix('!').map_or((key, false), |key| (key, true));
-    let key = key.strip_suffix('~').unwrap_or(key);
+    let (key, is_part) = key.strip_suffix('~').map_or((key, false), |key| (key, true));
+    let value = value.map(|value| value.strip_prefix('=').unwrap_or(value));
     let given = || value.map(str::to_owned).ok_or_else(|| format!("expected {key}=VALUE"));
     let test = match key {
         "until" | "unused-for" => Test::Until(duration(&given()?)?),
+        "id" if is_part => Test::IdPart(given()?),
         "id" => Test::Id(given()?),
         "type" => Test::Type(given()?),
         "description" => Test::Description(given()?),
@@ -70,7 +74,8 @@ impl Filter {
         let is_mutable = matches!(part.kind, cache::CacheKind::Mount | cache::CacheKind::Repository);
         let so = match &self.test {
             Test::Until(time) => now.duration_since(part.last_used).unwrap_or_default() >= *time,
-            Test::Id(id) => part.id.contains(id),
+            Test::Id(id) => part.id == *id,
+            Test::IdPart(text) => part.id.contains(text),
             Test::Type(kind) => part.kind.upstream() == kind,
             Test::Description(text) => part.description.contains(text),
             Test::Parent(id) => part.parents.contains(id),
@@ -95,6 +100,8 @@ mod tests {
         }
         assert_eq!(parse("description~=npm"), parse("description=npm"));
         assert_eq!(parse("inuse=false"), parse("inuse!=true"));
+        assert_eq!(parse("id==12"), parse("id=12"));
+        assert_ne!(parse("id~=12"), parse("id=12"));
         for (text, words) in [
             ("label=x", "there is no filter `label`"),
             ("until=soon", "is not a duration"),
