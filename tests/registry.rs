@@ -1,69 +1,26 @@
 //! Bases from a registry: Debian's docker-registry on the loopback.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
 
 use base64::Engine;
-use e2e::{Context, Home, Running, base, eventually, free_port, run, tempdir, tool};
+use e2e::{Context, Home, Registry, base, run, tempdir, tool};
 
 /// A registry that holds `library/tool:1`, a copy of the busybox base.
-struct Registry {
-    _process: Running,
-    dir: tempfile::TempDir,
-    address: String,
+fn registry(login: Option<(&str, &str)>) -> Registry {
+    let registry = Registry::start(login);
+    let mut push = tool("skopeo");
+    push.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+    if let Some((user, password)) = login {
+        push.arg(format!("--dest-creds={user}:{password}"));
+    }
+    push.arg(format!("oci:{}:latest", base("busybox").display()));
+    run(push.arg(format!("docker://{}/library/tool:1", registry.address))).ok();
+    registry
 }
 
-impl Registry {
-    fn start(login: Option<(&str, &str)>) -> Self {
-        let dir = tempdir();
-        let address = format!("127.0.0.1:{}", free_port());
-        let auth = match login {
-            Some((user, password)) => {
-                let line = run(tool("htpasswd").args(["-Bbn", user, password])).ok().stdout;
-                let file = dir.path().join("htpasswd");
-                fs::write(&file, line).expect("write the passwords");
-                format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display())
-            }
-            None => String::new(),
-        };
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: \"{address}\", secret: test}}\n{auth}",
-            dir.path().join("data").display()
-        );
-        let file = dir.path().join("config.yml");
-        fs::write(&file, config).expect("write the configuration");
-        let log = fs::File::create(dir.path().join("log")).expect("a log");
-        let process = Running::start(
-            tool("docker-registry")
-                .arg("serve")
-                .arg(&file)
-                .stdout(log.try_clone().expect("a log"))
-                .stderr(log),
-        );
-        eventually(Duration::from_secs(20), "the registry to answer", || {
-            TcpStream::connect(&address).is_ok()
-        });
-        let registry = Self { _process: process, dir, address };
-        let mut push = tool("skopeo");
-        push.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
-        if let Some((user, password)) = login {
-            push.arg(format!("--dest-creds={user}:{password}"));
-        }
-        push.arg(format!("oci:{}:latest", base("busybox").display()));
-        run(push.arg(format!("docker://{}/library/tool:1", registry.address))).ok();
-        registry
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    fn dockerfile(&self) -> Context {
-        Context::new(&format!("FROM {}/library/tool:1\nRUN echo pulled > /f && cat /f\n", self.address))
-    }
+fn dockerfile(registry: &Registry) -> Context {
+    Context::new(&format!("FROM {}/library/tool:1\nRUN echo pulled > /f && cat /f\n", registry.address))
 }
 
 /// A Docker configuration with credentials for an address.
@@ -75,17 +32,14 @@ fn docker_config(dir: &Path, address: &str, login: &str) {
 
 #[test]
 fn anonymous_pull() {
-    let registry = Registry::start(None);
+    let registry = registry(None);
     let home = Home::new();
-    let context = registry.dockerfile();
-    assert_eq!(home.steps(&context, &[]).named("RUN").log, "pulled\n", "{}", registry.log());
+    let context = dockerfile(&registry);
+    assert_eq!(home.steps(&context, &[]).named("RUN").log, "pulled\n");
     home.steps(&context, &[]).all_cached();
     // By digest, and through a named context.
-    let inspect = run(tool("skopeo")
-        .args(["--insecure-policy", "inspect", "--tls-verify=false", "--format={{.Digest}}"])
-        .arg(format!("docker://{}/library/tool:1", registry.address)))
-    .ok();
-    let by_digest = format!("FROM {}/library/tool@{}\nRUN true\n", registry.address, inspect.stdout.trim());
+    let digest = registry.inspect(&["--format={{.Digest}}"], "library/tool:1");
+    let by_digest = format!("FROM {}/library/tool@{}\nRUN true\n", registry.address, digest.trim());
     home.steps(&Context::new(&by_digest), &[]);
     let named = format!("--build-context=thing=docker-image://{}/library/tool:1", registry.address);
     home.steps(&Context::new("FROM thing\nRUN true\n"), &[&named]);
@@ -96,9 +50,9 @@ fn anonymous_pull() {
 
 #[test]
 fn what_was_pulled_is_not_asked_for_again() {
-    let registry = Registry::start(None);
+    let registry = registry(None);
     let home = Home::new();
-    let context = registry.dockerfile();
+    let context = dockerfile(&registry);
     home.steps(&context, &[]);
     drop(registry);
     home.steps(&context, &[]).all_cached();
@@ -108,9 +62,9 @@ fn what_was_pulled_is_not_asked_for_again() {
 
 #[test]
 fn a_tag_that_moved_is_seen_with_pull() {
-    let registry = Registry::start(None);
+    let registry = registry(None);
     let home = Home::new();
-    let context = registry.dockerfile();
+    let context = dockerfile(&registry);
     home.steps(&context, &[]);
     let other = home.export(&Context::new("FROM busybox\nRUN echo new > /new\n"), &[]);
     let from = format!("oci:{}", other.layout.display());
@@ -123,8 +77,8 @@ fn a_tag_that_moved_is_seen_with_pull() {
 
 #[test]
 fn credentials_from_dockers_configuration() {
-    let registry = Registry::start(Some(("ada", "lovelace")));
-    let context = registry.dockerfile();
+    let registry = registry(Some(("ada", "lovelace")));
+    let context = dockerfile(&registry);
     let dir = tempdir();
     let build = |home: &Home| run(home.build(&context).env("DOCKER_CONFIG", dir.path()));
     let done = build(&Home::new()).code_is(1);
@@ -144,7 +98,7 @@ fn credentials_from_dockers_configuration() {
 
 #[test]
 fn an_image_that_is_not_there() {
-    let registry = Registry::start(None);
+    let registry = registry(None);
     for name in ["library/tool:2", "nothing/here:1"] {
         let context = Context::new(&format!("FROM {}/{name}\nRUN true\n", registry.address));
         let done = run(&mut Home::new().build(&context)).code_is(1).says(name);

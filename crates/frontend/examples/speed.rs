@@ -1,4 +1,4 @@
-//! How long parsing and lowering take, and how much memory, for generated files of growing length:
+//! How long parsing, lowering and computing keys take, and how much memory, for generated files of growing length:
 //! `cargo run --release -p frontend --example speed`. A file of 2,000 lines is allowed 10 ms and 20 MB, and a longer one as much
 //! more as it is longer.
 
@@ -7,6 +7,9 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use frontend::{Lowered, Options, lower};
+use graph::{Definition, Op};
+use hash::{CacheKey, ContentDigest};
+use solver::keys::{DefinitionInput, definition_key};
 
 /// Lines of the shortest file.
 const LINES: usize = 2_000;
@@ -24,8 +27,8 @@ const SHAPES: [Shape; 6] = [
 
 fn main() {
     println!(
-        "{:<20} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "file", "lines", "kB", "parse ms", "lower ms", "µs/line", "peak MB"
+        "{:<20} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "file", "lines", "kB", "parse ms", "lower ms", "keys ms", "µs/line", "peak MB"
     );
     let longest = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(100);
     for (name, generate) in
@@ -38,7 +41,7 @@ fn main() {
 }
 
 fn measure(name: &str, text: &str) {
-    let (mut parse, mut lowering) = (Duration::MAX, Duration::MAX);
+    let (mut parse, mut lowering, mut keying) = (Duration::MAX, Duration::MAX, Duration::MAX);
     let repetitions = (200_000 / text.len().max(1)).clamp(1, 5);
     for _ in 0..repetitions {
         let start = Instant::now();
@@ -47,17 +50,35 @@ fn measure(name: &str, text: &str) {
         let start = Instant::now();
         let plan = lower(&parsed, &Options::default(), &BTreeMap::new());
         lowering = lowering.min(start.elapsed());
-        assert!(matches!(plan, Ok(Lowered::Plan(_))), "{name} can be built");
+        let Ok(Lowered::Plan(plan)) = plan else { panic!("{name} can be built") };
+        let start = Instant::now();
+        std::hint::black_box(keys(&plan.definition));
+        keying = keying.min(start.elapsed());
     }
     let lines = text.lines().count();
-    let per_line = (parse + lowering).as_secs_f64() * 1e6 / lines as f64;
+    let per_line = (parse + lowering + keying).as_secs_f64() * 1e6 / lines as f64;
     println!(
-        "{name:<20} {lines:>9} {:>9} {:>9.2} {:>9.2} {per_line:>9.2} {:>9}",
+        "{name:<20} {lines:>9} {:>9} {:>9.2} {:>9.2} {:>9.2} {per_line:>9.2} {:>9}",
         text.len() / 1000,
         parse.as_secs_f64() * 1e3,
         lowering.as_secs_f64() * 1e3,
+        keying.as_secs_f64() * 1e3,
         peak_megabytes().map_or_else(|| "?".to_owned(), |peak| peak.to_string()),
     );
+}
+
+/// The definition keys of all steps; of sources as if each held nothing.
+fn keys(definition: &Definition) -> Vec<CacheKey> {
+    let mut keys: Vec<CacheKey> = Vec::with_capacity(definition.len());
+    for (_, vertex) in definition.iter() {
+        let inputs = vertex.inputs.iter().map(|input| match definition.vertex(input.vertex).op {
+            Op::Source(_) => DefinitionInput::Content(ContentDigest::from_bytes([0; 32])),
+            _ => DefinitionInput::Vertex { key: keys[input.vertex.0], selection: &input.selection },
+        });
+        let inputs: Vec<DefinitionInput<'_>> = inputs.collect();
+        keys.push(definition_key(&vertex.op, &inputs));
+    }
+    keys
 }
 
 /// The most memory that the process had so far, so that what is measured later includes what was measured before (`VmHWM` in

@@ -16,9 +16,10 @@ use hash::{CacheKey, Clock, ContentDigest};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::away::{Placed, is_here};
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
 use crate::notes::Notes;
-use crate::worker::{Away, Executed, Worker};
+use crate::worker::{Executed, Worker};
 
 /// How long a claim that another holds is left alone before it is tried again: doubling from the first to the second.
 const CLAIM_BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -730,28 +731,6 @@ impl<W: Worker> Run<W> {
         lock(&self.shown).insert(vertex, Shown::Finished);
         self.progress.event(Event::Finished { vertex, outcome, at: self.clock.now() });
     }
-}
-
-/// The result of a vertex.
-#[derive(Debug)]
-enum Placed<T> {
-    /// It can be used.
-    Here(Solved<T>),
-    /// It was made elsewhere, and can be brought; the key that it was found by.
-    Away(Away, CacheKey),
-}
-
-impl<T: Clone> Clone for Placed<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Placed::Here(solved) => Placed::Here(solved.clone()),
-            Placed::Away(away, key) => Placed::Away(*away, *key),
-        }
-    }
-}
-
-fn is_here<T>(placed: &[Placed<T>]) -> bool {
-    placed.iter().all(|placed| matches!(placed, Placed::Here(_)))
 }
 
 /// What a lookup brought.

@@ -9,8 +9,30 @@ use futures::future::try_join_all;
 use graph::{Outcome, VertexId};
 use hash::CacheKey;
 
-use super::{Answer, Found, Keyed, Placed, Run, Solved, lock};
+use super::{Answer, Found, Keyed, Run, Solved, lock};
 use crate::worker::{Arrived, Away, Worker};
+
+/// The result of a vertex.
+#[derive(Debug)]
+pub(super) enum Placed<T> {
+    /// It can be used.
+    Here(Solved<T>),
+    /// It was made elsewhere, and can be brought; the key that it was found by.
+    Away(Away, CacheKey),
+}
+
+impl<T: Clone> Clone for Placed<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Placed::Here(solved) => Placed::Here(solved.clone()),
+            Placed::Away(away, key) => Placed::Away(*away, *key),
+        }
+    }
+}
+
+pub(super) fn is_here<T>(placed: &[Placed<T>]) -> bool {
+    placed.iter().all(|placed| matches!(placed, Placed::Here(_)))
+}
 
 impl<W: Worker> Run<W> {
     /// The result of a vertex, brought here when it is elsewhere. What cannot be brought is looked for again, and made when nobody else
