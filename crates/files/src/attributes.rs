@@ -42,6 +42,8 @@ impl Attributes {
 pub enum Owners {
     /// As the file system does.
     Real,
+    /// The same in a user namespace, which makes no devices: these are recorded, as empty files with an extended attribute.
+    Mapped,
     /// In a user namespace with a single id, where no other owner can be set: recorded in extended attributes of files and
     /// directories, and in one file beside the tree for what cannot carry them. What has no record is owned by 0:0.
     Recorded {

@@ -29,6 +29,7 @@ pub struct DirectoryTree {
 #[derive(Debug)]
 enum Ownership {
     Real,
+    Mapped,
     Recorded(Sidecar),
     Context,
 }
@@ -38,6 +39,7 @@ impl DirectoryTree {
     pub fn open(root: &Path, owners: &Owners) -> Result<DirectoryTree, TreeError> {
         let ownership = match owners {
             Owners::Real => Ownership::Real,
+            Owners::Mapped => Ownership::Mapped,
             Owners::Recorded { sidecar } => Ownership::Recorded(
                 Sidecar::load(sidecar).map_err(|source| TreeError::new("read", sidecar, source))?,
             ),
@@ -77,6 +79,9 @@ impl DirectoryTree {
         let mut metadata = Metadata::from_stat(&stat);
         match &self.ownership {
             Ownership::Real => {}
+            Ownership::Mapped => owners::apply_device(&mut metadata, |attribute| {
+                xattrs::get_at(&proc_path(directory, name), attribute)
+            })?,
             Ownership::Context => (metadata.uid, metadata.gid) = (0, 0),
             Ownership::Recorded(sidecar) => {
                 owners::apply(&mut metadata, &parent.join(name), sidecar, |attribute| {
@@ -90,7 +95,7 @@ impl DirectoryTree {
     fn stat_root(&self) -> io::Result<Metadata> {
         let mut metadata = Metadata::from_stat(&rustix::fs::fstat(&self.root)?);
         match &self.ownership {
-            Ownership::Real => {}
+            Ownership::Real | Ownership::Mapped => {}
             Ownership::Context => {
                 metadata.mode = 0o755;
                 (metadata.uid, metadata.gid) = (0, 0);

@@ -1,8 +1,8 @@
 //! Owners and device numbers that the file system cannot hold, kept beside what they belong to.
 //!
-//! With a single id in a user namespace nothing can be given to another owner and no device made. A file or directory then
-//! carries `user.builder.owner` = `uid:gid`, a device is an empty file that carries `user.builder.device` = `c:1:3`; symbolic
-//! links and pipes, which take no such attribute, stand in a [`Sidecar`].
+//! In a user namespace no device can be made: one is an empty file that carries `user.builder.device` = `c:1:3`. With a single id
+//! nothing can be given to another owner either: a file or directory then carries `user.builder.owner` = `uid:gid`; symbolic links and
+//! pipes, which take no such attribute, stand in a [`Sidecar`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +52,6 @@ pub(crate) fn apply(
     sidecar: &Sidecar,
     read: impl Fn(&str) -> io::Result<Option<Vec<u8>>>,
 ) -> io::Result<()> {
-    let broken = |name: &str| io::Error::new(io::ErrorKind::InvalidData, format!("damaged attribute {name}"));
     let owner = match metadata.kind {
         Kind::File | Kind::Directory => match read(OWNER)? {
             Some(text) => Some(decode_owner(&text).ok_or_else(|| broken(OWNER))?),
@@ -61,6 +60,14 @@ pub(crate) fn apply(
         _ => sidecar.get(path),
     };
     (metadata.uid, metadata.gid) = owner.unwrap_or((0, 0));
+    apply_device(metadata, read)
+}
+
+/// Makes a device of an empty file that is recorded as one.
+pub(crate) fn apply_device(
+    metadata: &mut Metadata,
+    read: impl Fn(&str) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<()> {
     if metadata.kind == Kind::File
         && metadata.size == 0
         && let Some(text) = read(DEVICE)?
@@ -68,6 +75,10 @@ pub(crate) fn apply(
         (metadata.kind, metadata.device) = decode_device(&text).ok_or_else(|| broken(DEVICE))?;
     }
     Ok(())
+}
+
+fn broken(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("damaged attribute {name}"))
 }
 
 /// Owners of symbolic links and pipes by path, in one file: a heading, then `uid:gid path` for each, NUL after each.

@@ -412,6 +412,8 @@ fn flatten(directories: Vec<Vec<Item>>, found: &mut Match) -> Vec<bool> {
     while let Some(&(directory, length)) = entered.last() {
         path.truncate(length);
         let Some(item) = directories[directory].next() else {
+            // Its memory goes now: what it held stands in the match.
+            directories[directory] = Vec::new().into_iter();
             entered.pop();
             continue;
         };

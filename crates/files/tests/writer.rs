@@ -341,6 +341,32 @@ fn files_of_all_sizes_are_copied() {
     assert!(matches!(result, Err(Error::Cancelled)));
 }
 
+/// What is not there takes no room, and reads as it should.
+#[test]
+fn zeros_become_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = writer(dir.path());
+    let block = 64 << 10;
+    let zeros = |length: usize| vec![0; length];
+    let cases = [
+        zeros(0),
+        zeros(1),
+        zeros(block),
+        zeros(40 * block),
+        [zeros(20 * block), b"x".to_vec()].concat(),
+        [b"x".to_vec(), zeros(20 * block)].concat(),
+        [zeros(block), vec![1; block], zeros(10 * block), vec![1; 7], zeros(block + 3)].concat(),
+    ];
+    for (number, bytes) in cases.iter().enumerate() {
+        let name = PathBuf::from(number.to_string());
+        let written = writer.file(&name, &mut &bytes[..], &attributes(0o644, 0, 5)).unwrap();
+        assert_eq!(written, bytes.len() as u64);
+        assert!(fs::read(dir.path().join(&name)).unwrap() == *bytes, "{number}");
+        let blocks = fs::metadata(dir.path().join(&name)).unwrap().blocks() * 512;
+        assert!(blocks <= 3 * block as u64, "{number}: {blocks} bytes of {}", bytes.len());
+    }
+}
+
 #[test]
 fn a_single_id_is_enough_to_record_owners() {
     let inside = |test: &str| {

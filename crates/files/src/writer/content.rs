@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
@@ -13,6 +13,11 @@ use crate::Cancelled;
 const STEP: usize = 8 * 1024 * 1024;
 /// Smaller files are read and written: three system calls fewer to learn whether the kernel can do it.
 const SMALL: u64 = 64 * 1024;
+
+/// As many zeros, in bytes, are not written where a file is made of what is read: archives tell of holes by leaving them out, and streams
+/// by zeros, so that a small one can have many of them.
+const HOLE: usize = 64 * 1024;
+static ZEROS: [u8; HOLE] = [0; HOLE];
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -32,6 +37,11 @@ impl Default for Cloning {
 }
 
 impl Cloning {
+    /// Everything is read and written.
+    pub(super) fn none() -> Cloning {
+        Cloning { reflink: AtomicBool::new(false), in_kernel: AtomicBool::new(false) }
+    }
+
     /// Copies `size` bytes, or up to the end of `source`, into the empty `target`. Returns how many.
     pub(super) fn fill(
         &self,
@@ -83,6 +93,53 @@ impl Cloning {
     }
 }
 
+/// Fills the empty `target` with all that `content` yields. Returns how many bytes.
+pub(super) fn fill_from(target: &File, content: &mut dyn Read) -> io::Result<u64> {
+    // Taken, not borrowed: nobody knows what reading does.
+    let mut buffer = BUFFER.take();
+    buffer.resize(buffer.len().max(HOLE), 0);
+    let written = copy_with_holes(target, content, &mut buffer[..HOLE]);
+    BUFFER.set(buffer);
+    written
+}
+
+fn copy_with_holes(mut target: &File, content: &mut dyn Read, block: &mut [u8]) -> io::Result<u64> {
+    let (mut written, mut hole) = (0, 0);
+    loop {
+        let length = read_block(content, block)?;
+        if length == 0 {
+            break;
+        }
+        if block[..length] == ZEROS {
+            hole += HOLE as i64;
+        } else {
+            if hole > 0 {
+                target.seek(SeekFrom::Current(std::mem::take(&mut hole)))?;
+            }
+            target.write_all(&block[..length])?;
+        }
+        written += length as u64;
+    }
+    if hole > 0 {
+        target.set_len(written)?;
+    }
+    Ok(written)
+}
+
+/// Fills a block as far as there is something.
+fn read_block(content: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < block.len() {
+        match content.read(&mut block[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
 fn read_and_write(
     mut target: &File,
     mut source: &File,
@@ -90,9 +147,7 @@ fn read_and_write(
     cancelled: Cancelled<'_>,
 ) -> io::Result<u64> {
     BUFFER.with_borrow_mut(|buffer| {
-        if buffer.is_empty() {
-            buffer.resize(256 * 1024, 0);
-        }
+        buffer.resize(buffer.len().max(256 * 1024), 0);
         let mut written = 0;
         while written < size {
             give_up(cancelled)?;

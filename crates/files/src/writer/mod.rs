@@ -58,7 +58,7 @@ impl TreeWriter {
         let opened = rustix::fs::open(root, flags, Mode::empty())
             .map_err(|source| Error::write("open", root, source))?;
         let sidecar = match &options.owners {
-            Owners::Real => Sidecar::default(),
+            Owners::Real | Owners::Mapped => Sidecar::default(),
             Owners::Recorded { sidecar } => {
                 Sidecar::load(sidecar).map_err(|source| Error::write("read", sidecar, source))?
             }
@@ -73,6 +73,12 @@ impl TreeWriter {
             implied: Mutex::default(),
             sidecar: Mutex::new(sidecar),
         })
+    }
+
+    /// The same, reading and writing all that it copies: nothing is shared with the source, nothing is left to the kernel.
+    #[must_use]
+    pub fn plain(self) -> TreeWriter {
+        TreeWriter { cloning: Cloning::none(), ..self }
     }
 
     /// A directory, the empty path for the root itself. One that is there gets the attributes.
@@ -104,9 +110,8 @@ impl TreeWriter {
     /// A regular file with all that `content` yields. Returns the number of bytes.
     pub fn file(&self, path: &Path, content: &mut dyn Read, attributes: &Attributes) -> Result<u64, Error> {
         let file = self.create_file(path)?;
-        let written = io::copy(content, &mut &file).map_err(|source| self.error("write", path, source))?;
-        self.finish_file(path, &file, attributes)?;
-        Ok(written)
+        let written = content::fill_from(&file, content).map_err(|source| self.error("write", path, source));
+        self.finished(path, &file, attributes, written)
     }
 
     /// A regular file with the first `size` bytes of `source`, or as many as there are; shared with it where the file system can
@@ -120,11 +125,30 @@ impl TreeWriter {
         cancelled: Cancelled<'_>,
     ) -> Result<u64, Error> {
         let file = self.create_file(path)?;
-        let written = self.cloning.fill(&file, source, size, cancelled).map_err(|source| {
-            if cancelled() { Error::Cancelled } else { self.error("write", path, source) }
-        })?;
-        self.finish_file(path, &file, attributes)?;
-        Ok(written)
+        let written = self
+            .cloning
+            .fill(&file, source, size, cancelled)
+            .map_err(|source| if cancelled() { Error::Cancelled } else { self.error("write", path, source) });
+        self.finished(path, &file, attributes, written)
+    }
+
+    /// A file with its attributes, or none: half of one must not be taken for it.
+    fn finished(
+        &self,
+        path: &Path,
+        file: &File,
+        attributes: &Attributes,
+        written: Result<u64, Error>,
+    ) -> Result<u64, Error> {
+        let finished = written.and_then(|written| {
+            self.finish_file(path, file, attributes)?;
+            Ok(written)
+        });
+        if finished.is_err() {
+            // What is wrong is said already.
+            let _ = self.remove(path);
+        }
+        finished
     }
 
     /// A symbolic link.
@@ -143,8 +167,13 @@ impl TreeWriter {
         // A link to a link or to a directory is nothing that a tree of files can mean.
         let stat = rustix::fs::statat(&*source.parent, source.name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| self.error("stat", existing, error))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(self.error("hard link to", existing, Errno::ISDIR));
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => return Err(self.error("hard link to", existing, Errno::ISDIR)),
+            // What is removed is not there.
+            FileType::CharacterDevice if stat.st_rdev == 0 => {
+                return Err(self.error("hard link to", existing, Errno::NOENT));
+            }
+            _ => {}
         }
         if path == existing {
             return Ok(());
@@ -167,7 +196,7 @@ impl TreeWriter {
         self.set_special(&place, attributes)
     }
 
-    /// A character or block device. Where owners are recorded, devices are too: as empty files.
+    /// A character or block device. Where none can be made, it is recorded: as an empty file.
     ///
     /// # Errors
     /// [`Error::Unsafe`] for a character device 0:0, which is what overlay marks a removal with.
@@ -182,7 +211,7 @@ impl TreeWriter {
             let reason = "a character device 0:0 means a removed file";
             return Err(Error::Unsafe { path: path.to_owned(), reason });
         }
-        if matches!(self.options.owners, Owners::Recorded { .. }) {
+        if !matches!(self.options.owners, Owners::Real) {
             let file = self.create_file(path)?;
             let text = owners::encode_device(kind, device);
             rustix::fs::fsetxattr(&file, owners::DEVICE, text.as_bytes(), XattrFlags::empty())
@@ -332,9 +361,9 @@ impl TreeWriter {
     /// Owner before mode, since a change of owner takes setuid bits away, and before a capability, which it takes away too.
     fn set_open(&self, entry: BorrowedFd<'_>, attributes: &Attributes, existed: bool) -> io::Result<()> {
         match self.options.owners {
-            Owners::Real => {
+            Owners::Real | Owners::Mapped => {
                 let (uid, gid) = ids(attributes);
-                rustix::fs::fchown(entry, uid, gid)?;
+                rustix::fs::fchown(entry, uid, gid).map_err(|error| unknown_id(error, attributes))?;
             }
             Owners::Recorded { .. } => {
                 let owner = (attributes.uid, attributes.gid);
@@ -362,9 +391,10 @@ impl TreeWriter {
         let at = &*place.parent;
         let set = || -> io::Result<()> {
             match self.options.owners {
-                Owners::Real => {
+                Owners::Real | Owners::Mapped => {
                     let (uid, gid) = ids(attributes);
-                    rustix::fs::chownat(at, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                    rustix::fs::chownat(at, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                        .map_err(|error| unknown_id(error, attributes))?;
                 }
                 Owners::Recorded { .. } => self.sidecar().set(place.path, (attributes.uid, attributes.gid)),
             }
@@ -384,6 +414,17 @@ impl TreeWriter {
         };
         set().map_err(|source| self.error("set attributes of", place.path, source))
     }
+}
+
+/// A user namespace has only some of the ids that there are.
+fn unknown_id(error: Errno, attributes: &Attributes) -> io::Error {
+    if error != Errno::INVAL {
+        return error.into();
+    }
+    let Attributes { uid, gid, .. } = attributes;
+    let reason =
+        format!("{uid}:{gid} is not among the ids that this user may use (/etc/subuid, /etc/subgid)");
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
 /// Where an entry stands: in an open directory, under a name.
