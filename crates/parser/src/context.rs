@@ -1,10 +1,8 @@
 //! What the readers of the instructions share.
 
-use std::ops::Range;
-
 use crate::diagnostic::Diagnostic;
 use crate::findings::Findings;
-use crate::grammar::{Node, Rule};
+use crate::grammar::Node;
 use crate::heredoc::{self, Announced};
 use crate::json;
 use crate::keyword::Keyword;
@@ -30,17 +28,17 @@ impl Context<'_, '_> {
     }
 
     pub(crate) fn span(&self, node: &Node<'_>) -> Span {
-        self.line.span(part(node))
+        self.line.span(node.place())
     }
 
     /// A node's text, to be expanded later.
     pub(crate) fn word(&self, node: &Node<'_>) -> Word {
-        Word::new(node.as_str(), self.span(node))
+        Word::new(node.text, self.span(node))
     }
 
     /// A node's text, final.
     pub(crate) fn spanned(&self, node: &Node<'_>) -> Spanned<String> {
-        Spanned::new(node.as_str().to_owned(), self.span(node))
+        Spanned::new(node.text.to_owned(), self.span(node))
     }
 
     /// The members of a JSON array; the places are those between the quotes.
@@ -48,7 +46,7 @@ impl Context<'_, '_> {
         array
             .into_inner()
             .map(|string| {
-                let quoted = part(&string);
+                let quoted = string.place();
                 let inside = quoted.start + 1..quoted.end - 1;
                 let written = &self.line.input()[inside.clone()];
                 let span = if inside.is_empty() { self.line.span(quoted) } else { self.line.span(inside) };
@@ -77,29 +75,40 @@ impl Context<'_, '_> {
         true
     }
 
-    /// Warns about text that was surely meant as a JSON array but is not one.
-    pub(crate) fn warn_of_broken_json(&mut self, node: &Node<'_>) {
-        let text = node.as_str();
-        let Some(inside) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else { return };
-        let quote = inside.trim_start().chars().next();
-        if inside.contains(',') && matches!(quote, Some('"' | '\'')) && node.as_rule() == Rule::text {
-            let mut diagnostic = Diagnostic::warning(
-                self.span(node),
-                "this looks like a JSON array but is not one: the shell gets it",
-            )
-            .with_label("taken as shell command");
-            if quote == Some('\'') {
-                diagnostic = diagnostic.with_help("JSON strings stand in double quotes");
-            }
-            self.report(diagnostic);
+    /// Warns about arguments that were surely meant as a JSON array but are none. `start` is where they begin.
+    pub(crate) fn warn_of_broken_json(&mut self, start: usize) {
+        use Keyword::{Add, Copy, Shell, Volume};
+        let text = self.line.input()[start..].trim_end();
+        let are_paths = matches!(self.keyword, Add | Copy | Volume);
+        // For SHELL that is an error.
+        if !takes_json(self.keyword) || self.keyword == Shell || !self.looks_like_json(text, are_paths) {
+            return;
         }
+        let Some(mistake) = json::mistake(text) else { return };
+        let (outcome, label) = match are_paths {
+            true => ("so its parts are paths", "taken as paths"),
+            false => ("so the shell gets it", "taken as shell command"),
+        };
+        let message = format!("this looks like a JSON array but is not one, {outcome}: {mistake}");
+        let warning = Diagnostic::warning(self.line.span(start..start + text.len()), message)
+            .with_rule("MalformedJSONArgs")
+            .with_label(label);
+        self.report(warning);
     }
-}
 
-/// A node's place in the line.
-pub(crate) fn part(node: &Node<'_>) -> Range<usize> {
-    let span = node.as_span();
-    span.start()..span.end()
+    /// Whether nobody writes that for a shell, or as a pattern of file names: `[ -f x ] && y` is a test, and so is `[ "$x" = y ]`.
+    fn looks_like_json(&self, text: &str, are_paths: bool) -> bool {
+        let Some(rest) = text.strip_prefix('[') else { return false };
+        let quoted = |text: &str| text.starts_with(['"', '\'', '“', '‘']);
+        let inside = rest.strip_suffix(']');
+        let list = inside.is_some_and(|inside| inside.contains(','));
+        let bare = inside.is_some_and(|inside| {
+            !inside.starts_with(|c: char| c.is_whitespace() || c == '[') && !inside.is_empty()
+        });
+        quoted(rest)
+            || list && (quoted(rest.trim_start()) || are_paths)
+            || bare && !are_paths && self.keyword != Keyword::Run
+    }
 }
 
 fn takes_json(keyword: Keyword) -> bool {

@@ -1,7 +1,7 @@
 //! COPY and ADD.
 
 use crate::ast::{Add, Copy, CopySource};
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::diagnostic::Diagnostic;
 use crate::flags::Flags;
 use crate::grammar::{Node, Rule};
@@ -38,7 +38,7 @@ pub(crate) fn read_add(cx: &mut Context<'_, '_>, mut flags: Flags, args: Vec<Nod
 
 fn sources_and_dest(cx: &mut Context<'_, '_>, args: Vec<Node<'_>>) -> Option<(Vec<CopySource>, Word)> {
     let mut sources = match args.first() {
-        Some(node) if node.as_rule() == Rule::strings => {
+        Some(node) if node.rule == Rule::strings => {
             cx.strings(node.clone()).into_iter().map(CopySource::Path).collect()
         }
         _ => paths_and_heredocs(cx, &args),
@@ -74,7 +74,7 @@ fn paths_and_heredocs(cx: &mut Context<'_, '_>, words: &[Node<'_>]) -> Vec<CopyS
     let mut sources = Vec::new();
     let mut covered = 0;
     for word in words {
-        let place = part(word);
+        let place = word.place();
         if place.start < covered {
             continue;
         }

@@ -1,10 +1,8 @@
 //! Flags: `--name` and `--name=value` between an instruction's name and its arguments.
 
-use std::iter::Peekable;
-
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::diagnostic::Diagnostic;
-use crate::grammar::{Node, Nodes, Rule};
+use crate::grammar::{Node, Rule};
 use crate::keyword::Keyword;
 use crate::span::{Span, Spanned, Word};
 use crate::suggest;
@@ -86,12 +84,9 @@ pub(crate) struct Flags(Vec<Flag>);
 
 impl Flags {
     /// Takes the flags off the front of an instruction's parts.
-    pub(crate) fn take(nodes: &mut Peekable<Nodes<'_>>, cx: &Context<'_, '_>) -> Self {
-        let mut flags = Vec::new();
-        while let Some(node) = nodes.next_if(|node| node.as_rule() == Rule::flag) {
-            flags.push(Flag::read(node, cx));
-        }
-        Self(flags)
+    pub(crate) fn take(parts: &mut Vec<Node<'_>>, cx: &Context<'_, '_>) -> Self {
+        let count = parts.iter().take_while(|part| part.rule == Rule::flag).count();
+        Self(parts.drain(..count).map(|flag| Flag::read(&flag, cx)).collect())
     }
 
     /// Reports flags that are unknown, given twice, or without a value that they need.
@@ -167,16 +162,16 @@ fn final_text(word: Word) -> Spanned<String> {
 }
 
 impl Flag {
-    fn read(node: Node<'_>, cx: &Context<'_, '_>) -> Self {
-        let written = part(&node);
-        let text: String = node.clone().into_inner().map(|piece| piece.as_str()).collect();
-        let equals = node.as_str().find('=').map_or(written.end, |equals| written.start + equals);
+    fn read(node: &Node<'_>, cx: &Context<'_, '_>) -> Self {
+        let written = node.place();
+        let text = node.unquoted();
+        let equals = node.text.find('=').map_or(written.end, |equals| written.start + equals);
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => {
                 let span = cx.line.span((equals + 1).min(written.end)..written.end);
                 (name, Some(Word::new(value, span)))
             }
-            None => (text.as_str(), None),
+            None => (&*text, None),
         };
         let name = name.strip_prefix("--").unwrap_or(name).to_owned();
         Self { name, value, name_span: cx.line.span(written.start..equals), span: cx.line.span(written) }

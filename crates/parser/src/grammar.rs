@@ -1,20 +1,68 @@
 //! The grammar of one logical line, and its errors in the words of the language.
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Once;
 
 use pest::Parser;
 use pest::error::{Error, ErrorVariant, InputLocation};
-use pest::iterators::{Pair, Pairs};
+use pest::iterators::Pair;
 
 use crate::keyword::Keyword;
+use crate::plain;
 
 #[derive(pest_derive::Parser)]
 #[grammar = "dockerfile.pest"]
 struct Grammar;
 
-pub(crate) type Node<'i> = Pair<'i, Rule>;
-pub(crate) type Nodes<'i> = Pairs<'i, Rule>;
+/// A part of a line.
+#[derive(Clone, Debug)]
+pub(crate) struct Node<'i> {
+    pub rule: Rule,
+    pub text: &'i str,
+    /// Where the text stands in the input.
+    pub start: usize,
+    /// What it is made of; nothing where the grammar was not needed to find it.
+    pair: Option<Pair<'i, Rule>>,
+}
+
+impl<'i> Node<'i> {
+    /// A part that is made of nothing but its text.
+    pub(crate) fn new(rule: Rule, text: &'i str, start: usize) -> Self {
+        Self { rule, text, start, pair: None }
+    }
+
+    /// Its place in the input.
+    pub(crate) fn place(&self) -> Range<usize> {
+        self.start..self.start + self.text.len()
+    }
+
+    /// What it is made of.
+    pub(crate) fn into_inner(self) -> impl Iterator<Item = Node<'i>> {
+        self.pair.into_iter().flat_map(|pair| pair.into_inner().map(Node::from))
+    }
+
+    /// The text of a flag or a field without its quotes and escapes.
+    pub(crate) fn unquoted(&self) -> Cow<'i, str> {
+        match &self.pair {
+            None => Cow::Borrowed(self.text),
+            Some(pair) => {
+                let text = |piece: Pair<'i, Rule>| match piece.as_rule() {
+                    Rule::doubled_quote => "\"",
+                    _ => piece.as_str(),
+                };
+                pair.clone().into_inner().map(text).collect()
+            }
+        }
+    }
+}
+
+impl<'i> From<Pair<'i, Rule>> for Node<'i> {
+    fn from(pair: Pair<'i, Rule>) -> Self {
+        Self { rule: pair.as_rule(), text: pair.as_str(), start: pair.as_span().start(), pair: Some(pair) }
+    }
+}
 
 /// Rule applications before the grammar gives up. All rules are linear with a few applications for each
 /// character, so only a line of many megabytes comes near.
@@ -32,7 +80,12 @@ pub(crate) struct Mismatch {
 }
 
 /// The parts of an instruction: its flags, then its arguments.
-pub(crate) fn instruction(keyword: Keyword, line: &str) -> Result<Nodes<'_>, Mismatch> {
+pub(crate) fn instruction(keyword: Keyword, line: &str) -> Result<Vec<Node<'_>>, Mismatch> {
+    plain::instruction(keyword, line).map_or_else(|| read(keyword, line), Ok)
+}
+
+/// The same for every line.
+pub(crate) fn read(keyword: Keyword, line: &str) -> Result<Vec<Node<'_>>, Mismatch> {
     let rule = match keyword {
         Keyword::Add => Rule::add,
         Keyword::Arg => Rule::arg,
@@ -57,25 +110,28 @@ pub(crate) fn instruction(keyword: Keyword, line: &str) -> Result<Nodes<'_>, Mis
 }
 
 /// The parts of an instruction that may be wrong: its flags, then its arguments as one text.
-pub(crate) fn any(line: &str) -> Result<Nodes<'_>, Mismatch> {
+pub(crate) fn any(line: &str) -> Result<Vec<Node<'_>>, Mismatch> {
     parse(Rule::any, line).map_err(|error| mismatch(*error, None))
 }
 
 /// The fields of a record of CSV.
-pub(crate) fn fields(record: &str) -> Result<Nodes<'_>, Mismatch> {
+pub(crate) fn fields(record: &str) -> Result<Vec<Node<'_>>, Mismatch> {
+    plain::fields(record).map_or_else(|| read_fields(record), Ok)
+}
+
+/// The same for every record.
+pub(crate) fn read_fields(record: &str) -> Result<Vec<Node<'_>>, Mismatch> {
     parse(Rule::fields, record).map_err(|error| mismatch(*error, None))
 }
 
-fn parse(rule: Rule, input: &str) -> Result<Nodes<'_>, Box<Error<Rule>>> {
+fn parse(rule: Rule, input: &str) -> Result<Vec<Node<'_>>, Box<Error<Rule>>> {
     static LIMIT: Once = Once::new();
     LIMIT.call_once(|| pest::set_call_limit(NonZeroUsize::new(CALL_LIMIT)));
     let mut entry = Grammar::parse(rule, input).map_err(Box::new)?;
-    let mut parts = entry.next().map_or(entry, Pair::into_inner);
+    let parts = entry.next().map_or(entry, Pair::into_inner);
     // The instruction's name was known before.
-    if parts.peek().is_some_and(|part| part.as_rule() == Rule::name) {
-        parts.next();
-    }
-    Ok(parts)
+    let parts = parts.filter(|part| !matches!(part.as_rule(), Rule::name | Rule::EOI));
+    Ok(parts.map(Node::from).collect())
 }
 
 fn mismatch(error: Error<Rule>, keyword: Option<Keyword>) -> Mismatch {

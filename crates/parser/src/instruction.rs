@@ -4,7 +4,7 @@ use crate::ast::{
     Alias, Arg, Cmd, Command, Entrypoint, Env, Expose, From, Healthcheck, Instruction, InstructionKind,
     Label, Maintainer, Shell, Stopsignal, User, Volume, Workdir,
 };
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::diagnostic::Diagnostic;
 use crate::findings::Findings;
 use crate::flags::Flags;
@@ -64,17 +64,20 @@ enum Content {
 fn content(cx: &mut Context<'_, '_>) -> Option<Content> {
     let line = cx.line;
     match grammar::instruction(cx.keyword, line.input()) {
-        Ok(nodes) => {
-            let mut nodes = nodes.peekable();
-            let flags = Flags::take(&mut nodes, cx);
-            let args: Vec<Node<'_>> = nodes.filter(|node| node.as_rule() != Rule::EOI).collect();
+        Ok(mut args) => {
+            let flags = Flags::take(&mut args, cx);
             let refused = args.first().is_some_and(|first| {
-                first.as_rule() != Rule::strings
-                    && cx.refuse_non_strings(part(json_start(first, &args)).start)
+                first.rule != Rule::strings && cx.refuse_non_strings(json_start(first, &args).start)
             });
             if refused {
                 flags.check(cx);
                 return None;
+            }
+            if let Some(first) = args.first().filter(|first| first.rule != Rule::strings) {
+                let start = json_start(first, &args);
+                if start.rule != Rule::strings {
+                    cx.warn_of_broken_json(start.start);
+                }
             }
             if cx.keyword == Keyword::From {
                 let flags = flags.check(cx);
@@ -91,12 +94,12 @@ fn content(cx: &mut Context<'_, '_>) -> Option<Content> {
 
 /// The command of a HEALTHCHECK comes after the word CMD.
 fn json_start<'a, 'i>(first: &'a Node<'i>, args: &'a [Node<'i>]) -> &'a Node<'i> {
-    if first.as_rule() == Rule::cmd_word { args.get(1).unwrap_or(first) } else { first }
+    if first.rule == Rule::cmd_word { args.get(1).unwrap_or(first) } else { first }
 }
 
 fn kind(cx: &mut Context<'_, '_>, flags: Flags, mut args: Vec<Node<'_>>) -> Option<InstructionKind> {
     use InstructionKind as Kind;
-    let none_word = args.first().is_some_and(|first| first.as_rule() == Rule::none_word);
+    let none_word = args.first().is_some_and(|first| first.rule == Rule::none_word);
     let flags = match cx.keyword {
         Keyword::Arg | Keyword::Stopsignal => {
             flags.ignore(cx, cx.keyword.as_str());
@@ -172,11 +175,8 @@ fn alias(cx: &mut Context<'_, '_>, keyword: &Node<'_>, name: &Node<'_>) -> Optio
 
 fn command(cx: &mut Context<'_, '_>, node: Option<Node<'_>>) -> Command {
     match node {
-        Some(node) if node.as_rule() == Rule::strings => Command::Exec(final_texts(cx.strings(node))),
-        Some(node) => {
-            cx.warn_of_broken_json(&node);
-            Command::Shell(cx.word(&node))
-        }
+        Some(node) if node.rule == Rule::strings => Command::Exec(final_texts(cx.strings(node))),
+        Some(node) => Command::Shell(cx.word(&node)),
         None => {
             let end = cx.line.whole_span().end;
             let span = Span::new(end, end);
@@ -203,7 +203,7 @@ fn shell(cx: &mut Context<'_, '_>, node: Node<'_>) -> Option<Vec<Spanned<String>
 
 fn volumes(cx: &mut Context<'_, '_>, mut args: Vec<Node<'_>>) -> Option<Vec<Word>> {
     let paths = match args.first()? {
-        first if first.as_rule() == Rule::strings => {
+        first if first.rule == Rule::strings => {
             let array = args.swap_remove(0);
             let span = cx.span(&array);
             let paths = cx.strings(array);

@@ -28,6 +28,40 @@ pub(crate) fn non_string_member(text: &str) -> Option<Range<usize>> {
     }
 }
 
+/// What keeps a text that begins like an array of strings from being one; nothing when it is one.
+pub(crate) fn mistake(text: &str) -> Option<&'static str> {
+    let bytes = text.as_bytes();
+    let mut at = blanks(bytes, 1);
+    if bytes.get(at) == Some(&b']') && blanks(bytes, at + 1) == bytes.len() {
+        return None;
+    }
+    loop {
+        match bytes.get(at) {
+            None => return Some("the `]` at the end is missing"),
+            Some(b']') => return Some("there is a comma too many in front of the `]`"),
+            Some(b',') => return Some("there is a comma too many"),
+            Some(b'"') => {}
+            Some(_) => return Some("JSON strings stand in double quotes"),
+        }
+        let Some(end) = string(bytes, at) else {
+            return Some(match text[at + 1..].contains('"') {
+                true => {
+                    "in a JSON string, a backslash is written `\\\\`, and a control character such as a tab as `\\t`"
+                }
+                false => "a string is without its closing `\"`",
+            });
+        };
+        at = blanks(bytes, end);
+        match bytes.get(at) {
+            Some(b',') => at = blanks(bytes, at + 1),
+            Some(b']') if blanks(bytes, at + 1) == bytes.len() => return None,
+            Some(b']') => return Some("nothing may follow the `]`"),
+            Some(_) => return Some("a comma is missing between two strings"),
+            None => return Some("the `]` at the end is missing"),
+        }
+    }
+}
+
 /// The value of a member of a JSON object, if `text` is an object with nothing after it and the member is there
 /// and a string: where it stands, without the quotes. The last one of that name counts.
 pub(crate) fn string_member(text: &str, name: &str) -> Option<Range<usize>> {
@@ -220,7 +254,7 @@ fn blanks(bytes: &[u8], at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{decode, non_string_member, string_member};
+    use super::{decode, mistake, non_string_member, string_member};
 
     #[test]
     fn finds_the_member_that_is_no_string() {
@@ -245,6 +279,34 @@ mod tests {
         }
         assert_eq!(non_string_member(&"[".repeat(1_000_000)), None);
         assert_eq!(non_string_member(&format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000))), None);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (text, expected) in [
+            ("['a']", "double quotes"),
+            ("[a]", "double quotes"),
+            (r#"["a", 'b']"#, "double quotes"),
+            ("[“a”]", "double quotes"),
+            (r#"["a""#, "the `]`"),
+            (r#"["a","#, "the `]`"),
+            (r#"["a]"#, "closing"),
+            (r#"["a",]"#, "comma too many"),
+            (r#"["a",,"b"]"#, "comma too many"),
+            (r#"["a" "b"]"#, "comma is missing"),
+            (r#"["a"] b"#, "follow"),
+            (r#"["\d"]"#, "backslash"),
+            ("[", "the `]`"),
+        ] {
+            assert!(
+                mistake(text).is_some_and(|found| found.contains(expected)),
+                "{text}: {:?}",
+                mistake(text)
+            );
+        }
+        for text in ["[]", "[ ] ", r#"["a"]"#, r#"[ "a" , "b" ] "#] {
+            assert_eq!(mistake(text), None, "{text}");
+        }
     }
 
     #[test]

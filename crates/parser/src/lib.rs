@@ -6,6 +6,8 @@
 //!        continuations, comments                      line at a time
 //! ```
 //!
+//! Plain lines, which are most, need no grammar for their words; what they are and how they are read is checked against it.
+//!
 //! [`parse()`] always gives a tree *and* what there is to say about the text, so that one mistake does not hide
 //! the next. The tree holds what was written: variables and quotes stay as they are (see [`Word`]), names are
 //! not resolved. There is no environment, no file and no image here.
@@ -31,6 +33,7 @@ mod mistakes;
 mod onbuild;
 mod pairs;
 mod parse;
+mod plain;
 mod reader;
 mod run;
 mod span;
@@ -46,3 +49,4 @@ pub use diagnostic::{Diagnostic, Label as DiagnosticLabel, Severity};
 pub use keyword::Keyword;
 pub use parse::{Parsed, ParsedInstruction, parse, parse_bytes, parse_instruction};
 pub use span::{Lines, Span, Spanned, Word};
+pub use suggest::distance;

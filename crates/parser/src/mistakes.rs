@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::diagnostic::Diagnostic;
 use crate::findings::Findings;
 use crate::flags::Flags;
@@ -57,12 +57,11 @@ pub(crate) fn unknown_instruction(
 pub(crate) fn explain(cx: &mut Context<'_, '_>, mismatch: &Mismatch) {
     let line = cx.line;
     let mut rest = "";
-    if let Ok(nodes) = grammar::any(line.input()) {
-        let mut nodes = nodes.peekable();
-        Flags::take(&mut nodes, cx).check(cx);
-        if let Some(node) = nodes.find(|node| node.as_rule() == Rule::text) {
-            rest = node.as_str();
-            if cx.refuse_non_strings(part(&node).start) {
+    if let Ok(mut parts) = grammar::any(line.input()) {
+        Flags::take(&mut parts, cx).check(cx);
+        if let Some(text) = parts.iter().find(|part| part.rule == Rule::text) {
+            rest = text.text;
+            if cx.refuse_non_strings(text.start) {
                 return;
             }
         }

@@ -1,7 +1,7 @@
 //! ONBUILD: an instruction for later.
 
 use crate::ast::Onbuild;
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::findings::Findings;
 use crate::grammar::Node;
 use crate::instruction::{self, Read, is_blank};
@@ -10,7 +10,7 @@ use crate::span::Spanned;
 
 /// Reads the instruction that is the argument of an ONBUILD.
 pub(crate) fn read(cx: &mut Context<'_, '_>, trigger: &Node<'_>) -> Option<Onbuild> {
-    let line = cx.line.tail(part(trigger).start);
+    let line = cx.line.tail(trigger.start);
     let name = line.text().split(is_blank).next().unwrap_or_default();
     let name_span = line.span(1..1 + name.len());
     let forbidden = match Keyword::parse(name) {

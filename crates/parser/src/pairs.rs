@@ -1,7 +1,7 @@
 //! ENV, LABEL and ARG: names and values.
 
 use crate::ast::{ArgName, Pair};
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::grammar::Node;
 use crate::instruction::is_blank;
 use crate::span::{Span, Word};
@@ -10,7 +10,7 @@ use crate::span::{Span, Word};
 /// the line is its value.
 pub(crate) fn pairs(cx: &mut Context<'_, '_>, items: &[Node<'_>]) -> Option<(Vec<Pair>, bool)> {
     let first = items.first()?;
-    if !first.as_str().contains('=') {
+    if !first.text.contains('=') {
         return legacy_pair(cx, first).map(|pair| (vec![pair], true));
     }
     let mut pairs = Vec::with_capacity(items.len());
@@ -27,13 +27,13 @@ pub(crate) fn pairs(cx: &mut Context<'_, '_>, items: &[Node<'_>]) -> Option<(Vec
             }
         }
     }
-    refuse_blank_names(cx, pairs.iter().map(|pair| pair.key.clone()).collect());
+    refuse_blank_names(cx, pairs.iter().map(|pair| &pair.key));
     Some((pairs, false))
 }
 
 fn legacy_pair(cx: &mut Context<'_, '_>, first: &Node<'_>) -> Option<Pair> {
     let input = cx.line.input();
-    let start = part(first).start;
+    let start = first.start;
     let rest = &input[start..];
     let Some((key, after)) = rest.split_once(is_blank) else {
         let whole = cx.line.whole_span();
@@ -57,14 +57,14 @@ pub(crate) fn arg_names(cx: &mut Context<'_, '_>, items: &[Node<'_>]) -> Option<
             ArgName { key, value }
         })
         .collect();
-    refuse_blank_names(cx, names.iter().map(|name| name.key.clone()).collect());
+    refuse_blank_names(cx, names.iter().map(|name| &name.key));
     Some(names)
 }
 
 /// A word at its first `=`.
 fn split_item(cx: &Context<'_, '_>, item: &Node<'_>) -> (Word, Option<Word>) {
-    let place = part(item);
-    let Some((key, value)) = item.as_str().split_once('=') else { return (cx.word(item), None) };
+    let place = item.place();
+    let Some((key, value)) = item.text.split_once('=') else { return (cx.word(item), None) };
     let equals = place.start + key.len();
     let key = Word::new(key, cx.line.span(place.start..equals));
     let value_span = if value.is_empty() {
@@ -76,8 +76,8 @@ fn split_item(cx: &Context<'_, '_>, item: &Node<'_>) -> (Word, Option<Word>) {
     (key, Some(Word::new(value, value_span)))
 }
 
-fn refuse_blank_names(cx: &mut Context<'_, '_>, keys: Vec<Word>) {
-    for key in keys.into_iter().filter(|key| key.text.is_empty()) {
+fn refuse_blank_names<'k>(cx: &mut Context<'_, '_>, keys: impl Iterator<Item = &'k Word>) {
+    for key in keys.filter(|key| key.text.is_empty()) {
         let message = format!("{} names can not be blank", cx.keyword);
         cx.error(key.span, message, "expected a name before `=`");
     }

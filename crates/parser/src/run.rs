@@ -1,10 +1,12 @@
 //! RUN: its flags and its command.
 
+use std::borrow::Cow;
+
 use crate::ast::{Command, Device, Mount, MountField, Network, Run, Security};
-use crate::context::{Context, part};
+use crate::context::Context;
 use crate::diagnostic::Diagnostic;
 use crate::flags::Flags;
-use crate::grammar::{self, Rule};
+use crate::grammar;
 use crate::healthcheck::{count, duration};
 use crate::span::{Span, Spanned, Word};
 use crate::suggest;
@@ -154,7 +156,7 @@ fn device(cx: &mut Context<'_, '_>, value: Word) -> Option<Device> {
                 name = Some(Spanned::new(word.text, word.span));
             }
             // `vendor/class=device` has an equals sign, too.
-            _ if name.is_none() => name = Some(Spanned::new(field.text, field.span)),
+            _ if name.is_none() => name = Some(Spanned::new(field.text.into_owned(), field.span)),
             (key, Some(_)) => {
                 let message = format!("unexpected key '{key}' in '{}'", field.text);
                 cx.error(field.span, message, "expected `required`");
@@ -185,18 +187,18 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-struct Field {
-    text: String,
+struct Field<'v> {
+    text: Cow<'v, str>,
     span: Span,
     /// The place of the text's bytes, when they stand in the file as they are.
     exact: bool,
 }
 
-impl Field {
+impl Field<'_> {
     /// The key, and the value if there is an equals sign.
-    fn split(&self) -> (Spanned<String>, Option<Word>) {
+    fn split(&self) -> (Spanned<&str>, Option<Word>) {
         let Some((key, value)) = self.text.split_once('=') else {
-            return (Spanned::new(self.text.clone(), self.span), None);
+            return (Spanned::new(&self.text, self.span), None);
         };
         let (key_span, value_span) = if self.exact {
             let equals = self.span.start + key.len();
@@ -204,25 +206,21 @@ impl Field {
         } else {
             (self.span, self.span)
         };
-        (Spanned::new(key.to_owned(), key_span), Some(Word::new(value, value_span)))
+        (Spanned::new(key, key_span), Some(Word::new(value, value_span)))
     }
 }
 
-fn csv_fields(cx: &mut Context<'_, '_>, value: &Word, what: &str) -> Option<Vec<Field>> {
+fn csv_fields<'v>(cx: &mut Context<'_, '_>, value: &'v Word, what: &str) -> Option<Vec<Field<'v>>> {
     if value.text.is_empty() {
         cx.error(value.span, format!("missing a value on flag: --{what}"), "expected `key=value`");
         return None;
     }
     match grammar::fields(&value.text) {
-        Ok(nodes) => {
-            let fields = nodes.filter(|node| node.as_rule() == Rule::field).map(|node| {
-                let span = value.span_of(part(&node));
-                let written = node.as_str().len();
-                let text: String = node
-                    .into_inner()
-                    .map(|piece| if piece.as_rule() == Rule::doubled_quote { "\"" } else { piece.as_str() })
-                    .collect();
-                let exact = text.len() == written && span.len() == written;
+        Ok(fields) => {
+            let fields = fields.into_iter().map(|field| {
+                let span = value.span_of(field.place());
+                let text = field.unquoted();
+                let exact = text.len() == field.text.len() && span.len() == text.len();
                 Field { text, span, exact }
             });
             Some(fields.collect())

@@ -12,17 +12,19 @@ pub(crate) fn nearest<'o>(word: &str, options: impl IntoIterator<Item = &'o str>
     if word.len() > 64 {
         return None;
     }
-    let word: Vec<char> = word.chars().collect();
+    let length = word.chars().count();
     options
         .into_iter()
-        .map(|option| (distance(&word, option), option))
-        .filter(|&(distance, _)| distance > 0 && distance <= max_distance(word.len()))
+        .map(|option| (distance(word, option), option))
+        .filter(|&(distance, _)| distance > 0 && distance <= max_distance(length))
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, option)| option)
 }
 
-/// Levenshtein's distance, where two neighbours that changed places count once.
-fn distance(a: &[char], b: &str) -> usize {
+/// How many characters have to be inserted, left out, replaced or swapped with their neighbour to make one word of another
+/// (Levenshtein's distance with transpositions). It takes time in proportion to the product of the lengths.
+pub fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();
     let mut before_last = vec![0; b.len() + 1];
     let mut last: Vec<usize> = (0..=b.len()).collect();
@@ -42,7 +44,7 @@ fn distance(a: &[char], b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::nearest;
+    use super::{distance, nearest};
 
     #[test]
     fn suggests_what_is_near() {
@@ -53,5 +55,6 @@ mod tests {
         assert_eq!(nearest("CMD", ["CMD"]), None);
         assert_eq!(nearest("FOO", ["FROM"]), None);
         assert_eq!(nearest("", ["RUN"]), None);
+        assert_eq!([distance("kitten", "sitting"), distance("ab", "ba"), distance("", "ab")], [3, 1, 2]);
     }
 }
