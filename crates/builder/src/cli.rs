@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
 };
@@ -50,7 +50,7 @@ pub(crate) enum Subcommands {
     Graph(Box<graph_command::Args>),
     Debug(Box<debug::Args>),
     History(history::Args),
-    Run(run::Args),
+    Run(Box<run::Args>),
     Images(images::Args),
     Tag(tag::Args),
     Rmi(rmi::Args),
@@ -89,9 +89,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     let mut command = Cli::command()
         .mut_subcommand("build", |command| with_refused(command, refused::BUILD))
         // Without a context it looks into what failed.
-        .mut_subcommand("debug", |command| {
-            command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true))
-        })
+        .mut_subcommand("debug", debug::without_outputs)
         .mut_subcommand("verify", verify::without_outputs)
         .mut_subcommand("run", |command| with_refused(command, refused::RUN));
     let matches = command.try_get_matches_from_mut(&arguments).map_err(|error| {
@@ -102,6 +100,14 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
             None if is_missing && arguments.get(1).is_some_and(|word| word == "build") => {
                 plain_error(&mut command, ErrorKind::MissingRequiredArgument, NO_CONTEXT)
             }
+            None if error.kind() == ErrorKind::InvalidSubcommand => match refused::instead_of(&arguments) {
+                Some(instead) => {
+                    let unknown = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string);
+                    let message = format!("there is no command `{}`", unknown.unwrap_or_default());
+                    plain_error(&mut command, error.kind(), format!("{message}\n\n  tip: {instead}"))
+                }
+                None => error,
+            },
             None => error,
         }
     })?;
@@ -111,10 +117,15 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
         _ => None,
     };
     if let Some(("verify", matches)) = matches.subcommand()
-        && let Some(option) = verify::misplaced(matches)
+        && let Some(message) = verify::misplaced(matches)
     {
-        let message = format!("--{option} says how to build: it needs --context as well");
         return Err(plain_error(&mut command, ErrorKind::MissingRequiredArgument, message));
+    }
+    if let Some(("debug", matches)) = matches.subcommand()
+        && let Some(option) = debug::misplaced(matches)
+    {
+        let message = format!("--{option} is for `builder build`: a shell makes no image");
+        return Err(plain_error(&mut command, ErrorKind::UnknownArgument, message));
     }
     match given {
         Some(flag) => Err(refusal(&mut command, flag)),
@@ -143,7 +154,14 @@ fn with_refused(command: Command, flags: &[Refused]) -> Command {
 fn first_given(flags: &'static [Refused], matches: &ArgMatches) -> Option<&'static Refused> {
     let given =
         |flag: &&Refused| matches.value_source(flag.name) == Some(clap::parser::ValueSource::CommandLine);
-    flags.iter().find(given)
+    let permitted = |flag: &&Refused| {
+        flag.has_value
+            && matches.get_many::<String>(flag.name).is_some_and(|mut values| {
+                // Without a value the flag stands for all of it.
+                values.len() > 0 && values.all(|value| flag.permits(value))
+            })
+    };
+    flags.iter().filter(given).find(|flag| !permitted(flag))
 }
 
 fn refusal(command: &mut Command, flag: &Refused) -> clap::Error {
@@ -179,9 +197,25 @@ mod tests {
         ] {
             assert!(error(line).contains("--sbom is not supported yet"), "{line}: {}", error(line));
         }
+        let arguments = "builder build --provenance=false --sbom false --isolation=default ."
+            .split(' ')
+            .map(OsString::from);
+        assert!(parse(arguments).is_ok());
+        assert!(error("builder build --provenance=mode=max .").contains("--provenance is not supported yet"));
+        assert!(error("builder build --sbom=false --sbom=true .").contains("--sbom is not supported yet"));
+        assert!(error("builder build --sbom .").contains("tip: "));
         assert!(error("builder build --squash .").contains("--squash is not supported yet"));
         assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
         assert!(error("builder run -d app").contains("--detach is not supported yet"));
+    }
+
+    #[test]
+    fn options_that_would_change_nothing_are_refused() {
+        for line in ["builder verify --context . --timings app", "builder verify --push app"] {
+            assert!(error(line).contains("verify has no use for it"), "{}", error(line));
+        }
+        assert!(error("builder verify --target x app").contains("it needs --context"));
+        assert!(error("builder debug --timings").contains("a shell makes no image"));
     }
 
     #[test]

@@ -1,109 +1,94 @@
 //! A program in the foreground: it gets this command's terminal, or its standard streams, and its signals.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::sync::{Arc, OnceLock};
 
-use executor::{
-    Outcome, OutputSink, OutputStream, ProcessSpec, Running, Sandbox, Signaller, Stdio, Terminal,
-};
+use executor::{Cause, OutputSink, OutputStream, ProcessSpec, Running, Sandbox, Signaller, Stdio, Terminal};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
+use crate::interrupt::{self, INTERRUPT, QUIT, Signals};
+use crate::terminal;
 
 const KILL: i32 = 9;
-const INTERRUPT: i32 = 2;
-const QUIT: i32 = 3;
-/// SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM: all of them end a program that does nothing about them.
-const PASSED_ON: [i32; 6] = [1, INTERRUPT, QUIT, 10, 12, 15];
 
-/// How a program in the foreground ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    /// What the sandbox says.
-    pub(crate) outcome: Outcome,
-    /// The signal that reached this command and ended the program.
-    by_signal: Option<i32>,
-}
-
-impl Ended {
-    /// The exit code, as a shell has it: 128 and the number of the signal that ended it.
-    pub(crate) fn code(&self) -> u8 {
-        let code = self.by_signal.map_or(self.outcome.status.code(), |signal| 128 + signal);
-        u8::try_from(code).unwrap_or(u8::MAX)
-    }
-}
-
-/// Runs a program to its end. With `own_terminal`, and where standard input and output are a terminal, it gets one of its own, which
-/// shows through this command's; otherwise it has this command's standard streams.
+/// Runs a program to its end, and says its exit code, as a shell has it: 128 and the number of the signal that ended it. With
+/// `own_terminal`, and where standard input and output are a terminal, it gets one of its own, which shows through this command's;
+/// otherwise it has this command's standard streams. A signal ends it also before it is there.
 pub(crate) async fn run(
     sandbox: &Sandbox,
     mut spec: ProcessSpec,
     own_terminal: bool,
-) -> Result<Ended, executor::Error> {
+    signals: &mut Signals,
+) -> Result<u8, executor::Error> {
     let own_terminal = own_terminal && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     spec.stdio = if own_terminal { Stdio::Terminal } else { Stdio::Inherit };
     spec.terminal_size = size();
-    let running = sandbox.start(&spec).await?;
+    let running = tokio::select! {
+        running = sandbox.start(&spec) => running?,
+        // What there is of the sandbox goes with the future.
+        signal = signals.next() => return Ok(interrupt::exit_code(signal)),
+    };
     // Only now: what goes wrong before is printed to a terminal as people have it.
-    let _raw = own_terminal.then(RawTerminal::begin);
-    let typing = running.terminal().map(|terminal| tokio::spawn(typed(terminal)));
-    let ended = with_signals(running).await;
+    let raw = own_terminal.then(RawTerminal::begin);
+    let ended_by = EndedBy::default();
+    let typing = running
+        .terminal()
+        .map(|terminal| tokio::spawn(typed(terminal, running.signaller(), ended_by.clone())));
+    let ended = with_signals(running, signals, &ended_by).await;
     if let Some(typing) = typing {
         typing.abort();
     }
-    ended
+    drop(raw);
+    let (code, cause) = ended?;
+    if let Some(cause) = cause {
+        terminal::tell(&format!("WARNING: {cause}\n"));
+    }
+    Ok(code)
 }
 
+/// The signal that has ended a program which would have ignored it, set before the program is killed in its place.
+type EndedBy = Arc<OnceLock<i32>>;
+
 /// Waits for the program, passing on the signals that reach this process.
-async fn with_signals(running: Running) -> Result<Ended, executor::Error> {
-    let mut signals: Vec<(i32, Signal)> = Vec::new();
-    for number in PASSED_ON {
-        // Where no handler can be had the signal keeps its default: it ends this process, and the program with it.
-        signals.extend(signal(SignalKind::from_raw(number)).ok().map(|stream| (number, stream)));
-    }
+async fn with_signals(
+    running: Running,
+    signals: &mut Signals,
+    ended_by: &EndedBy,
+) -> Result<(u8, Option<Cause>), executor::Error> {
     let signaller = running.signaller();
     let has_terminal = running.terminal().is_some();
     let mut wait = std::pin::pin!(running.wait(&Screen));
-    let mut by_signal = None;
     loop {
-        let next = async {
-            let streams = signals.iter_mut().map(|(number, stream)| Box::pin(received(*number, stream)));
-            match streams.len() {
-                0 => std::future::pending().await,
-                _ => futures::future::select_all(streams).await.0,
-            }
-        };
         tokio::select! {
-            outcome = &mut wait => return Ok(Ended { outcome: outcome?, by_signal }),
-            received = next => {
-                if let Some(number) = received && pass_on(&signaller, number, has_terminal) {
-                    by_signal = Some(number);
-                }
+            outcome = &mut wait => {
+                let outcome = outcome?;
+                let own = u8::try_from(outcome.status.code()).unwrap_or(u8::MAX);
+                return Ok((ended_by.get().map_or(own, |signal| interrupt::exit_code(*signal)), outcome.cause));
             }
+            signal = signals.next() => pass_on(&signaller, signal, has_terminal, ended_by),
         }
     }
 }
 
-async fn received(number: i32, stream: &mut Signal) -> Option<i32> {
-    stream.recv().await.map(|()| number)
-}
-
-/// Gives the program a signal, and says whether that ends it. The program is the first of its sandbox, to which the kernel
-/// gives no signal that it has not asked for; what would end any other program ends it too.
-fn pass_on(signaller: &Signaller, number: i32, has_terminal: bool) -> bool {
-    let ends = !signaller.heeds(number);
+/// Gives the program a signal. It is the first of its sandbox, to which the kernel gives no signal that it has not asked for; what
+/// would end any other program ends it too.
+fn pass_on(signaller: &Signaller, number: i32, has_terminal: bool, ended_by: &EndedBy) {
     // A program that cannot be signalled any more has ended.
     let _ = match number {
-        _ if ends => signaller.signal(KILL),
+        _ if !signaller.heeds(number) => {
+            let _ = ended_by.set(number);
+            signaller.signal(KILL)
+        }
         // As a terminal does; the program is not in the foreground of this one, where it would come by itself.
         INTERRUPT | QUIT if !has_terminal && std::io::stdin().is_terminal() => signaller.signal_group(number),
         _ => signaller.signal(number),
     };
-    ends
 }
 
 /// Passes on what is typed, and changes of the size.
-async fn typed(terminal: Terminal) {
+async fn typed(terminal: Terminal, signaller: Signaller, ended_by: EndedBy) {
     let (keys, mut typed) = tokio::sync::mpsc::channel::<Vec<u8>>(16);
     // A thread that the end of the program does not wait for: it may sit in a read.
     std::thread::spawn(move || {
@@ -120,6 +105,16 @@ async fn typed(terminal: Terminal) {
         tokio::select! {
             keys = typed.recv() => match keys {
                 Some(keys) => {
+                    // Before the terminal makes a signal of it: that ends what the program waits for, and lets it go on.
+                    let signal = keys.iter().find_map(|key| terminal.signal_of(*key));
+                    if let Some(signal) = signal
+                        && signaller.is_in_foreground(&terminal)
+                        && !signaller.heeds(signal)
+                    {
+                        let _ = ended_by.set(signal);
+                        // It may have ended already.
+                        let _ = signaller.signal(KILL);
+                    }
                     if terminal.write(&keys).await.is_err() {
                         return;
                     }

@@ -16,6 +16,8 @@ pub(crate) struct Disabled {
     pub(crate) chunks: bool,
     /// RUN works in a full copy of its file system.
     pub(crate) overlay: bool,
+    /// What COPY copies is read and written, not shared or left to the kernel.
+    pub(crate) reflink: bool,
 }
 
 impl Disabled {
@@ -39,9 +41,10 @@ impl Disabled {
                 "stat-cache" => disabled.stat_cache = true,
                 "chunks" => disabled.chunks = true,
                 "overlay" => disabled.overlay = true,
+                "reflink" => disabled.reflink = true,
                 _ => {
                     return Err(Failure::usage(format!("{VARIABLE}: there is no fast path {name:?}")).hint(
-                        "there are versions, stat-cache, chunks and overlay; write a comma between several",
+                        "there are versions, stat-cache, chunks, overlay and reflink; write a comma between several",
                     ));
                 }
             }
@@ -59,6 +62,7 @@ mod tests {
         let parse = |text: &str| Disabled::parse(text).ok();
         assert_eq!(parse(""), Some(Disabled::default()));
         assert_eq!(parse("versions"), Some(Disabled { versions: true, ..Disabled::default() }));
+        assert_eq!(parse("reflink"), Some(Disabled { reflink: true, ..Disabled::default() }));
         assert_eq!(parse("chunks"), Some(Disabled { chunks: true, ..Disabled::default() }));
         assert_eq!(
             parse(" stat-cache, chunks,"),

@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use anstyle::{AnsiColor, Style};
 use cache::CacheError;
+use exporter::ExportError;
 use image::ResolveError;
 use worker::WorkerError;
 
@@ -77,14 +78,6 @@ impl Failure {
         Failure::build(format!("write to standard output: {reason}"))
     }
 
-    /// The same, when it is not known whether it was the writing that failed.
-    pub(crate) fn of_stdout(error: &(dyn Error + 'static)) -> Failure {
-        match root_io(error) {
-            Some(error) => Failure::standard_output(error),
-            None => Failure::from_source(error),
-        }
-    }
-
     /// The same, as the last line of a build says it.
     pub(crate) fn of_build(mut self) -> Failure {
         if matches!(self.code, BUILD_FAILED | MACHINE_LACKS) {
@@ -116,9 +109,16 @@ impl Failure {
         self
     }
 
-    fn hinted(mut self, hint: Option<String>) -> Failure {
+    /// The same, with advice where there is some.
+    pub(crate) fn hinted(mut self, hint: Option<String>) -> Failure {
         self.hints.extend(hint);
         self
+    }
+
+    /// The same, in other words.
+    pub(crate) fn reworded(self, reword: impl Fn(&str) -> String) -> Failure {
+        let hints = self.hints.iter().map(|hint| reword(hint)).collect();
+        Failure { message: reword(&self.message), hints, ..self }
     }
 
     /// What went wrong, in one sentence.
@@ -165,7 +165,24 @@ impl Failure {
                 failure.hint("set BUILDER_HOME to another directory on a local disk that you can write to")
             }
             CacheError::Busy { .. } => failure.hint("try again when it has ended"),
+            CacheError::Absent { .. } => {
+                failure.hint("the first build makes it; BUILDER_HOME says where, if it is another")
+            }
+            CacheError::Damaged { .. } => failure.hint(
+                "`builder fsck --repair` saves what can be read of it, images first, and so does the next build; the damaged file is kept",
+            ),
+            CacheError::Replaced { .. } => failure.hint("try again: what could be read of it was saved"),
             _ => failure,
+        }
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Failure {
+        match &error {
+            // The only stream that something is written to by itself.
+            ExportError::Stream(source) => Failure::standard_output(source),
+            _ => Failure::from_source(&error),
         }
     }
 }
@@ -215,7 +232,9 @@ impl From<&WorkerError> for Failure {
 
 fn cache_code(error: &CacheError) -> u8 {
     match error {
-        CacheError::Unusable { .. } => MACHINE_LACKS,
+        CacheError::Unusable { .. } | CacheError::Damaged { .. } | CacheError::Replaced { .. } => {
+            MACHINE_LACKS
+        }
         other => source_code(other),
     }
 }

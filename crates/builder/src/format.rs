@@ -46,22 +46,28 @@ pub(crate) fn ago(then: SystemTime, now: SystemTime) -> String {
 
 /// Columns as wide as their widest cell, three blanks between, no blanks at line ends.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            line.push_str(&" ".repeat(width - cell.width() + 3));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+    table_within(rows, &[], usize::MAX)
+}
+
+/// The same in lines of at most so many columns as far as that can be done: the columns that `may_be_cut` lose the middle of long cells, but
+/// nothing of their title, and where lines have to be short there are fewer blanks between.
+pub(crate) fn table_within(rows: &[Vec<String>], may_be_cut: &[usize], room: usize) -> String {
+    let mut widths = insight::widths(rows);
+    let columns = widths.len();
+    let mut least = widths.clone();
+    for column in may_be_cut.iter().copied().filter(|column| *column < columns) {
+        let title = rows.first().and_then(|titles| titles.get(column)).map_or(0, |title| title.width());
+        least[column] = title.max(insight::LEAST).min(widths[column]);
     }
-    text
+    let fits =
+        |widths: &[usize], gap: usize| widths.iter().sum::<usize>() + gap * columns.saturating_sub(1) <= room;
+    let gap = match fits(&widths, 3) {
+        true => 3,
+        false if fits(&least, 2) => 2,
+        false => 1,
+    };
+    insight::fit(&mut widths, &least, gap, room);
+    insight::in_columns(rows, &widths, gap, "<")
 }
 
 /// Lines of at most so many columns, cut at spaces; a word that is longer stays whole.
@@ -153,6 +159,27 @@ mod tests {
     #[test]
     fn nouns() {
         assert_eq!([count(0, "layer"), count(1, "layer")], ["0 layers", "1 layer"].map(str::to_owned));
+    }
+
+    #[test]
+    fn tables_fit_where_they_have_to() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = [row(["A", "DOCKERFILE", "STEPS"]), row(["a", "/a/long/path/to/a/Dockerfile", "1 of 2"])];
+        assert_eq!(table_within(&rows, &[1], 80), table(&rows));
+        assert_eq!(table_within(&rows, &[1], 5), "A DOCKERFILE STEPS\na /a/lon…ile 1 of 2\n");
+        let cut = table_within(&rows, &[1], 30);
+        let fits = cut.lines().all(|line| line.width() <= 30);
+        assert!(fits && cut.contains('…') && cut.ends_with("1 of 2\n"), "{cut}");
+    }
+
+    #[test]
+    fn a_table_takes_any_text() {
+        let row = |cell: &str| vec!["x".to_owned(), cell.to_owned(), "end".to_owned()];
+        let warning = "⚠\u{fe0f} careful ".repeat(4);
+        for room in 0..60 {
+            let text = table_within(&[row("NAME"), row(&warning)], &[1], room);
+            assert!(text.ends_with("end\n"), "{text}");
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use cache::{Snapshotter, Store, StoreOptions};
+use cache::{CacheError, Opening, Snapshotter, Store, StoreOptions};
 use executor::Identity;
 
 use crate::disabled::Disabled;
@@ -17,6 +18,8 @@ pub(crate) struct Machine {
     pub(crate) identity: Identity,
     /// The state directory.
     pub(crate) home: PathBuf,
+    /// How RUN's trees are made in it: found out once, while there are no threads.
+    snapshotter: OnceLock<Snapshotter>,
 }
 
 impl Machine {
@@ -25,7 +28,12 @@ impl Machine {
         // Inside the namespace everybody is root: ask before.
         let home = home()?;
         let identity = executor::enter_user_namespace()?;
-        Ok(Machine { identity, home })
+        Ok(Machine::of(identity, home))
+    }
+
+    /// This machine for whoever it was entered as, with its state elsewhere.
+    pub(crate) fn of(identity: Identity, home: PathBuf) -> Machine {
+        Machine { identity, home, snapshotter: OnceLock::new() }
     }
 
     /// What does not work here although builds do, in one line.
@@ -38,30 +46,67 @@ impl Machine {
         ))
     }
 
-    /// Opens the state directory. Call it before any thread starts.
+    /// Opens the state directory for a build: made when it is missing, and what is damaged of its database replaced, which the build
+    /// tells. Call it before any thread starts.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
-        self.store_at(&self.home)
+        self.store_as(&self.home, Opening::Repair)
     }
 
-    /// Opens another state directory. Call it before any thread starts.
+    /// Opens it for something else that may be the first to be put there. Call it before any thread starts.
+    pub(crate) fn store_or_new(&self) -> Result<Store, Failure> {
+        self.store_as(&self.home, Opening::New)
+    }
+
+    /// Opens it for those who ask what is there. Call it before any thread starts.
+    pub(crate) fn existing_store(&self) -> Result<Store, Failure> {
+        self.store_as(&self.home, Opening::Existing)
+    }
+
+    /// The same for those who can do something about what is wrong with it.
+    pub(crate) fn try_existing_store(&self) -> Result<Result<Store, CacheError>, Failure> {
+        self.open(&self.home, Opening::Existing)
+    }
+
+    /// Opens another state directory for a build. Call it before any thread starts.
     pub(crate) fn store_at(&self, home: &Path) -> Result<Store, Failure> {
+        self.store_as(home, Opening::Repair)
+    }
+
+    fn store_as(&self, home: &Path, opening: Opening) -> Result<Store, Failure> {
+        Ok(self.open(home, opening)??)
+    }
+
+    fn open(&self, home: &Path, opening: Opening) -> Result<Result<Store, CacheError>, Failure> {
         let userxattr = self.identity.needs_userxattr();
         let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
         let disabled = Disabled::from_env()?;
+        let mut opening = opening;
+        if opening == Opening::Existing && !Store::is_at(home) {
+            // A path that somebody wrote may be mistyped. In the usual place there is simply nothing yet.
+            if variable("BUILDER_HOME").is_some() {
+                return Ok(Err(CacheError::Absent { path: home.to_owned() }));
+            }
+            opening = Opening::New;
+        }
         let options = StoreOptions {
             userxattr,
             recorded_owners,
             separate_versions: disabled.versions,
             forget_chunks: disabled.chunks,
-            snapshotter: if disabled.overlay { Snapshotter::Copying } else { self.snapshotter(home) },
+            plain_copies: disabled.reflink,
+            snapshotter: match () {
+                () if disabled.overlay => Snapshotter::Copying,
+                () if home == self.home => *self.snapshotter.get_or_init(|| self.snapshotter(home)),
+                () => self.snapshotter(home),
+            },
         };
-        Ok(Store::open(home, options)?)
+        Ok(Store::open_as(home, options, opening))
     }
 
-    /// How the trees that RUN writes to are made: by overlay wherever it can be mounted. Root can; for others it depends on the kernel
-    /// and on what keeps them in.
+    /// How the trees that RUN writes to are made: by overlay wherever it can be mounted. Root can on what machines usually have; for
+    /// others, and elsewhere, as on a container's own files, it depends on the kernel and on what keeps them in.
     fn snapshotter(&self, home: &Path) -> Snapshotter {
-        if self.identity == Identity::Root {
+        if self.identity == Identity::Root && is_usual(home) {
             return Snapshotter::Overlay;
         }
         // Where it cannot even be tried the store says what is wrong with the place.
@@ -79,15 +124,26 @@ impl Machine {
     }
 }
 
+/// Whether a directory, or the nearest one above it that is there, is on a file system whose directories an overlay can consist of.
+fn is_usual(home: &Path) -> bool {
+    // The magic numbers of ext4, xfs, btrfs and tmpfs (statfs(2)).
+    const USUAL: [u32; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+    let found = home.ancestors().find_map(|path| rustix::fs::statfs(path).ok());
+    found.is_some_and(|found| USUAL.contains(&(found.f_type as u32)))
+}
+
 /// A directory of the state directory for something that is tried there.
 fn trial(home: &Path) -> std::io::Result<tempfile::TempDir> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
     tempfile::Builder::new().prefix("trial-").tempdir_in(home)
 }
 
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// The state directory: `$BUILDER_HOME`, else where the machine keeps such things.
 pub(crate) fn home() -> Result<PathBuf, Failure> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(home) = variable("BUILDER_HOME") {
         return std::path::absolute(&home).map_err(|error| Failure::io("resolve", &home, &error));
     }
@@ -113,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_single_id_is_worth_a_warning() {
-        let machine = |identity| Machine { identity, home: PathBuf::from("/x") };
+        let machine = |identity| Machine::of(identity, PathBuf::from("/x"));
         assert_eq!(machine(Identity::Root).warning(), None);
         let single = Identity::SingleId { reason: "/etc/subuid has no range for ann".to_owned() };
         let warning = machine(single).warning().unwrap();

@@ -3,6 +3,7 @@
 
 mod cli;
 mod commands;
+mod completion;
 mod console;
 mod diagnostics;
 mod disabled;
@@ -20,6 +21,7 @@ mod template;
 mod terminal;
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use crate::cli::Subcommands;
@@ -30,15 +32,23 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(executor::SANDBOX_ARGUMENT)) {
         executor::sandbox_init();
     }
+    if completion::answered() {
+        return ExitCode::SUCCESS;
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output, mistakes to standard error; a closed pipe is nobody's problem.
-            let _ = error.print();
-            return ExitCode::from(match error.use_stderr() {
-                true if cli::is_run(std::env::args_os()) => failure::NOT_STARTED,
-                true => failure::WRONG_USAGE,
-                false => 0,
+            let printed = error.print();
+            return ExitCode::from(match (error.use_stderr(), printed) {
+                (true, _) if cli::is_run(std::env::args_os()) => failure::NOT_STARTED,
+                (true, _) => failure::WRONG_USAGE,
+                (false, Err(error)) if error.kind() != ErrorKind::BrokenPipe => {
+                    let failure = Failure::standard_output(&error);
+                    failure.print();
+                    failure.code()
+                }
+                (false, _) => 0,
             });
         }
     };
@@ -54,7 +64,7 @@ fn main() -> ExitCode {
 fn run(command: Subcommands) -> Result<u8, Failure> {
     match command {
         Subcommands::Build(args) => commands::build::run(*args),
-        Subcommands::Run(args) => commands::run::run(args),
+        Subcommands::Run(args) => commands::run::run(*args),
         Subcommands::Images(args) => commands::images::run(args),
         Subcommands::Tag(args) => commands::tag::run(&args),
         Subcommands::Rmi(args) => commands::rmi::run(args),

@@ -11,6 +11,15 @@ pub(crate) struct Refused {
     pub(crate) has_value: bool,
     /// What does the same here, when something does.
     instead: &'static str,
+    /// Values that ask for what is done anyway: with these it is no flag to refuse.
+    harmless: &'static [&'static str],
+}
+
+impl Refused {
+    /// Whether a value asks for nothing that is not there.
+    pub(crate) fn permits(&self, value: &str) -> bool {
+        self.harmless.contains(&value)
+    }
 }
 
 impl fmt::Display for Refused {
@@ -21,54 +30,135 @@ impl fmt::Display for Refused {
 }
 
 const fn switch(name: &'static str, short: Option<char>, instead: &'static str) -> Refused {
-    Refused { name, short, has_value: false, instead }
+    Refused { name, short, has_value: false, instead, harmless: &[] }
 }
 
 const fn valued(name: &'static str, short: Option<char>, instead: &'static str) -> Refused {
-    Refused { name, short, has_value: true, instead }
+    Refused { name, short, has_value: true, instead, harmless: &[] }
 }
+
+/// One of which some values say what is so anyway.
+const fn harmless(name: &'static str, harmless: &'static [&'static str], instead: &'static str) -> Refused {
+    Refused { name, short: None, has_value: true, instead, harmless }
+}
+
+/// As Go's `strconv.ParseBool` takes it.
+const FALSE: &[&str] = &["false", "0", "f", "F", "False", "FALSE"];
+
+const ATTACHED: &str = "leave it out, and attach what another program wrote to the pushed image (`oras attach`, \
+                        `cosign attest`); `builder image referrers` lists it";
+const RECORDED: &str = "leave it out: `builder history inspect --format=json` tells what a build was made from, \
+                        `builder verify` repeats it";
 
 /// Of `docker buildx build`.
 pub(crate) const BUILD: &[Refused] = &[
-    valued("attest", None, ""),
+    valued("attest", None, ATTACHED),
     valued("builder", None, "there is only one builder, and no daemon: leave it out"),
     switch("compress", None, ""),
     switch("debug", Some('D'), ""),
-    valued("isolation", None, ""),
+    harmless("isolation", &["default"], ""),
     valued("policy", None, ""),
-    valued("provenance", None, ""),
-    valued("sbom", None, ""),
+    harmless("provenance", FALSE, RECORDED),
+    harmless("sbom", FALSE, ATTACHED),
     valued("security-opt", None, ""),
     switch("squash", None, ""),
 ];
 
+const SANDBOX: &str = "a program runs with what Docker allows by default, and alone";
+const PUBLISH: &str = "with --network=host the program's ports are this machine's";
+
 /// Of `docker run`, those that people type most.
 pub(crate) const RUN: &[Refused] = &[
-    valued("add-host", None, ""),
-    valued("cap-add", None, ""),
-    valued("cap-drop", None, ""),
-    valued("cpus", None, ""),
+    valued("attach", Some('a'), "the program has this command's standard streams"),
+    valued("cap-add", None, SANDBOX),
+    valued("cap-drop", None, SANDBOX),
+    valued("cidfile", None, "no container stays that would have an id"),
     switch("detach", Some('d'), "a run stays in the foreground; a shell's `&` puts it elsewhere"),
-    valued("device", None, ""),
-    valued("env-file", None, ""),
-    valued("hostname", None, ""),
-    switch("init", None, ""),
-    valued("label", Some('l'), ""),
-    valued("memory", Some('m'), ""),
-    valued("mount", None, ""),
+    valued("device", None, SANDBOX),
+    valued(
+        "dns",
+        None,
+        "name servers are those of this machine's /etc/resolv.conf; --add-host names single hosts",
+    ),
+    valued("expose", None, PUBLISH),
+    valued("gpus", None, SANDBOX),
+    valued("group-add", None, "-u USER takes the user's groups from the image's /etc/group"),
+    switch(
+        "init",
+        None,
+        "leave it out: signals and Ctrl-C end a program here also where it is process 1, and all that it started goes with it",
+    ),
+    valued("ipc", None, SANDBOX),
+    valued("label", Some('l'), "a run leaves nothing behind that could be found by a label"),
     valued("name", None, "a run leaves nothing behind that would need a name"),
-    valued("platform", None, ""),
-    switch("privileged", None, ""),
-    valued("publish", Some('p'), "the program has the host's network: its ports are the host's"),
-    switch("publish-all", Some('P'), "the program has the host's network: its ports are the host's"),
-    valued("pull", None, ""),
-    switch("read-only", None, ""),
-    valued("restart", None, ""),
-    valued("security-opt", None, ""),
-    valued("shm-size", None, ""),
-    valued("tmpfs", None, ""),
-    valued("ulimit", None, ""),
+    valued("pid", None, SANDBOX),
+    switch("privileged", None, SANDBOX),
+    valued("publish", Some('p'), PUBLISH),
+    switch("publish-all", Some('P'), PUBLISH),
+    harmless("pull", &["never"], "images are taken from the local store: `builder pull IMAGE` brings one"),
+    switch(
+        "read-only",
+        None,
+        "what a program writes is thrown away when it ends; -v HOST:PATH:ro makes a directory of this machine read-only",
+    ),
+    valued("restart", None, "a run stays in the foreground and ends with its program"),
+    valued("security-opt", None, SANDBOX),
+    valued("stop-signal", None, "signals of this command are passed on as they are"),
+    valued("stop-timeout", None, "signals of this command are passed on as they are"),
+    valued("userns", None, SANDBOX),
+    valued(
+        "volumes-from",
+        None,
+        "no container stays whose volumes could be used; -v HOST:PATH shows a directory",
+    ),
 ];
+
+/// Commands of Docker that are called otherwise here, or that there is no use for.
+const COMMANDS: &[(&str, &str)] = &[
+    ("bake", "a shell script of `builder build --target=NAME .` does it; equal steps run once"),
+    ("builder", "`builder build`, `builder prune` and `builder du` stand for themselves"),
+    ("buildx", "`builder build`, `builder history` and `builder du` stand for themselves"),
+    ("cache prune", "`builder cache rm` removes cache mounts, `builder prune` what is cached"),
+    ("commit", "images are built from Dockerfiles: `builder build -t NAME .`"),
+    ("container", "no container stays: `builder run` runs one in the foreground"),
+    ("context", "there is no daemon, so there is none to choose"),
+    ("cp", "`builder export IMAGE` gives an image's files, `builder cache cp` those of a cache mount"),
+    ("create", "no container stays: `builder run` runs one in the foreground"),
+    ("exec", "`builder run` starts a program, `builder debug` opens a shell behind any instruction"),
+    ("history list", "`builder history ls`"),
+    ("history open", "`builder history inspect`, and `builder build --timings` for a page"),
+    ("history trace", "`builder build --timings`"),
+    ("image build", "`builder build`"),
+    ("image prune", "`builder prune` removes what nothing uses, `builder rmi` images by name"),
+    ("import", "`FROM scratch` and `ADD files.tar /` make an image of files"),
+    ("logs", "`builder history logs` shows what steps of a build printed"),
+    ("kill", "no container stays: `builder run` runs one in the foreground"),
+    ("manifest", "`builder build --platform=A,B` makes an index, `builder push` sends it whole"),
+    ("network", "`--network` of `builder build` and `builder run` chooses one"),
+    ("ps", "no container stays: `builder run` runs one in the foreground"),
+    ("rm", "no container stays; `builder rmi` removes images"),
+    ("start", "no container stays: `builder run` runs one in the foreground"),
+    ("stop", "no container stays: `builder run` runs one in the foreground"),
+    (
+        "system",
+        "`builder du` says what takes room, `builder prune` frees it, `builder info` describes the machine",
+    ),
+    ("version", "`builder --version`"),
+    ("volume", "`builder cache ls` lists cache mounts"),
+];
+
+/// What to use instead of a command that Docker has, by its words.
+pub(crate) fn instead_of(arguments: &[OsString]) -> Option<String> {
+    let word = |at: usize| arguments.get(at).and_then(|word| word.to_str()).unwrap_or_default();
+    let (first, both) = (word(1), format!("{} {}", word(1), word(2)));
+    let known = COMMANDS.iter().find(|(command, _)| *command == both || *command == first);
+    let instead = known.map(|(_, instead)| (*instead).to_owned());
+    instead.or_else(|| {
+        // `docker history IMAGE`, where `builder history` is about builds.
+        let is_image = first == "history" && !word(2).is_empty() && !word(2).starts_with('-');
+        is_image.then(|| format!("`builder image history {}` shows the layers of an image", word(2)))
+    })
+}
 
 /// The first refused flag on a command line that could not be understood, perhaps because of it.
 pub(crate) fn in_arguments(arguments: &[OsString]) -> Option<&'static Refused> {
@@ -94,6 +184,20 @@ mod tests {
         let text = |name| BUILD.iter().find(|flag| flag.name == name).unwrap().to_string();
         assert_eq!(text("squash"), "--squash is not supported yet");
         assert!(text("builder").starts_with("--builder is not supported yet\n\n  tip: "));
+    }
+
+    #[test]
+    fn docker_users_are_told_what_to_type() {
+        let instead = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            instead_of(&words).unwrap_or_default()
+        };
+        assert!(instead("builder ps -a").contains("builder run"));
+        assert!(instead("builder image prune").contains("builder prune"));
+        assert!(instead("builder history app").contains("builder image history app"));
+        assert_eq!(instead("builder history list"), "`builder history ls`");
+        assert_eq!(instead("builder image nonsense"), "");
+        assert_eq!(instead("builder"), "");
     }
 
     #[test]

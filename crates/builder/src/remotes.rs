@@ -1,5 +1,6 @@
 //! Registries and daemons that images come from and go to, as this program's configuration has them.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +8,7 @@ use cache::Store;
 use daemon::{DaemonError, Endpoint, Surroundings};
 use exporter::{ArchiveExporter, ArchiveImage, Output, Prepared};
 use hash::Digest;
-use image::{BlobSource, ContentStore, Reference, ResolvedImage};
+use image::{BlobSource, ContentStore, ImageConfig, Reference, ResolvedImage};
 use registry::{Client, Config, Push, PushBlob, PushError, PushManifest};
 
 use crate::failure::Failure;
@@ -140,9 +141,12 @@ impl Pushing {
 pub(crate) fn not_pushed(error: PushError) -> Failure {
     let failure = Failure::from_source(&error);
     match error {
-        PushError::Denied { .. } => {
-            failure.hint("`builder login REGISTRY` stores a user name and a password")
-        }
+        PushError::Denied { name, .. } => failure.hint(match name.parse::<Reference>() {
+            Ok(Reference { registry, repository, .. }) => format!(
+                "`builder login {registry}` stores a login; it needs the right to write to the repository {repository}"
+            ),
+            Err(_) => "`builder login REGISTRY` stores a login".to_owned(),
+        }),
         _ => failure,
     }
 }
@@ -152,19 +156,76 @@ pub(crate) fn daemon(context: Option<&str>) -> Result<Endpoint, Failure> {
     Ok(Surroundings::from_env(|name| std::env::var_os(name)).endpoint(context)?)
 }
 
-/// Hands an image whose layers are in the store to a daemon, which reads the archive while it is made.
+/// Names an image that a daemon has already; `false` where it has to be sent. Whatever it is that a daemon has with the digest of
+/// a config for its id, it is that image.
+pub(crate) async fn named_there(endpoint: &Endpoint, id: &str, names: &[Reference]) -> Result<bool, Failure> {
+    if !daemon::has_image(endpoint, id).await? {
+        return Ok(false);
+    }
+    for name in names {
+        let (familiar, tag) = (name.familiar(), name.tag.as_deref().unwrap_or("latest"));
+        let repository = familiar.strip_suffix(&format!(":{tag}")).unwrap_or(&familiar);
+        if !daemon::tag(endpoint, id, repository, tag).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Hands an image of one platform whose layers are in the store to a daemon, which reads the archive while it is made. Layers that it has
+/// are left out where it does not need them.
 pub(crate) async fn load(
     endpoint: &Endpoint,
     store: &Store,
     image: Prepared,
     names: Vec<Reference>,
-    part: &Part<'_>,
-) -> Result<String, Failure> {
+    task: &Task,
+) -> Result<(), Failure> {
     let blobs: Arc<dyn ContentStore> = Arc::new(store.blobs().clone());
+    let familiar: Vec<String> = names.iter().map(Reference::familiar).collect();
+    let diff_ids = diff_ids(&image);
+    let there = daemon::layers_there(endpoint, &familiar, &diff_ids).await;
+    let layers = image.manifests.first().map(|packed| packed.layers.clone()).unwrap_or_default();
     let image = ArchiveImage { image, names };
+    if 0 < there && there <= layers.len() {
+        // A layer that occurs twice is needed where it is not yet on top of the same ones.
+        let digests = |layers: &[image::Descriptor]| -> BTreeSet<Digest> {
+            layers.iter().map(|layer| layer.digest).collect()
+        };
+        let left_out = &digests(&layers[..there]) - &digests(&layers[there..]);
+        let part = task.part(&format!("sending to {endpoint}, which has {there} of {} layers", layers.len()));
+        let sent = send(endpoint, &blobs, image.clone(), left_out, &part).await;
+        part.done();
+        if sent.is_ok() {
+            return Ok(());
+        }
+        // An image that had them was removed meanwhile, or it has them in another form: then it gets all.
+    }
+    let part = task.part(&format!("sending to {endpoint}"));
+    send(endpoint, &blobs, image, BTreeSet::new(), &part).await?;
+    part.done();
+    Ok(())
+}
+
+/// What the layers of an image of one platform unpack to, as its config says.
+fn diff_ids(image: &Prepared) -> Vec<String> {
+    let config = image.manifests.first().map(|packed| serde_json::from_slice::<ImageConfig>(&packed.config));
+    let diff_ids = config.and_then(Result::ok).map(|config| config.rootfs.diff_ids).unwrap_or_default();
+    diff_ids.iter().map(Digest::to_string).collect()
+}
+
+async fn send(
+    endpoint: &Endpoint,
+    blobs: &Arc<dyn ContentStore>,
+    image: ArchiveImage,
+    left_out: BTreeSet<Digest>,
+    part: &Part<'_>,
+) -> Result<(), Failure> {
+    let blobs = Arc::clone(blobs);
     let open = move || {
         let (reader, writer) = io::pipe()?;
-        let exporter = ArchiveExporter::docker(Output::Stream(Arc::new(Mutex::new(writer))));
+        let output = Output::Stream(Arc::new(Mutex::new(writer)));
+        let exporter = ArchiveExporter::docker(output).without(left_out.clone());
         let (image, blobs) = (image.clone(), Arc::clone(&blobs));
         let runtime = tokio::runtime::Handle::current();
         let written = std::thread::spawn(move || {
@@ -175,7 +236,8 @@ pub(crate) async fn load(
         Ok(Box::new(Archive { reader, written: Some(written) }) as Box<dyn Read + Send>)
     };
     let told = |bytes| part.set(bytes, None);
-    Ok(daemon::load(endpoint, open, &told).await?)
+    daemon::load(endpoint, open, &told).await?;
+    Ok(())
 }
 
 /// An archive that is written while it is read. It ends only when the writer succeeded.

@@ -1,5 +1,6 @@
 -- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
--- `sums` is the last: where it is, all are.
+-- `record_origins` is the last: where it is, all are. Only the columns `seal` of `chains`, `versions`, `packed` and `snapshots` are later:
+-- checksums over their rows, NULL in those of older programs.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
 CREATE TABLE IF NOT EXISTS kept (
@@ -63,3 +64,24 @@ CREATE TABLE IF NOT EXISTS sums (
     snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
     digest   BLOB    NOT NULL
 );
+
+-- Further layers that a kept failed step needs: those that its mounts show.
+CREATE TABLE IF NOT EXISTS pins (
+    kept     INTEGER NOT NULL REFERENCES kept (id) ON DELETE CASCADE,
+    snapshot INTEGER NOT NULL,
+    PRIMARY KEY (kept, snapshot)
+) WITHOUT ROWID;
+
+-- Layers that stay for kept failed steps.
+CREATE VIEW IF NOT EXISTS held AS
+    SELECT value AS snapshot FROM kept, json_each(kept.layers)
+    UNION SELECT snapshot FROM pins
+    UNION SELECT base FROM versions WHERE base IS NOT NULL
+        AND (snapshot IN (SELECT value FROM kept, json_each(kept.layers)) OR snapshot IN (SELECT snapshot FROM pins));
+
+-- The caches elsewhere on whose word a result rests.
+CREATE TABLE IF NOT EXISTS record_origins (
+    record INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE,
+    origin TEXT    NOT NULL,
+    PRIMARY KEY (record, origin)
+) WITHOUT ROWID;

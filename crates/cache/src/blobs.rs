@@ -1,7 +1,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,7 +12,10 @@ use rusqlite::{OptionalExtension, params};
 use crate::database::{from_sql, to_millis, to_sql};
 use crate::layout::create_dir;
 use crate::leases::Bucket;
+use crate::remove::remove_tree;
+use crate::scratch::is_at;
 use crate::store::Inner;
+use crate::written::Stamp;
 use crate::{CacheError, Store};
 
 /// Blobs as files named by digest. A file counts only when the database knows it, which is told after the file is complete.
@@ -35,34 +38,60 @@ impl BlobStore {
                 .query_row([digest.as_bytes()], |row| row.get(0))
                 .optional()
         })?;
-        let Some(size) = known.map(from_sql) else { return Ok(None) };
+        let Some(size) = known.map(from_sql) else {
+            if self.inner.leases.has_lost_blob(digest) {
+                // Another process has thrown it away, and whoever counted on it has to begin again.
+                self.inner.damage.note(format!("blob {digest}"));
+            }
+            return Ok(None);
+        };
         let path = self.inner.layout.blob(digest);
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() && metadata.len() == size => Ok(Some((path, size))),
-            Ok(_) => {
-                self.inner.damage.note(format!("blob {digest}"));
-                self.inner.discard_blob(digest).map(|()| None)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.inner.damage.note(format!("blob {digest}"));
-                self.inner.discard_blob(digest).map(|()| None)
-            }
+        let is_broken = |path: &Path| match fs::symlink_metadata(path) {
+            Ok(metadata) => Ok(!metadata.is_file() || metadata.len() != size),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
+        };
+        if is_broken(&path)? && self.inner.discard_blob(digest, &is_broken)? {
+            self.inner.damage.note(format!("blob {digest}"));
+            return Ok(None);
         }
+        self.inner.leases.saw_blob(digest);
+        Ok(Some((path, size)))
     }
 }
 
 impl Inner {
-    /// Forgets a blob and removes its file.
-    pub(crate) fn discard_blob(&self, digest: &Digest) -> io::Result<()> {
+    /// Forgets a blob and removes its file, unless it is not broken any more: another process may have found the same, and brought a sound
+    /// one. `false` then.
+    pub(crate) fn discard_blob(
+        &self,
+        digest: &Digest,
+        is_broken: &dyn Fn(&Path) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let path = self.layout.blob(digest);
+        // Whoever found this tells it himself.
+        self.leases.has_lost_blob(digest);
+        // Who brings one renames the file and then writes the row, for which it waits until this transaction has ended.
         self.database.write("remove a blob", |db| {
+            match is_broken(&path) {
+                Ok(true) => {}
+                other => return Ok(other),
+            }
             db.execute("DELETE FROM packed WHERE digest = ?1", [digest.as_bytes()])?;
-            db.execute("DELETE FROM blobs WHERE digest = ?1", [digest.as_bytes()])
-        })?;
-        match fs::remove_file(self.layout.blob(digest)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            db.execute("DELETE FROM blobs WHERE digest = ?1", [digest.as_bytes()])?;
+            Ok(self.remove_broken(&path, is_broken))
+        })?
+    }
+
+    fn remove_broken(&self, path: &Path, is_broken: &dyn Fn(&Path) -> io::Result<bool>) -> io::Result<bool> {
+        let Some(taken) = self.scratch.take_away(path)? else { return Ok(true) };
+        if is_broken(&taken)? {
+            remove_tree(&taken)?;
+            return Ok(true);
         }
+        // It came between the two looks, and has no row yet.
+        fs::rename(&taken, path)?;
+        Ok(false)
     }
 }
 
@@ -70,13 +99,11 @@ impl ContentStore for BlobStore {
     fn open(&self, digest: &Digest) -> io::Result<Option<BlobReader>> {
         let Some((path, size)) = self.locate(digest)? else { return Ok(None) };
         let file = File::open(path)?;
-        let reader = VerifyingReader {
-            inner: self.inner.clone(),
-            file,
-            digest: *digest,
-            left: size,
-            hash: Some(Sha256::new()),
+        let proof = match self.inner.written.unchanged(digest, &file)? {
+            Some(stamp) => Proof::Stamp(stamp),
+            None => Proof::Hash(Box::new(Sha256::new())),
         };
+        let reader = VerifyingReader { inner: self.inner.clone(), file, digest: *digest, left: size, proof };
         Ok(Some(Box::new(reader)))
     }
 
@@ -98,14 +125,23 @@ impl ContentStore for BlobStore {
     }
 }
 
-/// Hashes while reading. The last bytes are handed out only once the whole is known to be right.
+/// How it is known that the bytes are those of the digest.
+enum Proof {
+    /// They are hashed while they are read.
+    Hash(Box<Sha256>),
+    /// This process hashed them when it wrote them, and the file stays as it was.
+    Stamp(Stamp),
+    /// All have been read, and are right.
+    Done,
+}
+
+/// The last bytes are handed out only once the whole is known to be right.
 struct VerifyingReader {
     inner: Arc<Inner>,
     file: File,
     digest: Digest,
     left: u64,
-    /// `None` once verified.
-    hash: Option<Sha256>,
+    proof: Proof,
 }
 
 impl VerifyingReader {
@@ -113,11 +149,22 @@ impl VerifyingReader {
         // A reader that is asked again after an error must not answer "end".
         self.left = u64::MAX;
         self.inner.damage.note(format!("blob {}", self.digest));
-        let removed = match self.inner.discard_blob(&self.digest) {
-            Ok(()) => "it was removed".to_owned(),
+        let is_this = |path: &Path| Ok(is_at(&self.file, path)?);
+        let removed = match self.inner.discard_blob(&self.digest, &is_this) {
+            Ok(true) => "it was removed".to_owned(),
+            Ok(false) => "it was replaced meanwhile".to_owned(),
             Err(error) => format!("it could not be removed: {error}"),
         };
         io::Error::new(io::ErrorKind::InvalidData, format!("blob {} {what}; {removed}", self.digest))
+    }
+
+    /// The digest of all that is in the file, which stands at its end afterwards.
+    fn hash_all(&mut self) -> io::Result<Digest> {
+        self.file.rewind()?;
+        let mut writer = DigestWriter::new(io::sink());
+        io::copy(&mut self.file, &mut writer)?;
+        let (_, digest, _) = writer.finish();
+        Ok(digest)
     }
 }
 
@@ -134,13 +181,19 @@ impl Read for VerifyingReader {
             return Err(self.broken("is longer than it was"));
         }
         self.left -= read as u64;
-        if let Some(hash) = &mut self.hash {
+        if let Proof::Hash(hash) = &mut self.proof {
             hash.update(&buffer[..read]);
         }
-        if self.left == 0
-            && let Some(hash) = self.hash.take()
-            && hash.finish() != self.digest
-        {
+        if self.left > 0 {
+            return Ok(read);
+        }
+        let is_right = match std::mem::replace(&mut self.proof, Proof::Done) {
+            Proof::Hash(hash) => hash.finish() == self.digest,
+            // Another process that brought the same blob meanwhile took this file's name, which changes its stamp and not its bytes.
+            Proof::Stamp(stamp) => Stamp::of(&self.file)? == stamp || self.hash_all()? == self.digest,
+            Proof::Done => true,
+        };
+        if !is_right {
             return Err(self.broken("does not hold what its name says"));
         }
         Ok(read)
@@ -183,7 +236,6 @@ impl BlobWriter for Writer {
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         file.set_permissions(Permissions::from_mode(0o444))?;
-        drop(file);
         let target = inner.layout.blob(&digest);
         if let Some(folder) = target.parent() {
             create_dir(folder, 0o700)?;
@@ -191,6 +243,8 @@ impl BlobWriter for Writer {
         inner.leases.hold(&inner.layout, Bucket::of_blob(&digest))?;
         // Over an existing file too: that one may be broken.
         fs::rename(path, &target).map_err(|error| during("rename", path, &error))?;
+        inner.written.note(&digest, &file, size)?;
+        drop(file);
         inner.record_blob(&digest, size)?;
         Store::of(inner).grew(size);
         Ok((digest, size))
@@ -208,10 +262,55 @@ impl Inner {
                 .execute(params![digest.as_bytes(), to_sql(size), now, self.boot])
         })?;
         self.made_something();
+        self.leases.saw_blob(digest);
         Ok(())
     }
 }
 
-fn during(action: &str, path: &std::path::Path, error: &io::Error) -> io::Error {
+fn during(action: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{action} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::StoreOptions;
+
+    /// Another process finds the same blob damaged, removes it and brings a sound one, whenever that is.
+    #[test]
+    fn a_sound_blob_that_comes_in_between_stays() {
+        let bytes = b"some bytes";
+        for looks in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+            let blobs: &dyn ContentStore = store.blobs();
+            let digest = blobs.put(bytes).unwrap();
+            let path = store.inner.layout.blob(&digest);
+            let replace = |bytes: &[u8]| {
+                let fresh = dir.path().join("fresh");
+                fs::write(&fresh, bytes).unwrap();
+                fs::rename(&fresh, &path).unwrap();
+            };
+            replace(b"damaged");
+            let looked = Cell::new(0);
+            let is_broken = |path: &Path| {
+                let is_broken = fs::read(path)? != bytes;
+                // Just after it was looked at.
+                looked.set(looked.get() + 1);
+                if looked.get() == looks {
+                    replace(bytes);
+                }
+                Ok(is_broken)
+            };
+            if looks == 0 {
+                replace(bytes);
+            }
+            // After the first look it is taken away and found sound; after the second the broken one is away.
+            let is_gone = looks == 2;
+            assert_eq!(store.inner.discard_blob(&digest, &is_broken).unwrap(), is_gone, "{looks}");
+            assert_eq!(fs::read(&path).unwrap(), bytes, "{looks}");
+        }
+    }
 }

@@ -77,7 +77,7 @@ impl BuildId {
 
 impl Store {
     fn builds_dir(&self) -> PathBuf {
-        self.root().join("builds-v1")
+        self.inner.layout.builds()
     }
 
     /// Keeps what is to be known of a build, and forgets the oldest when there are too many.

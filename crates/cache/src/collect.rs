@@ -3,23 +3,25 @@
 //! Whoever makes something adds it up; over the limit, a thread removes what is cheap to make again for its bytes and was not used for long,
 //! but nothing that a running build uses ([`crate::leases`]). One process collects at a time, and readers never wait for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hash::Digest;
+use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::database::{bytes32, from_sql, to_millis};
+use crate::database::{Database, bytes32, from_sql, to_millis};
 use crate::error::At;
-use crate::evict::{CacheKind, CachePart, Layers, choose};
+use crate::evict::{BATCH, CacheKind, CachePart, UNUSED_BLOB, choose, forget_blobs};
+use crate::layers::Layers;
 use crate::layout::open_lock_file;
 use crate::leases::{Bucket, Unleased};
 use crate::prune::Trash;
 use crate::session::open_lock;
-use crate::{CacheError, Limits, SnapshotId, Store};
+use crate::{CacheError, Limits, SnapshotId, Store, evictions};
 
 /// A layer to which nothing leads yet may belong to a step that is about to be filed.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -30,6 +32,9 @@ const IDLE_BYTES: u64 = 512_000_000;
 
 /// So many bytes more are made before it is tried again to remove something: what could not be removed is in use.
 const STEP: u64 = 64 << 20;
+
+/// Choices that are made before the rest is left to the next collection.
+const ROUNDS: usize = 3;
 
 /// What a build is told that misses what was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +124,8 @@ impl Store {
         {
             return used();
         }
+        // What another database has rows for would be taken for rubbish.
+        self.inner.check_usable()?;
         let state = one.metadata().at("examine", &path)?;
         // Cut short, it has left files that nothing leads to; mounts have to be measured, which is not done every time.
         let cut_short = state.len() > 0;
@@ -127,43 +134,141 @@ impl Store {
         if !cut_short && !is_due && !self.is_over(limits, used()?)? {
             return used();
         }
+        // The builds of this process do not wait for it.
+        let database = self.inner.database.apart()?;
         self.inner.database.write("forget failed steps", |db| {
             db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])
         })?;
-        let layers = self.inner.database.read("list layers", Layers::read)?;
-        let mut parts = self.with_mounts(layers.plain_parts())?;
-        self.add_blobs(&mut parts)?;
-        let unleased = Unleased::new(layout);
-        let newest = SystemTime::now().checked_sub(SETTLED);
-        let can_go = |part: &CachePart| match layer_of(part) {
-            // Mounts have locks of their own.
-            None => true,
-            Some(id) => {
-                let is_new = !layers.is_referenced(id) && part.created > newest;
-                !is_new && unleased.is_free(Bucket::of_layer(id))
-            }
-        };
-        let idle_since = SystemTime::now().checked_sub(IDLE);
-        let is_idle = |part: &CachePart| layer_of(part).is_none() && Some(part.last_used) < idle_since;
-        let mut chosen = choose(&layers, &parts, &is_idle, IDLE_BYTES);
-        let gone: BTreeSet<*const CachePart> = chosen.iter().map(|part| std::ptr::from_ref(*part)).collect();
-        let left: Vec<CachePart> =
-            parts.iter().filter(|part| !gone.contains(&std::ptr::from_ref(*part))).cloned().collect();
-        chosen.extend(choose(&layers, &left, &can_go, self.kept(limits, &left)?));
-        let total: u64 = parts.iter().map(|part| part.bytes).sum();
-        let is_over = limits.max_used_space > 0 && total > limits.max_used_space;
-        let why = if is_over { &whys.over } else { &whys.full };
-        if cut_short || !chosen.is_empty() {
-            fs::write(&path, "unfinished\n").at("write", &path)?;
-            let trash = self.take(&chosen, &layers, &unleased, why)?;
-            // Nobody waits for the disk.
-            drop(unleased);
-            self.take_mounts(&chosen)?;
-            trash.empty()?;
+        let begin = || fs::write(&path, "unfinished\n").at("write", &path);
+        let mut trash = Trash::unmeasured(self);
+        if cut_short || is_due {
+            begin()?;
+            self.take_snapshots(&mut trash)?;
+            self.take_logs(&mut trash)?;
         }
+        self.take_unused_blobs(&database, &mut trash)?;
+        for _ in 0..ROUNDS {
+            let choice = self.choose_over(&database, limits, whys)?;
+            if choice.is_empty() {
+                break;
+            }
+            begin()?;
+            let all_went = self.take_chosen(&database, &mut trash, &choice)?;
+            for (repositories, named) in [(false, &choice.mounts), (true, &choice.repositories)] {
+                self.remove_mounts(repositories, named)?;
+            }
+            if all_went {
+                break;
+            }
+        }
+        // Nobody waits for the disk.
+        trash.begin_emptying();
+        database.fold()?;
+        trash.empty()?;
         // This also notes the time.
         one.set_len(0).and_then(|()| one.set_modified(SystemTime::now())).at("write", &path)?;
         used()
+    }
+
+    /// What goes so that the limits are kept.
+    fn choose_over(&self, database: &Database, limits: Limits, whys: &Whys) -> Result<Choice, CacheError> {
+        let newest_record = "SELECT coalesce(max(id), 0) FROM records";
+        let (newest_record, layers) = database.read("list layers", |db| {
+            // In this order: what is saved between the two is newer.
+            Ok((db.query_row(newest_record, [], |row| row.get(0))?, Layers::read(db)?))
+        })?;
+        let parts = self.with_mounts(layers.plain_parts())?;
+        let settled = SystemTime::now().checked_sub(SETTLED);
+        let unleased = Unleased::new(&self.inner.layout);
+        let can_go = |part: &CachePart| match part.layer() {
+            // Mounts have locks of their own.
+            None => true,
+            Some(id) => {
+                // What came from elsewhere was made there long ago, but is used from the moment that it has a row.
+                let newest = part.created.max(Some(part.last_used));
+                let is_new = !layers.is_referenced(id) && newest > settled;
+                !is_new && unleased.was_free(Bucket::of_layer(id))
+            }
+        };
+        let idle_since = SystemTime::now().checked_sub(IDLE);
+        let is_idle = |part: &CachePart| part.layer().is_none() && Some(part.last_used) < idle_since;
+        let mut chosen = match parts.iter().any(is_idle) {
+            true => choose(&layers, &parts, &is_idle, IDLE_BYTES),
+            false => Vec::new(),
+        };
+        let gone: BTreeSet<*const CachePart> = chosen.iter().map(|part| std::ptr::from_ref(*part)).collect();
+        let rest: Vec<CachePart>;
+        let left = if gone.is_empty() {
+            &parts
+        } else {
+            let stays = |part: &&CachePart| !gone.contains(&std::ptr::from_ref(*part));
+            rest = parts.iter().filter(stays).cloned().collect();
+            &rest
+        };
+        chosen.extend(choose(&layers, left, &can_go, self.kept(limits, left)?));
+        let total: u64 = parts.iter().map(|part| part.bytes).sum();
+        let is_over = limits.max_used_space > 0 && total > limits.max_used_space;
+        let named = |kind| chosen.iter().filter(|part| part.kind == kind).map(|part| part.named()).collect();
+        let ids: Vec<SnapshotId> = chosen.iter().filter_map(|part| part.layer()).collect();
+        Ok(Choice {
+            results: layers.results_on(&ids.iter().copied().collect()),
+            layers: ids,
+            mounts: named(CacheKind::Mount),
+            repositories: named(CacheKind::Repository),
+            why: if is_over { whys.over.clone() } else { whys.full.clone() },
+            newest_record,
+        })
+    }
+
+    /// Takes the chosen layers out of sight, few at a time, so that builds that begin meanwhile wait for milliseconds. `false` when
+    /// something of them is used by now: then what lies below it must stay, and there is another choice to be made.
+    fn take_chosen(
+        &self,
+        database: &Database,
+        trash: &mut Trash<'_>,
+        choice: &Choice,
+    ) -> Result<bool, CacheError> {
+        let chosen: HashSet<SnapshotId> = choice.layers.iter().copied().collect();
+        let first_built_on = |ids: &[SnapshotId]| {
+            database.read("look for new results", |db| choice.first_built_on(db, ids, &chosen))
+        };
+        // Some may be used in a moment, and stay: then their results are missed, no more.
+        let unleased = Unleased::new(&self.inner.layout);
+        if choice.layers.iter().all(|id| unleased.was_free(Bucket::of_layer(*id)))
+            && first_built_on(&choice.layers)?.is_none()
+        {
+            evictions::forget_keys(database, &choice.results, &choice.why)?;
+        }
+        for ids in choice.layers.chunks(BATCH) {
+            let unleased = Unleased::new(&self.inner.layout);
+            let free = ids.iter().take_while(|id| unleased.is_free(Bucket::of_layer(**id))).count();
+            let going = &ids[..first_built_on(&ids[..free])?.unwrap_or(free)];
+            let is_free = |digest: &Digest| unleased.is_free(Bucket::of_blob(digest));
+            self.take_layers(database, trash, going, &choice.why, &is_free)?;
+            if going.len() < ids.len() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes blobs away to which nothing leads: of images that lost their name, of layers that were packed in another way.
+    fn take_unused_blobs(&self, database: &Database, trash: &mut Trash<'_>) -> Result<(), CacheError> {
+        let settled = SystemTime::now().checked_sub(SETTLED).map_or(0, to_millis);
+        let unused: Vec<Digest> = database.read("look for unused blobs", |db| {
+            db.prepare(&format!("SELECT digest FROM blobs WHERE created < ?1 AND {UNUSED_BLOB}"))?
+                .query_map([settled], |row| bytes32(row, 0).map(Digest::from_bytes))?
+                .collect()
+        })?;
+        for blobs in unused.chunks(BATCH) {
+            let unleased = Unleased::new(&self.inner.layout);
+            let free =
+                blobs.iter().copied().filter(|digest| unleased.is_free(Bucket::of_blob(digest))).collect();
+            for digest in database.write("forget blobs", |db| forget_blobs(db, free))? {
+                trash.take(&self.inner.layout.blob(&digest))?;
+            }
+        }
+        Ok(())
     }
 
     fn is_over(&self, limits: Limits, used: u64) -> Result<bool, CacheError> {
@@ -174,97 +279,51 @@ impl Store {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         Ok(free < limits.min_free_space && used > limits.reserved_space)
     }
+}
 
-    /// Counts with each layer the blobs that go with it.
-    fn add_blobs(&self, parts: &mut [CachePart]) -> Result<(), CacheError> {
-        let packed: std::collections::HashMap<i64, i64> =
-            self.inner.database.read("list packed layers", |db| {
-                db.prepare(&format!("SELECT snapshot, sum(size) FROM {OWN_BLOBS} GROUP BY snapshot"))?
-                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                    .collect()
-            })?;
-        for part in parts {
-            let id = layer_of(part).map(|id| id.0);
-            part.bytes += id.and_then(|id| packed.get(&id)).map_or(0, |bytes| from_sql(*bytes));
-        }
-        Ok(())
+/// What goes, in the order in which it can.
+struct Choice {
+    layers: Vec<SnapshotId>,
+    /// The records that have one of them on top.
+    results: Vec<i64>,
+    mounts: BTreeSet<(String, u64)>,
+    repositories: BTreeSet<(String, u64)>,
+    why: String,
+    /// Results that came later are not known to it.
+    newest_record: i64,
+}
+
+impl Choice {
+    fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.mounts.is_empty() && self.repositories.is_empty()
     }
 
-    /// Takes things out of sight, rows first.
-    fn take(
+    /// The place of the first of these layers on which something came to stand since. A result that has a version does not list what that
+    /// lies over; those versions that were known are `chosen` too, and go first.
+    fn first_built_on(
         &self,
-        chosen: &[&CachePart],
-        layers: &Layers,
-        unleased: &Unleased<'_>,
-        why: &str,
-    ) -> Result<Trash<'_>, CacheError> {
-        let ids: Vec<SnapshotId> = chosen.iter().filter_map(|part| layer_of(part)).collect();
-        let blobs = self.blobs_of(&ids)?;
-        self.remove_layers(chosen, layers, why)?;
-        let mut trash = Trash::new(self);
-        self.take_snapshots(&mut trash)?;
-        self.take_logs(&mut trash)?;
-        let free: Vec<Digest> =
-            blobs.into_iter().filter(|digest| unleased.is_free(Bucket::of_blob(digest))).collect();
-        for digest in self.forget_blobs(free)? {
-            trash.take(&self.inner.layout.blob(&digest))?;
-        }
-        Ok(trash)
-    }
-
-    /// Removes cache mounts and repositories, which have locks of their own.
-    fn take_mounts(&self, chosen: &[&CachePart]) -> Result<(), CacheError> {
-        for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
-            let named = chosen.iter().filter(|part| part.kind == kind).map(|part| part.named()).collect();
-            self.remove_mounts(repositories, &named)?;
-        }
-        Ok(())
-    }
-
-    /// The blobs that these layers have, and neither an image nor a download.
-    fn blobs_of(&self, layers: &[SnapshotId]) -> Result<Vec<Digest>, CacheError> {
-        self.inner.database.read("list packed layers", |db| {
-            let mut select =
-                db.prepare(&format!("SELECT packed.digest FROM {OWN_BLOBS} AND packed.snapshot = ?1"))?;
-            let mut found = BTreeSet::new();
-            for id in layers {
-                for digest in select.query_map([id.0], |row| bytes32(row, 0))? {
-                    found.insert(Digest::from_bytes(digest?));
-                }
+        db: &Connection,
+        ids: &[SnapshotId],
+        chosen: &HashSet<SnapshotId>,
+    ) -> rusqlite::Result<Option<usize>> {
+        let under_results: HashSet<SnapshotId> = db
+            .prepare_cached("SELECT snapshot FROM record_layers WHERE record > ?1")?
+            .query_map([self.newest_record], |row| row.get(0).map(SnapshotId))?
+            .collect::<Result<_, _>>()?;
+        let mut versions = db.prepare_cached("SELECT snapshot FROM versions WHERE base = ?1")?;
+        for (place, id) in ids.iter().enumerate() {
+            let over: Vec<SnapshotId> =
+                versions.query_map([id.0], |row| row.get(0).map(SnapshotId))?.collect::<Result<_, _>>()?;
+            if under_results.contains(id) || over.iter().any(|version| !chosen.contains(version)) {
+                return Ok(Some(place));
             }
-            Ok(found.into_iter().collect())
-        })
-    }
-
-    /// Forgets those that nothing else has, and says which.
-    fn forget_blobs(&self, blobs: Vec<Digest>) -> Result<Vec<Digest>, CacheError> {
-        if blobs.is_empty() {
-            return Ok(blobs);
         }
-        self.inner.database.write("forget blobs", |db| {
-            let mut delete = db.prepare(
-                "DELETE FROM blobs WHERE digest = ?1 AND digest NOT IN (SELECT digest FROM packed WHERE digest = ?1)
-                     AND digest NOT IN (SELECT digest FROM image_blobs WHERE digest = ?1)
-                     AND digest NOT IN (SELECT digest FROM downloads WHERE digest = ?1)",
-            )?;
-            let mut gone = Vec::with_capacity(blobs.len());
-            for digest in &blobs {
-                if delete.execute([digest.as_bytes()])? > 0 {
-                    gone.push(*digest);
-                }
-            }
-            db.execute("DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs)", [])?;
-            Ok(gone)
-        })
+        Ok(None)
     }
 }
 
-/// Blobs made of layers, or that layers were made of, which neither an image nor a download has.
-const OWN_BLOBS: &str = "packed JOIN blobs ON blobs.digest = packed.digest
-     WHERE packed.digest NOT IN (SELECT digest FROM image_blobs) AND packed.digest NOT IN (SELECT digest FROM downloads)";
-
 /// Images that have a name are no cache.
-fn bytes_used(db: &rusqlite::Connection) -> rusqlite::Result<u64> {
+fn bytes_used(db: &Connection) -> rusqlite::Result<u64> {
     db.query_row(
         "SELECT (SELECT coalesce(sum(coalesce(own, size)), 0) FROM snapshots LEFT JOIN versions ON versions.snapshot = snapshots.id)
               + (SELECT coalesce(sum(size), 0) FROM blobs WHERE digest NOT IN (SELECT digest FROM image_blobs))",
@@ -273,9 +332,66 @@ fn bytes_used(db: &rusqlite::Connection) -> rusqlite::Result<u64> {
     )
 }
 
-fn layer_of(part: &CachePart) -> Option<SnapshotId> {
-    match part.kind {
-        CacheKind::Step | CacheKind::Image => part.id.parse().ok().map(SnapshotId),
-        CacheKind::Mount | CacheKind::Repository => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StoreOptions;
+
+    /// Layer 1, and a version of it, 2, with a result: record 5.
+    fn with_version(dir: &std::path::Path) -> Store {
+        let store = Store::open(dir, StoreOptions::default()).unwrap();
+        let rows = "INSERT INTO snapshots (id, changes, entries, size, root, created, used)
+                        VALUES (1, zeroblob(32), 1, 10, 0, 0, 0), (2, zeroblob(32), 1, 10, 0, 0, 0);
+                    INSERT INTO versions (snapshot, base, own) VALUES (2, 1, 1);
+                    INSERT INTO records (id, content, description, started, duration, used)
+                        VALUES (5, zeroblob(32), 'COPY', 0, 1, 0);
+                    INSERT INTO record_layers VALUES (5, 0, 2);";
+        store.inner.database.write("fill", |db| db.execute_batch(rows)).unwrap();
+        fs::create_dir(store.inner.layout.snapshot(SnapshotId(1))).unwrap();
+        fs::create_dir(store.inner.layout.version(SnapshotId(2))).unwrap();
+        store
+    }
+
+    fn stand(store: &Store) -> [bool; 2] {
+        let layout = &store.inner.layout;
+        [layout.snapshot(SnapshotId(1)).is_dir(), layout.version(SnapshotId(2)).is_dir()]
+    }
+
+    #[test]
+    fn a_layer_that_a_version_came_to_lie_over_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_version(dir.path());
+        let choice = |ids: &[i64], newest_record| Choice {
+            layers: ids.iter().copied().map(SnapshotId).collect(),
+            results: vec![5],
+            mounts: BTreeSet::new(),
+            repositories: BTreeSet::new(),
+            why: String::new(),
+            newest_record,
+        };
+        let take = |choice: &Choice| {
+            let mut trash = Trash::new(&store);
+            let all_went = store.take_chosen(&store.inner.database, &mut trash, choice).unwrap();
+            trash.empty().unwrap();
+            all_went
+        };
+        // Chosen before the version was made; with the version, but before its result.
+        assert!(!take(&choice(&[1], 4)));
+        assert!(!take(&choice(&[2, 1], 4)));
+        assert_eq!(stand(&store), [true, true]);
+        assert!(take(&choice(&[2, 1], 5)));
+        assert_eq!(stand(&store), [false, false]);
+    }
+
+    #[test]
+    fn the_files_of_versions_go_with_what_they_lie_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_version(dir.path());
+        let mut trash = Trash::new(&store);
+        let database = store.inner.database.apart().unwrap();
+        let pruned = store.take_layers(&database, &mut trash, &[SnapshotId(1)], "", &|_| true).unwrap();
+        trash.empty().unwrap();
+        assert_eq!((pruned.snapshots, pruned.records), (2, 1));
+        assert_eq!(stand(&store), [false, false]);
     }
 }

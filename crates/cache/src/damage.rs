@@ -11,10 +11,14 @@ pub(crate) struct Damage(Mutex<Vec<String>>);
 impl Damage {
     /// Notes something, in words that go before "was damaged".
     pub(crate) fn note(&self, what: impl Into<String>) {
-        let what = what.into();
+        self.note_sentence(format!("{} was damaged and thrown away", what.into()));
+    }
+
+    /// Notes a sentence without a full stop.
+    pub(crate) fn note_sentence(&self, sentence: String) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !noted.contains(&what) {
-            noted.push(what);
+        if !noted.contains(&sentence) {
+            noted.push(sentence);
         }
     }
 
@@ -24,11 +28,14 @@ impl Damage {
 }
 
 impl Store {
-    /// What was found damaged and thrown away since this was last asked: `blob sha256:…`, `the cache database`. What failed because of
-    /// it succeeds when it is done again with a store that is opened anew: then it is made or fetched again.
+    /// What was found damaged since this was last asked, and what became of it, in sentences without a full stop: `blob sha256:… was
+    /// damaged and thrown away`. What failed because of it succeeds when it is done again with a store that is opened anew: then it is
+    /// made or fetched again.
     pub fn thrown_away(&self) -> Vec<String> {
-        if self.inner.database.is_damaged() {
-            self.inner.damage.note("the cache database");
+        if let Some(why) = self.inner.database.damage() {
+            self.inner.damage.note_sentence(format!(
+                "the cache database is damaged ({why}): whatever can be read of it is saved when it is opened next"
+            ));
         }
         self.inner.damage.take()
     }

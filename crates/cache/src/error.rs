@@ -32,6 +32,26 @@ pub enum CacheError {
         /// Why, and what to do.
         reason: String,
     },
+    /// There is no state directory, and none was to be made.
+    #[error("there is no state directory at {path}", path = path.display())]
+    Absent {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The database is damaged. It is left as it is until somebody opens it to repair it.
+    #[error("the database of the state directory {path} is damaged ({why})", path = path.display())]
+    Damaged {
+        /// The state directory.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// Another process has replaced the damaged database since it was opened here.
+    #[error("the database of the state directory {path} was damaged, and was replaced meanwhile", path = path.display())]
+    Replaced {
+        /// The state directory.
+        path: PathBuf,
+    },
     /// Something else is using the state directory and the caller did not want to wait.
     #[error("state directory {path}: a build is running", path = path.display())]
     Busy {

@@ -3,14 +3,17 @@
 //! A layer can go when no result stands on it any more, so the ends of chains go first: of those, what took little time to make for its
 //! bytes, and was not used for long.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::Connection;
+use hash::Digest;
+use rusqlite::{Connection, Transaction};
 
-use crate::database::{from_millis, from_sql};
+use crate::database::{Database, bytes32};
 use crate::error::At;
-use crate::{CacheError, CacheMountInfo, PruneOptions, Pruned, SnapshotId, Store, evictions};
+use crate::layers::{Layers, Places};
+use crate::prune::Trash;
+use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions};
 
 /// What something in the cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,9 +48,9 @@ pub struct CachePart {
     pub id: String,
     /// The step that made it; empty for a layer of an image.
     pub description: String,
-    /// Bytes on their own.
+    /// Bytes on their own, with those of the blobs that only it has.
     pub bytes: u64,
-    /// Bytes that go with it: its own and those of all that stands on it.
+    /// Bytes that go with it: its own and those of all that stands on it. 0 while it is held.
     pub frees: u64,
     /// When it was made, where that is known.
     pub created: Option<SystemTime>,
@@ -59,10 +62,12 @@ pub struct CachePart {
     pub parents: Vec<String>,
     /// Whether an image of the image store has this layer too.
     pub shared: bool,
-    /// Whether somebody is using it now.
+    /// Whether it cannot go: somebody is using it now, or it is held.
     pub in_use: bool,
+    /// The failed step that it stays for ([`Store::kept_step`]).
+    pub held: Option<KeptId>,
     /// The instance of a mount or repository.
-    instance: u64,
+    pub(crate) instance: u64,
 }
 
 /// How much may stay, in bytes; 0 is no limit. As upstream has them: with none of them, everything goes that is wanted gone.
@@ -92,12 +97,13 @@ impl Limits {
 }
 
 /// Layers of images come back as fast as a disk or a network is.
-const NANOS_A_BYTE: u64 = 10;
+pub(crate) const NANOS_A_BYTE: u64 = 10;
 
 impl Store {
-    /// Everything that [`Store::evict`] could remove: layers oldest first, then mounts and repositories. Measures those.
+    /// Everything that [`Store::evict`] could remove, and what stays for kept failed steps: layers oldest first, then mounts and
+    /// repositories. Measures those.
     pub fn cache_parts(&self) -> Result<Vec<CachePart>, CacheError> {
-        let layers = self.inner.database.read("list layers", Layers::read)?;
+        let layers = self.inner.database.read("list layers", Layers::read_all)?;
         self.with_mounts(layers.parts())
     }
 
@@ -111,8 +117,8 @@ impl Store {
         Ok(parts)
     }
 
-    /// Removes what is `wanted` gone until the limits are kept, and then what is needed no more. `why` is told when a build misses
-    /// something: `by builder prune`.
+    /// Removes what is `wanted` gone, and nothing else, until the limits are kept. `why` is told when a build misses something: `by builder
+    /// prune`.
     ///
     /// # Errors
     /// [`CacheError::Busy`] while a build is running.
@@ -122,20 +128,26 @@ impl Store {
         limits: Limits,
         why: &str,
     ) -> Result<Pruned, CacheError> {
-        self.prune_after(PruneOptions::default(), || {
-            let layers = self.inner.database.read("list layers", Layers::read)?;
-            let parts = self.cache_parts()?;
-            let chosen = choose(&layers, &parts, wanted, self.kept(limits, &parts)?);
-            let mut pruned = self.remove_layers(&chosen, &layers, why)?;
-            for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
-                let of_kind = chosen.iter().filter(|part| part.kind == kind);
-                let named: BTreeSet<(String, u64)> = of_kind.map(|part| part.named()).collect();
-                let removed = self.remove_mounts(repositories, &named)?;
-                pruned.mounts += removed.count;
-                pruned.bytes += removed.bytes;
-            }
-            Ok(pruned)
-        })
+        let lock = self.alone(false)?;
+        let database = self.inner.database.apart()?;
+        let layers = database.read("list layers", Layers::read)?;
+        let parts = self.with_mounts(layers.parts())?;
+        let chosen = choose(&layers, &parts, wanted, self.kept(limits, &parts)?);
+        let mut trash = Trash::new(self);
+        let ids: Vec<SnapshotId> = chosen.iter().filter_map(|part| part.layer()).collect();
+        let results = layers.results_on(&ids.iter().copied().collect());
+        evictions::forget_keys(&database, &results, why)?;
+        let mut pruned = self.take_layers(&database, &mut trash, &ids, why, &|_| true)?;
+        for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
+            let of_kind = chosen.iter().filter(|part| part.kind == kind);
+            let named: BTreeSet<(String, u64)> = of_kind.map(|part| part.named()).collect();
+            let removed = self.remove_mounts(repositories, &named)?;
+            pruned.mounts += removed.count;
+            pruned.bytes += removed.bytes;
+        }
+        drop(lock);
+        pruned.bytes += trash.empty()?;
+        Ok(pruned)
     }
 
     /// Bytes that may stay.
@@ -145,42 +157,143 @@ impl Store {
         Ok(limits.keep(total, disk.f_bavail.saturating_mul(disk.f_frsize)))
     }
 
-    /// Removes layers with all results that have them; their files go with the rest of the prune.
-    pub(crate) fn remove_layers(
+    /// Takes layers out of sight with all results that have them, their logs, and the blobs that only they have and that are `free`. Rows
+    /// first: what has no row is found again, should this process be killed. Where there are many, [`evictions::forget_keys`] before makes this
+    /// faster.
+    pub(crate) fn take_layers(
         &self,
-        chosen: &[&CachePart],
-        layers: &Layers,
+        database: &Database,
+        trash: &mut Trash<'_>,
+        ids: &[SnapshotId],
         why: &str,
+        free: &dyn Fn(&Digest) -> bool,
     ) -> Result<Pruned, CacheError> {
-        let ids: Vec<i64> = chosen.iter().filter_map(|part| part.id.parse().ok()).collect();
-        let ids: Vec<i64> = ids.into_iter().filter(|id| layers.layers.contains_key(id)).collect();
-        self.inner.database.write("evict", |db| {
-            let count = |db: &Connection| {
-                db.query_row("SELECT count(*) FROM records", [], |row| row.get(0).map(from_sql))
-            };
-            let before: u64 = count(db)?;
-            db.execute_batch("CREATE TEMP TABLE going (snapshot INTEGER PRIMARY KEY)")?;
-            {
-                let mut insert = db.prepare("INSERT INTO going VALUES (?1)")?;
-                for id in &ids {
-                    insert.execute([id])?;
-                }
+        let mut pruned = Pruned::default();
+        for ids in ids.chunks(BATCH) {
+            let mut blobs = database.read("list packed layers", |db| blobs_of(db, ids))?;
+            blobs.retain(free);
+            let (records, gone, blobs) = database.write("evict", |db| {
+                let (records, gone) = remove_layers(db, ids, why)?;
+                Ok((records, gone, forget_blobs(db, blobs)?))
+            })?;
+            for id in &gone {
+                trash.take_layer(*id)?;
             }
-            let which =
-                "record IN (SELECT record FROM record_layers WHERE snapshot IN (SELECT snapshot FROM going))";
-            evictions::note(db, which, why)?;
-            db.execute_batch(
-                "DELETE FROM records WHERE id IN
-                     (SELECT record FROM record_layers WHERE snapshot IN (SELECT snapshot FROM going));
-                 DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM going);
-                 DROP TABLE going",
-            )?;
-            Ok(Pruned { records: before - count(db)?, ..Pruned::default() })
-        })
+            for digest in &blobs {
+                trash.take(&self.inner.layout.blob(digest))?;
+            }
+            pruned.records += records;
+            pruned.snapshots += gone.len() as u64;
+            pruned.blobs += blobs.len() as u64;
+            trash.begin_emptying();
+        }
+        Ok(pruned)
     }
 }
 
+/// So many layers go in one transaction: other writers wait for milliseconds.
+pub(crate) const BATCH: usize = 500;
+
+/// Removes the rows of layers, of versions over them, and the results that have them: the number of those, and all layers. All that
+/// refers to either goes with them, table by table, which takes a third of the time that SQLite needs when it looks after references row by
+/// row ([`Database::apart`]).
+fn remove_layers(
+    db: &Transaction<'_>,
+    ids: &[SnapshotId],
+    why: &str,
+) -> rusqlite::Result<(u64, Vec<SnapshotId>)> {
+    db.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS going (snapshot INTEGER PRIMARY KEY); DELETE FROM going;
+         CREATE TEMP TABLE IF NOT EXISTS gone (record INTEGER PRIMARY KEY); DELETE FROM gone",
+    )?;
+    let mut insert = db.prepare_cached("INSERT OR IGNORE INTO going VALUES (?1)")?;
+    for id in ids {
+        insert.execute([id.0])?;
+    }
+    db.execute_batch(
+        "INSERT OR IGNORE INTO going SELECT snapshot FROM versions WHERE base IN (SELECT snapshot FROM going);
+         INSERT INTO gone SELECT DISTINCT record FROM record_layers WHERE snapshot IN (SELECT snapshot FROM going);
+         DELETE FROM pins WHERE kept IN (SELECT id FROM kept WHERE snapshot IN (SELECT snapshot FROM going))",
+    )?;
+    evictions::note(db, "record IN (SELECT record FROM gone)", why)?;
+    let gone: Vec<i64> = db
+        .prepare_cached("SELECT record FROM gone")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    // One by one: SQLite removes the rows as it finds them then, and does not list them first.
+    for (table, column) in OF_RECORDS {
+        let mut delete = db.prepare_cached(&format!("DELETE FROM {table} WHERE {column} = ?1"))?;
+        for record in &gone {
+            delete.execute([record])?;
+        }
+    }
+    let records = db.execute("DELETE FROM records WHERE id IN (SELECT record FROM gone)", [])?;
+    for (table, column) in OF_LAYERS {
+        db.execute(&format!("DELETE FROM {table} WHERE {column} IN (SELECT snapshot FROM going)"), [])?;
+    }
+    db.execute("DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM going)", [])?;
+    let mut select = db.prepare_cached("SELECT snapshot FROM going")?;
+    let gone = select.query_map([], |row| row.get(0).map(SnapshotId))?.collect::<Result<_, _>>()?;
+    Ok((records as u64, gone))
+}
+
+/// What refers to a record, and what to a layer and goes with it. What versions are over goes with its versions.
+const OF_RECORDS: [(&str, &str); 3] =
+    [("record_layers", "record"), ("keys", "record"), ("record_origins", "record")];
+const OF_LAYERS: [(&str, &str); 5] = [
+    ("chains", "snapshot"),
+    ("packed", "snapshot"),
+    ("versions", "snapshot"),
+    ("sums", "snapshot"),
+    ("kept", "snapshot"),
+];
+
+/// The blobs that these layers have, and neither an image nor a download.
+fn blobs_of(db: &Connection, layers: &[SnapshotId]) -> rusqlite::Result<Vec<Digest>> {
+    let mut select =
+        db.prepare_cached(&format!("SELECT packed.digest FROM {OWN_BLOBS} AND packed.snapshot = ?1"))?;
+    let mut found = BTreeSet::new();
+    for id in layers {
+        for digest in select.query_map([id.0], |row| bytes32(row, 0))? {
+            found.insert(Digest::from_bytes(digest?));
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// Forgets those blobs that nothing has any more, and says which.
+pub(crate) fn forget_blobs(db: &Transaction<'_>, blobs: Vec<Digest>) -> rusqlite::Result<Vec<Digest>> {
+    let mut delete = db.prepare_cached(&format!("DELETE FROM blobs WHERE digest = ?1 AND {UNUSED_BLOB}"))?;
+    let mut chunks = db.prepare_cached("DELETE FROM chunks WHERE blob = ?1")?;
+    let mut gone = Vec::with_capacity(blobs.len());
+    for digest in blobs {
+        if delete.execute([digest.as_bytes()])? > 0 {
+            chunks.execute([digest.as_bytes()])?;
+            gone.push(digest);
+        }
+    }
+    Ok(gone)
+}
+
+/// A blob to which neither a layer, nor an image, nor a download leads.
+pub(crate) const UNUSED_BLOB: &str = "NOT EXISTS (SELECT 1 FROM packed WHERE packed.digest = blobs.digest)
+     AND NOT EXISTS (SELECT 1 FROM image_blobs WHERE image_blobs.digest = blobs.digest)
+     AND NOT EXISTS (SELECT 1 FROM downloads WHERE downloads.digest = blobs.digest)";
+
+/// Blobs made of layers, or that layers were made of, which neither an image nor a download has.
+pub(crate) const OWN_BLOBS: &str = "packed JOIN blobs ON blobs.digest = packed.digest
+     WHERE NOT EXISTS (SELECT 1 FROM image_blobs WHERE image_blobs.digest = packed.digest)
+       AND NOT EXISTS (SELECT 1 FROM downloads WHERE downloads.digest = packed.digest)";
+
 impl CachePart {
+    /// Which layer it is, if it is one.
+    pub fn layer(&self) -> Option<SnapshotId> {
+        match self.kind {
+            CacheKind::Step | CacheKind::Image => self.id.parse().ok().map(SnapshotId),
+            CacheKind::Mount | CacheKind::Repository => None,
+        }
+    }
+
     /// What names a mount or repository.
     pub(crate) fn named(&self) -> (String, u64) {
         (self.id.clone(), self.instance)
@@ -204,163 +317,8 @@ fn mount_part(kind: CacheKind, mount: &CacheMountInfo) -> CachePart {
         parents: Vec::new(),
         shared: false,
         in_use: mount.in_use,
+        held: None,
         instance: mount.instance,
-    }
-}
-
-/// Layers, and the results that are made of them.
-pub(crate) struct Layers {
-    layers: BTreeMap<i64, Layer>,
-    /// The layers of each record, bottom first, one that is a version of another right above that.
-    records: HashMap<i64, Vec<i64>>,
-    /// What versions are over.
-    bases: HashMap<i64, i64>,
-}
-
-struct Layer {
-    size: u64,
-    created: i64,
-    used: i64,
-    is_image: bool,
-    /// Whether a result has it on top.
-    is_result: bool,
-    shared: bool,
-    /// Of the step that made it.
-    description: String,
-    nanos: u64,
-}
-
-impl Layers {
-    pub(crate) fn read(db: &Connection) -> rusqlite::Result<Layers> {
-        let mut layers = BTreeMap::new();
-        let mut select = db.prepare_cached(
-            "SELECT id, coalesce((SELECT own FROM versions WHERE snapshot = snapshots.id), size), created, used,
-                    EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id),
-                    EXISTS (SELECT 1 FROM packed JOIN image_blobs ON image_blobs.digest = packed.digest
-                            WHERE packed.snapshot = snapshots.id)
-             FROM snapshots WHERE id NOT IN (SELECT value FROM kept, json_each(kept.layers))
-               AND id NOT IN (SELECT base FROM versions JOIN kept ON versions.snapshot IN (SELECT value FROM json_each(kept.layers))
-                              WHERE base IS NOT NULL)",
-        )?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let layer = Layer {
-                size: from_sql(row.get(1)?),
-                created: row.get(2)?,
-                used: row.get(3)?,
-                is_image: row.get(4)?,
-                is_result: false,
-                shared: row.get(5)?,
-                description: String::new(),
-                nanos: 0,
-            };
-            layers.insert(row.get(0)?, layer);
-        }
-        let bases: HashMap<i64, i64> = db
-            .prepare_cached("SELECT snapshot, base FROM versions WHERE base IS NOT NULL")?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        let mut records: HashMap<i64, Vec<i64>> = HashMap::new();
-        let mut select =
-            db.prepare_cached("SELECT record, snapshot FROM record_layers ORDER BY record, position")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let layer = row.get(1)?;
-            let of = records.entry(row.get(0)?).or_default();
-            of.extend(bases.get(&layer));
-            of.push(layer);
-        }
-        let in_records: HashSet<i64> = records.values().flatten().copied().collect();
-        for (layer, base) in bases.iter().filter(|(layer, _)| !in_records.contains(layer)) {
-            // An image has it: all the same its base cannot go before it.
-            records.insert(-layer, vec![*base, *layer]);
-        }
-        let mut select =
-            db.prepare_cached("SELECT id, description, duration FROM records ORDER BY id DESC")?;
-        let mut rows = select.query([])?;
-        // The first that had the layer on top made it, so the oldest is the last word.
-        while let Some(row) = rows.next()? {
-            let top = records.get(&row.get(0)?).and_then(|of| of.last());
-            if let Some(layer) = top.and_then(|top| layers.get_mut(top)) {
-                (layer.description, layer.nanos) = (row.get(1)?, from_sql(row.get(2)?));
-                layer.is_result = true;
-            }
-        }
-        // What has no result any more is there for the versions over it.
-        for (layer, base) in &bases {
-            let of_version = layers.get(layer).map(|layer| (layer.description.clone(), layer.nanos));
-            if let (Some(base), Some(of_version)) = (layers.get_mut(base), of_version)
-                && base.description.is_empty()
-            {
-                (base.description, base.nanos) = of_version;
-            }
-        }
-        Ok(Layers { layers, records, bases })
-    }
-
-    /// Whether a result or an image leads to a layer.
-    pub(crate) fn is_referenced(&self, id: SnapshotId) -> bool {
-        self.layers.get(&id.0).is_some_and(|layer| layer.is_image || layer.is_result)
-    }
-
-    /// The layers directly below each.
-    fn parents(&self) -> BTreeMap<i64, BTreeSet<i64>> {
-        let mut parents: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
-        for layers in self.records.values() {
-            let Some((top, mut below)) = layers.split_last() else { continue };
-            let mut insert = |below: Option<&i64>| parents.entry(*top).or_default().extend(below);
-            if let Some((base, rest)) = below.split_last()
-                && self.bases.get(top) == Some(base)
-            {
-                insert(Some(base));
-                below = rest;
-            }
-            insert(below.last());
-        }
-        parents.retain(|_, of| !of.is_empty());
-        parents
-    }
-
-    /// With all that is told of them.
-    fn parts(&self) -> Vec<CachePart> {
-        let parents = self.parents();
-        // All that stands on a layer, itself included.
-        let mut above: HashMap<i64, BTreeSet<i64>> = HashMap::new();
-        for layers in self.records.values() {
-            let Some(top) = layers.last() else { continue };
-            for layer in layers {
-                above.entry(*layer).or_default().insert(*top);
-            }
-        }
-        let size = |id: &i64| self.layers.get(id).map_or(0, |layer| layer.size);
-        let mut parts = self.plain_parts();
-        for (part, id) in parts.iter_mut().zip(self.layers.keys()) {
-            part.frees = above.get(id).map_or(part.bytes, |above| above.iter().map(size).sum());
-            part.parents = parents.get(id).into_iter().flatten().map(i64::to_string).collect();
-        }
-        parts
-    }
-
-    /// Without what they stand on and what stands on them, which takes time to find out.
-    pub(crate) fn plain_parts(&self) -> Vec<CachePart> {
-        let part = |(id, layer): (&i64, &Layer)| {
-            let nanos = if layer.is_image { layer.size.saturating_mul(NANOS_A_BYTE) } else { layer.nanos };
-            CachePart {
-                kind: if layer.is_image { CacheKind::Image } else { CacheKind::Step },
-                id: id.to_string(),
-                description: layer.description.clone(),
-                bytes: layer.size,
-                frees: layer.size,
-                created: Some(from_millis(layer.created)),
-                last_used: from_millis(layer.used),
-                cost: Duration::from_nanos(nanos),
-                parents: Vec::new(),
-                shared: layer.shared,
-                in_use: false,
-                instance: 0,
-            }
-        };
-        self.layers.iter().map(part).collect()
     }
 }
 
@@ -394,21 +352,21 @@ pub(crate) fn choose<'a>(
     keep: u64,
 ) -> Vec<&'a CachePart> {
     let mut left: u64 = parts.iter().map(|part| part.bytes).sum();
-    let places: HashMap<i64, usize> = parts
+    let numbered: Vec<(i64, usize)> = parts
         .iter()
         .enumerate()
-        .filter(|(_, part)| matches!(part.kind, CacheKind::Step | CacheKind::Image))
-        .filter_map(|(place, part)| Some((part.id.parse().ok()?, place)))
+        .filter_map(|(place, part)| part.layer().map(|layer| (layer.0, place)))
         .collect();
+    let places = Places::new(&numbered);
     // How many results stand on each layer, and which have it on top.
     let mut standing = vec![0usize; parts.len()];
-    let mut tops: HashMap<usize, Vec<&[i64]>> = HashMap::new();
-    for of in layers.records.values() {
+    let mut tops: Vec<Vec<&[i64]>> = vec![Vec::new(); parts.len()];
+    for of in layers.chains() {
         let Some((top, below)) = of.split_last() else { continue };
-        if let Some(top) = places.get(top) {
-            tops.entry(*top).or_default().push(below);
+        if let Some(top) = places.get(*top) {
+            tops[top].push(below);
         }
-        below.iter().filter_map(|layer| places.get(layer)).for_each(|below| standing[*below] += 1);
+        below.iter().filter_map(|layer| places.get(*layer)).for_each(|below| standing[below] += 1);
     }
     let now = SystemTime::now();
     let next = |place: usize| {
@@ -430,22 +388,106 @@ pub(crate) fn choose<'a>(
             continue;
         }
         left -= part.bytes;
-        chosen.push(part);
-        for below in tops.remove(&place).unwrap_or_default() {
-            for layer in below.iter().filter_map(|layer| places.get(layer)) {
-                standing[*layer] -= 1;
-                if standing[*layer] == 0 {
-                    waiting.push(next(*layer));
+        chosen.push(place);
+        for below in &tops[place] {
+            for layer in below.iter().filter_map(|layer| places.get(*layer)) {
+                standing[layer] -= 1;
+                if standing[layer] == 0 {
+                    waiting.push(next(layer));
                 }
             }
         }
     }
-    chosen
+    let below = |place: usize| {
+        tops[place].iter().flat_map(|below| below.iter()).filter_map(|layer| places.get(*layer))
+    };
+    together(&chosen, parts.len(), below).into_iter().map(|place| &parts[place]).collect()
+}
+
+/// Brings those together that stand on one another, in the order in which they came: their rows lie close together, and are removed in one
+/// transaction then. `below` says of each what it stands on.
+fn together<B: Iterator<Item = usize>>(
+    chosen: &[usize],
+    count: usize,
+    below: impl Fn(usize) -> B,
+) -> Vec<usize> {
+    const NONE: usize = usize::MAX;
+    // Trees, each thing with one nearer to the root (Tarjan's union-find with halved paths).
+    let mut roots = vec![NONE; count];
+    chosen.iter().for_each(|place| roots[*place] = *place);
+    let root = |roots: &mut Vec<usize>, mut place: usize| {
+        while roots[place] != place {
+            roots[place] = roots[roots[place]];
+            place = roots[place];
+        }
+        place
+    };
+    for place in chosen {
+        for layer in below(*place) {
+            if roots[layer] != NONE {
+                let (above, below) = (root(&mut roots, *place), root(&mut roots, layer));
+                roots[below] = above;
+            }
+        }
+    }
+    let mut order: HashMap<usize, usize> = HashMap::new();
+    let mut keyed = Vec::with_capacity(chosen.len());
+    for place in chosen {
+        let next = order.len();
+        keyed.push((*order.entry(root(&mut roots, *place)).or_insert(next), *place));
+    }
+    // Stable: within each the order stays.
+    keyed.sort_by_key(|(group, _)| *group);
+    keyed.into_iter().map(|(_, place)| place).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A table that is forgotten here keeps rows that lead nowhere.
+    #[test]
+    fn all_that_refers_to_layers_and_results_is_known() {
+        let db = Connection::open_in_memory().unwrap();
+        crate::database::create_tables(&db).unwrap();
+        let list = "SELECT tables.name, keys.\"from\", keys.\"table\" FROM sqlite_schema AS tables, pragma_foreign_key_list(tables.name) AS keys
+                    WHERE keys.\"table\" IN ('records', 'snapshots') ORDER BY 1, 2";
+        let referring: Vec<(String, String, String)> = db
+            .prepare(list)
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let known = |table: &str, column: &str, to: &str| match to {
+            "records" => OF_RECORDS.contains(&(table, column)),
+            // Those go with what they refer to before, by other columns.
+            _ => {
+                OF_LAYERS.contains(&(table, column))
+                    || [("record_layers", "snapshot"), ("versions", "base")].contains(&(table, column))
+            }
+        };
+        assert!(referring.len() >= 9, "{referring:?}");
+        for (table, column, to) in &referring {
+            assert!(known(table, column, to), "{table}.{column} refers to {to}");
+        }
+    }
+
+    #[test]
+    fn what_stands_on_one_another_goes_together() {
+        // 5 and 3 on 1; 4 on 2; 0 on nothing, and 6 stays.
+        let below = |place: usize| {
+            let below: &[usize] = match place {
+                5 => &[1, 6],
+                3 => &[1],
+                4 => &[2, 6],
+                _ => &[],
+            };
+            below.iter().copied()
+        };
+        assert_eq!(together(&[5, 4, 0, 3, 2, 1], 7, below), [5, 3, 1, 4, 2, 0]);
+        assert_eq!(together(&[], 7, below), [0; 0]);
+    }
 
     #[test]
     fn limits_are_upstreams() {

@@ -4,13 +4,14 @@
 //! other key there. What is noted is forgotten with all else in that table.
 
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use hash::{CacheKey, StableHasher};
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use crate::Eviction;
-use crate::database::{from_millis, to_millis};
+use crate::database::{Database, from_millis, to_millis};
+use crate::{CacheError, Eviction};
 
 #[derive(Serialize, Deserialize)]
 struct Noted {
@@ -21,13 +22,70 @@ struct Noted {
 /// Notes for each key of the records that `which` (the condition of a query on the table `keys`) selects that they are about to be
 /// removed.
 pub(crate) fn note(db: &Transaction<'_>, which: &str, why: &str) -> rusqlite::Result<()> {
-    let now = to_millis(SystemTime::now());
-    let noted = serde_json::to_vec(&Noted { evicted: now, why: why.to_owned() }).unwrap_or_default();
-    let packed = zstd::bulk::compress(&noted, 1).map_err(failed)?;
+    let (packed, now) = packed(why)?;
     let insert = format!(
         "INSERT OR REPLACE INTO steps (step, parts, used) SELECT key, ?1, ?2 FROM keys WHERE {which}"
     );
     db.execute(&insert, params![packed, now]).map(drop)
+}
+
+/// So many keys go in one transaction: tens of milliseconds.
+const BATCH: usize = 8192;
+
+/// Notes for the keys of records that they are about to be removed, and removes them: from then on nobody finds these results. In the order
+/// of the keys, which are hashes, so that each page of the tables is written about once; with the layers, a few hundred at a time, most
+/// would be written again and again. Cut short, it has left records that the next collection finds as they are.
+pub(crate) fn forget_keys(database: &Database, records: &[i64], why: &str) -> Result<(), CacheError> {
+    let mut keys: Vec<(Vec<u8>, i64)> = database.read("list keys", |db| {
+        let mut select = db.prepare_cached("SELECT key FROM keys WHERE record = ?1")?;
+        let mut keys = Vec::with_capacity(2 * records.len());
+        for record in records {
+            for key in select.query_map([record], |row| row.get(0))? {
+                keys.push((key?, *record));
+            }
+        }
+        Ok(keys)
+    })?;
+    keys.sort_unstable();
+    for keys in keys.chunks(BATCH) {
+        database.write("forget results", |db| {
+            let (packed, now) = packed(why)?;
+            let mut note =
+                db.prepare_cached("INSERT OR REPLACE INTO steps (step, parts, used) VALUES (?1, ?2, ?3)")?;
+            let mut delete = db.prepare_cached("DELETE FROM keys WHERE key = ?1 AND record = ?2")?;
+            for (key, record) in keys {
+                note.execute(params![key, packed, now])?;
+                delete.execute(params![key, record])?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// For so long a step that is not known is said to have been lost, rather than never built.
+pub(crate) const LOSS_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Where it is noted that a damaged database was replaced.
+pub(crate) fn key_of_loss() -> CacheKey {
+    CacheKey::from_bytes(StableHasher::new("database-replaced-v1").finish())
+}
+
+/// Notes in a new database that it takes the place of a damaged one.
+pub(crate) fn note_loss(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    let (packed, now) = packed("with the damaged cache database")?;
+    db.execute(
+        "INSERT OR REPLACE INTO steps (step, parts, used) VALUES (?1, ?2, ?3)",
+        params![key_of_loss().as_bytes(), packed, now],
+    )
+    .map(drop)
+}
+
+/// A note, and when it is made.
+fn packed(why: &str) -> rusqlite::Result<(Vec<u8>, i64)> {
+    let now = to_millis(SystemTime::now());
+    let noted = serde_json::to_vec(&Noted { evicted: now, why: why.to_owned() }).unwrap_or_default();
+    Ok((zstd::bulk::compress(&noted, 1).map_err(failed)?, now))
 }
 
 pub(crate) fn read(noted: &[u8]) -> Option<Eviction> {

@@ -2,12 +2,12 @@
 //!
 //! | what | how |
 //! |---|---|
-//! | database | SQLite's own check, references between tables |
-//! | records of steps | the seal of each |
+//! | database | SQLite's own check, references between tables, rows of images |
+//! | records of steps, of packed and unpacked layers | the seal of each |
 //! | blobs | size and sha256 |
 //! | layers | whether they can be read; the digest of all that they hold where it is known |
-//! | images | whether their blobs are there |
-//! | files that nothing leads to | listed |
+//! | images | whether their blobs are there, and sound |
+//! | files that nothing leads to | listed, in each place |
 //!
 //! A layer's digest is known when a step wrote it. What a COPY wrote or an image brought is hashed by the first check, and compared by
 //! those after it. Cache mounts are the programs' own and not looked into.
@@ -19,13 +19,17 @@ use std::path::PathBuf;
 use hash::{CacheKey, Digest, Sha256};
 use rayon::prelude::*;
 use rusqlite::{OptionalExtension, params};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use crate::database::{bytes32, from_sql};
 use crate::error::At;
-use crate::layout::names_in;
+use crate::layout::open_lock_file;
+use crate::leases::Bucket;
+use crate::lock::Lock;
 use crate::prune::Trash;
 use crate::session::open_lock;
+use crate::store::Inner;
+use crate::strays::Stray;
 use crate::{CacheError, Changes, SnapshotId, Store};
 
 /// What was looked at and found.
@@ -73,6 +77,8 @@ pub enum FindingKind {
     Image,
     /// A file or directory that nothing leads to.
     Stray,
+    /// Something at the top of the state directory that this program did not make: nothing is wrong, and it stays.
+    Foreign,
 }
 
 impl FindingKind {
@@ -85,34 +91,36 @@ impl FindingKind {
             FindingKind::Layer => "layer",
             FindingKind::Image => "image",
             FindingKind::Stray => "stray",
+            FindingKind::Foreign => "foreign",
         }
     }
 }
 
 impl Store {
-    /// Checks everything, and with `repair` removes what is damaged: it is made or fetched again when it is needed.
+    /// Checks everything, and with `repair` removes what is damaged: it is made or fetched again when it is needed. Without, builds may be
+    /// running; it waits for a prune.
     ///
     /// # Errors
     /// [`CacheError::Busy`] when `repair` is asked for while a build is running, and when the file system fails.
     pub fn check(&self, repair: bool) -> Result<Checked, CacheError> {
-        let lock = open_lock(&self.inner.layout)?;
-        let how = if repair {
-            FlockOperation::NonBlockingLockExclusive
+        let (lock, path) = (open_lock(&self.inner.layout)?, self.inner.layout.session_lock());
+        let _lock = if repair {
+            Lock::attempt(lock, FlockOperation::NonBlockingLockExclusive, &path)?
+                .ok_or_else(|| CacheError::Busy { path: self.root().to_owned() })?
         } else {
-            FlockOperation::NonBlockingLockShared
+            Lock::wait(lock, FlockOperation::LockShared, &path)?
         };
-        if flock(&lock, how).is_err() {
-            return Err(CacheError::Busy { path: self.root().to_owned() });
-        }
-        let mut check = Check { store: self, repair, checked: Checked::default() };
+        self.inner.database.check_in_place()?;
+        let mut check = Check { store: self, repair, checked: Checked::default(), bad_blobs: HashSet::new() };
         if !check.database()? {
             return Ok(check.checked);
         }
-        check.records()?;
-        check.blobs()?;
-        check.layers()?;
-        check.images()?;
-        check.strays()?;
+        match (check.contents(), self.inner.database.damage()) {
+            (Ok(()), _) => {}
+            // What is wrong with it showed where its rows were read: a column that has another name, say.
+            (Err(_), Some(why)) => check.found(FindingKind::Database, check.database_name(), why),
+            (Err(error), None) => return Err(error),
+        }
         Ok(check.checked)
     }
 }
@@ -122,12 +130,28 @@ struct Check<'a> {
     store: &'a Store,
     repair: bool,
     checked: Checked,
+    /// The digests of the blobs that are not what they should be.
+    bad_blobs: HashSet<[u8; 32]>,
 }
 
 impl Check<'_> {
     fn found(&mut self, kind: FindingKind, name: impl Into<String>, what: impl Into<String>) {
         let (name, what) = (name.into(), what.into());
         self.checked.findings.push(Finding { kind, name, what, repaired: self.repair });
+    }
+
+    /// All that is known, and all that is there.
+    fn contents(&mut self) -> Result<(), CacheError> {
+        self.records()?;
+        self.sealed()?;
+        self.blobs()?;
+        self.layers()?;
+        self.images()?;
+        self.strays()
+    }
+
+    fn database_name(&self) -> String {
+        self.store.inner.database.path().display().to_string()
     }
 
     /// Whether the database can be relied on.
@@ -145,19 +169,22 @@ impl Check<'_> {
             for line in lost {
                 told.push(line?);
             }
+            // An image whose row says nothing is an image without a name.
+            crate::names::all(db)?;
             Ok(told)
         });
         let told = match told {
             Ok(told) => told,
-            Err(error) if database.is_damaged() => vec![error.to_string()],
-            Err(error) => return Err(error),
+            Err(error) => match database.damage() {
+                Some(why) => vec![why],
+                None => return Err(error),
+            },
         };
-        let path = database.path().display().to_string();
         let sound = told.is_empty();
-        if let Some(first) = told.into_iter().next() {
-            self.found(FindingKind::Database, path, first);
+        if let Some(why) = told.into_iter().next() {
+            self.found(FindingKind::Database, self.database_name(), why.clone());
             if self.repair {
-                database.give_up("check");
+                database.give_up(&why);
             }
         }
         Ok(sound)
@@ -184,6 +211,19 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// What leads from one thing to the bytes of another.
+    fn sealed(&mut self) -> Result<(), CacheError> {
+        let database = &self.store.inner.database;
+        let broken = database.read("check seals", crate::seals::broken)?;
+        for broken in broken {
+            self.found(FindingKind::Record, broken.name, "it is not what was filed");
+            if self.repair {
+                database.write("remove a broken record", |db| broken.remove.execute(db))?;
+            }
+        }
+        Ok(())
+    }
+
     fn blobs(&mut self) -> Result<(), CacheError> {
         let inner = &self.store.inner;
         let known: Vec<(Digest, u64)> = inner.database.read("list blobs", |db| {
@@ -191,17 +231,19 @@ impl Check<'_> {
                 |row: &rusqlite::Row<'_>| Ok((Digest::from_bytes(bytes32(row, 0)?), from_sql(row.get(1)?)));
             db.prepare("SELECT digest, size FROM blobs ORDER BY id")?.query_map([], blob)?.collect()
         })?;
-        let wrong: Vec<(Digest, String)> = known
+        let wrong: Vec<Digest> = known
             .par_iter()
-            .filter_map(|(digest, size)| {
-                Some((*digest, wrong_blob(inner.layout.blob(digest), digest, *size)?))
-            })
+            .filter(|(digest, size)| wrong_blob(inner.layout.blob(digest), digest, *size).is_some())
+            .map(|(digest, _)| *digest)
             .collect();
         self.checked.blobs = known.len() as u64;
-        for (digest, what) in wrong {
+        for digest in wrong {
+            let again = || still_wrong_blob(inner, &digest);
+            let Some(what) = leased(inner, Bucket::of_blob(&digest), again)? else { continue };
+            self.bad_blobs.insert(*digest.as_bytes());
             self.found(FindingKind::Blob, digest.to_string(), what);
             if self.repair {
-                inner.discard_blob(&digest).at("remove", &inner.layout.blob(&digest))?;
+                inner.discard_blob(&digest, &|_| Ok(true)).at("remove", &inner.layout.blob(&digest))?;
             }
         }
         Ok(())
@@ -212,25 +254,66 @@ impl Check<'_> {
         let ids: Vec<i64> = inner.database.read("list layers", |db| {
             db.prepare("SELECT id FROM snapshots ORDER BY id")?.query_map([], |row| row.get(0))?.collect()
         })?;
+        self.checked.layers = ids.len() as u64;
         for id in ids.into_iter().map(SnapshotId) {
-            self.checked.layers += 1;
-            let what = match self.store.stored_snapshot(id)? {
-                None => Some("its files are gone".to_owned()),
-                Some(snapshot) => match snapshot.entries().and_then(|entries| Changes::of(&entries)) {
-                    // It cannot be read, which is what was to be found out.
-                    Err(error) => Some(error.to_string()),
-                    Ok(here) => self.compare(id, snapshot.changes(), &here)?,
-                },
-            };
-            let Some(what) = what else { continue };
+            if self.wrong_layer(id)?.is_none() {
+                continue;
+            }
+            let again = || self.still_wrong_layer(id);
+            let Some(mut what) = leased(inner, Bucket::of_layer(id), again)? else { continue };
+            let results: i64 = inner.database.read("count results", |db| {
+                let count = "SELECT count(DISTINCT record) FROM record_layers WHERE snapshot = ?1";
+                db.query_row(count, [id.0], |row| row.get(0))
+            })?;
+            if results > 0 {
+                what += &format!("; cached steps that need it: {results}");
+            }
             self.found(FindingKind::Layer, id.to_string(), what);
             if self.repair {
-                inner.database.write("remove a damaged layer", |db| {
-                    db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0])
-                })?;
+                self.remove_layer(id)?;
             }
         }
         Ok(())
+    }
+
+    /// What is wrong with a layer.
+    fn wrong_layer(&mut self, id: SnapshotId) -> Result<Option<String>, CacheError> {
+        let Some(snapshot) = self.store.stored_snapshot(id)? else {
+            return Ok(Some("its files are gone".to_owned()));
+        };
+        match snapshot.entries().and_then(|entries| Changes::of(&entries)) {
+            // It cannot be read, which is what was to be found out.
+            Err(error) => Ok(Some(error.to_string())),
+            Ok(here) => self.compare(id, snapshot.changes(), &here),
+        }
+    }
+
+    /// The same of one that is leased.
+    fn still_wrong_layer(&mut self, id: SnapshotId) -> Result<Option<String>, CacheError> {
+        let is_led_to = "SELECT EXISTS (SELECT 1 FROM record_layers WHERE snapshot = id)
+                             OR EXISTS (SELECT 1 FROM chains WHERE snapshot = id)
+                             OR EXISTS (SELECT 1 FROM kept WHERE snapshot = id)
+                             OR EXISTS (SELECT 1 FROM versions WHERE base = id)
+                         FROM snapshots WHERE id = ?1";
+        let database = &self.store.inner.database;
+        let is_led_to = database.read("look up a layer", |db| {
+            db.query_row(is_led_to, [id.0], |row| row.get::<_, bool>(0)).optional()
+        })?;
+        match is_led_to {
+            None => Ok(None),
+            // It is just being made, its row first; or whoever made it was killed.
+            Some(false) if !self.store.stands(id)? => match self.repair {
+                true => self.remove_layer(id).map(|()| None),
+                false => Ok(None),
+            },
+            Some(_) => self.wrong_layer(id),
+        }
+    }
+
+    fn remove_layer(&self, id: SnapshotId) -> Result<(), CacheError> {
+        self.store.inner.database.write("remove a damaged layer", |db| {
+            db.execute("DELETE FROM snapshots WHERE id = ?1", [id.0]).map(drop)
+        })
     }
 
     /// What is wrong with a layer that holds `here`.
@@ -250,13 +333,11 @@ impl Check<'_> {
             Some(known) => Ok((known != digest).then(|| "its files are not what was written".to_owned())),
             None if *recorded.digest.as_bytes() == digest => Ok(None),
             None => {
-                self.checked.unknown += 1;
-                database.write("note a layer's digest", |db| {
-                    db.execute(
-                        "INSERT OR REPLACE INTO sums (snapshot, digest) VALUES (?1, ?2)",
-                        params![id.0, digest],
-                    )
-                })?;
+                // It may have been removed meanwhile.
+                let note = "INSERT OR REPLACE INTO sums (snapshot, digest) SELECT id, ?2 FROM snapshots WHERE id = ?1";
+                let noted =
+                    database.write("note a layer's digest", |db| db.execute(note, params![id.0, digest]))?;
+                self.checked.unknown += noted as u64;
                 Ok(None)
             }
         }
@@ -266,16 +347,22 @@ impl Check<'_> {
         let images = self.store.list_images()?;
         self.checked.images = images.len() as u64;
         let lost: HashSet<String> = self.store.inner.database.read("check images", |db| {
-            db.prepare(
-                "SELECT DISTINCT name FROM image_blobs WHERE digest NOT IN (SELECT digest FROM blobs)",
-            )?
-            .query_map([], |row| row.get(0))?
-            .collect()
+            let mut select = db.prepare(
+                "SELECT name, digest, digest IN (SELECT digest FROM blobs) FROM image_blobs ORDER BY name",
+            )?;
+            let mut rows = select.query([])?;
+            let mut lost = HashSet::new();
+            while let Some(row) = rows.next()? {
+                if !row.get::<_, bool>(2)? || self.bad_blobs.contains(&bytes32(row, 1)?) {
+                    lost.insert(row.get(0)?);
+                }
+            }
+            Ok(lost)
         })?;
         for image in images.into_iter().filter(|image| lost.contains(&image.name.to_string())) {
-            self.found(FindingKind::Image, image.name.familiar(), "a blob of it is not there");
+            self.found(FindingKind::Image, image.name.familiar(), "a blob of it is damaged or gone");
             if self.repair {
-                self.store.remove_image(&image.name)?;
+                self.store.forget_image(&image.name)?;
             }
         }
         Ok(())
@@ -285,20 +372,53 @@ impl Check<'_> {
     fn strays(&mut self) -> Result<(), CacheError> {
         let store = self.store;
         let layout = &store.inner.layout;
-        let mut strays = store.stray_layers()?;
-        if self.repair {
-            strays.extend(store.stray_blobs()?);
-        }
+        // What a collector takes has no row for a moment before its file goes.
+        let (path, shared) = (layout.collector_lock(), FlockOperation::LockShared);
+        let collector = Lock::wait(open_lock_file(&path).at("open", &path)?, shared, &path)?;
+        let strays = store.strays(self.repair)?;
+        drop(collector);
         let mut trash = Trash::new(store);
-        for path in strays {
+        for Stray { path, is_ours } in strays {
             let name = path.strip_prefix(layout.root()).unwrap_or(&path).display().to_string();
-            self.found(FindingKind::Stray, name, "nothing leads to it");
-            if self.repair {
+            if is_ours {
+                self.found(FindingKind::Stray, name, "nothing leads to it");
+            } else {
+                let what = "it does not belong here; if nobody needs it, remove it yourself".to_owned();
+                let kind = FindingKind::Foreign;
+                self.checked.findings.push(Finding { kind, name, what, repaired: false });
+            }
+            if self.repair && is_ours {
                 trash.take(&path)?;
             }
         }
-        trash.empty().map(drop)
+        trash.empty()?;
+        if self.repair {
+            // What killed processes left is no damage.
+            store.inner.scratch.remove_leftovers()?;
+        }
+        Ok(())
     }
+}
+
+/// Looks again at what was found wrong: a running build's collector may have removed it meanwhile. While this looks it does not.
+fn leased<T>(
+    inner: &Inner,
+    bucket: Bucket,
+    look: impl FnOnce() -> Result<T, CacheError>,
+) -> Result<T, CacheError> {
+    inner.leases.begin();
+    let seen = inner.leases.hold(&inner.layout, bucket).and_then(|()| look());
+    inner.leases.end();
+    seen
+}
+
+/// What is wrong with a blob that is leased.
+fn still_wrong_blob(inner: &Inner, digest: &Digest) -> Result<Option<String>, CacheError> {
+    let size = inner.database.read("look up a blob", |db| {
+        db.query_row("SELECT size FROM blobs WHERE digest = ?1", [digest.as_bytes()], |row| row.get(0))
+            .optional()
+    })?;
+    Ok(size.and_then(|size| wrong_blob(inner.layout.blob(digest), digest, from_sql(size))))
 }
 
 /// What is wrong with a blob's file.
@@ -325,34 +445,5 @@ fn wrong_blob(path: PathBuf, digest: &Digest, size: u64) -> Option<String> {
         true if read == size => None,
         _ if read != size => Some(format!("it has {read} bytes instead of {size}")),
         _ => Some("its bytes are not what its name says".to_owned()),
-    }
-}
-
-impl Store {
-    /// Directories of layers, files beside them and logs that no layer has.
-    fn stray_layers(&self) -> Result<Vec<PathBuf>, CacheError> {
-        let layout = &self.inner.layout;
-        let mut strays = Vec::new();
-        for dir in [layout.snapshots(), layout.versions(), layout.logs()] {
-            // Names first: a layer is known before it has a name, and builds may be running.
-            let names = names_in(&dir)?;
-            let known = self.known_snapshots()?;
-            let number = |name: &String| name.split('.').next().and_then(|stem| stem.parse::<i64>().ok());
-            let is_stray = |name: &String| !number(name).is_some_and(|id| known.contains(&id));
-            strays.extend(names.into_iter().filter(is_stray).map(|name| dir.join(name)));
-        }
-        Ok(strays)
-    }
-
-    fn stray_blobs(&self) -> Result<Vec<PathBuf>, CacheError> {
-        let dir = self.inner.layout.blobs();
-        let mut strays = Vec::new();
-        let known = self.known_blobs()?;
-        for folder in names_in(&dir)? {
-            let folder = dir.join(folder);
-            let paths = names_in(&folder)?.into_iter().map(|name| folder.join(name));
-            strays.extend(paths.filter(|path| !known.contains(path)));
-        }
-        Ok(strays)
     }
 }

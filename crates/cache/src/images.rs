@@ -9,12 +9,15 @@ use image::{
     ResolveError, ResolvedImage, TransferProgress,
 };
 use rusqlite::params;
+use rustix::fs::FlockOperation;
 
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
-use crate::{BlobStore, CacheError, Store};
+use crate::lock::Lock;
+use crate::session::open_lock;
+use crate::{BlobStore, CacheError, Store, names};
 
 /// Manifests and configs are small; anything larger is none.
-const DOCUMENT_LIMIT: u64 = 16 << 20;
+pub(crate) const DOCUMENT_LIMIT: u64 = 16 << 20;
 
 /// An image of the local store: a name for a manifest whose blobs are all here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,36 +90,32 @@ impl Store {
                     params![key, platform, blob.digest.as_bytes()],
                 )?;
             }
-            Ok(())
+            names::write(db, &self.inner.layout)
         })?;
         Ok(image)
     }
 
     /// All images, by name and platform.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] when a row is not what this program writes: the image is not gone, its name is saved by the next repair.
     pub fn list_images(&self) -> Result<Vec<StoredImage>, CacheError> {
-        let rows = self.inner.database.read("list images", |db| {
+        self.inner.database.read("list images", |db| {
             db.prepare_cached(
                 "SELECT name, platform, manifest, config, size, created FROM images ORDER BY name, platform",
             )?
             .query_map([], |row| {
-                let texts: (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                Ok((texts, bytes32(row, 3)?, row.get(4)?, row.get(5)?))
-            })?
-            .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        // A row that this program did not write, or a failing disk changed, is no image.
-        let parse =
-            |((name, platform, manifest), config, size, created): ((String, String, String), _, _, _)| {
-                Some(StoredImage {
-                    name: name.parse().ok()?,
-                    platform: platform.parse().ok()?,
-                    manifest: serde_json::from_str(&manifest).ok()?,
-                    config: Digest::from_bytes(config),
-                    size: from_sql(size),
-                    created: from_millis(created),
+                Ok(StoredImage {
+                    name: names::text_column(row, 0, str::parse)?,
+                    platform: names::text_column(row, 1, str::parse)?,
+                    manifest: names::text_column(row, 2, |text| serde_json::from_str(text))?,
+                    config: Digest::from_bytes(bytes32(row, 3)?),
+                    size: from_sql(row.get(4)?),
+                    created: from_millis(row.get(5)?),
                 })
-            };
-        Ok(rows.into_iter().filter_map(parse).collect())
+            })?
+            .collect()
+        })
     }
 
     /// The images of a name, one a platform. A reference with a digest means the manifest of that digest, whatever its tag.
@@ -146,12 +145,25 @@ impl Store {
     }
 
     /// Takes a name away, for all platforms; `false` when it was not there. Blobs stay until they are pruned.
+    ///
+    /// # Errors
+    /// Those of [`Store::session`].
     pub fn remove_image(&self, name: &Reference) -> Result<bool, CacheError> {
+        let path = self.inner.layout.session_lock();
+        let _lock = Lock::wait(open_lock(&self.inner.layout)?, FlockOperation::LockShared, &path)?;
+        // From a database that was replaced it would only seem to be removed, and the list of the new one would be lost.
+        self.inner.check_usable()?;
+        self.forget_image(name)
+    }
+
+    /// The same for those who hold the session lock.
+    pub(crate) fn forget_image(&self, name: &Reference) -> Result<bool, CacheError> {
         let key = key(name).to_string();
-        let removed = self
-            .inner
-            .database
-            .write("remove an image", |db| db.execute("DELETE FROM images WHERE name = ?1", [key]))?;
+        let removed = self.inner.database.write("remove an image", |db| {
+            let removed = db.execute("DELETE FROM images WHERE name = ?1", [key])?;
+            names::write(db, &self.inner.layout)?;
+            Ok(removed)
+        })?;
         Ok(removed > 0)
     }
 
@@ -171,7 +183,7 @@ impl Store {
                     params![image.name.to_string(), image.platform.to_string()],
                 )?;
             }
-            Ok(())
+            names::write(db, &self.inner.layout)
         })
     }
 

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use hash::CacheKey;
 use rusqlite::params;
 
-use crate::database::{bytes32, to_millis};
-use crate::snapshots::ActiveSnapshot;
+use crate::database::bytes32;
+use crate::snapshots::{ActiveSnapshot, Origin};
 use crate::{CacheError, Changes, RecordId, SnapshotId, Store};
 
 impl Store {
@@ -14,19 +14,13 @@ impl Store {
     /// `describes_root`: whether the layer says something about the root directory itself.
     pub fn import(
         &self,
-        layer: ActiveSnapshot,
+        mut layer: ActiveSnapshot,
         changes: &Changes,
         created: SystemTime,
         describes_root: bool,
     ) -> Result<SnapshotId, CacheError> {
-        let id = layer.commit(changes)?.id();
-        self.inner.database.write("note when a layer was made", |db| {
-            db.execute(
-                "UPDATE snapshots SET created = ?2, root = ?3 WHERE id = ?1",
-                params![id.0, to_millis(created), describes_root],
-            )
-        })?;
-        Ok(id)
+        layer.origin = Some(Origin { created, describes_root });
+        Ok(layer.commit(changes)?.id())
     }
 
     /// The keys that a result is filed under, at most `most`; empty when it is gone.

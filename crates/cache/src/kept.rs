@@ -29,10 +29,12 @@ pub struct KeptStep {
 
 impl ActiveSnapshot {
     /// Keeps what a failed step wrote over `parents` (bottom first) for `time`, not as a result that could be found, but for
-    /// [`Store::kept_step`]. `spec` must be JSON; secrets do not belong there.
+    /// [`Store::kept_step`]. `shown` are further layers that are needed to run something there: those that its mounts show. `spec` must be
+    /// JSON; secrets do not belong there.
     pub fn keep(
         self,
         parents: &[SnapshotId],
+        shown: &[SnapshotId],
         name: &str,
         spec: &str,
         time: Duration,
@@ -55,7 +57,11 @@ impl ActiveSnapshot {
                 "INSERT INTO kept (snapshot, layers, name, spec, created, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![snapshot.0, to_json(&layers), name, spec, now, end],
             )?;
-            Ok(KeptId(db.last_insert_rowid()))
+            let id = KeptId(db.last_insert_rowid());
+            for layer in shown {
+                db.execute("INSERT OR IGNORE INTO pins (kept, snapshot) VALUES (?1, ?2)", [id.0, layer.0])?;
+            }
+            Ok(id)
         })?;
         let (created, expires) = (from_millis(now), from_millis(end));
         Ok(KeptStep { id, layers, name: name.to_owned(), spec: spec.to_owned(), created, expires })
@@ -71,7 +77,12 @@ impl Store {
             db.query_row(&format!("{COLUMNS} WHERE id = ?1"), [id.0], from_row).optional()
         })?;
         let Some(found) = found else { return Ok(None) };
-        for layer in &found.layers {
+        let shown: Vec<SnapshotId> = self.inner.database.read("look up what a kept step shows", |db| {
+            db.prepare("SELECT snapshot FROM pins WHERE kept = ?1")?
+                .query_map([id.0], |row| row.get(0).map(SnapshotId))?
+                .collect()
+        })?;
+        for layer in found.layers.iter().chain(&shown) {
             if self.snapshot(*layer)?.is_none() {
                 self.forget_kept_step(id)?;
                 return Ok(None);

@@ -8,7 +8,7 @@ use hash::{CacheKey, Digest};
 
 use crate::error::At;
 use crate::upper::Marks;
-use crate::{CacheError, SnapshotId, StoreOptions};
+use crate::{CacheError, Opening, SnapshotId, StoreOptions};
 
 /// Version of the layout as a whole. A newer one is refused; older ones do not exist.
 const FORMAT: u32 = 1;
@@ -22,14 +22,35 @@ pub(crate) struct Layout {
     root: PathBuf,
 }
 
+/// Whether there is a state directory, of whatever version.
+pub(crate) fn is_state_directory(root: &Path) -> bool {
+    root.join("format").exists()
+}
+
+/// The directories and files in [`Layout::mount_points`], each with nothing in it but others of them.
+pub(crate) fn mount_points(layers_have_etc: bool) -> (&'static [&'static str], &'static [&'static str]) {
+    match layers_have_etc {
+        false => (&["dev", "proc", "sys"], &[]),
+        true => (&["dev", "proc", "sys", "etc"], &["etc/hosts", "etc/resolv.conf"]),
+    }
+}
+
 impl Layout {
-    /// Creates what is missing, after checking that the directory can and may be used.
-    pub(crate) fn prepare(root: &Path, options: &StoreOptions) -> Result<Layout, CacheError> {
+    /// Creates what is missing, after checking that the directory can and may be used; the directory itself only where that is wanted.
+    pub(crate) fn prepare(
+        root: &Path,
+        options: &StoreOptions,
+        opening: Opening,
+    ) -> Result<Layout, CacheError> {
+        if opening == Opening::Existing && !is_state_directory(root) {
+            return Err(CacheError::Absent { path: root.to_owned() });
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(root)
-            .or_else(|error| refuse_read_only(root, error))?;
+            .or_else(|error| refuse_read_only(root, error))
+            .or_else(|error| refuse_place(root, error))?;
         let root = root.canonicalize().at("resolve", root)?;
         check_file_system(&root)?;
         check_owner(&root)?;
@@ -42,6 +63,7 @@ impl Layout {
             }
         }
         create_dir(&layout.empty_layer(), 0o755)?;
+        layout.make_mount_points()?;
         // A directory of before may have become read-only since.
         open_lock_file(&layout.session_lock())
             .map(drop)
@@ -82,6 +104,17 @@ impl Layout {
         self.root.join("cache-v1.db")
     }
 
+    /// The names of images, once more.
+    pub(crate) fn image_names(&self) -> PathBuf {
+        self.root.join("images-v1")
+    }
+
+    /// Whether something was made here of which the database should know.
+    pub(crate) fn holds_something(&self) -> bool {
+        let is_full = |dir: PathBuf| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        self.image_names().exists() || is_full(self.snapshots()) || is_full(self.blobs())
+    }
+
     pub(crate) fn blobs(&self) -> PathBuf {
         self.root.join("blobs").join("sha256-v1")
     }
@@ -117,6 +150,32 @@ impl Layout {
     /// What an overlay of no layers has below: overlayfs wants one lower directory.
     pub(crate) fn empty_layer(&self) -> PathBuf {
         self.root.join("empty-v1")
+    }
+
+    /// What lies below all layers where a process works in them: what every process has something mounted on, so that nothing has to
+    /// be made for that in the layer that it writes. Only what is covered as a whole: what a process can reach of it could be copied up,
+    /// and would be in the layer. A directory `/etc` that the layers have is theirs whatever lies below, so then the files that are
+    /// covered in it may be here.
+    pub(crate) fn mount_points(&self, layers_have_etc: bool) -> PathBuf {
+        self.root.join(if layers_have_etc { "points-etc-v1" } else { "points-v2" })
+    }
+
+    fn make_mount_points(&self) -> Result<(), CacheError> {
+        for with_etc in [false, true] {
+            let top = self.mount_points(with_etc);
+            let (dirs, files) = mount_points(with_etc);
+            if dirs.iter().chain(files).all(|name| top.join(name).exists()) {
+                continue;
+            }
+            create_dir(&top, 0o755)?;
+            dirs.iter().try_for_each(|name| create_dir(&top.join(name), 0o755))?;
+            for file in files.iter().map(|name| top.join(name)) {
+                let made =
+                    OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&file);
+                made.map(drop).or_else(|error| refuse_read_only(&file, error))?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn scratch(&self) -> PathBuf {
@@ -156,6 +215,11 @@ impl Layout {
 
     pub(crate) fn remotes(&self) -> PathBuf {
         self.root.join("remotes-v1")
+    }
+
+    /// What is kept of builds.
+    pub(crate) fn builds(&self) -> PathBuf {
+        self.root.join("builds-v1")
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
@@ -209,6 +273,17 @@ fn refuse_read_only(path: &Path, error: io::Error) -> Result<(), CacheError> {
         _ => return Err(error).at("create", path),
     };
     unusable(path, format!("{reason}; name another one"))
+}
+
+/// Where nothing can be made, whatever the reason is, another place helps. On a full disk more room does.
+fn refuse_place(root: &Path, error: CacheError) -> Result<(), CacheError> {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        CacheError::Io { source, .. } if !matches!(source.kind(), StorageFull | QuotaExceeded) => {
+            unusable(root, format!("it cannot be made ({source}); name another one"))
+        }
+        other => Err(other),
+    }
 }
 
 /// SQLite's write-ahead log and `flock` need one kernel that sees all of it; `statfs(2)` lists the magic numbers.

@@ -6,7 +6,7 @@
 //! gone. So there are never more open files than buckets, and a killed process leases nothing.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 
@@ -44,6 +44,9 @@ pub(crate) struct Leases {
 struct Held {
     sessions: usize,
     files: HashMap<Bucket, File>,
+    /// What was there.
+    blobs: HashSet<Digest>,
+    layers: HashSet<SnapshotId>,
 }
 
 impl Leases {
@@ -57,7 +60,35 @@ impl Leases {
         held.sessions = held.sessions.saturating_sub(1);
         if held.sessions == 0 {
             held.files.clear();
+            held.blobs.clear();
+            held.layers.clear();
         }
+    }
+
+    /// Notes that a leased blob is there.
+    pub(crate) fn saw_blob(&self, digest: &Digest) {
+        let mut held = self.held();
+        if held.sessions > 0 {
+            held.blobs.insert(*digest);
+        }
+    }
+
+    /// Whether a blob that is not there was there before in this session: no collector took it, so somebody found it damaged. Told once.
+    pub(crate) fn has_lost_blob(&self, digest: &Digest) -> bool {
+        self.held().blobs.remove(digest)
+    }
+
+    /// As [`Leases::saw_blob`].
+    pub(crate) fn saw_layer(&self, id: SnapshotId) {
+        let mut held = self.held();
+        if held.sessions > 0 {
+            held.layers.insert(id);
+        }
+    }
+
+    /// As [`Leases::has_lost_blob`].
+    pub(crate) fn has_lost_layer(&self, id: SnapshotId) -> bool {
+        self.held().layers.remove(&id)
     }
 
     /// Leases what is in a bucket, when there is a session. Waits while something of it is being removed, which takes milliseconds.
@@ -78,6 +109,14 @@ impl Leases {
     }
 }
 
+impl Drop for Unleased<'_> {
+    fn drop(&mut self) {
+        for file in self.buckets.get_mut().values().flatten() {
+            let _ = flock(file, FlockOperation::Unlock);
+        }
+    }
+}
+
 /// The locks of a collector: nobody can begin to use what is in these buckets while the value lives.
 pub(crate) struct Unleased<'a> {
     layout: &'a Layout,
@@ -87,6 +126,19 @@ pub(crate) struct Unleased<'a> {
 impl<'a> Unleased<'a> {
     pub(crate) fn new(layout: &'a Layout) -> Unleased<'a> {
         Unleased { layout, buckets: RefCell::default() }
+    }
+
+    /// Whether nobody used anything of a bucket when this was first asked.
+    pub(crate) fn was_free(&self, bucket: Bucket) -> bool {
+        if let Some(known) = self.buckets.borrow().get(&bucket) {
+            return known.is_some();
+        }
+        let free = self.is_free(bucket.clone());
+        if let Some(Some(file)) = self.buckets.borrow().get(&bucket) {
+            // Not left to be so when the file is closed: a program that is just being started may have it open.
+            let _ = flock(file, FlockOperation::Unlock);
+        }
+        free
     }
 
     /// Whether nobody uses anything of a bucket, from now on.

@@ -5,7 +5,9 @@
 //!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
 //!   session-v1.lock              flock: shared by builds, exclusive by prune
 //!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
-//!   cache-v1.db.damaged          the database was found broken: whoever opens it next sets it aside (cache-v1.db.broken)
+//!   cache-v1.db.damaged          the database was found broken: a build saves what can be read of it
+//!   cache-v1.db.damaged-<time>   what it was then; the newest two
+//!   images-v1                    names of images, once more, for when the database is damaged
 //!   blobs/sha256-v1/ab/<hex>     blobs, read only, named by their sha256
 //!   snapshots-v1/<id>/           layers, each as overlayfs' upper directory has it: 0:0 devices for removed names,
 //!                                overlay.opaque for directories that hide what is below
@@ -18,6 +20,7 @@
 //!   collector-v1.lock            flock: one process collects at a time; empty unless it was cut short
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
+//!   points-v2/, points-etc-v1/   what mounts of steps are put on: directories and files with nothing in them
 //!   mounts-v1/<hash>/<n>/        cache mounts (RUN --mount=type=cache), each with locks of its own
 //!   secret-v1                    random bytes: secret values are remembered only as hashes made with them
 //!   builds-v1/<time>-<name>.*    records and logs of the newest builds
@@ -48,6 +51,7 @@ mod fsck;
 mod images;
 mod import;
 mod kept;
+mod layers;
 mod layout;
 mod leases;
 mod listing;
@@ -55,22 +59,27 @@ mod lock;
 mod logs;
 mod memory;
 mod mounts;
+mod names;
 mod packed;
 mod prune;
 mod record;
 mod records;
 mod remove;
+mod salvage;
 mod scratch;
+mod seals;
 mod secret;
 mod session;
 mod shared;
 mod snapshots;
 mod stat_cache;
 mod store;
+mod strays;
 mod upper;
 mod usage;
 mod versions;
 mod view;
+mod written;
 
 pub use blobs::BlobStore;
 pub use builds::BuildId;
@@ -89,12 +98,15 @@ pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
 pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
 pub use prune::{PruneOptions, Pruned};
-pub use record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, SnapshotId, StepRun};
+pub use record::{
+    CacheBackend, CacheRecord, Claim, Eviction, NewRecord, Origins, RecordId, SnapshotId, StepRun,
+};
 pub use records::Records;
+pub use salvage::Replaced;
 pub use session::Session;
 pub use snapshots::{ActiveRoot, ActiveSnapshot, RootForm, Snapshot};
 pub use stat_cache::DiskStatCache;
-pub use store::{Snapshotter, Store, StoreOptions};
-pub use usage::{Amount, SnapshotUsage, Usage};
+pub use store::{Opening, Snapshotter, Store, StoreOptions};
+pub use usage::{Amount, ImageUsage, SnapshotUsage, Usage};
 pub use versions::{Difference, VersionName};
 pub use view::TreeView;

@@ -1,6 +1,7 @@
 //! What is in a layer, path by path, and the file in which that is kept beside it.
 
 use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -17,6 +18,7 @@ pub struct Listing {
     disordered: bool,
 }
 
+/// Kept small: there may be millions.
 #[derive(Debug, Clone)]
 struct Listed {
     /// Where the path ends; it starts where the one before ends.
@@ -26,13 +28,18 @@ struct Listed {
     /// Bytes, for the price of writing it.
     size: u64,
     /// Index of the first name of the same file.
-    group: Option<usize>,
+    group: Option<u32>,
 }
 
 impl Listing {
     /// Of nothing yet.
     pub fn new() -> Listing {
         Listing::default()
+    }
+
+    /// Of nothing yet, with room for so many paths.
+    pub fn with_capacity(paths: usize) -> Listing {
+        Listing { entries: Vec::with_capacity(paths), ..Listing::default() }
     }
 
     /// The number of paths.
@@ -49,6 +56,7 @@ impl Listing {
     /// several names of a file. A path comes after all that are less by their bytes.
     pub fn push(&mut self, path: &Path, kind: Kind, form: Option<[u8; 32]>, size: u64, group: Option<usize>) {
         let is_directory = kind == Kind::Directory;
+        let group = group.and_then(|first| u32::try_from(first).ok());
         let path = path.as_os_str().as_bytes();
         self.add(path, Listed { end: 0, is_directory, form, size, group });
     }
@@ -82,7 +90,7 @@ impl Listing {
     }
 
     pub(crate) fn group(&self, index: usize) -> Option<usize> {
-        self.entries[index].group
+        self.entries[index].group.map(|first| first as usize)
     }
 
     /// What it costs to write an entry, in bytes: a new file costs as much as so many bytes of a large one.
@@ -94,29 +102,32 @@ impl Listing {
         (0..self.len()).map(|index| self.cost(index)).fold(0, u64::saturating_add)
     }
 
-    /// As a file for a layer that amounts to `changes`.
-    pub(crate) fn encode(&self, changes: &ContentDigest) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.paths.len() + self.len() * 38 + 128);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(changes.as_bytes());
-        bytes.extend_from_slice(&(self.len() as u64).to_le_bytes());
+    /// Writes the file for a layer that amounts to `changes`.
+    pub(crate) fn write(&self, changes: &ContentDigest, out: &mut impl Write) -> io::Result<()> {
+        let mut hasher = start_seal();
+        let mut block = [MAGIC, changes.as_bytes(), &(self.len() as u64).to_le_bytes()].concat();
         for index in 0..self.len() {
             let path = self.path(index);
             // Longer paths cannot be made one by one either.
-            bytes.extend_from_slice(&u32::try_from(path.len()).unwrap_or(u32::MAX).to_le_bytes());
-            bytes.push(u8::from(self.is_directory(index)));
+            block.extend_from_slice(&u32::try_from(path.len()).unwrap_or(u32::MAX).to_le_bytes());
+            block.push(u8::from(self.is_directory(index)));
             match self.form(index) {
                 Some(form) => {
-                    bytes.push(1);
-                    bytes.extend_from_slice(form);
+                    block.push(1);
+                    block.extend_from_slice(form);
                 }
-                None => bytes.push(0),
+                None => block.push(0),
             }
-            bytes.extend_from_slice(path);
+            block.extend_from_slice(path);
+            if block.len() >= BLOCK {
+                hasher.raw(&block);
+                out.write_all(&block)?;
+                block.clear();
+            }
         }
-        let seal = seal(&bytes);
-        bytes.extend_from_slice(&seal);
-        bytes
+        hasher.raw(&block);
+        out.write_all(&block)?;
+        out.write_all(&hasher.finish())
     }
 
     /// Reads such a file; `None` when it is damaged, of another version or of another layer.
@@ -145,6 +156,9 @@ impl Listing {
 
 const MAGIC: &[u8] = b"layer files v1\n";
 
+/// Bytes that are written at a time: there may be millions of paths.
+const BLOCK: usize = 128 << 10;
+
 /// Making a file takes as long as writing so many bytes, roughly.
 pub(crate) const ENTRY_COST: u64 = 64 << 10;
 
@@ -155,9 +169,13 @@ fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 }
 
 fn seal(bytes: &[u8]) -> [u8; 32] {
-    let mut hasher = StableHasher::new("layer-files-v1");
+    let mut hasher = start_seal();
     hasher.raw(bytes);
     hasher.finish()
+}
+
+fn start_seal() -> StableHasher {
+    StableHasher::new("layer-files-v1")
 }
 
 #[cfg(test)]
@@ -175,7 +193,8 @@ mod tests {
     #[test]
     fn a_listing_is_read_back_and_damage_is_seen() {
         let changes = ContentDigest::from_bytes([9; 32]);
-        let bytes = sample().encode(&changes);
+        let mut bytes = Vec::new();
+        sample().write(&changes, &mut bytes).unwrap();
         let read = Listing::decode(&bytes, &changes).unwrap();
         let all = |listing: &Listing| -> Vec<_> {
             let entry = |i| (listing.path(i).to_vec(), listing.is_directory(i), listing.form(i).copied());
@@ -189,6 +208,20 @@ mod tests {
             assert!(Listing::decode(&damaged, &changes).is_none(), "byte {place}");
             assert!(Listing::decode(&bytes[..place], &changes).is_none(), "{place} bytes");
         }
+    }
+
+    #[test]
+    fn a_listing_of_many_blocks_is_read_back() {
+        let changes = ContentDigest::from_bytes([9; 32]);
+        let mut listing = Listing::with_capacity(10_000);
+        for number in 0..10_000 {
+            listing.push(Path::new(&format!("f{number:05}")), Kind::File, Some([3; 32]), 1, None);
+        }
+        let mut bytes = Vec::new();
+        listing.write(&changes, &mut bytes).unwrap();
+        assert!(bytes.len() > 3 * BLOCK);
+        let read = Listing::decode(&bytes, &changes).unwrap();
+        assert_eq!((read.len(), read.path(9_999)), (10_000, &b"f09999"[..]));
     }
 
     #[test]

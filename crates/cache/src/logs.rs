@@ -47,7 +47,8 @@ const TAIL: usize = 256 << 10;
 /// Longer output is cut into several pieces.
 const LONGEST: usize = 64 << 10;
 const HEAD: usize = 9;
-const LEVEL: i32 = 3;
+/// Most logs are a few lines: higher levels clear tables of half a megabyte for them.
+const LEVEL: i32 = 1;
 
 /// A log being written. Dropping it throws it away. Memory does not grow with what is written.
 pub struct LogWriter {

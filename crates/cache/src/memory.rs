@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hash::CacheKey;
 
-use crate::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, RecordId};
+use crate::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, Origins, RecordId};
 
 /// A [`CacheBackend`] in memory, for tests.
 #[derive(Debug, Default, Clone)]
@@ -47,11 +47,15 @@ impl CacheBackend for MemoryCache {
         Ok(ids.iter().rev().map(|id| state.records[id.0 as usize].clone()).collect())
     }
 
-    fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError> {
+    fn save_from(
+        &self,
+        keys: &[CacheKey],
+        record: &NewRecord,
+        origins: &Origins,
+    ) -> Result<CacheRecord, CacheError> {
         let mut state = self.lock();
         let id = RecordId(state.records.len() as i64);
-        let record =
-            CacheRecord { id, content: record.content, layers: record.layers.clone(), run: record.run };
+        let record = record.filed(id, record.run, origins);
         state.records.push(record.clone());
         for key in keys {
             state.keys.entry(*key).or_default().push(id);

@@ -1,17 +1,19 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rayon::prelude::*;
 use rustix::fs::FlockOperation;
 
-use crate::database::{bytes32, from_sql, to_millis};
-use crate::layout::names_in;
+use crate::database::{bytes32, damaged_databases, from_sql, to_millis};
+use crate::layout::{names_in, owners_of};
 use crate::lock::Lock;
 use crate::remove::remove_tree;
 use crate::session::open_lock;
 use crate::usage::measure;
-use crate::{CacheError, Store, claims, downloads, evictions};
+use crate::{CacheError, SnapshotId, Store, claims, downloads, evictions, names};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,10 +57,10 @@ const EVERYTHING: &str = "
 const UNREFERENCED: &str = "
     DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
     DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
-        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+        AND id NOT IN (SELECT snapshot FROM held)
         AND id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL);
     DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
-        AND id NOT IN (SELECT value FROM kept, json_each(kept.layers))
+        AND id NOT IN (SELECT snapshot FROM held)
         AND id NOT IN (SELECT base FROM versions WHERE base IS NOT NULL);
     DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs)
         AND digest NOT IN (SELECT digest FROM downloads);
@@ -68,43 +70,42 @@ impl Store {
     /// Removes what is not needed. Nothing is removed while a build is running, in whatever process; a build that starts
     /// meanwhile waits for a moment, not for the disk: things are moved out of sight first.
     pub fn prune(&self, options: PruneOptions) -> Result<Pruned, CacheError> {
-        self.prune_after(options, || Ok(Pruned::default()))
-    }
-
-    /// The same after something else that wants nobody to be building; what that removed is added.
-    pub(crate) fn prune_after(
-        &self,
-        options: PruneOptions,
-        first: impl FnOnce() -> Result<Pruned, CacheError>,
-    ) -> Result<Pruned, CacheError> {
         let inner = &self.inner;
-        let lock = open_lock(&inner.layout)?;
-        let operation = if options.wait {
-            FlockOperation::LockExclusive
-        } else {
-            FlockOperation::NonBlockingLockExclusive
-        };
-        let Some(lock) = Lock::attempt(lock, operation, &inner.layout.session_lock())? else {
-            return Err(CacheError::Busy { path: self.root().to_owned() });
-        };
-        let before = first()?;
+        let lock = self.alone(options.wait)?;
         let mut pruned = self.remove_rows(options.all)?;
         let mut trash = Trash::new(self);
         pruned.snapshots = self.take_snapshots(&mut trash)?;
         pruned.blobs = self.take_blobs(&mut trash)?;
         self.take_logs(&mut trash)?;
         let mounts = self.prune_mounts(options.all)?;
-        pruned.mounts = before.mounts + mounts.count;
-        pruned.records += before.records;
+        pruned.mounts = mounts.count;
         if options.all {
             trash.take_all_in(&inner.layout.stats())?;
+            for path in damaged_databases(&inner.layout)? {
+                trash.take(&path)?;
+            }
             inner.database.vacuum()?;
         }
         claims::remove_unused(&inner.layout)?;
         drop(lock);
-        pruned.bytes = before.bytes + mounts.bytes + trash.empty()?;
+        pruned.bytes = mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
         Ok(pruned)
+    }
+
+    /// Keeps builds from running while the value lives.
+    ///
+    /// # Errors
+    /// [`CacheError::Busy`] when one is running and `wait` is false; those of [`Store::session`].
+    pub(crate) fn alone(&self, wait: bool) -> Result<Lock, CacheError> {
+        let layout = &self.inner.layout;
+        let operation =
+            if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
+        let lock = Lock::attempt(open_lock(layout)?, operation, &layout.session_lock())?;
+        let lock = lock.ok_or_else(|| CacheError::Busy { path: self.root().to_owned() })?;
+        // What another database has rows for would be taken for rubbish.
+        self.inner.check_usable()?;
+        Ok(lock)
     }
 
     /// Rows first: what has no row is found again by the next prune, should this one be killed.
@@ -124,6 +125,9 @@ impl Store {
                 evictions::note(db, "true", "by builder prune --all")?;
             }
             db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
+            if all {
+                names::write(db, &self.inner.layout)?;
+            }
             Ok(Pruned {
                 images: before.0 - count("images")?,
                 records: before.1 - count("records")?,
@@ -192,20 +196,9 @@ impl Store {
     }
 
     fn take_blobs(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let known = self.known_blobs()?;
-        let mut taken = 0;
-        let dir = self.inner.layout.blobs();
-        for folder in names_in(&dir)? {
-            let folder = dir.join(folder);
-            for name in names_in(&folder)? {
-                let path = folder.join(name);
-                if !known.contains(&path) {
-                    trash.take(&path)?;
-                    taken += 1;
-                }
-            }
-        }
-        Ok(taken)
+        let strays = self.stray_blobs(true)?;
+        strays.iter().try_for_each(|path| trash.take(path))?;
+        Ok(strays.len() as u64)
     }
 }
 
@@ -213,16 +206,47 @@ impl Store {
 pub(crate) struct Trash<'a> {
     store: &'a Store,
     taken: Vec<PathBuf>,
+    /// Whether somebody asks how many bytes were freed, which takes a look at each file more.
+    is_measured: bool,
+    /// What removes while more is taken.
+    remover: Option<Remover>,
+}
+
+struct Remover {
+    taken: mpsc::Sender<Vec<PathBuf>>,
+    thread: JoinHandle<Result<u64, CacheError>>,
 }
 
 impl<'a> Trash<'a> {
     pub(crate) fn new(store: &'a Store) -> Trash<'a> {
-        Trash { store, taken: Vec::new() }
+        Trash { store, taken: Vec::new(), is_measured: true, remover: None }
+    }
+
+    /// Of which [`Self::empty`] does not say how much it was.
+    pub(crate) fn unmeasured(store: &'a Store) -> Trash<'a> {
+        Trash { store, taken: Vec::new(), is_measured: false, remover: None }
     }
 
     pub(crate) fn take(&mut self, path: &Path) -> Result<(), CacheError> {
         self.taken.extend(self.store.inner.scratch.take_away(path)?);
         Ok(())
+    }
+
+    /// All that belongs to a layer.
+    pub(crate) fn take_layer(&mut self, id: SnapshotId) -> Result<(), CacheError> {
+        let (layout, scratch) = (&self.store.inner.layout, &self.store.inner.scratch);
+        let mut dir = layout.snapshot(id);
+        let mut taken = scratch.take_away(&dir)?;
+        if taken.is_none() {
+            dir = layout.version(id);
+            taken = scratch.take_away(&dir)?;
+        }
+        self.taken.extend(taken);
+        if self.store.inner.options.recorded_owners {
+            self.take(&owners_of(&dir))?;
+        }
+        self.take(&layout.layer_files(id))?;
+        self.take(&layout.log(id))
     }
 
     fn take_all_in(&mut self, dir: &Path) -> Result<(), CacheError> {
@@ -232,15 +256,45 @@ impl<'a> Trash<'a> {
         Ok(())
     }
 
-    /// Removes everything; returns the bytes freed.
-    pub(crate) fn empty(self) -> Result<u64, CacheError> {
-        self.taken
-            .par_iter()
-            .map(|path| {
-                let bytes = measure(path)?.bytes;
-                remove_tree(path)?;
-                Ok(bytes)
-            })
-            .sum()
+    /// Removes what was taken so far while the caller takes more.
+    pub(crate) fn begin_emptying(&mut self) {
+        let is_measured = self.is_measured;
+        let remover = self.remover.get_or_insert_with(|| {
+            let (taken, waiting) = mpsc::channel::<Vec<PathBuf>>();
+            let remove_all = move || waiting.iter().map(|paths| remove(&paths, is_measured)).sum();
+            Remover { taken, thread: std::thread::spawn(remove_all) }
+        });
+        // One that has failed takes no more, and says so in the end; what is left goes with the folder.
+        let _ = remover.taken.send(std::mem::take(&mut self.taken));
+    }
+
+    /// Removes everything; returns the bytes freed, where they are measured.
+    pub(crate) fn empty(mut self) -> Result<u64, CacheError> {
+        let freed = remove(&self.taken, self.is_measured)?;
+        let Some(Remover { taken, thread }) = self.remover.take() else { return Ok(freed) };
+        drop(taken);
+        match thread.join() {
+            Ok(before) => Ok(before? + freed),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+fn remove(paths: &[PathBuf], is_measured: bool) -> Result<u64, CacheError> {
+    let remove = |path: &PathBuf| {
+        let bytes = if is_measured { measure(path)?.bytes } else { 0 };
+        remove_tree(path)?;
+        Ok(bytes)
+    };
+    paths.par_iter().map(remove).sum()
+}
+
+impl Drop for Trash<'_> {
+    /// Whoever has failed does not leave somebody behind who still removes.
+    fn drop(&mut self) {
+        if let Some(Remover { taken, thread }) = self.remover.take() {
+            drop(taken);
+            let _ = thread.join();
+        }
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -19,13 +20,24 @@ impl fmt::Display for SnapshotId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId(pub i64);
 
+/// The caches elsewhere on whose word a result rests: it came from there, or something that it was made of did. Empty when all of it
+/// was made here.
+pub type Origins = BTreeSet<String>;
+
 /// How a step went when it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepRun {
     /// When it began.
     pub started: SystemTime,
-    /// Wall time.
+    /// Wall time; zero where nobody measured it, of a result that was made elsewhere.
     pub duration: Duration,
+}
+
+impl StepRun {
+    /// The wall time, where it was measured.
+    pub fn took(&self) -> Option<Duration> {
+        (!self.duration.is_zero()).then_some(self.duration)
+    }
 }
 
 /// A result of a vertex, to be saved.
@@ -42,6 +54,14 @@ pub struct NewRecord {
     pub run: StepRun,
 }
 
+impl NewRecord {
+    /// As it is once it is saved.
+    pub(crate) fn filed(&self, id: RecordId, run: StepRun, origins: &Origins) -> CacheRecord {
+        let layers = self.layers.clone();
+        CacheRecord { id, content: self.content, layers, run, origins: origins.clone() }
+    }
+}
+
 /// A saved result of a vertex.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRecord {
@@ -53,6 +73,29 @@ pub struct CacheRecord {
     pub layers: Vec<SnapshotId>,
     /// How it went.
     pub run: StepRun,
+    /// On whose word it rests. Whoever looks it up decides whether that is good enough.
+    pub origins: Origins,
+}
+
+impl CacheRecord {
+    /// Sorts what is newest first so that of equal results those come first that rest on the word of the fewest: the same may have been filed
+    /// again when it stood on something that came from elsewhere, and whatever is made of it then rests on that, too. Results that differ
+    /// stay in their order: the newest is what `--no-cache` asked for.
+    pub fn prefer_fewest_origins(records: &mut [CacheRecord]) {
+        let mut order = HashMap::new();
+        for record in records.iter() {
+            let next = order.len();
+            order.entry(record.content).or_insert(next);
+        }
+        records.sort_by_key(|record| (order[&record.content], record.origins.len()));
+    }
+
+    /// The one that is tried first of what is newest first.
+    pub(crate) fn first_of(mut records: Vec<CacheRecord>, trusted: &Origins) -> Option<CacheRecord> {
+        records.retain(|record| record.origins.is_subset(trusted));
+        CacheRecord::prefer_fewest_origins(&mut records);
+        records.into_iter().next()
+    }
 }
 
 /// When and why results were removed.
@@ -69,14 +112,24 @@ pub trait CacheBackend: Send + Sync {
     /// The results filed under `key`, newest first. A key can have several; each is a candidate that the caller verifies.
     fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError>;
 
-    /// The newest result filed under each key, as it is written down: nothing is looked after, and it does not count as used. To tell
-    /// about results, not to use them.
-    fn glance(&self, keys: &[CacheKey]) -> Result<Vec<Option<CacheRecord>>, CacheError> {
-        keys.iter().map(|key| Ok(self.lookup(key)?.into_iter().next())).collect()
+    /// The newest result filed under each key that rests on the word of none but `trusted` (of equal ones, on the fewest), as it is written
+    /// down: nothing is looked after, and it does not count as used. To tell about results, not to use them.
+    fn glance(&self, keys: &[CacheKey], trusted: &Origins) -> Result<Vec<Option<CacheRecord>>, CacheError> {
+        keys.iter().map(|key| Ok(CacheRecord::first_of(self.lookup(key)?, trusted))).collect()
     }
 
-    /// Files a result under all `keys`, in one transaction.
-    fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError>;
+    /// Files a result that was made here under all `keys`, in one transaction.
+    fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError> {
+        self.save_from(keys, record, &Origins::new())
+    }
+
+    /// The same of one that rests on the word of others.
+    fn save_from(
+        &self,
+        keys: &[CacheKey],
+        record: &NewRecord,
+        origins: &Origins,
+    ) -> Result<CacheRecord, CacheError>;
 
     /// Files an existing record under one more key.
     fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError>;
@@ -89,6 +142,12 @@ pub trait CacheBackend: Send + Sync {
 
     /// When and why the results filed under `key` were removed, if they were within the time for which that is remembered.
     fn eviction(&self, _key: &CacheKey) -> Result<Option<Eviction>, CacheError> {
+        Ok(None)
+    }
+
+    /// When the records were lost with a damaged database, if that was within the time for which it is remembered: what was built before
+    /// is then not known.
+    fn lost(&self) -> Result<Option<SystemTime>, CacheError> {
         Ok(None)
     }
 

@@ -1,13 +1,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hash::{CacheKey, ContentId, StableHash, StableHasher};
+use hash::{CacheKey, ContentId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::database::{bytes32, from_sql, to_millis};
-use crate::record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, RecordId, StepRun};
+use crate::record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, Origins, RecordId, StepRun};
 use crate::store::Inner;
-use crate::{CacheError, SnapshotId, claims, evictions};
+use crate::{CacheError, SnapshotId, Store, claims, evictions, seals};
 
 /// Results of vertices, on disk.
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ impl CacheBackend for Records {
             if !self.inner.all_there(&record.layers)? {
                 continue;
             }
+            record.layers.iter().for_each(|layer| self.inner.leases.saw_layer(*layer));
             self.inner.touch(used, now, |touched| {
                 touched.records.insert(record.id.0);
                 touched.snapshots.extend(record.layers.iter().map(|layer| layer.0));
@@ -56,18 +57,25 @@ impl CacheBackend for Records {
         Ok(found)
     }
 
-    fn glance(&self, keys: &[CacheKey]) -> Result<Vec<Option<CacheRecord>>, CacheError> {
+    fn glance(&self, keys: &[CacheKey], trusted: &Origins) -> Result<Vec<Option<CacheRecord>>, CacheError> {
         self.inner.database.read("look at results", |db| {
-            let newest =
-                |key| Ok(rows_of_key(db, key)?.into_iter().find(|row| row.sealed).map(|row| row.record));
-            keys.iter().map(newest).collect()
+            let first = |key| {
+                let sealed = rows_of_key(db, key)?.into_iter().filter(|row| row.sealed);
+                Ok(CacheRecord::first_of(sealed.map(|row| row.record).collect(), trusted))
+            };
+            keys.iter().map(first).collect()
         })
     }
 
-    fn save(&self, keys: &[CacheKey], record: &NewRecord) -> Result<CacheRecord, CacheError> {
+    fn save_from(
+        &self,
+        keys: &[CacheKey],
+        record: &NewRecord,
+        origins: &Origins,
+    ) -> Result<CacheRecord, CacheError> {
         let started = record.run.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = to_millis(SystemTime::now());
-        let id = self.inner.database.write("save a result", |db| {
+        let saved = self.inner.database.write("save a result", |db| {
             db.prepare_cached(
                 "INSERT INTO records (content, description, started, duration, used) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
@@ -84,17 +92,28 @@ impl CacheBackend for Records {
             for (position, layer) in record.layers.iter().enumerate() {
                 insert.execute(params![id.0, i64::try_from(position).unwrap_or(i64::MAX), layer.0])?;
             }
+            let mut insert =
+                db.prepare_cached("INSERT INTO record_origins (record, origin) VALUES (?1, ?2)")?;
+            for origin in origins {
+                insert.execute(params![id.0, origin])?;
+            }
             for key in keys {
-                file_under(db, key, id, &record.content, &record.layers)?;
+                file_under(db, key, id, seals::of_record(key, id, &record.content, &record.layers, origins))?;
             }
             Ok(id)
-        })?;
+        });
+        if saved.is_err() {
+            // A layer of it may have been thrown away meanwhile: that is noted.
+            let store = Store::of(self.inner.clone());
+            record.layers.iter().try_for_each(|layer| store.snapshot(*layer).map(drop))?;
+        }
+        let id = saved?;
         // Times as the database holds them, so that a record equals itself when it is read back.
         let run = StepRun {
             started: UNIX_EPOCH + Duration::from_nanos(from_sql(nanos(started))),
             duration: Duration::from_nanos(from_sql(nanos(record.run.duration))),
         };
-        Ok(CacheRecord { id, content: record.content, layers: record.layers.clone(), run })
+        Ok(record.filed(id, run, origins))
     }
 
     fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError> {
@@ -106,7 +125,14 @@ impl CacheBackend for Records {
             // Removed meanwhile (one of its layers was found broken): then there is nothing to file.
             let Some(content) = content else { return Ok(()) };
             let layers = layers_of(db, record)?;
-            file_under(db, key, record, &ContentId::from_bytes(content), &layers)
+            let seal = seals::of_record(
+                key,
+                record,
+                &ContentId::from_bytes(content),
+                &layers,
+                &origins_of(db, record)?,
+            );
+            file_under(db, key, record, seal)
         })
     }
 
@@ -141,6 +167,11 @@ impl CacheBackend for Records {
         Ok(self.recall(key)?.and_then(|noted| evictions::read(&noted)))
     }
 
+    fn lost(&self) -> Result<Option<SystemTime>, CacheError> {
+        let noted = self.recall(&evictions::key_of_loss())?.and_then(|noted| evictions::read(&noted));
+        Ok(noted.map(|noted| noted.at).filter(|at| at.elapsed().unwrap_or_default() < evictions::LOSS_TOLD))
+    }
+
     fn secret(&self) -> Result<[u8; 32], CacheError> {
         crate::secret::of_store(&self.inner)
     }
@@ -164,8 +195,8 @@ impl Inner {
 
 fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
     let mut select = db.prepare_cached(
-        "SELECT record, seal, content, started, duration, used FROM keys JOIN records ON records.id = record
-         WHERE key = ?1 ORDER BY record DESC",
+        "SELECT record, seal, content, started, duration, used, EXISTS (SELECT 1 FROM record_origins WHERE record = records.id)
+         FROM keys JOIN records ON records.id = record WHERE key = ?1 ORDER BY record DESC",
     )?;
     let mut rows = select.query([key.as_bytes()])?;
     let mut found = Vec::new();
@@ -173,12 +204,15 @@ fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
         let id = RecordId(row.get(0)?);
         let content = ContentId::from_bytes(bytes32(row, 2)?);
         let layers = layers_of(db, id)?;
-        let sealed = row.get_ref(1)?.as_bytes().is_ok_and(|seal| seal == seal_of(key, id, &content, &layers));
+        let origins = if row.get(6)? { origins_of(db, id)? } else { Origins::new() };
+        let seal = seals::of_record(key, id, &content, &layers, &origins);
+        let sealed = row.get_ref(1)?.as_bytes().is_ok_and(|found| found == seal);
         let run = StepRun {
             started: UNIX_EPOCH + Duration::from_nanos(from_sql(row.get(3)?)),
             duration: Duration::from_nanos(from_sql(row.get(4)?)),
         };
-        found.push(Row { record: CacheRecord { id, content, layers, run }, used: row.get(5)?, sealed });
+        let record = CacheRecord { id, content, layers, run, origins };
+        found.push(Row { record, used: row.get(5)?, sealed });
     }
     Ok(found)
 }
@@ -195,30 +229,23 @@ fn layers_of(db: &Connection, record: RecordId) -> rusqlite::Result<Vec<Snapshot
         .collect()
 }
 
+fn origins_of(db: &Connection, record: RecordId) -> rusqlite::Result<Origins> {
+    db.prepare_cached("SELECT origin FROM record_origins WHERE record = ?1")?
+        .query_map([record.0], |row| row.get(0))?
+        .collect()
+}
+
 fn file_under(
     db: &Transaction<'_>,
     key: &CacheKey,
     record: RecordId,
-    content: &ContentId,
-    layers: &[SnapshotId],
+    seal: [u8; 16],
 ) -> rusqlite::Result<()> {
     // It is there again, so that it was removed once explains nothing any more.
     db.prepare_cached("DELETE FROM steps WHERE step = ?1")?.execute([key.as_bytes()])?;
     db.prepare_cached("INSERT OR IGNORE INTO keys (key, record, seal) VALUES (?1, ?2, ?3)")?
-        .execute(params![key.as_bytes(), record.0, seal_of(key, record, content, layers)])
+        .execute(params![key.as_bytes(), record.0, seal])
         .map(drop)
-}
-
-/// Half a hash is plenty against accidents.
-fn seal_of(key: &CacheKey, record: RecordId, content: &ContentId, layers: &[SnapshotId]) -> [u8; 16] {
-    let mut hasher = StableHasher::new("record-seal-v1").with(key).with(&record.0).with(content);
-    (layers.len() as u64).stable_hash(&mut hasher);
-    for layer in layers {
-        layer.0.stable_hash(&mut hasher);
-    }
-    let mut seal = [0; 16];
-    seal.copy_from_slice(&hasher.finish()[..16]);
-    seal
 }
 
 fn nanos(duration: Duration) -> i64 {

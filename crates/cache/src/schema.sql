@@ -48,7 +48,7 @@ CREATE TABLE record_layers (
 ) WITHOUT ROWID;
 CREATE INDEX record_layers_snapshot ON record_layers (snapshot);
 
--- `seal` is a checksum over key, record, content and layers: a row that a failing disk changed is no hit.
+-- `seal` is a checksum over key, record, content, layers and origins: a row that a failing disk changed is no hit.
 CREATE TABLE keys (
     key    BLOB    NOT NULL,
     record INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE,

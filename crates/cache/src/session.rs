@@ -33,10 +33,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Waits while a prune is removing things.
+    /// Waits while a prune is removing things, or a damaged database is replaced: that is noted, and the store has to be opened anew.
     pub(crate) fn begin(inner: Arc<Inner>) -> Result<Session, CacheError> {
         let path = inner.layout.session_lock();
         let lock = Lock::wait(open_lock(&inner.layout)?, FlockOperation::LockShared, &path)?;
+        inner.check_usable()?;
         inner.leases.begin();
         Ok(Session { inner, _lock: lock, finished: false })
     }

@@ -21,6 +21,7 @@ pub(crate) fn forget_shared(inner: &Inner) -> Result<(), CacheError> {
     }
     let (path, exclusive) = (inner.layout.session_lock(), FlockOperation::NonBlockingLockExclusive);
     let Some(_lock) = Lock::attempt(open_lock(&inner.layout)?, exclusive, &path)? else { return Ok(()) };
+    inner.check_usable()?;
     let snapshots = inner.layout.snapshots();
     let names = names_in(&snapshots)?;
     let lists: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(LIST)).collect();

@@ -13,11 +13,12 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use crate::copying::FullCopy;
-use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
+use crate::database::{from_millis, to_millis, to_sql};
 use crate::error::At;
 use crate::layout::{create_dir, owners_of};
 use crate::leases::Bucket;
 use crate::remove::remove_tree;
+use crate::seals;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
 use crate::versions::Version;
@@ -34,6 +35,9 @@ pub struct Snapshot {
     changes: Changes,
     created: SystemTime,
 }
+
+/// The kernel mounts no overlay of more directories (`OVL_MAX_STACK`, fs/overlayfs/params.h): what has more is copied.
+const MOST_LOWER: usize = 500;
 
 impl Snapshot {
     /// Its name.
@@ -76,27 +80,40 @@ impl Snapshot {
 impl Store {
     /// A committed layer, `None` when it is not, or no longer, here.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
+        let found = self.find_snapshot(id)?;
+        match found {
+            Some(_) => self.inner.leases.saw_layer(id),
+            // Another process has thrown it away, and whoever counted on it has to begin again.
+            None if self.inner.leases.has_lost_layer(id) => self.inner.damage.note(format!("layer {id}")),
+            None => {}
+        }
+        Ok(found)
+    }
+
+    fn find_snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
         if !self.inner.is_there(id)? {
             return Ok(None);
         }
         let row = self.inner.database.read("look up a snapshot", |db| {
             db.prepare_cached(
                 "SELECT changes, entries, size, root, created, used,
-                        (SELECT base FROM versions WHERE snapshot = id)
-                 FROM snapshots WHERE id = ?1",
+                        versions.base, versions.seal, snapshots.seal
+                 FROM snapshots LEFT JOIN versions ON versions.snapshot = id WHERE id = ?1",
             )?
             .query_row([id.0], |row| {
-                let changes = Changes {
-                    digest: ContentDigest::from_bytes(bytes32(row, 0)?),
-                    entries: from_sql(row.get(1)?),
-                    size: from_sql(row.get(2)?),
-                };
+                let (changes, root, created) = (seals::changes(row, 0)?, row.get(3)?, row.get(4)?);
                 let base: Option<i64> = row.get(6)?;
-                Ok((changes, row.get(3)?, row.get(4)?, row.get(5)?, base.map(SnapshotId)))
+                let is_intact = seals::is_intact(row.get_ref(7)?, seals::of_version(id.0, base))
+                    && seals::is_intact(row.get_ref(8)?, seals::of_layer(id.0, &changes, root, created));
+                Ok((changes, root, created, row.get(5)?, base.map(SnapshotId), is_intact))
             })
             .optional()
         })?;
-        let Some((changes, describes_root, created, used, base)) = row else { return Ok(None) };
+        let Some((changes, describes_root, created, used, base, is_intact)) = row else { return Ok(None) };
+        if !is_intact {
+            self.inner.forget_lost(id, id)?;
+            return Ok(None);
+        }
         self.inner.touch(used, to_millis(SystemTime::now()), |touched| {
             touched.snapshots.insert(id.0);
         });
@@ -112,12 +129,17 @@ impl Store {
 
     /// The same without forgetting a layer whose files are gone.
     pub(crate) fn stored_snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
+        if self.stands(id)? { self.snapshot(id) } else { Ok(None) }
+    }
+
+    /// Whether a layer's directories are there.
+    pub(crate) fn stands(&self, id: SnapshotId) -> Result<bool, CacheError> {
         let layout = &self.inner.layout;
-        let mut stands = layout.snapshot(id).is_dir();
-        if !stands && layout.version(id).is_dir() {
-            stands = self.inner.base_of(id)?.is_some_and(|base| layout.snapshot(base).is_dir());
+        if layout.snapshot(id).is_dir() {
+            return Ok(true);
         }
-        if stands { self.snapshot(id) } else { Ok(None) }
+        Ok(layout.version(id).is_dir()
+            && self.inner.base_of(id)?.is_some_and(|base| layout.snapshot(base).is_dir()))
     }
 
     /// Begins a layer over `parents` (bottom first; none when they do not matter). The caller writes it into
@@ -139,6 +161,7 @@ impl Store {
             has_parents: !parents.is_empty(),
             root_before,
             version: None,
+            origin: None,
             hashed: OnceLock::new(),
         })
     }
@@ -146,7 +169,11 @@ impl Store {
     /// Begins a layer that a process writes by working in the whole tree of `parents` (bottom first).
     pub fn begin_root(&self, parents: &[SnapshotId]) -> Result<ActiveRoot, CacheError> {
         let snapshot = self.begin(parents)?;
-        let (form, copy) = match self.inner.options.snapshotter {
+        let snapshotter = match snapshot.below.dirs().count() {
+            count if count > MOST_LOWER => Snapshotter::Copying,
+            _ => self.inner.options.snapshotter,
+        };
+        let (form, copy) = match snapshotter {
             Snapshotter::Overlay => (snapshot.overlay_form()?, None),
             Snapshotter::Copying => {
                 let root = snapshot.folder.0.join("root");
@@ -172,6 +199,8 @@ impl Inner {
     pub(crate) fn owners_beside(&self, sidecar: &Path) -> Owners {
         if self.options.recorded_owners {
             Owners::Recorded { sidecar: sidecar.to_owned() }
+        } else if self.options.userxattr {
+            Owners::Mapped
         } else {
             Owners::Real
         }
@@ -205,6 +234,12 @@ impl Inner {
                 None => {}
             }
         }
+        self.forget_lost(id, lost)?;
+        Ok(false)
+    }
+
+    /// Forgets the layer `id` because `lost` is not there, itself or what it lies over.
+    fn forget_lost(&self, id: SnapshotId, lost: SnapshotId) -> Result<(), CacheError> {
         // With it go the versions over it.
         let rows = self.database.write("forget a lost snapshot", |db| {
             db.execute("DELETE FROM snapshots WHERE id = ?1", [lost.0])
@@ -213,7 +248,7 @@ impl Inner {
         if rows > 0 {
             self.damage.note(format!("layer {id}"));
         }
-        Ok(false)
+        Ok(())
     }
 
     pub(crate) fn is_base_there(&self, base: SnapshotId) -> Result<bool, CacheError> {
@@ -221,11 +256,16 @@ impl Inner {
         is_directory(&self.layout.snapshot(base))
     }
 
+    /// What a version lies over, if its row can be relied on.
     fn base_of(&self, id: SnapshotId) -> Result<Option<SnapshotId>, CacheError> {
         self.database.read("look up a version", |db| {
             let base: Option<Option<i64>> = db
-                .prepare_cached("SELECT base FROM versions WHERE snapshot = ?1")?
-                .query_row([id.0], |row| row.get(0))
+                .prepare_cached("SELECT base, seal FROM versions WHERE snapshot = ?1")?
+                .query_row([id.0], |row| {
+                    let base: Option<i64> = row.get(0)?;
+                    let is_intact = seals::is_intact(row.get_ref(1)?, seals::of_version(id.0, base));
+                    Ok(base.filter(|_| is_intact))
+                })
                 .optional()?;
             Ok(base.flatten().map(SnapshotId))
         })
@@ -245,6 +285,11 @@ fn is_directory(dir: &Path) -> Result<bool, CacheError> {
 struct Folder(PathBuf);
 
 impl Folder {
+    /// Has it removed while the caller goes on: a file system may take its time.
+    fn discard(mut self, inner: &Inner) {
+        inner.scratch.discard(std::mem::take(&mut self.0));
+    }
+
     fn create(inner: &Arc<Inner>) -> Result<Folder, CacheError> {
         let path = inner.scratch.fresh()?;
         create_dir(&path, 0o700)?;
@@ -254,8 +299,17 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = remove_tree(&self.0);
+        if !self.0.as_os_str().is_empty() {
+            let _ = remove_tree(&self.0);
+        }
     }
+}
+
+/// What is known of a layer that was made elsewhere.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) created: SystemTime,
+    pub(crate) describes_root: bool,
 }
 
 /// A layer being written. Dropping it removes it.
@@ -270,6 +324,8 @@ pub struct ActiveSnapshot {
     root_before: Attributes,
     /// Where it was written by a copy.
     pub(crate) version: Option<Version>,
+    /// Where it was made elsewhere.
+    pub(crate) origin: Option<Origin>,
     /// Digest of all that it holds, where that was computed.
     hashed: OnceLock<ContentDigest>,
 }
@@ -284,6 +340,11 @@ impl ActiveSnapshot {
     /// How owners are to be written.
     pub fn owners(&self) -> &Owners {
         &self.owners
+    }
+
+    /// Whether its files are to be read and written, not shared or left to the kernel to copy.
+    pub fn has_plain_copies(&self) -> bool {
+        self.store.inner.options.plain_copies
     }
 
     /// How directories are marked that hide what is below.
@@ -346,24 +407,30 @@ impl ActiveSnapshot {
     /// Makes it a snapshot. `changes` is what [`ActiveSnapshot::changes`] says, or what the writer knows.
     pub fn commit(self, changes: &Changes) -> Result<Snapshot, CacheError> {
         self.resolve_opaque_root()?;
-        let describes_root = self.describes_root()?;
+        let now = to_millis(SystemTime::now());
+        let (created, describes_root) = match &self.origin {
+            Some(origin) => (to_millis(origin.created), origin.describes_root),
+            None => (now, self.describes_root()?),
+        };
         let inner = &self.store.inner;
-        let created = SystemTime::now();
-        let now = to_millis(created);
         let id = inner.database.write("add a snapshot", |db| {
             db.prepare_cached(
                 "INSERT INTO snapshots (changes, entries, size, root, created, used, boot)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute(params![
                 changes.digest.as_bytes(),
                 to_sql(changes.entries),
                 to_sql(changes.size),
                 describes_root,
+                created,
                 now,
                 inner.boot
             ])?;
             let id = SnapshotId(db.last_insert_rowid());
+            let seal = seals::of_layer(id.0, changes, describes_root, created);
+            db.prepare_cached("UPDATE snapshots SET seal = ?2 WHERE id = ?1")?
+                .execute(params![id.0, seal])?;
             if let Some(version) = &self.version {
                 version.insert(db, id)?;
             }
@@ -382,14 +449,16 @@ impl ActiveSnapshot {
         }
         inner.made_something();
         inner.leases.hold(&inner.layout, Bucket::of_layer(id))?;
+        inner.leases.saw_layer(id);
         self.store.grew(self.version.as_ref().and_then(Version::own).unwrap_or(changes.size));
+        self.folder.discard(inner);
         Ok(Snapshot {
             id,
             dirs: inner.dirs_of(id, self.version.as_ref().and_then(Version::base)),
             marks: inner.marks(),
             describes_root,
             changes: *changes,
-            created: from_millis(now),
+            created: from_millis(created),
         })
     }
 
@@ -408,7 +477,9 @@ impl ActiveSnapshot {
         remove_file_if_there(&list)?;
         if let Some(Version::Full { listing, .. }) = &self.version {
             let written = self.folder.0.join("files");
-            fs::write(&written, listing.encode(&changes.digest)).at("write", &written)?;
+            fs::File::create(&written)
+                .and_then(|mut file| listing.write(&changes.digest, &mut file))
+                .at("write", &written)?;
             fs::rename(&written, &list).at("rename", &written)?;
         }
         let sidecar = owners_of(&dir);
@@ -494,10 +565,18 @@ impl ActiveSnapshot {
         let work = self.folder.0.join("work");
         create_dir(&work, 0o700)?;
         let mut lower: Vec<PathBuf> = self.below.dirs().map(Path::to_owned).collect();
+        let etc = self.below.metadata(Path::new("etc"))?;
+        let has_etc = etc.is_some_and(|etc| etc.kind == files::Kind::Directory);
         if lower.is_empty() {
             lower.push(inner.layout.empty_layer());
         }
-        Ok(RootForm::Overlay { lower, upper: self.upper.clone(), work, userxattr: inner.options.userxattr })
+        Ok(RootForm::Overlay {
+            lower,
+            upper: self.upper.clone(),
+            work,
+            userxattr: inner.options.userxattr,
+            mount_points: inner.layout.mount_points(has_etc),
+        })
     }
 }
 
@@ -514,6 +593,9 @@ pub enum RootForm {
         work: PathBuf,
         /// Whether the mount option `userxattr` is needed.
         userxattr: bool,
+        /// A directory for the place below all others, where a process gets `/proc`, `/dev` and `/sys`, and where there is a directory
+        /// `/etc` also `/etc/hosts` and `/etc/resolv.conf`, mounted on what is in it and cannot take them off. What is there is in no layer.
+        mount_points: PathBuf,
     },
     /// A directory with all the files.
     Directory(PathBuf),
@@ -545,8 +627,11 @@ impl ActiveRoot {
         mount_points: impl IntoIterator<Item = &'a Path>,
     ) -> Result<ActiveSnapshot, CacheError> {
         if let Some(copy) = self.copy {
-            let relative = |path: &'a Path| path.strip_prefix("/").unwrap_or(path).ancestors();
-            let disturbed = mount_points.into_iter().flat_map(relative).map(Path::to_owned).collect();
+            // Where the links of the tree lead. Of a circle nothing can have been made.
+            let place = |path| files::resolve(self.snapshot.below(), path, true).unwrap_or_default();
+            let places = mount_points.into_iter().map(place);
+            let disturbed =
+                places.flat_map(|path| path.ancestors().map(Path::to_owned).collect::<Vec<_>>()).collect();
             copy.split_off_changes(&self.snapshot.upper, self.snapshot.store.inner.marks(), &disturbed)?;
         }
         Ok(self.snapshot)

@@ -75,29 +75,30 @@ impl DiskStatCache {
         if fresh.is_empty() {
             return Ok(());
         }
-        let mut merged: Vec<&[u8]> = self.kept();
-        let added: Vec<Vec<u8>> =
-            fresh.iter().map(|(key, digest)| [&key[..], &digest[..]].concat()).collect();
-        merged.extend(added.iter().map(Vec::as_slice));
+        // References, and blocks of bytes: there may be millions, and the build still holds all that it selected.
+        let mut merged: Vec<(&[u8; KEY], &[u8; 32])> = self.kept();
+        merged.extend(fresh.iter());
         // Of equal keys the added one comes last and wins.
-        merged.sort_by(|a, b| a[..KEY].cmp(&b[..KEY]));
-        let mut bytes = Vec::with_capacity(HEADER + merged.len() * RECORD);
-        bytes.extend_from_slice(&[0; HEADER]);
-        for (position, record) in merged.iter().enumerate() {
-            if merged.get(position + 1).is_none_or(|next| next[..KEY] != record[..KEY]) {
-                bytes.extend_from_slice(record);
-            }
+        merged.sort_by_key(|(key, _)| *key);
+        merged.reverse();
+        merged.dedup_by_key(|(key, _)| *key);
+        merged.reverse();
+        let mut hasher = start_checksum(merged.len() * RECORD);
+        for block in blocks(&merged) {
+            hasher.raw(&block);
         }
-        let checksum = checksum(&bytes[HEADER..]);
-        bytes[..HEADING.len()].copy_from_slice(HEADING);
-        bytes[HEADING.len()..HEADER].copy_from_slice(&checksum);
+        let checksum = hasher.finish();
         let temporary = self.inner.scratch.fresh()?;
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary)
-            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|mut file| {
+                file.write_all(HEADING)?;
+                file.write_all(&checksum)?;
+                blocks(&merged).try_for_each(|block| file.write_all(&block))
+            })
             .and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
@@ -105,7 +106,7 @@ impl DiskStatCache {
         written.at("write", &self.path)
     }
 
-    fn kept(&self) -> Vec<&[u8]> {
+    fn kept(&self) -> Vec<(&[u8; KEY], &[u8; 32])> {
         let all = records(&self.bytes).chunks_exact(RECORD);
         let was_asked =
             |index: usize| self.asked[index / 64].load(Ordering::Relaxed) & 1 << (index % 64) != 0;
@@ -113,7 +114,10 @@ impl DiskStatCache {
         let keep_idle = all.len() - asked <= asked.max(MIN_IDLE);
         all.enumerate()
             .filter(|(index, _)| keep_idle || was_asked(*index))
-            .map(|(_, record)| record)
+            .filter_map(|(_, record)| {
+                let (key, digest) = record.split_first_chunk::<KEY>()?;
+                Some((key, digest.first_chunk::<32>()?))
+            })
             .collect()
     }
 
@@ -162,9 +166,26 @@ fn is_valid(bytes: &[u8]) -> bool {
 }
 
 fn checksum(records: &[u8]) -> [u8; 32] {
-    let mut hasher = StableHasher::new("stat-cache-v1");
-    hasher.bytes(records);
+    let mut hasher = start_checksum(records.len());
+    hasher.raw(records);
     hasher.finish()
+}
+
+/// What has yet to be added is `length` bytes of records.
+fn start_checksum(length: usize) -> StableHasher {
+    StableHasher::new("stat-cache-v1").with(&(length as u64))
+}
+
+/// The bytes of records, so many at a time that calls are few.
+fn blocks<'a>(records: &'a [(&[u8; KEY], &[u8; 32])]) -> impl Iterator<Item = Vec<u8>> + 'a {
+    records.chunks(4096).map(|records| {
+        let mut block = Vec::with_capacity(records.len() * RECORD);
+        for (key, digest) in records {
+            block.extend_from_slice(*key);
+            block.extend_from_slice(*digest);
+        }
+        block
+    })
 }
 
 fn key_of(identity: &StatIdentity) -> [u8; KEY] {

@@ -3,15 +3,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::FlockOperation;
+
 use crate::collect::Collector;
 use crate::damage::Damage;
 use crate::database::Database;
 use crate::error::At;
 use crate::layout::Layout;
 use crate::leases::Leases;
+use crate::lock::Lock;
 use crate::scratch::Scratch;
-use crate::session::{Session, Touched, USED_GRAIN_MILLIS, settle};
-use crate::{BlobStore, CacheError, Records};
+use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock, settle};
+use crate::written::Written;
+use crate::{BlobStore, CacheError, Records, Replaced, names};
 
 /// How the trees that RUN writes to are made. The layers that result have one form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +41,19 @@ pub struct StoreOptions {
     pub separate_versions: bool,
     /// All of a layer is compressed anew.
     pub forget_chunks: bool,
+    /// Files of layers are read and written, not shared or left to the kernel to copy.
+    pub plain_copies: bool,
+}
+
+/// What may be done to open a state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Nothing: it must be there.
+    Existing,
+    /// It is made when it is missing.
+    New,
+    /// A database that is damaged is replaced as well, by what can be read of it.
+    Repair,
 }
 
 /// The state directory. Cheap to clone; usable from many threads, and by many processes at once.
@@ -60,29 +77,40 @@ pub(crate) struct Inner {
     pub(crate) touched: Mutex<Touched>,
     /// Whether something was made that is perhaps not on the disk yet.
     pub(crate) dirty: AtomicBool,
+    pub(crate) written: Written,
 }
 
 impl Store {
-    /// Opens the state directory `root`, creating what is missing. Nothing is scanned.
+    /// Opens the state directory `root`, creating what is missing, and replacing a damaged database by what can be read of it. Nothing is
+    /// scanned.
     ///
     /// # Errors
     /// [`CacheError::Unusable`] when the directory is on a network or read-only file system, belongs to somebody else, holds
     /// other things, or was made by a newer version.
     pub fn open(root: &Path, options: StoreOptions) -> Result<Store, CacheError> {
+        Store::open_as(root, options, Opening::Repair)
+    }
+
+    /// The same for those who want less.
+    ///
+    /// # Errors
+    /// Also [`CacheError::Absent`] and [`CacheError::Damaged`], where it is not to be made or repaired.
+    pub fn open_as(root: &Path, options: StoreOptions, opening: Opening) -> Result<Store, CacheError> {
         let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(boot_path).at("read", boot_path)?.trim().to_owned();
-        let layout = Layout::prepare(root, &options)?;
-        let mut database = Database::open(&layout)?;
-        if let Err(error) = forget_unsynced(&database, &boot) {
-            if !database.is_damaged() {
+        let layout = Layout::prepare(root, &options, opening)?;
+        let mut database = Database::open(&layout, &boot, opening)?;
+        if let Err(error) = forget_unsynced(&database, &layout, &boot) {
+            let is_to_repair = database.damage().is_some() && opening == Opening::Repair;
+            if !is_to_repair && !matches!(error, CacheError::Replaced { .. }) {
                 return Err(error);
             }
             drop(database);
-            database = Database::open(&layout)?;
+            database = Database::open(&layout, &boot, opening)?;
         }
         let damage = Damage::default();
-        if database.replaced() {
-            damage.note("the cache database");
+        if let Some(replaced) = database.replaced() {
+            damage.note_sentence(replaced.to_string());
         }
         let scratch = Scratch::new(layout.scratch());
         let inner = Arc::new(Inner {
@@ -96,8 +124,14 @@ impl Store {
             scratch,
             touched: Mutex::default(),
             dirty: AtomicBool::new(false),
+            written: Written::default(),
         });
         Ok(Store::of(inner))
+    }
+
+    /// Whether there is a state directory at a path: what [`Opening::Existing`] wants.
+    pub fn is_at(root: &Path) -> bool {
+        crate::layout::is_state_directory(root)
     }
 
     pub(crate) fn of(inner: Arc<Inner>) -> Store {
@@ -109,13 +143,17 @@ impl Store {
         self.inner.layout.root()
     }
 
-    /// Whether the database was broken, set aside and begun anew: what was cached is lost.
-    pub fn was_broken(&self) -> bool {
+    /// What became of the database, if it was found damaged when this was opened.
+    pub fn replaced(&self) -> Option<&Replaced> {
         self.inner.database.replaced()
     }
 
     /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
     /// what earlier builds made is written through to the disk.
+    ///
+    /// # Errors
+    /// [`CacheError::Replaced`] and [`CacheError::Damaged`] when the database was found damaged since the store was opened: it has to be
+    /// opened anew.
     pub fn session(&self) -> Result<Session, CacheError> {
         crate::shared::forget_shared(&self.inner)?;
         let session = Session::begin(self.inner.clone())?;
@@ -149,6 +187,16 @@ impl Store {
 }
 
 impl Inner {
+    /// Whether the database is still the one that was opened, and sound as far as anybody knows. For those who hold the session lock.
+    pub(crate) fn check_usable(&self) -> Result<(), CacheError> {
+        let result = self.database.check_usable();
+        if matches!(result, Err(CacheError::Replaced { .. })) {
+            self.damage
+                .note_sentence("the cache database was damaged, and was replaced meanwhile".to_owned());
+        }
+        result
+    }
+
     /// Something was made that a power failure could still take.
     pub(crate) fn made_something(&self) {
         self.dirty.store(true, Ordering::Release);
@@ -164,12 +212,16 @@ impl Inner {
 
 /// After an unclean end of another boot, what had not been synced may be there in part. Its rows go; its files are
 /// overwritten or pruned later.
-fn forget_unsynced(database: &Database, boot: &str) -> Result<(), CacheError> {
+fn forget_unsynced(database: &Database, layout: &Layout, boot: &str) -> Result<(), CacheError> {
     let there = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1)
                      OR EXISTS (SELECT 1 FROM blobs WHERE boot IS NOT NULL AND boot <> ?1)";
     if !database.read("look for unfinished rows", |db| db.query_row(there, [boot], |row| row.get(0)))? {
         return Ok(());
     }
+    let path = layout.session_lock();
+    let _lock = Lock::wait(open_lock(layout)?, FlockOperation::LockShared, &path)?;
+    // Another process may have forgotten all of it meanwhile, in another database.
+    database.check_usable()?;
     database.write("forget what was lost", |db| {
         db.execute("DELETE FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1", [boot])?;
         db.execute("DELETE FROM blobs WHERE boot IS NOT NULL AND boot <> ?1", [boot])?;
@@ -178,6 +230,28 @@ fn forget_unsynced(database: &Database, boot: &str) -> Result<(), CacheError> {
                  (SELECT name, platform FROM image_blobs WHERE digest NOT IN (SELECT digest FROM blobs))",
             [],
         )?;
-        Ok(())
+        names::write(db, layout)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_after_a_crash_is_forgotten_in_the_present_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let late = open();
+        let active = late.begin(&[]).unwrap();
+        let changes = active.changes().unwrap();
+        active.commit(&changes).unwrap();
+        late.inner.database.give_up("for a test");
+        assert!(open().replaced().is_some());
+        let Inner { database, layout, .. } = &*late.inner;
+        fs::write(layout.image_names(), "the list of the new one").unwrap();
+        let forgotten = forget_unsynced(database, layout, "another boot");
+        assert!(matches!(forgotten, Err(CacheError::Replaced { .. })), "{forgotten:?}");
+        assert_eq!(fs::read_to_string(layout.image_names()).unwrap(), "the list of the new one");
+    }
 }

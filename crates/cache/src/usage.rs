@@ -98,7 +98,7 @@ const LAYERS: &str = "
                      ORDER BY records.id LIMIT 1), ''),
            EXISTS (SELECT 1 FROM record_layers WHERE snapshot = snapshots.id)
              OR EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id)
-             OR id IN (SELECT value FROM kept, json_each(kept.layers))
+             OR id IN (SELECT snapshot FROM held)
              OR id IN (SELECT base FROM versions WHERE base IS NOT NULL)
     FROM snapshots ORDER BY id";
 
@@ -159,6 +159,45 @@ impl Store {
             temporary: inside(&layout.scratch())?,
             database,
             layers,
+        })
+    }
+}
+
+/// An image of the store and its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUsage {
+    /// Its name, as it is kept.
+    pub name: String,
+    /// What it runs on.
+    pub platform: String,
+    /// Bytes of its blobs.
+    pub bytes: u64,
+    /// Bytes of those blobs that nothing else has, neither another image nor a cached layer: they go when it loses its name.
+    pub frees: u64,
+}
+
+impl Store {
+    /// What images take, by name and platform.
+    pub fn image_usage(&self) -> Result<Vec<ImageUsage>, CacheError> {
+        let query = "
+            SELECT name, platform, coalesce(sum(size), 0), coalesce(sum(CASE
+                WHEN EXISTS (SELECT 1 FROM image_blobs AS other WHERE other.digest = own.digest
+                             AND (other.name, other.platform) <> (own.name, own.platform))
+                  OR EXISTS (SELECT 1 FROM packed WHERE packed.digest = own.digest)
+                  OR EXISTS (SELECT 1 FROM downloads WHERE downloads.digest = own.digest)
+                THEN 0 ELSE size END), 0)
+            FROM image_blobs AS own JOIN blobs ON blobs.digest = own.digest GROUP BY name, platform";
+        self.inner.database.read("add up images", |db| {
+            db.prepare(query)?
+                .query_map([], |row| {
+                    Ok(ImageUsage {
+                        name: row.get(0)?,
+                        platform: row.get(1)?,
+                        bytes: from_sql(row.get(2)?),
+                        frees: from_sql(row.get(3)?),
+                    })
+                })?
+                .collect()
         })
     }
 }

@@ -22,7 +22,7 @@ use rusqlite::{Transaction, params};
 
 use crate::database::{bytes32, to_sql};
 use crate::listing::{ENTRY_COST, Listing};
-use crate::{ActiveSnapshot, CacheError, SnapshotId, TreeView};
+use crate::{ActiveSnapshot, CacheError, SnapshotId, TreeView, seals};
 
 /// Layers that cost less than this to write are not worth a second directory.
 const WORTH: u64 = 16 * ENTRY_COST;
@@ -79,13 +79,16 @@ impl Version {
 
     /// Adds the row.
     pub(crate) fn insert(&self, db: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+        let seal = seals::of_version(id.0, self.base().map(|base| base.0));
         match self {
             Version::Full { name, .. } => db
-                .prepare_cached("INSERT INTO versions (snapshot, identity, place) VALUES (?1, ?2, ?3)")?
-                .execute(params![id.0, name.identity, name.place]),
+                .prepare_cached(
+                    "INSERT INTO versions (snapshot, identity, place, seal) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![id.0, name.identity, name.place, seal]),
             Version::Over { base, own } => db
-                .prepare_cached("INSERT INTO versions (snapshot, base, own) VALUES (?1, ?2, ?3)")?
-                .execute(params![id.0, base.0, to_sql(*own)]),
+                .prepare_cached("INSERT INTO versions (snapshot, base, own, seal) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![id.0, base.0, to_sql(*own), seal]),
         }
         .map(drop)
     }

@@ -70,6 +70,111 @@ fn a_changed_blob_is_reported_and_removed() {
     assert_eq!(store.read(&digest, 1 << 20).unwrap().unwrap(), bytes);
 }
 
+/// A large blob of this process is not hashed again, as long as its file stays what it was.
+#[test]
+fn a_large_blob_that_changes_is_noticed() {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let test = TestStore::new();
+    let store = test.store.blobs() as &dyn ContentStore;
+    let bytes = vec![7; 3 << 20];
+    let change = |digest: &Digest| {
+        // Longer than what a clock of a kernel takes for one moment.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let path = file_of(&test, digest);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[8], 2 << 20).unwrap();
+    };
+    let digest = store.put(&bytes).unwrap();
+    let read = |digest: &Digest| {
+        let mut read = Vec::new();
+        store.open(digest).unwrap().unwrap().read_to_end(&mut read).map(|_| read)
+    };
+    assert!(read(&digest).unwrap() == bytes);
+    change(&digest);
+    assert_eq!(read(&digest).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    assert!(store.open(&digest).unwrap().is_none(), "it is gone");
+    // While it is read as well.
+    store.put(&bytes).unwrap();
+    let mut reader = store.open(&digest).unwrap().unwrap();
+    reader.read_exact(&mut vec![0; 1 << 20]).unwrap();
+    change(&digest);
+    let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    // Another process has to hash what this one wrote.
+    store.put(&bytes).unwrap();
+    let other = test.again();
+    let mut read = Vec::new();
+    (other.blobs() as &dyn ContentStore).open(&digest).unwrap().unwrap().read_to_end(&mut read).unwrap();
+    assert!(read == bytes);
+}
+
+/// Two processes that need the same blob bring it both: the later one takes the name of the file that the other is reading.
+#[test]
+fn a_blob_that_is_brought_again_while_it_is_read_is_sound() {
+    let test = TestStore::new();
+    let (first, other) = (test.store.blobs() as &dyn ContentStore, test.again());
+    let bytes = vec![7; 3 << 20];
+    let digest = first.put(&bytes).unwrap();
+    let mut reader = first.open(&digest).unwrap().unwrap();
+    let mut read = vec![0; 1 << 20];
+    reader.read_exact(&mut read).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    (other.blobs() as &dyn ContentStore).put(&bytes).unwrap();
+    reader.read_to_end(&mut read).unwrap();
+    assert!(read == bytes);
+    assert_eq!(test.store.thrown_away(), Vec::<String>::new());
+    assert!((other.blobs() as &dyn ContentStore).open(&digest).unwrap().is_some(), "the other's is there");
+}
+
+/// A process that reads a damaged blob to its end after another has brought a sound one does not throw that away.
+#[test]
+fn what_took_the_place_of_a_damaged_blob_stays() {
+    let test = TestStore::new();
+    let store = test.store.blobs() as &dyn ContentStore;
+    let bytes = vec![9; 200_000];
+    let digest = store.put(&bytes).unwrap();
+    fs::write(file_of(&test, &digest), vec![8; 200_000]).unwrap();
+    let mut slow = store.open(&digest).unwrap().unwrap();
+    slow.read_exact(&mut [0; 1000]).unwrap();
+    let other = test.again();
+    let other = other.blobs() as &dyn ContentStore;
+    assert!(other.read(&digest, 1 << 20).is_err());
+    other.put(&bytes).unwrap();
+    let error = slow.read_to_end(&mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("replaced"), "{error}");
+    assert_eq!(test.store.thrown_away().len(), 1, "who read it has to read it again");
+    assert_eq!(other.read(&digest, 1 << 20).unwrap().unwrap(), bytes);
+}
+
+/// A build that has seen a blob, and misses it since another process found it damaged, is told so: it has to be done again.
+#[test]
+fn what_another_process_throws_away_is_noted() {
+    let test = TestStore::new();
+    let store = test.store.blobs() as &dyn ContentStore;
+    let digest = store.put(b"some bytes").unwrap();
+    let other = test.again();
+    let throw_away = || {
+        fs::remove_file(file_of(&test, &digest)).unwrap();
+        assert_eq!(ContentStore::size(other.blobs(), &digest).unwrap(), None);
+    };
+    let session = test.store.session().unwrap();
+    assert_eq!(store.size(&digest).unwrap(), Some(10));
+    throw_away();
+    for told in [1, 0] {
+        assert_eq!(store.size(&digest).unwrap(), None);
+        assert_eq!(test.store.thrown_away().len(), told);
+    }
+    store.put(b"some bytes").unwrap();
+    session.finish().unwrap();
+    // Between builds anything may go.
+    throw_away();
+    let session = test.store.session().unwrap();
+    assert_eq!(store.size(&digest).unwrap(), None);
+    session.finish().unwrap();
+    assert_eq!(test.store.thrown_away().len(), 0);
+}
+
 #[test]
 fn a_truncated_or_vanished_blob_is_not_here() {
     let test = TestStore::new();

@@ -8,11 +8,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use cache::PruneOptions;
-use common::TestStore;
+use common::{TestStore, put_image};
 use hash::Digest;
 use image::{
-    BlobSource, Compression, ContentStore, Descriptor, ImageResolver, Layer, Manifest, MediaType,
-    MemoryStore, Platform, Reference, ResolveError, RootFs, TransferProgress,
+    BlobSource, Compression, ContentStore, Descriptor, ImageResolver, Layer, MediaType, MemoryStore,
+    Platform, Reference, ResolveError, TransferProgress,
 };
 
 /// Nothing here waits for anything.
@@ -21,36 +21,6 @@ fn now<T>(future: impl Future<Output = T>) -> T {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("it waits"),
     }
-}
-
-fn put_image(
-    test: &TestStore,
-    name: &str,
-    platform: &str,
-    layer: &[u8],
-) -> Result<Descriptor, cache::CacheError> {
-    let store = test.store.blobs() as &dyn ContentStore;
-    let layer_digest = store.put(layer).unwrap();
-    let platform: Platform = platform.parse().unwrap();
-    let config = image::ImageConfig {
-        architecture: platform.architecture.clone(),
-        os: platform.os.clone(),
-        rootfs: RootFs { diff_ids: vec![layer_digest], ..RootFs::default() },
-        ..image::ImageConfig::default()
-    };
-    let config = serde_json::to_vec(&config).unwrap();
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: None,
-        config: Descriptor::new(MediaType::CONFIG, store.put(&config).unwrap(), config.len() as u64),
-        layers: vec![Descriptor::new(MediaType::LAYER, layer_digest, layer.len() as u64)],
-        annotations: Default::default(),
-    };
-    let manifest = serde_json::to_vec(&manifest).unwrap();
-    let descriptor =
-        Descriptor::new(MediaType::MANIFEST, store.put(&manifest).unwrap(), manifest.len() as u64);
-    test.store.put_image(&name.parse().unwrap(), &platform, &descriptor)?;
-    Ok(descriptor)
 }
 
 struct Silent;

@@ -22,7 +22,7 @@ fn a_failed_step_is_kept_for_a_time() {
     let RootForm::Overlay { upper, .. } = root.form() else { panic!("overlay") };
     fs::write(upper.join("half"), vec![1; 10_000]).unwrap();
     let failed = root.finish([]).unwrap();
-    let kept = failed.keep(&[base.id()], "RUN make", r#"{"args":["make"]}"#, HOUR).unwrap();
+    let kept = failed.keep(&[base.id()], &[], "RUN make", r#"{"args":["make"]}"#, HOUR).unwrap();
     assert_eq!(kept.layers[0], base.id());
 
     let again = test.again();
@@ -52,7 +52,7 @@ fn a_time_that_is_over_and_layers_that_are_lost() {
     let test = TestStore::new();
     let keep = |time| {
         let active = test.store.begin(&[]).unwrap();
-        active.keep(&[], "RUN x", "{}", time).unwrap()
+        active.keep(&[], &[], "RUN x", "{}", time).unwrap()
     };
     let (short, long) = (keep(Duration::ZERO), keep(HOUR));
     std::thread::sleep(Duration::from_millis(5));
@@ -212,10 +212,24 @@ fn a_store_of_before_gets_the_tables_it_lacks() {
     let test = TestStore::new();
     let layer = test.layer(&[], |dir| fs::write(dir.join("f"), "").unwrap());
     test.database()
-        .execute_batch("DROP TABLE kept; DROP TABLE downloads; DROP TABLE steps; DROP TABLE chunks; DROP TABLE sums; DROP TRIGGER base_gone; DROP TABLE versions;")
+        .execute_batch("DROP VIEW held; DROP TABLE pins; DROP TABLE kept; DROP TABLE downloads; DROP TABLE steps; DROP TABLE chunks; DROP TABLE sums; DROP TABLE record_origins; DROP TRIGGER base_gone; DROP TABLE versions;")
         .unwrap();
     let store = test.again();
-    assert!(!store.was_broken());
+    assert_eq!(store.replaced(), None);
     assert!(store.snapshot(layer.id()).unwrap().is_some());
     assert_eq!(store.kept_steps().unwrap(), []);
+}
+
+#[test]
+fn what_a_kept_step_shows_stays_with_it() {
+    let test = TestStore::new();
+    let shown = test.layer(&[], |dir| fs::write(dir.join("shown"), "").unwrap());
+    let failed = test.store.begin(&[]).unwrap();
+    let kept = failed.keep(&[], &[shown.id()], "RUN --mount=type=bind", "{}", HOUR).unwrap();
+    test.store.prune(PruneOptions::default()).unwrap();
+    assert!(test.store.snapshot(shown.id()).unwrap().is_some());
+    assert!(test.store.kept_step(kept.id).unwrap().is_some());
+    test.store.forget_kept_step(kept.id).unwrap();
+    test.store.prune(PruneOptions::default()).unwrap();
+    assert!(test.store.snapshot(shown.id()).unwrap().is_none());
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use cache::{CacheBackend, NewRecord, SnapshotId, StepRun};
+use cache::{CacheBackend, NewRecord, Origins, RecordId, SnapshotId, StepRun};
 use common::{TestStore, content, key};
 
 fn record(n: u64, layers: &[SnapshotId]) -> NewRecord {
@@ -32,6 +32,37 @@ fn records_are_found_under_all_their_keys_newest_first() {
     assert_eq!(test.again().records().lookup(&key(3)).unwrap(), [second]);
     assert_eq!(first.run, record(1, &[]).run);
     assert_eq!(first.layers, [layer]);
+}
+
+#[test]
+fn on_whose_word_a_result_rests_is_never_lost() {
+    let test = TestStore::new();
+    let records = test.store.records();
+    let of = |names: &[&str]| -> Origins { names.iter().map(|name| (*name).to_owned()).collect() };
+    let own = records.save(&[key(1)], &record(1, &[])).unwrap();
+    let both = records.save_from(&[key(1), key(2)], &record(2, &[]), &of(&["b", "a"])).unwrap();
+    assert_eq!((own.origins.clone(), both.origins.clone()), (of(&[]), of(&["a", "b"])));
+    records.alias(both.id, &key(3)).unwrap();
+    let again = test.again();
+    for n in [2, 3] {
+        assert_eq!(again.records().lookup(&key(n)).unwrap(), std::slice::from_ref(&both), "{n}");
+    }
+    assert_eq!(again.records().lookup(&key(1)).unwrap(), [both.clone(), own.clone()]);
+    let glance = |trusted: &[&str]| again.records().glance(&[key(1), key(2)], &of(trusted)).unwrap();
+    assert_eq!(glance(&[]), [Some(own.clone()), None]);
+    assert_eq!(glance(&["a", "c"]), [Some(own.clone()), None]);
+    assert_eq!(glance(&["a", "b", "c"]), [Some(both.clone()), Some(both)]);
+    // The same on fewer words counts before what is newer, another result does not.
+    let less = records.save_from(&[key(1), key(2)], &record(2, &[]), &of(&["b"])).unwrap();
+    let other = records.save_from(&[key(1)], &record(2, &[]), &of(&["b", "c"])).unwrap();
+    assert_eq!(glance(&["a", "b", "c"]), [Some(less.clone()), Some(less.clone())]);
+    for RecordId(id) in [less.id, other.id] {
+        test.database().execute("DELETE FROM records WHERE id = ?1", [id]).unwrap();
+    }
+    // A disk that forgets a part of it makes no result anybody's.
+    test.database().execute("DELETE FROM record_origins WHERE origin = 'a'", []).unwrap();
+    assert_eq!(test.again().records().lookup(&key(1)).unwrap(), [own]);
+    assert_eq!(test.again().records().lookup(&key(2)).unwrap(), []);
 }
 
 #[test]
@@ -163,4 +194,31 @@ fn a_claim_ends_with_its_process() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(test.store.records().try_claim(&key(1)).unwrap().is_some());
+}
+
+/// A build that counts on a layer, and misses it since another process found it damaged, is told so: it has to be done again.
+#[test]
+fn a_layer_that_another_process_throws_away_is_noted() {
+    let test = TestStore::new();
+    let layer = test.layer(&[], |_| {}).id();
+    test.store.records().save(&[key(1)], &record(1, &[layer])).unwrap();
+    let session = test.store.session().unwrap();
+    assert_eq!(test.store.records().lookup(&key(1)).unwrap().len(), 1);
+    test.database().execute_batch("PRAGMA foreign_keys = ON; DELETE FROM snapshots").unwrap();
+    test.store.records().save(&[key(2)], &record(2, &[layer])).unwrap_err();
+    assert_eq!(test.store.thrown_away().len(), 1);
+    // An image's, and one that this build has made.
+    let chain = hash::Digest::of(b"chain");
+    let of_image = test.layer(&[], |_| {}).id();
+    test.store.set_chain(&chain, of_image).unwrap();
+    session.finish().unwrap();
+    let session = test.store.session().unwrap();
+    assert_eq!(test.store.chain(&chain).unwrap(), Some(of_image));
+    let made = test.layer(&[], |_| {}).id();
+    test.database().execute_batch("PRAGMA foreign_keys = ON; DELETE FROM snapshots").unwrap();
+    for layer in [of_image, made] {
+        assert!(test.store.snapshot(layer).unwrap().is_none());
+        assert_eq!(test.store.thrown_away().len(), 1, "{layer}");
+    }
+    session.finish().unwrap();
 }

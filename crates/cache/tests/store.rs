@@ -138,7 +138,7 @@ fn a_full_disk_gives_an_error_and_nothing_half_done() {
 fn a_broken_database_is_replaced() {
     let test = TestStore::new();
     let snapshot = test.layer(&[], |dir| fs::write(dir.join("f"), "old").unwrap());
-    assert!(!test.store.was_broken());
+    assert_eq!(test.store.replaced(), None);
     let TestStore { store, dir } = test;
     drop(store);
     for suffix in ["", "-wal", "-shm"] {
@@ -146,15 +146,12 @@ fn a_broken_database_is_replaced() {
     }
     fs::write(dir.path().join("cache-v1.db"), vec![b'x'; 10_000]).unwrap();
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-    assert!(store.was_broken());
+    assert!(store.replaced().is_some());
     assert!(store.snapshot(snapshot.id()).unwrap().is_none());
-    // The new database gives the old id again; what lies there makes room.
+    // The new database does not give the old id again: logs and records of builds may still name it.
     let test = TestStore { store, dir };
     let again = test.layer(&[], |dir| fs::write(dir.join("g"), "new").unwrap());
-    assert_eq!(again.id(), snapshot.id());
-    assert!(
-        again.dirs().next().unwrap().join("g").exists() && !again.dirs().next().unwrap().join("f").exists()
-    );
+    assert!(again.id() > snapshot.id());
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn owners_and_marks_survive() {
             };
             match root.form().clone() {
                 RootForm::Directory(tree) => work(&tree),
-                RootForm::Overlay { lower, upper, work: scratch, userxattr } => {
+                RootForm::Overlay { lower, upper, work: scratch, userxattr, .. } => {
                     assert!(userxattr);
                     let target = tempfile::tempdir().unwrap();
                     let lower: Vec<String> = lower.iter().map(|dir| dir.display().to_string()).collect();

@@ -333,7 +333,7 @@ fn a_kept_step_keeps_what_its_layers_lie_over() {
     copy(&test.store, &[], &name(1, 1), &files(&[]));
     let (version, _) = copy(&test.store, &[], &name(1, 1), &files(&[("b", "b")]));
     let active = test.store.begin(&[version.id()]).unwrap();
-    let kept = active.keep(&[version.id()], "RUN false", "{}", Duration::from_secs(60)).unwrap();
+    let kept = active.keep(&[version.id()], &[], "RUN false", "{}", Duration::from_secs(60)).unwrap();
     test.store.evict(&|_| true, Limits::default(), "").unwrap();
     assert!(test.store.kept_step(kept.id).unwrap().is_some());
     assert_eq!(read(&test.store, &kept.layers), files(&[("b", "b")]));

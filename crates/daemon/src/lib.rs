@@ -1,12 +1,16 @@
 //! Docker's daemon, or one that answers as it does (Podman's service): where it is, and how images get into it
-//! (Docker Engine API, "Import images").
+//! (Docker Engine API, "Import images"). One that is there already gets its names, and nothing is sent; which layers of another one are
+//! there can be asked.
 //!
 //! Not here: what an archive holds, HTTP itself ([`transport`]).
 
+mod connection;
 mod endpoint;
+mod images;
 mod load;
 
 pub use endpoint::{Endpoint, Surroundings};
+pub use images::{has_image, layers_there, tag};
 pub use load::load;
 
 /// Images cannot be handed over.

@@ -2,8 +2,9 @@ use std::io::{self, Read};
 
 use serde::Deserialize;
 use transport::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use transport::{Body, Config, Method, Redirects, Request, Transport, Url};
+use transport::{Body, Method, Redirects, Request};
 
+use crate::connection::connection;
 use crate::{DaemonError, Endpoint};
 
 /// What a daemon may say, in bytes.
@@ -17,16 +18,7 @@ pub async fn load(
     told: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<String, DaemonError> {
     let unreachable = |reason: String| DaemonError::Unreachable { endpoint: endpoint.to_string(), reason };
-    // A daemon that unpacks a large layer says nothing for long.
-    let config = Config { idle_timeout: std::time::Duration::from_secs(600), ..Config::default() };
-    let (config, base) = match endpoint {
-        // The name of the host is of no consequence; Docker's command line says this one.
-        Endpoint::Unix(path) => (
-            Config { unix_socket: Some(path.clone()), ..config },
-            Url::parse("http://localhost/").map_err(|error| unreachable(error.to_string()))?,
-        ),
-        Endpoint::Tcp(url) => (config, url.clone()),
-    };
+    let (transport, base) = connection(endpoint)?;
     let url = base.join("images/load?quiet=1").map_err(|error| unreachable(error.to_string()))?;
     let request = Request {
         method: Method::POST,
@@ -35,7 +27,7 @@ pub async fn load(
         redirects: Redirects::Never,
         ..Request::get(url)
     };
-    let sent = Transport::new(config).send_telling(request, told).await;
+    let sent = transport.send_telling(request, told).await;
     let answer = sent.map_err(|error| unreachable(error.to_string()))?;
     let status = answer.status();
     let bytes = answer.read(MAX_ANSWER).await.map_err(|error| unreachable(error.to_string()))?;
@@ -81,5 +73,15 @@ mod tests {
         let bad = br#"{"stream":"x"}{"errorDetail":{"message":"no space"},"error":"no space"}"#;
         assert_eq!(said(bad).unwrap_err(), "no space");
         assert_eq!(said(b"").unwrap(), "");
+        // Whatever came instead is no reason to end.
+        for at in 0..bad.len() {
+            let _ = said(&bad[at..]);
+            let _ = said(&bad[..at]);
+            for byte in [0, b'"', b'{', b'[', b'\\', 0xff] {
+                let mut damaged = bad.to_vec();
+                damaged[at] = byte;
+                let _ = said(&damaged);
+            }
+        }
     }
 }

@@ -34,8 +34,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in ["sh", "usleep"] {
         std::fs::copy("/bin/busybox", base.join("bin").join(name))?;
     }
+    std::fs::create_dir(base.join("etc"))?;
+    // As the store has it below all layers.
+    let points = work.path().join("points");
     for dir in ["proc", "sys", "dev", "etc"] {
-        std::fs::create_dir(base.join(dir))?;
+        std::fs::create_dir_all(points.join(dir))?;
+    }
+    for file in ["hosts", "resolv.conf"] {
+        std::fs::write(points.join("etc").join(file), "")?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sandbox = Sandbox::new();
@@ -54,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 std::fs::create_dir(&layer).map(|()| layer)
             })
             .collect::<Result<Vec<PathBuf>, _>>()?;
-        lower.push(base.clone());
+        lower.extend([base.clone(), points.clone()]);
         let mut stages = [const { Vec::new() }; 5];
         for index in 0..count {
             let name = format!("{layers}-{network:?}-{index}");

@@ -1,8 +1,9 @@
 //! What the caller and the sandbox's processes say to each other.
 //!
-//! The caller sends one packet. For a step it has a descriptor of a memory file with the [`Task`], its standard input where that is
-//! inherited, and the private network where there is one. The sandbox answers with [`Report`]s. Packets keep their boundaries, so that both of the sandbox's
-//! processes can report over one socket.
+//! The caller sends a packet. For a step it has a descriptor of a memory file with the [`Task`], the standard streams of the process
+//! (standard input only where that is inherited), and the private network where there is one. The sandbox answers with [`Report`]s, of
+//! which [`Report::Finished`] is the last; the next step may be sent before it has come. Packets keep their boundaries, so that all of the
+//! sandbox's processes can report over one socket.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
@@ -16,14 +17,16 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Wanted;
 use crate::fault::Fault;
 use crate::seccomp::Filter;
-use crate::{ExitStatus, ProcessSpec};
+use crate::{ExitStatus, Network, ProcessSpec, Stdio};
 
 /// Longest packet. Reports are a sentence; only a path of the specification makes them long.
 const PACKET: usize = 16 * 1024;
-/// Most descriptors in one packet.
-const DESCRIPTORS: usize = 4;
+/// Most descriptors in one packet: a task, three streams, a network, and a control group in each of the first version's hierarchies,
+/// of which kernels know 14.
+const DESCRIPTORS: usize = 20;
 
 /// The caller's packet is one of these: a step, or for the private network a helper program or a table of the packet
 /// filter.
@@ -48,6 +51,8 @@ pub(crate) enum Report {
     Exited(ExitStatus),
     /// The process that prepares and cleans up was killed by this signal.
     Killed(i32),
+    /// Nothing of the step is left.
+    Finished,
 }
 
 /// Sends a packet with descriptors.
@@ -96,34 +101,78 @@ pub(crate) fn report(socket: BorrowedFd<'_>, report: &Report, descriptor: Option
     let _gone = send(socket, &bytes, descriptor.as_slice());
 }
 
-/// Everything the sandbox's processes need to know.
+/// What the guard needs to know of a step. It outlives the step, and should not remember what that was told, such as secrets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) stdio: Stdio,
+    pub(crate) network: Network,
+    pub(crate) groups: Wanted,
+}
+
+impl Order {
+    /// Reads what [`Task::write`] has written.
+    pub(crate) fn read(file: &OwnedFd) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&read_part(&mut File::from(file.try_clone()?))?)?)
+    }
+}
+
+/// What the guard says to the keeper of a step, with descriptors in this order: the task, the streams of the process, the private
+/// network, and where the process enters its control groups.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Handed {
+    pub(crate) stdio: Stdio,
+    pub(crate) network: Network,
+    /// How many there are.
+    pub(crate) groups: usize,
+    /// Whether they decide which devices can be used.
+    pub(crate) devices: bool,
+    /// Their name, where an OCI runtime takes part.
+    pub(crate) cgroup: Option<String>,
+}
+
+/// Everything the sandbox's other processes need to know.
 pub(crate) struct Task {
     pub(crate) spec: ProcessSpec,
     pub(crate) filter: Filter,
 }
 
 impl Task {
-    /// Writes a task to a new memory file: length of the specification, specification, filter.
+    /// Writes a task to a new memory file: an [`Order`], the specification, each after its length, and the filter.
     pub(crate) fn write(spec: &ProcessSpec, filter: &Filter) -> io::Result<OwnedFd> {
-        let json = serde_json::to_vec(spec)?;
+        let order = Order { stdio: spec.stdio, network: spec.network, groups: Wanted::of(spec) };
+        let mut bytes = Vec::new();
+        for part in [serde_json::to_vec(&order)?, serde_json::to_vec(spec)?] {
+            bytes.extend((part.len() as u64).to_le_bytes());
+            bytes.extend(part);
+        }
+        bytes.extend(filter.to_bytes());
         let mut file = File::from(rustix::fs::memfd_create(c"sandbox-task", MemfdFlags::CLOEXEC)?);
-        file.write_all(&(json.len() as u64).to_le_bytes())?;
-        file.write_all(&json)?;
-        file.write_all(&filter.to_bytes())?;
+        file.write_all(&bytes)?;
         file.rewind()?;
         Ok(file.into())
     }
 
-    /// Reads a task back.
+    /// Reads a task back, after its [`Order`].
     pub(crate) fn read(file: OwnedFd) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        File::from(file).read_to_end(&mut bytes)?;
+        let mut file = File::from(file);
+        let spec = serde_json::from_slice(&read_part(&mut file)?)?;
+        let mut filter = Vec::new();
+        file.read_to_end(&mut filter)?;
         let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(io::Error::other)?;
-        let (json, filter) = rest.split_at_checked(length).ok_or_else(cut)?;
-        Ok(Self { spec: serde_json::from_slice(json)?, filter: Filter::from_bytes(filter).ok_or_else(cut)? })
+        Ok(Self { spec, filter: Filter::from_bytes(&filter).ok_or_else(cut)? })
     }
+}
+
+/// Reads something that comes after its length.
+fn read_part(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut part = Vec::new();
+    let length = u64::from_le_bytes(length);
+    if file.take(length).read_to_end(&mut part)? as u64 != length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(part)
 }
 
 /// As [`pair`], for two processes of the sandbox: both ends block.

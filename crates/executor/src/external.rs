@@ -246,7 +246,6 @@ impl Call<'_> {
             let limited = self.groups.iter().all(|group| rustix::io::write(group, b"0").is_ok());
             let entered = rustix::process::chdir(BUNDLE).and_then(|()| self.streams.take());
             if limited && entered.is_ok() && sys::close_on_exec_from(3).is_ok() {
-                sys::reset_signals();
                 let _failed = sys::execve(&program, &line, &env);
             }
             127

@@ -11,7 +11,7 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::control::{self, Report, Task};
+use crate::control::{self, Handed, Report, Task};
 use crate::fault::{Context, Fault, reason};
 use crate::guard::release_streams;
 use crate::mount::{self, FileSystem};
@@ -43,6 +43,10 @@ pub(crate) struct World {
 pub(crate) struct Given {
     /// The caller's standard input, where it is inherited.
     pub(crate) stdin: Option<OwnedFd>,
+    /// The other streams, unless the process gets a terminal.
+    pub(crate) stdout: Option<OwnedFd>,
+    /// Likewise.
+    pub(crate) stderr: Option<OwnedFd>,
     /// The network namespace, where it is a private one.
     pub(crate) network: Option<OwnedFd>,
     /// Where the program's process enters its control groups.
@@ -53,12 +57,20 @@ pub(crate) struct Given {
     pub(crate) cgroup: Option<String>,
 }
 
-/// Runs a task and reports; returns the exit code of this process.
-pub(crate) fn run(task: &Task, control: &OwnedFd, given: &Given, guard: &OwnedFd) -> i32 {
+/// Waits for a step, which comes over the socket `told`, runs it, and reports; returns the exit code of this process.
+pub(crate) fn run(told: &OwnedFd, control: &OwnedFd, guard: &OwnedFd) -> i32 {
     if !follow(guard) {
         return 1;
     }
-    match keep(task, control, given) {
+    let run = || {
+        let packet = control::receive(told.as_fd()).context(|| "hear from the guard")?;
+        let (packet, descriptors) = packet.unwrap_or_default();
+        let (task, mut given) = Given::of(&packet, descriptors)?;
+        let task = Task::read(task).context(|| "read the task")?;
+        given.take_streams()?;
+        keep(&task, control, &given)
+    };
+    match run() {
         Ok(status) => {
             control::report(control.as_fd(), &Report::Exited(status), None);
             0
@@ -85,9 +97,11 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
     let home =
         rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).context(|| "open the mount namespace")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    separate(UnshareFlags::NEWNS, "mount")?;
-    separate(UnshareFlags::NEWIPC, "ipc")?;
-    separate(UnshareFlags::NEWUTS, "host name")?;
+    separate_all(&[
+        (UnshareFlags::NEWNS, "mount"),
+        (UnshareFlags::NEWIPC, "ipc"),
+        (UnshareFlags::NEWUTS, "host name"),
+    ])?;
     match (task.spec.network, &given.network) {
         (Network::Host, _) => {}
         (Network::None, _) => {
@@ -116,7 +130,6 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
 
 /// Runs the program to its end.
 fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
-    separate(UnshareFlags::NEWPID, "process")?;
     // In a privileged step chown may fail: it is to see things as they are.
     let recorder = match task.spec.security {
         Security::Default if owners::are_recorded() => owners::Recorder::new(),
@@ -127,18 +140,21 @@ fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> 
         None => Ok((None, None)),
     }
     .context(|| "create a socket")?;
-    let program = sys::fork(move || program::run(task, world, control.as_fd(), given, hand_over))
-        .context(|| "start the sandbox's process")?;
+    let program = sys::fork_init(move || program::run(task, world, control.as_fd(), given, hand_over))
+        .map_err(|error| inseparable("process", &error))?;
     let watched = rustix::process::pidfd_open(program, PidfdFlags::empty()).context(|| "open the process")?;
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
     release_streams(control);
-    if let (Some(recorder), Some(calls)) = (recorder, calls)
+    if let (Some(recorder), Some(calls)) = (&recorder, calls)
         && let Some((_, descriptors)) = control::receive(calls.as_fd()).context(|| "hear from the process")?
         && let Some(calls) = descriptors.first()
         && let Some(lost) = recorder.attend(calls, watched.as_fd())?
     {
         control::report(control.as_fd(), &Report::Note(lost.to_owned()), None);
     }
+
+    // Its mount goes with this process: by itself it would take the kernel a grace period.
+    std::mem::forget(recorder);
 
     // It is the init process of its pid namespace: once it is reaped, nothing in there is left.
     let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(program), WaitOptions::empty()))
@@ -151,18 +167,31 @@ fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> 
 
 /// Moves this process (or its future children, for pid namespaces) to a new namespace.
 pub(crate) fn separate(namespace: UnshareFlags, name: &str) -> Result<(), Fault> {
-    sys::unshare(namespace).map_err(|error| {
-        let reason = reason(&error);
-        let text = match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
-            Errno::PERM => format!("create a {name} namespace: {reason} (CAP_SYS_ADMIN is needed)"),
-            Errno::NOSPC => {
-                format!("create a {name} namespace: a limit in /proc/sys/user/max_*_namespaces is reached")
-            }
-            Errno::INVAL => format!("create a {name} namespace: this kernel has none"),
-            _ => format!("create a {name} namespace: {reason}"),
-        };
-        Fault::Unsupported(text)
-    })
+    sys::unshare(namespace).map_err(|error| inseparable(name, &error))
+}
+
+/// As [`separate`], for several at once, which costs the kernel hardly more than one.
+fn separate_all(namespaces: &[(UnshareFlags, &str)]) -> Result<(), Fault> {
+    let all = namespaces.iter().fold(UnshareFlags::empty(), |all, (one, _)| all | *one);
+    match sys::unshare(all) {
+        Ok(()) => Ok(()),
+        // Which of them it is.
+        Err(_) => namespaces.iter().try_for_each(|(one, name)| separate(*one, name)),
+    }
+}
+
+/// Why a namespace cannot be made.
+pub(crate) fn inseparable(name: &str, error: &std::io::Error) -> Fault {
+    let reason = reason(error);
+    let text = match Errno::from_io_error(error).unwrap_or(Errno::IO) {
+        Errno::PERM => format!("create a {name} namespace: {reason} (CAP_SYS_ADMIN is needed)"),
+        Errno::NOSPC => {
+            format!("create a {name} namespace: a limit in /proc/sys/user/max_*_namespaces is reached")
+        }
+        Errno::INVAL => format!("create a {name} namespace: this kernel has none"),
+        _ => format!("create a {name} namespace: {reason}"),
+    };
+    Fault::Unsupported(text)
 }
 
 pub(crate) fn start_loopback() -> Result<(), Fault> {
@@ -170,6 +199,43 @@ pub(crate) fn start_loopback() -> Result<(), Fault> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .context(|| "open a socket")?;
     sys::loopback_up(socket.as_fd()).context(|| "start the loopback device")
+}
+
+impl Given {
+    /// Takes apart what the guard has sent: the task, and this.
+    fn of(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(OwnedFd, Self), Fault> {
+        let handed: Handed = serde_json::from_slice(packet)
+            .map_err(std::io::Error::from)
+            .context(|| "understand the guard")?;
+        let mut descriptors = descriptors.into_iter();
+        let mut expect = |expected: bool| if expected { descriptors.next() } else { None };
+        let task = expect(true);
+        let has_streams = handed.stdio != Stdio::Terminal;
+        let given = Self {
+            stdin: expect(handed.stdio == Stdio::Inherit),
+            stdout: expect(has_streams),
+            stderr: expect(has_streams),
+            network: expect(handed.network == Network::Private),
+            groups: descriptors.collect(),
+            devices: handed.devices,
+            cgroup: handed.cgroup,
+        };
+        match task {
+            Some(task) if given.groups.len() == handed.groups => Ok((task, given)),
+            _ => Err(Fault::Setup("a descriptor of the step is missing".to_owned())),
+        }
+    }
+
+    /// Makes the streams those of this process, from which they are inherited.
+    fn take_streams(&mut self) -> Result<(), Fault> {
+        if let Some(stdout) = self.stdout.take() {
+            rustix::stdio::dup2_stdout(stdout).context(|| "set standard output")?;
+        }
+        if let Some(stderr) = self.stderr.take() {
+            rustix::stdio::dup2_stderr(stderr).context(|| "set standard error")?;
+        }
+        Ok(())
+    }
 }
 
 impl World {

@@ -37,7 +37,7 @@ pub fn probe(identity: Result<&Identity, &Error>) -> Machine {
         sandboxes(),
         identity_feature(identity),
         user_namespaces(),
-        overlay(&kernel),
+        overlay(),
         seccomp(),
         cgroups(),
         devices(),
@@ -99,14 +99,12 @@ fn user_namespaces() -> Feature {
     available(NAME, "ordinary users can build")
 }
 
-fn overlay(kernel: &str) -> Feature {
+fn overlay() -> Feature {
     const NAME: &str = "overlay";
     if let Err(refused) = FileSystem::open("overlay") {
-        return missing(NAME, format!("{}; RUN cannot be executed", refused.text));
+        return missing(NAME, format!("{}; every RUN works in a full copy of its file system", refused.text));
     }
-    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 7) {
+    if crate::rootfs::takes_layers_one_by_one() {
         available(NAME, "up to 500 layers, through the new mount API")
     } else {
         available(NAME, "up to 500 layers, through mount(2): the kernel is older than 6.7")

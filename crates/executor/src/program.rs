@@ -19,7 +19,7 @@ use crate::fault::{Context, Fault, reason};
 use crate::keeper::{Given, World};
 use crate::seccomp::{self, DEFAULT_CAPABILITIES};
 use crate::stubs::Stubs;
-use crate::{ProcessSpec, Security, Stdio, keeper, owners, sys, system};
+use crate::{ProcessSpec, Security, dumps, keeper, mount, owners, sys, system};
 
 /// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
 pub(crate) const OPEN_FILES: u64 = 1024;
@@ -66,7 +66,6 @@ fn enter(
     for group in &given.groups {
         rustix::io::write(group, b"0").context(|| "enter the step's cgroup")?;
     }
-    sys::reset_signals();
     rustix::process::setsid().context(|| "start a session")?;
     if let Some(note) = system::mount_proc(world.proc.as_fd())? {
         control::report(control, &Report::Note(note), None);
@@ -111,13 +110,16 @@ fn change_root(root: &OwnedFd) -> Result<(), Fault> {
             .context(|| "look at the root file system")?;
         Ok(found.stx_mnt_id)
     };
+    let old = mount::open_path("/").context(|| "open /")?;
     rustix::process::fchdir(root).context(|| "enter the root file system")?;
     // The old root comes to lie over the new one (pivot_root(2), "pivot_root(\".\", \".\")").
     rustix::process::pivot_root(".", ".").context(|| "change the root file system")?;
+    // With the old root goes what is mounted in it and on it, as the scratch space is.
+    rustix::process::fchdir(&old).context(|| "enter the old root")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).context(|| "leave the host's file systems")?;
     rustix::process::chdir("/").context(|| "enter the root file system")?;
     let own = mount_of("/")?;
-    // On it lies the scratch space, and each unmount takes off only what is on top. As long as something is left,
-    // `/..` leads to it.
+    // As long as something is left, `/..` leads to it, and each unmount takes off only what is on top.
     for _ in 0..MOST_COVERS {
         if mount_of("/..")? == own {
             return Ok(());
@@ -130,12 +132,13 @@ fn change_root(root: &OwnedFd) -> Result<(), Fault> {
 /// Everything after: this process can reach nothing but the sandbox.
 fn execute(task: &Task) -> Result<Infallible, Fault> {
     let spec = &task.spec;
-    if spec.stdio == Stdio::Captured {
+    if spec.stdio.is_piped() {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .context(|| "open /dev/null")?;
         rustix::stdio::dup2_stdin(&null).context(|| "set standard input")?;
         own_streams(&spec.user);
     }
+    dumps::as_usual();
     limit_open_files();
     spec.ulimits.iter().try_for_each(crate::Ulimit::apply)?;
     enter_working_directory(&spec.cwd)?;

@@ -11,7 +11,7 @@ use crate::scratch::{Place, Scratch};
 use crate::{Rootfs, Writable};
 
 /// The kernel's limit of lower directories (`OVL_MAX_STACK`).
-const MAXIMUM_LOWER: usize = 500;
+pub const MAXIMUM_LOWER: usize = 500;
 /// The longest value that fsconfig(2) takes, without the final zero.
 const LONGEST_VALUE: usize = 255;
 
@@ -134,11 +134,16 @@ fn attach(dir: &OwnedFd, place: &Place) -> Result<(), Fault> {
     mount::attach(dir.as_fd(), place.dir.as_fd()).context(|| "attach a file system")
 }
 
-/// The new mount API where the kernel's overlay has it (6.7), else mount(2).
+/// Whether overlayfs knows `lowerdir+`. An older one would write each try of it to the kernel's log.
+pub(crate) fn takes_layers_one_by_one() -> bool {
+    crate::seccomp::kernel_version() >= (6, 7)
+}
+
+/// The new mount API where the kernel's overlay has it, else mount(2).
 fn mount_overlay(overlay: &Overlay<'_>, scratch: &mut Scratch) -> Result<OwnedFd, Fault> {
     let place = scratch.place("tree")?;
     let mut refusal = None;
-    if overlay.paths().all(|path| path.as_os_str().len() <= LONGEST_VALUE) {
+    if takes_layers_one_by_one() && overlay.paths().all(|path| path.as_os_str().len() <= LONGEST_VALUE) {
         match configure(overlay) {
             Ok(dir) => {
                 attach(&dir, &place)?;

@@ -4,12 +4,12 @@ use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio as Redirect};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, MemfdFlags, SealFlags};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Pid, PidfdFlags};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::sync::OnceCell;
 
+use crate::cgroup::Wanted;
 use crate::control::{self, Report, Task};
 use crate::fault::Fault;
 use crate::mount;
@@ -75,6 +76,7 @@ pub trait Executor: Send + Sync {
 /// The binary that uses it must call [`crate::sandbox_init`] first thing in `main`.
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
+    idle: Arc<Idle>,
     /// The running binary, through a mount that cannot be written to: otherwise a process that executes
     /// `/proc/self/exe` could get hold of the host's file (CVE-2019-5736). Made when the first process starts.
     binary: Arc<OnceLock<OwnedFd>>,
@@ -172,10 +174,7 @@ impl Sandbox {
         serde_json::to_writer(&file, task).map_err(Error::io("write a task"))?;
         file.rewind().map_err(Error::io("write a task"))?;
         let descriptors: Vec<_> = std::iter::once(file.as_fd()).chain(namespace).collect();
-        let mut command = self.command()?;
-        command.stdin(theirs).stdout(Redirect::null()).stderr(Redirect::null());
-        let mut guard = command.spawn().map_err(Error::io("start the sandbox"))?;
-        drop(command);
+        let mut guard = self.spawn(theirs)?;
         // Nobody waits for it: that would keep its end until the caller's.
         std::thread::spawn(move || guard.wait());
         let control = watch(ours)?;
@@ -204,50 +203,63 @@ impl Sandbox {
         }
     }
 
-    /// The helper's program, with nothing of this one's surroundings.
-    fn command(&self) -> Result<Command, Error> {
+    /// Starts the helper's program, with nothing of this one's surroundings.
+    fn spawn(&self, control: OwnedFd) -> Result<Child, Error> {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.binary()?.as_raw_fd()));
         command.arg0("builder").arg(SANDBOX_ARGUMENT).env_clear();
-        Ok(command)
+        command.stdin(control).stdout(Redirect::null()).stderr(Redirect::null());
+        command.spawn().map_err(Error::io("start the sandbox"))
+    }
+
+    /// A guard that has nothing to do, started when there is none.
+    fn guard(&self) -> Result<Guard, Error> {
+        if let Some(guard) = self.idle.take() {
+            return Ok(guard);
+        }
+        let (control, theirs) = control::pair().map_err(Error::io("create a socket"))?;
+        Ok(Guard { process: self.spawn(theirs)?, control, settles: false })
     }
 
     fn launch(&self, spec: &ProcessSpec, private: Option<(PrivateNetwork, Lease)>) -> Result<Running, Error> {
         let (network, lease) = private.unzip();
         let filter = Filter::default_profile().map_err(Error::Unsupported)?;
-        let (ours, theirs) = control::pair().map_err(Error::io("create a socket"))?;
         let adapted = network.as_ref().map(|network| network.adapt(spec));
         let task = Task::write(adapted.as_ref().unwrap_or(spec), filter)
             .map_err(Error::io("write the sandbox's task"))?;
-        let mut command = self.command()?;
-        command.stdin(theirs);
         let mut pipes = [None, None];
         let mut descriptors = vec![task.as_fd()];
-        let stdin = io::stdin();
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let ends;
         match spec.stdio {
-            Stdio::Inherit => descriptors.push(stdin.as_fd()),
+            Stdio::Inherit => descriptors.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
             Stdio::Captured => {
-                let (stdout, stdout_end) = output_pipe()?;
-                let (stderr, stderr_end) = output_pipe()?;
-                command.stdout(Redirect::from(stdout_end)).stderr(Redirect::from(stderr_end));
+                let ((stdout, stdout_end), (stderr, stderr_end)) = (output_pipe()?, output_pipe()?);
+                ends = [stdout_end, stderr_end];
+                descriptors.extend(ends.iter().map(OwnedFd::as_fd));
                 pipes = [Some(stdout), Some(stderr)];
             }
-            Stdio::Terminal => {
-                command.stdout(Redirect::null()).stderr(Redirect::null());
+            Stdio::Joined => {
+                let (output, end) = output_pipe()?;
+                ends = [second_end(&end)?, end];
+                descriptors.extend(ends.iter().map(OwnedFd::as_fd));
+                pipes = [Some(output), None];
             }
+            Stdio::Terminal => {}
         }
         descriptors.extend(lease.as_ref().and_then(Lease::namespace));
-        let guard = command.spawn().map_err(Error::io("start the sandbox"))?;
-        // The command holds the other ends of the pipes and of the socket.
-        drop(command);
+        let Guard { process: guard, control, settles } = self.guard()?;
         let mut running = Running {
-            control: Some(watch(ours)?),
-            guard,
+            control: Some(watch(control)?),
+            guard: Some(guard),
+            idle: self.idle.clone(),
+            settles,
+            ends_with_program: Wanted::of(spec).lets_reuse(),
+            finished: false,
             process: None,
             pipes,
             terminal: None,
             deadline: spec.timeout.map(|timeout| (Instant::now(), timeout)),
             verdict: Verdict::default(),
-            reaped: false,
             lease: None,
             may_change_network: spec.security == Security::Insecure,
         };
@@ -274,6 +286,59 @@ impl Executor for Sandbox {
             None => PrivateNetwork::open(self).await,
         };
         self.network.get_or_try_init(open).await.cloned()
+    }
+}
+
+/// The outermost process of a sandbox.
+#[derive(Debug)]
+struct Guard {
+    process: Child,
+    /// Closing it ends it.
+    control: OwnedFd,
+    /// Whether it has not said yet that it is done with the step before.
+    settles: bool,
+}
+
+/// Guards that wait for their next step. They end with the value.
+#[derive(Debug, Default)]
+struct Idle(Mutex<Vec<Guard>>);
+
+/// So many are kept: more run at once only where somebody asks for it.
+const MOST_IDLE: usize = 8;
+
+impl Idle {
+    fn guards(&self) -> MutexGuard<'_, Vec<Guard>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is still there.
+    fn take(&self) -> Option<Guard> {
+        let mut guards = self.guards();
+        std::iter::from_fn(|| guards.pop()).find_map(|mut guard| {
+            let lives = matches!(guard.process.try_wait(), Ok(None));
+            lives.then_some(guard)
+        })
+    }
+
+    /// Keeps it, or gives it back.
+    fn put(&self, guard: Guard) -> (Option<Child>, Option<OwnedFd>) {
+        let mut guards = self.guards();
+        if guards.len() < MOST_IDLE {
+            guards.push(guard);
+            return (None, None);
+        }
+        (Some(guard.process), Some(guard.control))
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let guards = std::mem::take(&mut *self.guards());
+        let processes: Vec<Child> = guards.into_iter().map(|guard| guard.process).collect();
+        // Nothing is left for them to do but to see that nobody is there any more.
+        for mut process in processes {
+            let _gone = process.wait();
+        }
     }
 }
 
@@ -315,6 +380,13 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
     Ok((read, write))
 }
 
+/// The end of a pipe that is written to, opened once more: a program that makes one of its streams non-blocking has not asked for that of
+/// the other.
+fn second_end(end: &OwnedFd) -> Result<OwnedFd, Error> {
+    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+    rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(Error::io("open a pipe"))
+}
+
 fn watch(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
     sys::watch(descriptor, Interest::READABLE).map_err(Error::io("watch the sandbox"))
 }
@@ -325,7 +397,17 @@ fn watch(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
 pub struct Running {
     /// Closing it tells the guard to kill the sandbox.
     control: Option<AsyncFd<OwnedFd>>,
-    guard: Child,
+    /// `None` once it is reaped, or has gone there:
+    guard: Option<Child>,
+    /// Where the guard goes when nothing of the process is left.
+    idle: Arc<Idle>,
+    /// Whether what the guard says now is still about the step before.
+    settles: bool,
+    /// Whether nothing more is learned after the program's end, when its mounts are gone: what follows is the end of the sandbox's own
+    /// process, which nobody has to wait for.
+    ends_with_program: bool,
+    /// Whether the guard is done with the step.
+    finished: bool,
     process: Option<Arc<OwnedFd>>,
     /// Standard output and error.
     pipes: [Option<pipe::Receiver>; 2],
@@ -333,7 +415,6 @@ pub struct Running {
     /// When it began, and how long it may take.
     deadline: Option<(Instant, Duration)>,
     verdict: Verdict,
-    reaped: bool,
     /// Its place in the private network.
     lease: Option<Lease>,
     /// Whether the process may leave that in another state.
@@ -354,7 +435,7 @@ struct Verdict {
 impl Verdict {
     fn take(&mut self, report: Report) {
         match report {
-            Report::Started | Report::Terminal => {}
+            Report::Started | Report::Terminal | Report::Finished => {}
             Report::OutOfMemory(limit) => self.cause = Some(Cause::OutOfMemory { limit }),
             Report::Note(note) => self.notes.push(note),
             Report::Exited(status) => self.status = Some(status),
@@ -364,8 +445,8 @@ impl Verdict {
         }
     }
 
-    /// `guard` says how the outermost process ended.
-    fn result(self, guard: std::process::ExitStatus) -> Result<Outcome, Error> {
+    /// `guard` says how the outermost process ended, where it has.
+    fn result(self, guard: Option<std::process::ExitStatus>) -> Result<Outcome, Error> {
         if let Some(fault) = self.fault {
             return Err(fault.into());
         }
@@ -377,11 +458,14 @@ impl Verdict {
                 });
                 Ok(Outcome { status, cause, notes: self.notes })
             }
-            None if self.unsent => Err(Error::Killed(format!(" before it began ({guard})"))),
-            None => Err(Error::Killed(match self.killed {
-                Some(signal) => format!(" by signal {signal}"),
-                None => format!(" ({guard})"),
-            })),
+            None => {
+                let guard = guard.map(|guard| format!(" ({guard})")).unwrap_or_default();
+                Err(Error::Killed(match self.killed {
+                    _ if self.unsent => format!(" before it began{guard}"),
+                    Some(signal) => format!(" by signal {signal}"),
+                    None => guard,
+                }))
+            }
         }
     }
 }
@@ -414,13 +498,23 @@ impl Signaller {
         }
     }
 
+    /// Whether what is typed at its terminal reaches the process, and not a job that it started.
+    pub fn is_in_foreground(&self, terminal: &crate::Terminal) -> bool {
+        let foreground = terminal.foreground().map(|group| group.as_raw_nonzero().to_string());
+        foreground.is_some() && foreground == self.pid()
+    }
+
+    /// Its number here.
+    fn pid(&self) -> Option<String> {
+        let process = self.process.as_ref()?;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+        field(&info, "Pid:").map(str::to_owned)
+    }
+
     /// Whether the process catches a signal or has chosen to ignore it. Of any other the kernel keeps the default
     /// action from init processes, which this is. True when it cannot be told.
     pub fn heeds(&self, signal: i32) -> bool {
-        let status = self.process.as_ref().and_then(|process| {
-            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
-            std::fs::read_to_string(format!("/proc/{}/status", field(&info, "Pid:")?)).ok()
-        });
+        let status = self.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
         let chosen = status.and_then(|status| chosen_signals(&status));
         chosen.is_none_or(|chosen| {
             u32::try_from(signal)
@@ -502,57 +596,82 @@ impl Running {
         self.finish().await
     }
 
-    /// The next report; `None` when all of the sandbox's processes are gone.
+    /// The next report; `None` when the rest does not matter, or all of the sandbox's processes are gone, but perhaps the guard.
     async fn receive(&mut self) -> Result<Option<(Report, Option<OwnedFd>)>, Error> {
-        let Some(control) = &self.control else { return Ok(None) };
-        let packet = control
-            .async_io(Interest::READABLE, |socket| control::receive(socket.as_fd()))
-            .await
-            .map_err(Error::io("hear from the sandbox"))?;
-        let Some((bytes, descriptors)) = packet else { return Ok(None) };
-        let report = serde_json::from_slice(&bytes)
-            .map_err(io::Error::from)
-            .map_err(Error::io("understand the sandbox"))?;
-        Ok(Some((report, descriptors.into_iter().next())))
+        loop {
+            let is_over = self.finished || self.is_prompt();
+            let Some(control) = self.control.as_ref().filter(|_| !is_over) else { return Ok(None) };
+            let packet = control
+                .async_io(Interest::READABLE, |socket| control::receive(socket.as_fd()))
+                .await
+                .map_err(Error::io("hear from the sandbox"))?;
+            let Some((bytes, descriptors)) = packet else { return Ok(None) };
+            let report = serde_json::from_slice(&bytes)
+                .map_err(io::Error::from)
+                .map_err(Error::io("understand the sandbox"))?;
+            match report {
+                Report::Finished if self.settles => self.settles = false,
+                _ if self.settles => {}
+                Report::Finished => self.finished = true,
+                report => return Ok(Some((report, descriptors.into_iter().next()))),
+            }
+        }
     }
 
-    /// Waits for the guard, which is about to end.
+    /// Whether the end of the program is known, and all that matters.
+    fn is_prompt(&self) -> bool {
+        self.ends_with_program && self.verdict.status.is_some()
+    }
+
+    /// Waits for the guard to have told all, or to end.
     async fn finish(mut self) -> Result<Outcome, Error> {
         while let Some((report, _)) = self.receive().await? {
             self.verdict.take(report);
         }
-        let guard = watch(self.guard_descriptor()?)?;
-        let _ready = guard.readable().await.map_err(Error::io("wait for the sandbox"))?;
-        let status = self.guard.wait().map_err(Error::io("wait for the sandbox"))?;
-        self.reaped = true;
+        let mut status = None;
+        let control = self.control.take().map(AsyncFd::into_inner);
+        let can_go_on = self.finished || self.is_prompt();
+        let (process, control) = match (self.guard.take(), control.filter(|_| can_go_on)) {
+            (Some(process), Some(control)) => {
+                self.idle.put(Guard { process, control, settles: !self.finished })
+            }
+            other => other,
+        };
+        // Without it, it ends.
+        drop(control);
+        self.guard = process;
+        if let Some(guard) = &mut self.guard {
+            let ended = watch(descriptor(guard)?)?;
+            let _ready = ended.readable().await.map_err(Error::io("wait for the sandbox"))?;
+            status = Some(guard.wait().map_err(Error::io("wait for the sandbox"))?);
+            self.guard = None;
+        }
         if let Some(lease) = self.lease.take().filter(|_| !self.may_change_network) {
             lease.give_back();
         }
         std::mem::take(&mut self.verdict).result(status)
     }
+}
 
-    fn guard_descriptor(&self) -> Result<OwnedFd, Error> {
-        let pid = self.guard.id().try_into().ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| Error::Killed(String::new()))?;
-        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Error::io("watch the sandbox"))
-    }
+fn descriptor(process: &Child) -> Result<OwnedFd, Error> {
+    let pid = process.id().try_into().ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Error::Killed(String::new()))?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Error::io("watch the sandbox"))
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.reaped {
-            return;
-        }
+        let Some(mut process) = self.guard.take() else { return };
         // The guard kills everything and ends.
         self.control = None;
-        if let Ok(guard) = self.guard_descriptor() {
+        if let Ok(guard) = descriptor(&process) {
             let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
             let mut events = [PollFd::new(&guard, PollFlags::IN)];
             let _waited = rustix::io::retry_on_intr(|| poll(&mut events, Some(&patience)));
         }
-        if !matches!(self.guard.try_wait(), Ok(Some(_))) {
-            let _already_gone = self.guard.kill();
-            let _reaped = self.guard.try_wait();
+        if !matches!(process.try_wait(), Ok(Some(_))) {
+            let _already_gone = process.kill();
+            let _reaped = process.try_wait();
         }
     }
 }

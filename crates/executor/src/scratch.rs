@@ -38,9 +38,36 @@ pub(crate) struct Node {
     pub(crate) owner: (u32, u32),
 }
 
-/// The character devices of every sandbox: name, major and minor number (Documentation/admin-guide/devices.txt).
-pub(crate) const DEVICES: [(&str, u32, u32); 6] =
+/// A character device: name, major and minor number (Documentation/admin-guide/devices.txt).
+pub(crate) type Device = (&'static str, u32, u32);
+
+/// Those of every sandbox.
+pub(crate) const DEVICES: [Device; 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Makes nodes that everybody may use; `false`, and none of them, in a user namespace, where the kernel refuses that: there the host's
+/// are used, whose owner is not mapped.
+pub(crate) fn make_devices(dir: &OwnedFd, devices: &[Device]) -> Result<bool, Fault> {
+    for (index, (name, major, minor)) in devices.iter().enumerate() {
+        let device = rustix::fs::makedev(*major, *minor);
+        let all = Mode::from_raw_mode(0o666);
+        match rustix::fs::mknodat(dir, *name, FileType::CharacterDevice, all, device) {
+            // The umask took bits away.
+            Ok(()) => rustix::fs::chmodat(dir, *name, all, AtFlags::empty())
+                .context(|| format!("make the device {name}"))?,
+            // A security module may refuse some of them only.
+            Err(rustix::io::Errno::PERM) => {
+                for (name, _, _) in &devices[..index] {
+                    rustix::fs::unlinkat(dir, *name, AtFlags::empty())
+                        .context(|| format!("remove the device {name}"))?;
+                }
+                return Ok(false);
+            }
+            Err(error) => return Err(error).context(|| format!("make the device {name}")),
+        }
+    }
+    Ok(true)
+}
 
 impl Scratch {
     /// Mounts it. The mount namespace must be a private one already.
@@ -111,22 +138,9 @@ impl Scratch {
         Ok(mount)
     }
 
-    /// Makes the nodes of [`DEVICES`], so that a sandbox cannot change the host's. In a user namespace the kernel
-    /// refuses that; there the host's are used, whose owner is not mapped.
-    pub(crate) fn make_devices(&self) -> Result<(), Fault> {
-        for (name, major, minor) in DEVICES {
-            let device = rustix::fs::makedev(major, minor);
-            let all = Mode::from_raw_mode(0o666);
-            let made = rustix::fs::mknodat(&self.dir, name, FileType::CharacterDevice, all, device);
-            match made {
-                // The umask took bits away.
-                Ok(()) => rustix::fs::chmodat(&self.dir, name, all, rustix::fs::AtFlags::empty())
-                    .context(|| format!("make the device {name}"))?,
-                Err(rustix::io::Errno::PERM) => return Ok(()),
-                Err(error) => return Err(error).context(|| format!("make the device {name}")),
-            }
-        }
-        Ok(())
+    /// Makes nodes to mount, so that a sandbox cannot change the host's; see [`make_devices`].
+    pub(crate) fn make_devices(&self, devices: &[Device]) -> Result<(), Fault> {
+        make_devices(&self.dir, devices).map(drop)
     }
 
     /// A detached mount of a new node like that of the host at `path`, with its owner and permissions; the host's own

@@ -221,6 +221,9 @@ pub enum Network {
 pub enum Stdio {
     /// Standard input is `/dev/null`; output and errors go to the [`crate::OutputSink`].
     Captured,
+    /// The same through one pipe, so that what was written to one and to the other comes in the order in which it was written; all of it as
+    /// standard output.
+    Joined,
     /// All three are those of the caller. The process has its own session, so that a terminal's signals reach the
     /// caller only, which passes them on with [`crate::Signaller`].
     Inherit,
@@ -228,4 +231,11 @@ pub enum Stdio {
     /// standard output; [`crate::Running::terminal`] takes input and changes of size. Switching the caller's own
     /// terminal to raw mode is the caller's.
     Terminal,
+}
+
+impl Stdio {
+    /// Whether output and errors go to the [`crate::OutputSink`] through pipes.
+    pub(crate) fn is_piped(self) -> bool {
+        matches!(self, Stdio::Captured | Stdio::Joined)
+    }
 }

@@ -23,17 +23,46 @@ fn check(value: libc::c_long) -> io::Result<libc::c_long> {
 /// # Errors
 /// When this process has more than one thread: locks that another thread holds would never be released in the copy.
 pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    require_one_thread()?;
+    // SAFETY: the process has one thread, so the copy is complete and consistent, and may do what the original may.
+    run_copy(unsafe { libc::fork() }.into(), child)
+}
+
+/// As [`fork`], with the copy as the init process of a new pid namespace. Unlike after unshare(2), the next copy can be that of
+/// another one.
+pub(crate) fn fork_init(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    require_one_thread()?;
+    let flags = libc::c_long::from(libc::CLONE_NEWPID | libc::SIGCHLD);
+    let none: libc::c_long = 0;
+    // Flags and stack change places there; all other arguments are nothing, in whatever order.
+    let (first, second) = if cfg!(target_arch = "s390x") { (none, flags) } else { (flags, none) };
+    // SAFETY: as above. Without a stack of its own, and without shared memory, the copy goes on where this process is. The C library
+    // is not told; what it keeps of a process's identity is the thread's number, which is used to tell threads apart, and there is
+    // one.
+    run_copy(unsafe { libc::syscall(libc::SYS_clone, first, second, none, none, none) }, child)
+}
+
+/// Locks that another thread holds would never be released in a copy.
+fn require_one_thread() -> io::Result<()> {
+    // Like every directory it has two links and one for each directory in it.
+    if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
         return Err(io::Error::other("cannot fork a process with several threads"));
     }
-    // SAFETY: the process has one thread, so the copy is complete and consistent, and may do what the original may.
-    match unsafe { libc::fork() } {
+    Ok(())
+}
+
+/// What both processes do after a copy was made: `answer` is what the call returned.
+fn run_copy(answer: libc::c_long, child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    match answer {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(101);
             exit(code)
         }
-        pid => Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork returned no process id")),
+        pid => i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other("fork returned no process id")),
     }
 }
 

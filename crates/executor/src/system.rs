@@ -9,7 +9,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::fault::{Context, Fault, reason};
 use crate::mount::{self, FileSystem, INERT, Refused};
-use crate::scratch::{DEVICES, Node, Scratch};
+use crate::scratch::{DEVICES, Node, Scratch, make_devices};
 use crate::stubs::Stubs;
 
 /// Hidden: an empty directory or `/dev/null` lies over each (Moby's `oci/defaults.go`).
@@ -75,8 +75,11 @@ pub(crate) fn mount_dev(
     let flags = flags | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
     let dev = FileSystem::open("tmpfs")?.set("mode", "755")?.set("size", "64m")?.mount(flags)?;
     mount::attach(dev.as_fd(), target.as_fd()).context(|| "mount /dev")?;
-    scratch.make_devices()?;
-    for (name, _, _) in DEVICES {
+    // As runc: nodes of its own. Where a mount must not have any, or nobody can make them, each is mounted.
+    let has_nodes = !flags.contains(MountAttrFlags::MOUNT_ATTR_NODEV) && make_devices(&dev, &DEVICES)?;
+    let mounted = if has_nodes { &DEVICES[..0] } else { &DEVICES[..] };
+    scratch.make_devices(if has_nodes { &DEVICES[..1] } else { &DEVICES[..] })?;
+    for &(name, _, _) in mounted {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         drop(
             rustix::fs::openat(&dev, name, flags, Mode::from_raw_mode(0o666))

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::termios::{LocalModes, SpecialCodeIndex};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -52,6 +54,22 @@ impl Terminal {
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(self.controller.get_ref(), size)
             .map_err(Error::io("resize the process's terminal"))
+    }
+
+    /// The signal that typing a character gives, as the terminal is set now.
+    pub fn signal_of(&self, character: u8) -> Option<i32> {
+        let modes = rustix::termios::tcgetattr(self.controller.get_ref()).ok()?;
+        let of = |code: SpecialCodeIndex| modes.special_codes[code] == character;
+        match modes.local_modes.contains(LocalModes::ISIG) {
+            true if of(SpecialCodeIndex::VINTR) => Some(libc::SIGINT),
+            true if of(SpecialCodeIndex::VQUIT) => Some(libc::SIGQUIT),
+            _ => None,
+        }
+    }
+
+    /// The process group in the foreground.
+    pub(crate) fn foreground(&self) -> Option<Pid> {
+        rustix::termios::tcgetpgrp(self.controller.get_ref()).ok()
     }
 
     /// The next output; 0 when nothing is left that could write.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -20,22 +20,28 @@ pub struct ArchiveExporter {
     output: Output,
     types: MediaTypes,
     docker: bool,
+    left_out: BTreeSet<Digest>,
 }
 
 impl ArchiveExporter {
     /// An OCI layout as a tar (`type=oci`).
     pub fn oci(output: Output) -> ArchiveExporter {
-        ArchiveExporter { output, types: MediaTypes::Oci, docker: false }
+        ArchiveExporter { output, types: MediaTypes::Oci, docker: false, left_out: BTreeSet::new() }
     }
 
     /// A Docker archive (`type=docker`): one platform, Docker's media types, layers uncompressed or gzip.
     pub fn docker(output: Output) -> ArchiveExporter {
-        ArchiveExporter { output, types: MediaTypes::Docker, docker: true }
+        ArchiveExporter { output, types: MediaTypes::Docker, docker: true, left_out: BTreeSet::new() }
     }
 
     /// Other media types than those of the format (`oci-mediatypes=`).
     pub fn with_types(self, types: MediaTypes) -> ArchiveExporter {
         ArchiveExporter { types, ..self }
+    }
+
+    /// Without these blobs, for somebody who has them: manifests name them all the same.
+    pub fn without(self, left_out: BTreeSet<Digest>) -> ArchiveExporter {
+        ArchiveExporter { left_out, ..self }
     }
 }
 
@@ -109,7 +115,9 @@ impl ArchiveExporter {
             for (digest, bytes) in &image.documents {
                 files.insert(blob_path(digest), Content::Bytes(bytes.clone()));
             }
-            for (digest, size) in image.layers() {
+            for (digest, size) in
+                image.layers().into_iter().filter(|(digest, _)| !self.left_out.contains(digest))
+            {
                 files.insert(blob_path(&digest), Content::Layer(digest, size));
             }
             entries.extend(image.entries(names).iter().map(|entry| json!(entry)));

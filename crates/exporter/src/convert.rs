@@ -1,8 +1,8 @@
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read, Write as _};
 use std::sync::Arc;
 
-use hash::DigestReader;
-use image::{Compression, Compressor, ContentStore, Descriptor, Layer};
+use hash::{Digest, DigestReader};
+use image::{BlobWriter, Compression, Compressor, ContentStore, Descriptor, Layer, PartlyRead};
 
 use crate::ExportError;
 use crate::images::open_blob;
@@ -34,18 +34,31 @@ fn convert(
 ) -> Result<Layer, ExportError> {
     let digest = layer.descriptor.digest;
     let failed = |source| ExportError::Blob { digest, source };
-    let mut tar = DigestReader::new(image::decompress(open_blob(store, &digest, cancel)?).map_err(failed)?);
-    let writer = store.create().map_err(failed)?;
-    let compressor = Compressor::new(writer, compression, level).map_err(failed)?;
-    let mut out = BufWriter::with_capacity(256 << 10, compressor);
-    io::copy(&mut tar, &mut out).map_err(failed)?;
-    out.flush().map_err(failed)?;
-    let writer = out.into_inner().map_err(|error| failed(error.into_error()))?.finish().map_err(failed)?;
-    let (_, diff_id, _) = tar.finish();
+    let mut blob = PartlyRead::new(open_blob(store, &digest, cancel)?);
+    let (writer, diff_id) = match compress_again(&mut blob, store, compression, level) {
+        Ok(converted) => converted,
+        Err(error) => return Err(failed(blob.finish().err().unwrap_or(error))),
+    };
     if diff_id != layer.diff_id {
         let reason = format!("it unpacks to {diff_id}, the config says {}", layer.diff_id);
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, reason)));
     }
     let (digest, size) = writer.commit(None).map_err(failed)?;
     Ok(Layer { descriptor: Descriptor::new(compression.layer_media_type(), digest, size), diff_id })
+}
+
+/// The blob in another compression, and what it unpacks to.
+fn compress_again(
+    blob: impl Read + Send,
+    store: &dyn ContentStore,
+    compression: Compression,
+    level: Option<u32>,
+) -> io::Result<(Box<dyn BlobWriter>, Digest)> {
+    let mut tar = DigestReader::new(image::decompress(blob)?);
+    let compressor = Compressor::new(store.create()?, compression, level)?;
+    let mut out = BufWriter::with_capacity(256 << 10, compressor);
+    io::copy(&mut tar, &mut out)?;
+    out.flush()?;
+    let writer = out.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
+    Ok((writer, tar.finish().1))
 }

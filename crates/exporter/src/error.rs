@@ -20,6 +20,9 @@ pub enum ExportError {
         /// Why.
         source: io::Error,
     },
+    /// The stream that it goes to takes no more.
+    #[error("write to the stream: {0}")]
+    Stream(#[source] io::Error),
     /// The destination cannot be written to as it is.
     #[error("{path}: {reason}", path = path.display())]
     Destination {

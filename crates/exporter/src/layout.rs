@@ -79,8 +79,11 @@ impl LayoutExporter {
         fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))
     }
 
-    /// Something else that is there is not to be mixed with a layout.
-    pub(crate) fn check_destination(&self) -> Result<(), ExportError> {
+    /// Something else that is there is not to be mixed with a layout. Every export looks; before a long build one may look as well.
+    ///
+    /// # Errors
+    /// What is there is no layout, or cannot be looked at.
+    pub fn check_destination(&self) -> Result<(), ExportError> {
         let refused = |reason: &str| Err(ExportError::destination(&self.path, reason));
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -42,10 +42,7 @@ impl Output {
             Output::File(path) => write_file(path, write),
             Output::Stream(stream) => {
                 let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-                let name = Path::new("the output stream");
-                let mut buffered = BufWriter::with_capacity(BUFFER, &mut *stream);
-                write(&mut buffered)?;
-                Ok(buffered.flush().map_err(ExportError::io("write", name))?)
+                buffered(&mut *stream, ExportError::Stream, write)
             }
         }
     }
@@ -63,25 +60,66 @@ fn write_file<E: From<ExportError>>(
             return Err(ExportError::destination(path, reason).into());
         }
         Ok(found) if !found.is_file() => {
-            let device = OpenOptions::new().write(true).open(path).map_err(ExportError::io("open", path))?;
-            return buffered(path, &device, write);
+            let mut device =
+                OpenOptions::new().write(true).open(path).map_err(ExportError::io("open", path))?;
+            return buffered(&mut device, ExportError::io("write", path), write);
         }
         _ => {}
     }
     let temporary = beside(path)?;
-    buffered(path, temporary.as_file(), write)?;
+    buffered(&mut temporary.as_file(), ExportError::io("write", path), write)?;
     temporary.persist(path).map_err(|error| ExportError::io("replace", path)(error.error))?;
     Ok(())
 }
 
+/// Whoever writes knows nothing of the place; when it is the writing that failed, `unwritable` says where.
 fn buffered<E: From<ExportError>>(
-    path: &Path,
-    file: &File,
+    out: &mut dyn Write,
+    unwritable: impl FnOnce(io::Error) -> ExportError,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut buffered = BufWriter::with_capacity(BUFFER, file);
-    write(&mut buffered)?;
-    Ok(buffered.flush().map_err(ExportError::io("write", path))?)
+    let mut buffered = BufWriter::with_capacity(BUFFER, Remembering { out, failed: None });
+    let written = write(&mut buffered);
+    let flushed = match &written {
+        Ok(()) => buffered.flush(),
+        Err(_) => Ok(()),
+    };
+    // What is left in the buffer after an error is not tried again.
+    let (Remembering { failed, .. }, _) = buffered.into_parts();
+    match failed.or(flushed.err()) {
+        Some(error) => Err(unwritable(error).into()),
+        None => written,
+    }
+}
+
+/// A writer that keeps the error that ended it.
+struct Remembering<'a> {
+    out: &'a mut dyn Write,
+    failed: Option<io::Error>,
+}
+
+impl Remembering<'_> {
+    fn remember<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        done.map_err(|error| {
+            let same = plain(&error);
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some(error);
+            }
+            same
+        })
+    }
+}
+
+impl Write for Remembering<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes);
+        self.remember(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.out.flush();
+        self.remember(flushed)
+    }
 }
 
 /// A temporary file in the directory of `path`, gone when it is dropped. Its mode is what the umask leaves of 0666.
@@ -96,11 +134,13 @@ pub(crate) fn beside(path: &Path) -> Result<NamedTempFile, ExportError> {
         io::ErrorKind::NotFound if !parent.exists() => {
             ExportError::destination(path, format!("the directory {} does not exist", parent.display()))
         }
-        _ => ExportError::io("write", path)(plain(source)),
+        _ => ExportError::io("write", path)(plain(&source)),
     })
 }
 
 /// An error without the name of the temporary file, which tempfile puts in front and which says nothing to anyone.
-pub(crate) fn plain(error: io::Error) -> io::Error {
-    error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error)
+pub(crate) fn plain(error: &io::Error) -> io::Error {
+    // tempfile keeps the system's error to itself, but says it.
+    let said = || error.to_string().split_once("(os error ")?.1.split_once(')')?.0.parse().ok();
+    error.raw_os_error().or_else(said).map_or(error.kind().into(), io::Error::from_raw_os_error)
 }

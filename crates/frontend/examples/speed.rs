@@ -3,27 +3,17 @@
 //! more as it is longer.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use frontend::{Lowered, Options, lower};
-use graph::{Definition, Op};
-use hash::{CacheKey, ContentDigest};
-use solver::keys::{DefinitionInput, definition_key};
+
+#[path = "../tests/shapes/mod.rs"]
+mod shapes;
+
+use shapes::{SHAPES, keys};
 
 /// Lines of the shortest file.
 const LINES: usize = 2_000;
-
-type Shape = (&'static str, fn(usize) -> String);
-
-const SHAPES: [Shape; 6] = [
-    ("mixed", mixed),
-    ("ENV, then RUN", variables_then_steps),
-    ("RUN alone", steps),
-    ("stages", stages),
-    ("heredocs", heredocs),
-    ("one RUN, continued", continued),
-];
 
 fn main() {
     println!(
@@ -67,94 +57,10 @@ fn measure(name: &str, text: &str) {
     );
 }
 
-/// The definition keys of all steps; of sources as if each held nothing.
-fn keys(definition: &Definition) -> Vec<CacheKey> {
-    let mut keys: Vec<CacheKey> = Vec::with_capacity(definition.len());
-    for (_, vertex) in definition.iter() {
-        let inputs = vertex.inputs.iter().map(|input| match definition.vertex(input.vertex).op {
-            Op::Source(_) => DefinitionInput::Content(ContentDigest::from_bytes([0; 32])),
-            _ => DefinitionInput::Vertex { key: keys[input.vertex.0], selection: &input.selection },
-        });
-        let inputs: Vec<DefinitionInput<'_>> = inputs.collect();
-        keys.push(definition_key(&vertex.op, &inputs));
-    }
-    keys
-}
-
 /// The most memory that the process had so far, so that what is measured later includes what was measured before (`VmHWM` in
 /// proc_pid_status(5)).
 fn peak_megabytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
-}
-
-fn mixed(lines: usize) -> String {
-    let mut text = String::from("# syntax=docker/dockerfile:1\nFROM scratch AS first\n");
-    for line in 0..lines / 10 {
-        write!(
-            text,
-            "# what this does\nARG VERSION_{0}=1.{1}\nENV PATH_{0}=/opt/$VERSION_{0}:$PATH\nWORKDIR /src/{1}\n\
-             COPY --link --chown=1000:1000 src/{1} lib/*.c ./\n\
-             RUN --mount=type=cache,target=/root/.cache make \\\n    --jobs=4 \\\n    -C part-{1}\n\
-             LABEL part.{0}=\"number {1}\"\nEXPOSE {2}/tcp\n",
-            line % 10,
-            line,
-            1 + line % 60_000,
-        )
-        .expect("a string takes everything");
-    }
-    text
-}
-
-fn variables_then_steps(lines: usize) -> String {
-    let mut text = String::from("FROM scratch\n");
-    // A thousand variables are many, whatever the length.
-    for line in 0..lines / 2 {
-        writeln!(text, "ENV NAME_{}=value-{line}", line % 1000).expect("a string takes everything");
-    }
-    for line in 0..lines / 2 {
-        writeln!(text, "RUN make part-{line}").expect("a string takes everything");
-    }
-    text
-}
-
-fn steps(lines: usize) -> String {
-    let mut text = String::from("FROM scratch\n");
-    for line in 0..lines {
-        writeln!(text, "RUN apt-get install -y package-{line} && rm -rf /var/lib/apt/lists/*")
-            .expect("a string takes everything");
-    }
-    text
-}
-
-fn stages(lines: usize) -> String {
-    let mut text = String::from("FROM scratch AS stage0\n");
-    for line in 1..lines / 3 {
-        writeln!(
-            text,
-            "FROM stage{} AS stage{line}\nCOPY --from=stage{} a b{line}\nRUN x",
-            line - 1,
-            line / 2
-        )
-        .expect("a string takes everything");
-    }
-    text
-}
-
-fn heredocs(lines: usize) -> String {
-    let mut text = String::from("FROM scratch\n");
-    for line in 0..lines / 8 {
-        writeln!(text, "COPY <<A <<\"B\" /d/\n$PATH {line}\nA\n$PATH\nB\nRUN <<E\nset -e\nE")
-            .expect("a string takes everything");
-    }
-    text
-}
-
-fn continued(lines: usize) -> String {
-    let mut text = String::from("FROM scratch\nRUN true");
-    for line in 0..lines {
-        write!(text, " \\\n  && make part-{line}").expect("a string takes everything");
-    }
-    text + "\n"
 }

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use image::Platform;
 use parser::{Diagnostic, Dockerfile};
 
-use crate::{Expander, Options, OutlineArg, Variables};
+use crate::shown::{Secretive, Text};
+use crate::{Expander, Options, OutlineArg, Variables, shown};
 
 /// The variables of FROM lines, which a stage gets by declaring them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GlobalArgs {
     values: BTreeMap<String, String>,
+    /// What is shown in place of values that nobody should read.
+    shown: BTreeMap<String, String>,
     declared: BTreeSet<String>,
     infos: BTreeMap<String, Info>,
 }
@@ -26,6 +29,12 @@ struct Info {
 impl Variables for GlobalArgs {
     fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
+    }
+}
+
+impl Secretive for GlobalArgs {
+    fn with_shown(&self, name: &str) -> Option<(&str, Option<&str>)> {
+        Some((self.get(name)?, self.shown.get(name).map(String::as_str)))
     }
 }
 
@@ -57,25 +66,27 @@ impl GlobalArgs {
                 args.declared.insert(key.clone());
                 let mut made_of = BTreeSet::new();
                 let value = match (build_args.get(key), &name.value) {
-                    (Some(value), _) => Some(value.clone()),
+                    (Some(value), _) => Some(Text::from(value.clone())),
                     (None, None) => None,
-                    (None, Some(word)) => match expander.expand(&word.text, &args) {
-                        Ok(expanded) => {
-                            made_of = expanded.used;
-                            if made_of.remove(key)
-                                && let Some(before) = args.infos.get(key)
-                            {
-                                made_of.extend(before.made_of.iter().cloned());
+                    (None, Some(word)) => {
+                        match shown::expand(expander, Expander::expand, &word.text, &args) {
+                            Ok((expanded, shown)) => {
+                                made_of = expanded.used;
+                                if made_of.remove(key)
+                                    && let Some(before) = args.infos.get(key)
+                                {
+                                    made_of.extend(before.made_of.iter().cloned());
+                                }
+                                room = room.saturating_sub(expanded.text.len());
+                                Some(Text::new(expanded.text, shown))
                             }
-                            room = room.saturating_sub(expanded.text.len());
-                            Some(expanded.text)
+                            Err(error) => {
+                                room = room.saturating_sub(error.cost());
+                                report(Diagnostic::error(word.span_of(error.range), error.message));
+                                None
+                            }
                         }
-                        Err(error) => {
-                            room = room.saturating_sub(error.cost());
-                            report(Diagnostic::error(word.span_of(error.range), error.message));
-                            None
-                        }
-                    },
+                    }
                 };
                 let arg = OutlineArg {
                     name: key.clone(),
@@ -85,7 +96,12 @@ impl GlobalArgs {
                 };
                 args.infos.insert(key.clone(), Info { arg, made_of });
                 if let Some(value) = value {
-                    args.values.insert(key.clone(), value);
+                    let value = value.of_variable(key);
+                    match value.instead() {
+                        Some(shown) => drop(args.shown.insert(key.clone(), shown.to_owned())),
+                        None => drop(args.shown.remove(key)),
+                    }
+                    args.values.insert(key.clone(), value.value);
                 }
             }
         }
@@ -94,6 +110,7 @@ impl GlobalArgs {
 
     /// Gives an argument another value, or none.
     pub(crate) fn set(&mut self, name: &str, value: Option<String>) {
+        self.shown.remove(name);
         match value {
             Some(value) => drop(self.values.insert(name.to_owned(), value)),
             None => drop(self.values.remove(name)),
@@ -117,6 +134,11 @@ impl GlobalArgs {
     /// The names that FROM may use.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.declared.iter().chain(self.values.keys()).map(String::as_str)
+    }
+
+    /// All with a value that is not shown, and those values.
+    pub(crate) fn concealed(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.shown.keys().filter_map(|name| Some((name.as_str(), self.get(name)?)))
     }
 
     /// Whether FROM may use `name`, which may still be unset.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 pub(crate) struct Chain<T> {
     below: Option<Arc<Link<T>>>,
     own: Vec<T>,
+    length: usize,
 }
 
 #[derive(Debug)]
@@ -18,11 +19,31 @@ struct Link<T> {
 
 impl<T> Chain<T> {
     pub(crate) fn new(items: Vec<T>) -> Self {
-        Self { below: None, own: items }
+        Self { below: None, length: items.len(), own: items }
     }
 
     pub(crate) fn push(&mut self, item: T) {
         self.own.push(item);
+        self.length += 1;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// All items, first to last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        let mut links = Vec::new();
+        let mut link = self.below.as_ref();
+        while let Some(here) = link {
+            links.push(here);
+            link = here.below.as_ref();
+        }
+        links.into_iter().rev().flat_map(|link| &link.items).chain(&self.own)
     }
 }
 
@@ -33,19 +54,12 @@ impl<T: Clone> Chain<T> {
             let items = std::mem::take(&mut self.own);
             self.below = Some(Arc::new(Link { below: self.below.take(), items }));
         }
-        Self { below: self.below.clone(), own: Vec::new() }
+        Self { below: self.below.clone(), own: Vec::new(), length: self.length }
     }
 
-    /// All items, first to last.
+    /// The same as a list of its own.
     pub(crate) fn to_vec(&self) -> Vec<T> {
-        let mut links = Vec::new();
-        let mut link = self.below.as_ref();
-        while let Some(here) = link {
-            links.push(here);
-            link = here.below.as_ref();
-        }
-        let shared = links.into_iter().rev().flat_map(|link| &link.items);
-        shared.chain(&self.own).cloned().collect()
+        self.iter().cloned().collect()
     }
 }
 
@@ -74,6 +88,7 @@ mod tests {
         assert_eq!(first.to_vec(), [1, 2, 4]);
         assert_eq!(second.to_vec(), [1, 2, 3]);
         assert_eq!(third.to_vec(), [1, 2, 3]);
+        assert_eq!((first.len(), third.len(), third.is_empty()), (3, 3, false));
         drop(first);
         assert_eq!(third.to_vec(), [1, 2, 3]);
     }

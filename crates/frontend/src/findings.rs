@@ -1,11 +1,13 @@
 //! Collecting what there is to say.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
+use graph::{Definition, SecretValues};
 use image::Platform;
 use parser::{Diagnostic, Span};
 
-use crate::lint::Checks;
+use crate::lint::{Checks, OWN};
 
 /// Errors and warnings so far.
 #[derive(Debug, Default)]
@@ -45,9 +47,10 @@ impl Findings {
         self.all.iter().any(Diagnostic::is_error)
     }
 
-    /// The names of the violated rules, each once.
+    /// The names of upstream's rules that are violated, each once.
     pub(crate) fn rules(&self) -> Vec<&'static str> {
-        let mut rules: Vec<_> = self.all.iter().filter_map(|finding| finding.rule).collect();
+        let rules = self.all.iter().filter_map(|finding| finding.rule);
+        let mut rules: Vec<_> = rules.filter(|rule| !OWN.contains(rule)).collect();
         rules.sort_unstable();
         rules.dedup();
         rules
@@ -57,6 +60,23 @@ impl Findings {
     pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.all.sort_by_key(|finding| finding.span.start);
         self.all
+    }
+}
+
+/// Takes values out of messages that nobody should read: those of a definition as far as it was begun.
+pub(crate) fn conceal(findings: &mut [Diagnostic], definition: &Definition) {
+    if findings.is_empty() {
+        return;
+    }
+    let hidden = SecretValues::of(definition);
+    for finding in findings {
+        let related = finding.related.iter_mut().map(|label| &mut label.text);
+        let texts = [&mut finding.message, &mut finding.label].into_iter().chain(related);
+        for text in texts.chain(&mut finding.notes).chain(&mut finding.help) {
+            if let Cow::Owned(concealed) = hidden.conceal(text) {
+                *text = concealed;
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) fn quoted_list<'a>(items: impl IntoIterator<Item = &'a String>) -> St
 }
 
 /// `%v` of a list of strings: `[a b]`.
-pub(crate) fn list(items: &[String]) -> String {
+pub(crate) fn list<S: std::borrow::Borrow<str>>(items: &[S]) -> String {
     format!("[{}]", items.join(" "))
 }
 
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(quote("a\"b\\c\nd\te\x01é"), r#""a\"b\\c\nd\te\x01é""#);
         assert_eq!(quoted_list(&["sh".to_owned(), "-c".to_owned()]), r#"["sh" "-c"]"#);
         assert_eq!(list(&["a".to_owned(), "b".to_owned()]), "[a b]");
-        assert_eq!(list(&[]), "[]");
+        assert_eq!(list::<String>(&[]), "[]");
     }
 
     #[test]

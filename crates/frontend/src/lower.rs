@@ -9,7 +9,7 @@ use parser::{Diagnostic, Dockerfile, InstructionKind, Parsed, Span, Syntax, Synt
 
 use crate::args::{self, GlobalArgs};
 use crate::epoch::{self, Epoch, Given};
-use crate::findings::{Findings, unsupported, unsupported_platform};
+use crate::findings::{self, Findings, unsupported, unsupported_platform};
 use crate::go;
 use crate::lint::{Checks, check_file};
 use crate::stage::{self, Lowering};
@@ -26,6 +26,23 @@ use crate::{ImageRequest, Lowered, MissingImage, Options, Plan, Target};
 /// All findings, in order of their place, when at least one of them is an error. Those about options have the empty span at
 /// the beginning of the file.
 pub fn lower(
+    parsed: &Parsed,
+    options: &Options,
+    images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>,
+) -> Result<Lowered, Vec<Diagnostic>> {
+    let mut begun = Definition::default();
+    let mut lowered = lower_into(&mut begun, parsed, options, images);
+    match &mut lowered {
+        Ok(Lowered::Plan(plan)) => findings::conceal(&mut plan.warnings, &plan.definition),
+        Ok(Lowered::Missing(_)) => {}
+        Err(found) => findings::conceal(found, &begun),
+    }
+    lowered
+}
+
+/// The same, with values in messages that nobody should read. Where there are only findings, `begun` says which those are.
+fn lower_into(
+    begun: &mut Definition,
     parsed: &Parsed,
     options: &Options,
     images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>,
@@ -56,12 +73,15 @@ pub fn lower(
         let mut globals =
             GlobalArgs::new(dockerfile, options, &build_args, platform, &mut |error| findings.add(error));
         set_epoch(&mut globals, epoch);
+        for argument in globals.concealed() {
+            begun.hide(argument);
+        }
         // As if nobody had given any argument: mistakes there are reported only if they happen with the given ones too.
         let defaults = GlobalArgs::new(dockerfile, options, &BTreeMap::new(), platform, &mut |_| {});
         check_file(dockerfile, &defaults, &checks, &mut findings);
         let stages = Stages::new(dockerfile, options, &globals, platform, &checks, &mut findings);
         if let Some(mut stages) = stages {
-            for image in stages.complete(images, &mut findings) {
+            for image in stages.complete(images, begun, &mut findings) {
                 if asked.insert(image.request.clone()) {
                     missing.push(image);
                 }
@@ -111,6 +131,7 @@ pub fn lower(
             room: given,
             given,
             outlines: BTreeMap::new(),
+            known: stage::KnownSources::default(),
         };
         plan.targets.extend(lower_platform(lowering, (!implicit).then_some(platform)));
     }
@@ -118,6 +139,7 @@ pub fn lower(
         fail_on_violations(&mut findings);
     }
     if findings.have_errors() {
+        *begun = plan.definition;
         return Err(findings.into_sorted());
     }
     plan.unused_build_args =
@@ -138,6 +160,9 @@ fn hostname(options: &Options) -> String {
 
 fn lower_platform(mut lowering: Lowering<'_>, asked_for: Option<&Platform>) -> Option<Target> {
     let stages = lowering.stages;
+    for argument in lowering.globals.concealed() {
+        lowering.definition.hide(argument);
+    }
     // A stage comes after those that it needs; anything else was an error.
     for index in &stages.reachable {
         lowering.stage(*index);

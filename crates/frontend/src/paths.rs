@@ -2,7 +2,12 @@
 
 /// The shortest equal path (Go's `path.Clean`): no `.`, no `//`, `..` resolved, no trailing `/`. `..` of the root is the
 /// root.
-pub(crate) fn clean(path: &str) -> String {
+pub(crate) fn clean(path: impl Into<String> + AsRef<str>) -> String {
+    // Most are.
+    if is_clean(path.as_ref()) {
+        return path.into();
+    }
+    let path = path.as_ref();
     let absolute = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -20,19 +25,28 @@ pub(crate) fn clean(path: &str) -> String {
     }
 }
 
+/// Whether there is nothing to clean in a path; a relative one that begins with `..` may be clean and not be known as such.
+fn is_clean(path: &str) -> bool {
+    let mut parts = path.strip_prefix('/').unwrap_or(path).split('/');
+    path == "/" || parts.all(|part| !matches!(part, "" | "." | ".."))
+}
+
 /// `path` seen from the directory `base`: `path` itself, untouched, when it is absolute, `base` when it is empty.
 pub(crate) fn absolute(base: &str, path: &str) -> String {
     match path {
         "" => absolute("/", if base.is_empty() { "/" } else { base }),
         path if path.starts_with('/') => path.to_owned(),
-        path => clean(&format!("/{base}/{path}")),
+        path => match base.trim_matches('/') {
+            "" => clean(["/", path].concat()),
+            base => clean(["/", base, "/", path].concat()),
+        },
     }
 }
 
 /// The destination of a copy: clean, and with a `/` at its end where it was written as a directory.
 pub(crate) fn destination(base: &str, path: &str) -> String {
     let directory = matches!(path, "" | ".") || path.ends_with('/') || path.ends_with("/.");
-    let mut clean = clean(&absolute(base, path));
+    let mut clean = clean(absolute(base, path));
     if directory && clean != "/" {
         clean.push('/');
     }
@@ -41,7 +55,8 @@ pub(crate) fn destination(base: &str, path: &str) -> String {
 
 /// The source of a copy, relative to the root of its tree; nothing leads above the root. Empty means the root.
 pub(crate) fn source(path: &str) -> String {
-    clean(&format!("/{path}")).split_off(1)
+    let path = path.trim_start_matches('/');
+    if is_clean(path) { path.to_owned() } else { clean(["/", path].concat()).split_off(1) }
 }
 
 /// The last component (Go's `path.Base`); `.` of nothing.
@@ -68,6 +83,11 @@ mod tests {
             ("../../a", "../../a"),
             ("/a/b/", "/a/b"),
             ("a/../..", ".."),
+            ("/a/b.c/..d", "/a/b.c/..d"),
+            ("/a/..", "/"),
+            ("/a/.", "/a"),
+            ("//", "/"),
+            ("./a", "a"),
         ];
         for (path, expected) in cases {
             assert_eq!(clean(path), expected, "{path}");

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use graph::{Definition, VertexId};
+use graph::{Definition, SecretValues, VertexId};
 use image::{ImageConfig, Platform, ResolvedImage};
 use parser::{Diagnostic, Span};
 
@@ -23,6 +23,8 @@ pub struct MissingImage {
     pub request: ImageRequest,
     /// As the Dockerfile has it, for messages.
     pub name: String,
+    /// Values that nobody should read and that may stand in the name.
+    pub hidden: SecretValues,
     /// Who asks for it.
     pub span: Span,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use graph::{Definition, SecretValues};
 use image::{Platform, Reference, ResolvedImage};
 use parser::{Copy, Diagnostic, Dockerfile, Instruction, InstructionKind, Mount, Span, Stage, Word};
 
@@ -11,7 +12,9 @@ use crate::findings::{Findings, unsupported_platform};
 use crate::lint::{Checks, rules};
 use crate::options::Contexts;
 use crate::suggest::closest;
-use crate::{Expanded, Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables};
+use crate::{
+    Expanded, Expander, ImageOrigin, ImageRequest, MissingImage, NamedContext, Options, Variables, shown,
+};
 
 /// What a name in FROM or `--from` stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(crate) struct Node<'a> {
     pub(crate) base: Origin,
     /// The base as written, expanded.
     pub(crate) base_name: String,
+    /// What is shown in its place.
+    pub(crate) shown_base: Option<String>,
     /// A named context took the stage's place: its instructions are not run.
     pub(crate) replaced: bool,
     /// `FROM --platform`, else the target's.
@@ -165,8 +170,10 @@ impl<'a> Stages<'a> {
     ) -> Node<'a> {
         let from = &stage.from.kind;
         let mut used_args = BTreeSet::new();
-        let base_name = self.expand_base(&from.base, globals, checks, findings).map(|expanded| {
+        let mut shown_base = None;
+        let base_name = self.expand_base(&from.base, globals, checks, findings).map(|(expanded, shown)| {
             used_args.extend(expanded.used);
+            shown_base = shown;
             expanded.text
         });
         let platform = from
@@ -196,6 +203,7 @@ impl<'a> Stages<'a> {
             ast: stage,
             base,
             base_name: base_name.unwrap_or_default(),
+            shown_base,
             replaced: replacement.is_some(),
             platform,
             used_args,
@@ -218,8 +226,9 @@ impl<'a> Stages<'a> {
         globals: &GlobalArgs,
         checks: &Checks,
         findings: &mut Findings,
-    ) -> Option<Expanded> {
-        let expanded = match self.expander.expand(&word.text, globals) {
+    ) -> Option<(Expanded, Option<String>)> {
+        let expanded = shown::expand(self.expander, Expander::expand, &word.text, globals);
+        let (expanded, shown) = match expanded {
             Ok(expanded) => expanded,
             Err(error) => {
                 findings.add(Diagnostic::error(word.span_of(error.range), error.message));
@@ -237,7 +246,7 @@ impl<'a> Stages<'a> {
             findings.add(error);
             return None;
         }
-        Some(expanded)
+        Some((expanded, shown))
     }
 
     fn expand_platform(
@@ -426,6 +435,7 @@ impl<'a> Stages<'a> {
     pub(crate) fn complete(
         &mut self,
         images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>,
+        begun: &Definition,
         findings: &mut Findings,
     ) -> Vec<MissingImage> {
         let mut open = vec![self.target];
@@ -444,7 +454,7 @@ impl<'a> Stages<'a> {
             self.check_platform(*index, findings);
         }
         self.check_order(findings);
-        self.missing(images)
+        self.missing(images, begun)
     }
 
     fn find_triggers(
@@ -536,20 +546,29 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn missing(&self, images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>) -> Vec<MissingImage> {
+    fn missing(
+        &self,
+        images: &BTreeMap<ImageRequest, Arc<ResolvedImage>>,
+        begun: &Definition,
+    ) -> Vec<MissingImage> {
         let mut missing: Vec<MissingImage> = Vec::new();
         let mut asked = BTreeSet::new();
-        let mut ask = |origin: &Origin, name: &str, span: Span| {
+        let mut ask = |origin: &Origin, name: &str, concealed: bool, span: Span| {
             let Origin::Image(request) = origin else { return };
             if !images.contains_key(request) && asked.insert(request.clone()) {
-                missing.push(MissingImage { request: request.clone(), name: name.to_owned(), span });
+                missing.push(MissingImage {
+                    request: request.clone(),
+                    name: name.to_owned(),
+                    hidden: if concealed { SecretValues::of(begun) } else { SecretValues::default() },
+                    span,
+                });
             }
         };
         for node in self.reachable.iter().map(|index| &self.nodes[*index]) {
             let name = if node.replaced { node.ast.name().unwrap_or_default() } else { &node.base_name };
-            ask(&node.base, name, node.ast.from.kind.base.span);
+            ask(&node.base, name, node.shown_base.is_some(), node.ast.from.kind.base.span);
             for source in &node.sources {
-                ask(&source.origin, &source.name, source.span);
+                ask(&source.origin, &source.name, false, source.span);
             }
         }
         missing

@@ -2,7 +2,7 @@
 
 /// The candidate that differs from `word` in at most two characters, the closest first; `None` also when one is equal,
 /// since then the word is not what is wrong.
-pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut least = 3;
     for candidate in candidates {
@@ -13,29 +13,15 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         if candidate.len().abs_diff(word.len()) > 8 {
             continue;
         }
-        let distance = distance(word, candidate);
-        if distance < least {
+        let distance = parser::distance(word, candidate);
+        // Nothing of it would be left.
+        let is_another = distance >= word.chars().count().max(candidate.chars().count());
+        if distance < least && !is_another {
             least = distance;
             best = Some(candidate);
         }
     }
     best
-}
-
-/// The number of characters to insert, delete or replace (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -47,6 +33,7 @@ mod tests {
         assert_eq!(closest("biuld", ["test", "build"]), Some("build"));
         assert_eq!(closest("build", ["test", "build"]), None);
         assert_eq!(closest("nothing", ["test", "build"]), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!([closest("ZZ", ["A"]), closest("c", ["a", "b"])], [None, None]);
+        assert_eq!([closest("evn", ["env"]), closest("AA", ["A"])], [Some("env"), Some("A")]);
     }
 }

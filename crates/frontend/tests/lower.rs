@@ -311,6 +311,97 @@ fn verify_plan(text: &str) {
     panic!("it asks for images again and again");
 }
 
+/// The names of steps and the texts of history.
+fn readable(text: &str) -> Vec<String> {
+    let busybox = ImageRequest {
+        origin: ImageOrigin::Reference("busybox".parse().unwrap()),
+        platform: "linux/amd64".parse().unwrap(),
+    };
+    let images = BTreeMap::from([(busybox.clone(), catalogue(&busybox).unwrap())]);
+    let Ok(Lowered::Plan(plan)) = lower(&parser::parse(text), &options(text), &images) else {
+        panic!("{text}");
+    };
+    let names = plan.definition.iter().map(|(_, vertex)| vertex.name.clone());
+    let history = plan.targets[0].config.history.iter().filter_map(|entry| entry.created_by.clone());
+    names.chain(history).collect()
+}
+
+#[test]
+fn secret_like_values_are_hidden_without_any_run() {
+    let text =
+        "#> build-arg=API_TOKEN=hunter22\nFROM scratch\nARG API_TOKEN\nADD https://h/?t=$API_TOKEN /f\n";
+    let readable = readable(text).join("\n");
+    assert!(!readable.contains("hunter22"), "{readable}");
+    assert!(readable.contains("[internal] load https://h/?t=***\n"), "{readable}");
+    assert!(readable.contains("1/1] ADD https://h/?t=*** /f\n"), "{readable}");
+}
+
+#[test]
+fn secret_like_values_are_hidden_in_history_whatever_instruction_has_them() {
+    for instruction in [
+        "ADD https://h/$API_TOKEN /f",
+        "COPY --chown=$API_TOKEN a-$API_TOKEN \"/b/${API_TOKEN}\"",
+        "WORKDIR /w/${API_TOKEN%2}",
+        "WORKDIR /w/$API_TOKEN\nWORKDIR below",
+        "LABEL $API_TOKEN=$API_TOKEN",
+        "ENV A=x$API_TOKEN\nLABEL l=$A",
+        "ENV OTHER_TOKEN=hunter22",
+        "ARG A=x$API_TOKEN\nRUN echo $A",
+        "USER $API_TOKEN",
+        "VOLUME $API_TOKEN",
+        "ONBUILD LABEL l=$API_TOKEN\nFROM base AS next\nARG API_TOKEN",
+    ] {
+        let text =
+            format!("#> build-arg=API_TOKEN=hunter22\nFROM busybox AS base\nARG API_TOKEN\n{instruction}\n");
+        let readable = readable(&text).join("\n");
+        assert!(!readable.contains("hunter2"), "{instruction}: {readable}");
+        assert!(readable.contains("***"), "{instruction}: {readable}");
+    }
+}
+
+#[test]
+fn secret_like_values_are_in_no_message() {
+    let messages = |body: &str| {
+        let text = format!("ARG API_TOKEN=hunter22\n{body}\n");
+        match frontend::lower(&parser::parse(&text), &Options::default(), &BTreeMap::new()) {
+            Ok(Lowered::Missing(missing)) => {
+                missing.iter().map(|image| image.hidden.conceal(&image.name).into_owned()).collect()
+            }
+            Ok(Lowered::Plan(plan)) => plan.warnings.iter().map(|warning| format!("{warning:?}")).collect(),
+            Err(findings) => findings.iter().map(|finding| format!("{finding:?}")).collect::<Vec<_>>(),
+        }
+    };
+    for (body, shown) in [
+        ("FROM h/$API_TOKEN/img", "h/***/img"),
+        ("FROM busybox:$API_TOKEN@@", "`busybox:***@@`"),
+        ("FROM --platform=$API_TOKEN/a/b/c/d busybox", "***/a/b/c/d"),
+        ("FROM scratch\nARG API_TOKEN\nEXPOSE $API_TOKEN", "`***` is no port"),
+        ("FROM scratch\nARG API_TOKEN\nSTOPSIGNAL $API_TOKEN", "***"),
+        ("FROM scratch\nARG API_TOKEN\nCOPY --chmod=$API_TOKEN a b", "***"),
+        ("FROM scratch\nARG API_TOKEN\nRUN --mount=type=$API_TOKEN true", "***"),
+    ] {
+        let messages = messages(body).join("\n");
+        assert!(!messages.contains("hunter22"), "{body}: {messages}");
+        assert!(messages.contains(shown), "{body}: {messages}");
+    }
+    // Nobody substituted it there.
+    assert_eq!(messages("FROM hunter22"), ["hunter22"]);
+}
+
+#[test]
+fn words_that_are_written_so_have_no_stars() {
+    let text = "#> build-arg=POSTGRES_PASSWORD=busybox\nFROM busybox\nARG POSTGRES_PASSWORD\nENV TOKENIZERS_PARALLELISM=false\n\
+                RUN git config core.autocrlf false\nCOPY false /busybox\nLABEL l=busybox m=$l\n";
+    let readable = readable(text);
+    let stars: Vec<&String> = readable.iter().filter(|text| text.contains('*')).collect();
+    let expected = [
+        "ARG POSTGRES_PASSWORD=***",
+        "ENV TOKENIZERS_PARALLELISM=***",
+        "RUN |1 POSTGRES_PASSWORD=*** /bin/sh -c git config core.autocrlf false # buildkit",
+    ];
+    assert_eq!(stars, expected);
+}
+
 fn line() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "a",

@@ -1,10 +1,10 @@
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 use files::Selection;
 use hash::{StableHash, StableHasher, VertexDigest};
 
 use crate::Op;
+use crate::secrets::is_worth_hiding;
 
 /// Index of a vertex in its [`Definition`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,21 +17,7 @@ pub struct Definition {
     vertices: Vec<Vertex>,
     digests: Vec<VertexDigest>,
     by_digest: HashMap<VertexDigest, VertexId>,
-    environments: Environments,
-}
-
-/// Digests of environments, each made once although thousands of steps may share it. They are found by address, so they are kept.
-#[derive(Debug, Clone, Default)]
-struct Environments(HashMap<usize, ([u8; 32], Environment)>);
-
-type Environment = Arc<[(String, String)]>;
-
-impl Environments {
-    fn digest(&mut self, env: &Environment) -> [u8; 32] {
-        let address = env.as_ptr() as usize;
-        let make = || (StableHasher::new("environment-v1").with(&**env).finish(), env.clone());
-        self.0.entry(address).or_insert_with(make).0
-    }
+    hidden: BTreeSet<String>,
 }
 
 /// One operation with its inputs; exactly one output.
@@ -41,7 +27,7 @@ pub struct Vertex {
     pub op: Op,
     /// For `Copy`, `Exec` and `Mkdir` the first is the tree that is worked on.
     pub inputs: Vec<Input>,
-    /// For people: `[build 2/5] RUN make`.
+    /// For people, shown and kept: `[build 2/5] RUN make`, without values that nobody should read.
     pub name: String,
     /// First and last line in the Dockerfile, 1-based; `None` for what no instruction asked for.
     pub lines: Option<(u32, u32)>,
@@ -85,21 +71,32 @@ impl Definition {
         id
     }
 
-    fn digest_of(&mut self, vertex: &Vertex) -> VertexDigest {
-        let mut hasher = StableHasher::new("vertex-v1").with(&vertex.no_cache);
-        match &vertex.op {
-            Op::Exec(exec) => {
-                "exec".stable_hash(&mut hasher);
-                exec.hash_with_env(&self.environments.digest(&exec.env), &mut hasher);
-            }
-            op => op.stable_hash(&mut hasher),
-        }
+    fn digest_of(&self, vertex: &Vertex) -> VertexDigest {
+        let mut hasher = StableHasher::new("vertex-v2").with(&vertex.no_cache).with(&vertex.op);
         (vertex.inputs.len() as u64).stable_hash(&mut hasher);
         for input in &vertex.inputs {
             self.digests[input.vertex.0].stable_hash(&mut hasher);
             input.selection.stable_hash(&mut hasher);
         }
         VertexDigest::from_bytes(hasher.finish())
+    }
+
+    /// Notes the value of a variable that went into vertices, if its name is secret-like: messages and what is kept of vertices are to be
+    /// without it.
+    pub fn hide(&mut self, (name, value): (&str, &str)) {
+        if is_worth_hiding(name, value) && !self.hidden.contains(value) {
+            self.hidden.insert(value.to_owned());
+        }
+    }
+
+    /// The operations, for changes that are in no key: what equal vertices are stays as it was.
+    pub(crate) fn operations(&mut self) -> impl Iterator<Item = &mut Op> {
+        self.vertices.iter_mut().map(|vertex| &mut vertex.op)
+    }
+
+    /// The values that [`Definition::hide`] noted.
+    pub(crate) fn hidden(&self) -> &BTreeSet<String> {
+        &self.hidden
     }
 
     /// The vertex of an id.

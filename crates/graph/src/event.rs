@@ -95,6 +95,13 @@ pub enum MissReason {
         /// By whom or what for: `by builder prune`, `to keep under 10GB`.
         why: String,
     },
+    /// Not built here since the records of the cache were lost with a damaged database; whether it was before, nobody knows.
+    Lost {
+        /// Seconds since then.
+        ago: u64,
+    },
+    /// It was built before by a version of this program whose keys are others, and nothing that can be compared is different.
+    OtherVersion,
     /// The operation is another than last time.
     OpChanged {
         /// What of it: `command`, `ARG VERSION`, `destination`.
@@ -102,12 +109,20 @@ pub enum MissReason {
         /// How.
         change: ValueChange,
     },
+    /// A result is here, but it rests on the word of a cache that this build does not name.
+    Distrusted {
+        /// Which.
+        cache: String,
+    },
     /// What it works on is another result than last time.
     InputChanged {
         /// The name of the vertex that made it.
         input: String,
         /// Why that was not found, where it is known: the first cause, which is no change of an input.
         cause: Option<Box<MissReason>>,
+        /// The name of the vertex that was hit first, where that is further below.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first: Option<String>,
     },
     /// An image that it stands on or takes from is another than last time.
     ImageChanged {
@@ -200,6 +215,15 @@ impl fmt::Display for MissReason {
             MissReason::Evicted { ago: Some(seconds), why } => {
                 write!(f, "evicted {}{}{why}", Ago(*seconds), if why.is_empty() { "" } else { " " })
             }
+            MissReason::Lost { ago } => {
+                write!(f, "not built here since the damaged cache database was replaced {}", Ago(*ago))
+            }
+            MissReason::Distrusted { cache } => {
+                write!(f, "what is here came from the cache {cache}, which --cache-from does not name")
+            }
+            MissReason::OtherVersion => {
+                f.write_str("last built by another version of builder, whose keys are others")
+            }
             MissReason::OpChanged { field, change } => match change {
                 ValueChange::Hidden => write!(f, "{field} changed"),
                 ValueChange::Shown { old: Some(old), new: Some(new) } => write!(f, "{field}: {old} → {new}"),
@@ -207,8 +231,13 @@ impl fmt::Display for MissReason {
                 ValueChange::Shown { old: Some(old), new: None } => write!(f, "{field}: no longer {old}"),
                 ValueChange::Shown { old: None, new: None } => write!(f, "{field} changed"),
             },
-            MissReason::InputChanged { input, cause: None } => write!(f, "{input} changed"),
-            MissReason::InputChanged { input, cause: Some(cause) } => write!(f, "{cause} ({input})"),
+            MissReason::InputChanged { input, cause, first } => {
+                let first = first.as_ref().unwrap_or(input);
+                match cause {
+                    None => write!(f, "{first} changed"),
+                    Some(cause) => write!(f, "{cause} ({first})"),
+                }
+            }
             MissReason::ImageChanged { old, new } if old == new => {
                 write!(f, "base image {new}: new digest")
             }

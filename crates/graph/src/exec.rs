@@ -1,18 +1,18 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use hash::{StableHash, StableHasher};
 use image::Platform;
 use serde::{Deserialize, Serialize};
 
+use crate::Environment;
+
 /// A process in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// The program and its arguments, the shell included.
     pub args: Vec<String>,
-    /// The whole environment: image ENV, declared ARGs, defaults; in the order of definition, names unique. Shared between
-    /// steps that have the same.
-    pub env: Arc<[(String, String)]>,
+    /// The whole environment: image ENV, declared ARGs, defaults; in the order of definition, names unique.
+    pub env: Environment,
     /// Set in the process but no part of the key: undeclared proxy variables.
     pub unkeyed_env: Vec<(String, String)>,
     /// Secrets that become variables.
@@ -165,15 +165,8 @@ pub struct SecretFile {
 
 impl StableHash for Exec {
     fn stable_hash(&self, hasher: &mut StableHasher) {
-        self.hash_with_env(&*self.env, hasher);
-    }
-}
-
-impl Exec {
-    /// Hashes it with something in place of its environment that stands for the same.
-    pub(crate) fn hash_with_env(&self, env: &(impl StableHash + ?Sized), hasher: &mut StableHasher) {
         self.args.stable_hash(hasher);
-        env.stable_hash(hasher);
+        self.env.stable_hash(hasher);
         self.secret_env.stable_hash(hasher);
         self.cwd.stable_hash(hasher);
         self.user.stable_hash(hasher);

@@ -1,6 +1,7 @@
 //! A build as data: vertices, operations, edges, the events of their execution, and what went into their keys. Nothing here runs or reads anything.
 
 mod definition;
+mod environment;
 mod event;
 mod exec;
 mod op;
@@ -9,6 +10,7 @@ mod secrets;
 mod source;
 
 pub use definition::{Definition, Input, Vertex, VertexId};
+pub use environment::Environment;
 pub use event::{
     Event, LogStream, MissReason, Outcome, PathChange, PathChangeKind, ProgressSink, Recorder, ValueChange,
 };
@@ -16,6 +18,6 @@ pub use exec::{
     CacheMount, Device, Exec, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
 };
 pub use op::{Copy, Inline, InlineFile, Mkdir, Op, Owner, OwnerId};
-pub use parts::{InputPart, KeyParts, Listing, Naming, PathPart};
-pub use secrets::{SecretValues, is_secret_like};
+pub use parts::{InputPart, KEY_VERSION, KeyParts, Listing, Naming, PathPart};
+pub use secrets::{SecretValues, hide_cache_mounts, is_secret_like};
 pub use source::{Git, Http, Source};

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::secrets::{SecretValues, is_secret_like};
 use crate::{Exec, MissReason, MountKind, Op, Owner, OwnerId, PathChange, PathChangeKind, ValueChange};
 
+/// Version of keys: of how operations are hashed, and of what is hashed with them. Whatever has a key of another version is not found, so it
+/// changes with every change of an encoding, and what is remembered carries it: such a miss has this reason and no other.
+pub const KEY_VERSION: &str = "key-v4";
+
 /// So many changed paths are named in a reason.
 const NAMED: usize = 20;
 /// Longer values are cut when they are shown, in characters.
@@ -14,10 +18,16 @@ const LONGEST: usize = 80;
 /// What went into the definition key of a step, in parts that can be compared and named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyParts {
+    /// [`KEY_VERSION`] of who made them; the first ones did not say.
+    #[serde(default)]
+    version: String,
     /// Of the operation as a whole: whatever the fields leave out shows here.
     op: String,
     fields: BTreeMap<String, Value>,
     inputs: Vec<InputPart>,
+    /// The cache elsewhere that had the result, where it was never made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    found_in: Option<String>,
 }
 
 /// A value of the operation.
@@ -88,11 +98,23 @@ impl KeyParts {
     pub fn new(op: &Op, inputs: Vec<InputPart>, naming: Naming<'_>) -> KeyParts {
         let mut fields = Fields { naming, found: BTreeMap::new() };
         fields.of(op);
-        let hasher = StableHasher::new("key-parts-op-v1").with(op);
+        let hasher = StableHasher::new("key-parts-op-v2").with(op);
         let hidden = fields.found.values().any(|value| value.text.is_none());
         // A plain hash of what has a secret in it would tell whether a guess is right.
         let op = short(if hidden { hasher.with(naming.secret) } else { hasher });
-        KeyParts { op, fields: fields.found, inputs }
+        KeyParts { version: KEY_VERSION.to_owned(), op, fields: fields.found, inputs, found_in: None }
+    }
+
+    /// The same of a result that a cache elsewhere had, and nobody here made.
+    #[must_use]
+    pub fn found_in(mut self, cache: Option<String>) -> KeyParts {
+        self.found_in = cache;
+        self
+    }
+
+    /// The cache elsewhere that had the result.
+    pub fn finder(&self) -> Option<&str> {
+        self.found_in.as_deref()
     }
 
     /// The names of the listings of its files.
@@ -108,8 +130,12 @@ impl KeyParts {
         self.fields.values().any(|value| value.text.is_none())
     }
 
-    /// The position of the first input that is another vertex or image, or another result of it, than in `old`.
+    /// The position of the first input that is another vertex or image, or another result of it, than in `old`. `None` also where keys of
+    /// inputs cannot be compared.
     pub fn changed_input(&self, old: &KeyParts) -> Option<usize> {
+        if self.version != old.version {
+            return None;
+        }
         let changed = |(index, input): &(usize, &InputPart)| {
             !matches!(input, InputPart::Content { .. }) && old.inputs.get(*index) != Some(*input)
         };
@@ -119,12 +145,15 @@ impl KeyParts {
     /// Why a step with these parts was not found, when one with the parts `old` was built before: the most telling reason first, none when
     /// they are the same. `listing` knows listings by name.
     pub fn differences(&self, old: &KeyParts, listing: &dyn Fn(&str) -> Option<Listing>) -> Vec<MissReason> {
-        let mut reasons = if self.op == old.op { Vec::new() } else { self.changed_fields(old) };
+        let comparable = self.version == old.version;
+        let mut reasons =
+            if comparable && self.op == old.op { Vec::new() } else { self.changed_fields(old, comparable) };
         // Files first: the user has just edited them.
         let pairs = || self.inputs.iter().zip(&old.inputs);
         reasons.extend(pairs().filter_map(|(new, old)| changed_content(old, new, listing)));
         for (new, old) in pairs().filter(|(new, old)| new != old) {
             match (new, old) {
+                _ if !comparable && new.name() == old.name() => {}
                 (InputPart::Content { .. }, InputPart::Content { .. }) => {}
                 (InputPart::Image { name: new, .. }, InputPart::Image { name: old, .. }) => {
                     reasons.push(MissReason::ImageChanged { old: old.clone(), new: new.clone() });
@@ -135,10 +164,14 @@ impl KeyParts {
         let longer = if self.inputs.len() > old.inputs.len() { &self.inputs } else { &old.inputs };
         let common = self.inputs.len().min(old.inputs.len());
         reasons.extend(longer.iter().skip(common).map(InputPart::changed));
+        if !comparable && reasons.is_empty() {
+            reasons.push(MissReason::OtherVersion);
+        }
         reasons
     }
 
-    fn changed_fields(&self, old: &KeyParts) -> Vec<MissReason> {
+    /// The fields that differ; the operation as a whole where none does although it must.
+    fn changed_fields(&self, old: &KeyParts, must: bool) -> Vec<MissReason> {
         let names: BTreeSet<&String> = self.fields.keys().chain(old.fields.keys()).collect();
         let digest =
             |parts: &KeyParts, name: &String| parts.fields.get(name).map(|value| value.digest.clone());
@@ -146,7 +179,7 @@ impl KeyParts {
             names.into_iter().filter(|name| digest(self, name) != digest(old, name)).collect();
         // The order of importance, then of names.
         different.sort_by_key(|name| (!name.starts_with(COMMAND), *name));
-        if different.is_empty() {
+        if different.is_empty() && must {
             let change = ValueChange::Shown { old: None, new: None };
             return vec![MissReason::OpChanged { field: "the operation".to_owned(), change }];
         }
@@ -164,11 +197,16 @@ impl KeyParts {
 }
 
 impl InputPart {
+    fn name(&self) -> &String {
+        match self {
+            InputPart::Vertex { name, .. }
+            | InputPart::Image { name, .. }
+            | InputPart::Content { pattern: name, .. } => name,
+        }
+    }
+
     fn changed(&self) -> MissReason {
-        let (InputPart::Vertex { name, .. }
-        | InputPart::Image { name, .. }
-        | InputPart::Content { pattern: name, .. }) = self;
-        MissReason::InputChanged { input: name.clone(), cause: None }
+        MissReason::InputChanged { input: self.name().clone(), cause: None, first: None }
     }
 }
 
@@ -291,8 +329,9 @@ impl Fields<'_> {
     }
 
     fn put_hashed(&mut self, name: &str, text: &str, value: &(impl StableHash + ?Sized)) {
-        if self.naming.hidden.are_in(text) {
-            return self.put_hidden(name, value);
+        // A name has paths in it.
+        if self.naming.hidden.are_in(name) || self.naming.hidden.are_in(text) {
+            return self.put_hidden(&self.naming.hidden.conceal(name), value);
         }
         let digest = short(StableHasher::new("key-part-v1").with(value));
         let mut shown: String = text.chars().flat_map(char::escape_debug).take(LONGEST).collect();
@@ -315,7 +354,7 @@ fn show_owner(owner: &Owner) -> String {
 }
 
 /// Half a hash tells values apart.
-fn short(hasher: StableHasher) -> String {
+pub(crate) fn short(hasher: StableHasher) -> String {
     hex(&hasher.finish()[..16])
 }
 
@@ -411,7 +450,7 @@ mod tests {
             let env = values.map(|(name, value)| (name.to_owned(), value.to_owned()));
             Op::Exec(Exec {
                 args: vec!["make".into()],
-                env: env.to_vec().into(),
+                env: env.into(),
                 unkeyed_env: vec![],
                 secret_env: vec![],
                 cwd: "/".into(),
@@ -444,6 +483,40 @@ mod tests {
         assert!(!text.contains("shush") && text.contains("c3"), "{text}");
         let other = parts([("SHA", "c3"), ("NPM_TOKEN", "shush"), ("LANG", "de")], &[2; 32]);
         assert_ne!(new.op, other.op, "nobody can try whether a guess is right");
+    }
+
+    #[test]
+    fn names_of_parts_have_no_secrets() {
+        let mut definition = crate::Definition::default();
+        definition.hide(("API_TOKEN", "hunter22"));
+        let hidden = &SecretValues::of(&definition);
+        let file = crate::InlineFile { name: "a-hunter22".to_owned(), content: b"x".to_vec(), mode: 0o644 };
+        let op = Op::Inline(crate::Inline { files: vec![file] });
+        let parts = KeyParts::new(&op, vec![], Naming { secret: &[1; 32], args: &BTreeSet::new(), hidden });
+        let text = serde_json::to_string(&parts).unwrap();
+        assert!(text.contains("text of a-***") && !text.contains("hunter22"), "{text}");
+    }
+
+    #[test]
+    fn keys_of_another_version_are_not_compared() {
+        let of_before = |parts: &KeyParts| {
+            let mut written = serde_json::to_value(parts).unwrap();
+            written.as_object_mut().unwrap().remove("version");
+            written["op"] = "of another version".into();
+            serde_json::from_value::<KeyParts>(written).unwrap()
+        };
+        let vertex = |key: &str| InputPart::Vertex { name: "RUN a".to_owned(), key: key.to_owned() };
+        let new = parts(vec![vertex("2"), content("same")]);
+        let old = of_before(&parts(vec![vertex("1"), content("same")]));
+        assert_eq!(new.differences(&old, &|_| None), [MissReason::OtherVersion]);
+        assert_eq!(new.changed_input(&old), None);
+        // What is known to be different is said all the same: it would have been a miss anyway.
+        let old = of_before(&parts(vec![vertex("1"), content("other")]));
+        assert_eq!(new.differences(&old, &|_| None)[0].to_string(), "its files changed");
+        let image =
+            |name: &str| parts(vec![InputPart::Image { name: name.to_owned(), key: name.to_owned() }]);
+        let reasons = image("debian:13").differences(&of_before(&image("debian:12")), &|_| None);
+        assert_eq!(reasons[0].to_string(), "base image debian:12 → debian:13");
     }
 
     #[test]

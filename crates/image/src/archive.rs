@@ -60,11 +60,17 @@ struct Files {
 
 impl Files {
     fn read(archive: impl Read, store: &dyn ContentStore) -> Result<Files, ResolveError> {
-        let invalid = |error: crate::layer::LayerError| self::invalid(error.to_string());
+        // What does not even begin as one was never meant to be an image.
+        let invalid = |error: crate::layer::LayerError, count: usize| match (error, count) {
+            (crate::layer::LayerError::Malformed { .. }, 0) => {
+                self::invalid("it is no tar archive".to_owned())
+            }
+            (error, _) => self::invalid(error.to_string()),
+        };
         let mut reader = LayerReader::new(archive);
         let mut files = Files { blobs: HashMap::new(), links: HashMap::new() };
         let mut count = 0;
-        while let Some(entry) = reader.next_entry().map_err(invalid)? {
+        while let Some(entry) = reader.next_entry().map_err(|error| invalid(error, count))? {
             count += 1;
             if count > MAX_ENTRIES {
                 return Err(self::invalid(format!("it has more than {MAX_ENTRIES} files")));

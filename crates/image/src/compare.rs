@@ -83,6 +83,8 @@ pub enum EntryChange {
         ranges: Vec<Range<u64>>,
         /// How many bytes differ, also in ranges that are not listed; `None` when they were not compared.
         bytes: Option<u64>,
+        /// The byte of either file where the first range begins; `None` where a file has ended, or was not compared.
+        first: (Option<u8>, Option<u8>),
     },
 }
 
@@ -229,14 +231,28 @@ impl Contents<'_> {
         if left.content == right.content {
             return Ok(Vec::new());
         }
-        let (mut ranges, mut bytes) = (Vec::new(), None);
+        let (left_size, right_size) = (*size, *other);
         self.compared += 1;
-        if self.compared <= MOST_CONTENTS {
-            let (left, right) = (self.left.at(left.place)?, self.right.at(right.place)?);
-            let (found, count) = differences(left, right).map_err(failed)?;
-            (ranges, bytes) = (found, Some(count));
+        if self.compared > MOST_CONTENTS {
+            let first = (None, None);
+            let unread = EntryChange::Content {
+                left: left_size,
+                right: right_size,
+                ranges: Vec::new(),
+                bytes: None,
+                first,
+            };
+            return Ok(vec![unread]);
         }
-        Ok(vec![EntryChange::Content { left: *size, right: *other, ranges, bytes }])
+        let (left, right) = (self.left.at(left.place)?, self.right.at(right.place)?);
+        let Differences { ranges, bytes, first } = differences(left, right).map_err(failed)?;
+        Ok(vec![EntryChange::Content {
+            left: left_size,
+            right: right_size,
+            ranges,
+            bytes: Some(bytes),
+            first,
+        }])
     }
 }
 
@@ -268,18 +284,34 @@ impl<'a> Seeker<'a> {
     }
 }
 
-/// The ranges in which two streams differ, at most [`MOST_RANGES`], and the number of bytes.
-fn differences(mut left: impl Read, mut right: impl Read) -> io::Result<(Vec<Range<u64>>, u64)> {
-    let (mut a, mut b) = (vec![0; BUFFER], vec![0; BUFFER]);
-    let (mut ranges, mut count, mut offset) = (Vec::<Range<u64>>::new(), 0, 0);
-    let mut differ = |range: Range<u64>| {
-        count += range.end - range.start;
-        if let Some(last) = ranges.last_mut().filter(|last| last.end == range.start) {
-            last.end = range.end;
-        } else if ranges.len() < MOST_RANGES {
-            ranges.push(range);
+/// In what two streams differ.
+#[derive(Default)]
+struct Differences {
+    /// At most [`MOST_RANGES`].
+    ranges: Vec<Range<u64>>,
+    /// All of them.
+    bytes: u64,
+    /// At the beginning of the first range.
+    first: (Option<u8>, Option<u8>),
+}
+
+impl Differences {
+    fn add(&mut self, range: Range<u64>, bytes: (Option<u8>, Option<u8>)) {
+        if self.bytes == 0 {
+            self.first = bytes;
         }
-    };
+        self.bytes += range.end - range.start;
+        if let Some(last) = self.ranges.last_mut().filter(|last| last.end == range.start) {
+            last.end = range.end;
+        } else if self.ranges.len() < MOST_RANGES {
+            self.ranges.push(range);
+        }
+    }
+}
+
+fn differences(mut left: impl Read, mut right: impl Read) -> io::Result<Differences> {
+    let (mut a, mut b) = (vec![0; BUFFER], vec![0; BUFFER]);
+    let (mut found, mut offset) = (Differences::default(), 0);
     loop {
         let (ours, theirs) = (fill(&mut left, &mut a)?, fill(&mut right, &mut b)?);
         let both = ours.min(theirs);
@@ -289,7 +321,8 @@ fn differences(mut left: impl Read, mut right: impl Read) -> io::Result<(Vec<Ran
             match (differs, start) {
                 (true, None) => start = Some(at),
                 (false, Some(from)) => {
-                    differ(offset + from as u64..offset + at as u64);
+                    let bytes = (Some(a[from]), Some(b[from]));
+                    found.add(offset + from as u64..offset + at as u64, bytes);
                     start = None;
                 }
                 _ => {}
@@ -300,17 +333,16 @@ fn differences(mut left: impl Read, mut right: impl Read) -> io::Result<(Vec<Ran
             let rest = io::copy(longer, &mut io::sink())?;
             let (from, to) = (offset + both as u64, offset + ours.max(theirs) as u64 + rest);
             if from < to {
-                differ(from..to);
+                found.add(from..to, (a[..ours].get(both).copied(), b[..theirs].get(both).copied()));
             }
-            return Ok((ranges, count));
+            return Ok(found);
         }
         offset += both as u64;
     }
 }
 
 fn first_difference(left: OpenTar<'_>, right: OpenTar<'_>) -> io::Result<Option<u64>> {
-    let (ranges, _) = differences(left()?, right()?)?;
-    Ok(ranges.first().map(|range| range.start))
+    Ok(differences(left()?, right()?)?.ranges.first().map(|range| range.start))
 }
 
 /// Reads until the buffer is full or the stream ends.
@@ -382,8 +414,14 @@ mod tests {
         let found = changes(file("f", &before), file("f", &long));
         let edge = BUFFER as u64;
         let ranges = vec![0..1, edge - 2..edge + 3, 200_000..200_004];
-        let wanted = EntryChange::Content { left: 200_000, right: 200_004, ranges, bytes: Some(10) };
+        let first = (Some(b'x'), Some(b'y'));
+        let wanted = EntryChange::Content { left: 200_000, right: 200_004, ranges, bytes: Some(10), first };
         assert_eq!(found, [wanted]);
+        // One that goes on where the other ends.
+        let found = changes(file("f", &vec![b'x'; BUFFER + 1]), file("f", &vec![b'x'; BUFFER]));
+        let first = (Some(b'x'), None);
+        let (left, right, ranges) = (edge + 1, edge, std::iter::once(edge..edge + 1).collect());
+        assert_eq!(found, [EntryChange::Content { left, right, ranges, bytes: Some(1), first }]);
     }
 
     #[test]

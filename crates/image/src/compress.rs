@@ -5,27 +5,41 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use flate2::{Compress, Crc, FlushCompress};
 use hash::StableHasher;
+use libdeflater::CompressionLvl;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use trace::{Scope, Work};
 
 use crate::{ChunkMemory, Compression, Piece};
 
-/// How much is compressed at a time at most, in bytes, independently of the rest. Part of the format: other sizes give other bytes.
-pub(crate) const CHUNK: usize = 1 << 20;
+/// How much is compressed at a time at most, in bytes, independently of the rest: so much that all pieces together take less than a
+/// hundredth more than one stream, which for gzip looks back 32 KiB, for zstd 2 MiB at its default level. Part of the format: other
+/// sizes give other bytes.
+pub(crate) const fn largest_piece(compression: Compression) -> usize {
+    match compression {
+        Compression::None | Compression::Gzip => 1 << 20,
+        Compression::Zstd => 4 << 20,
+    }
+}
 
 /// Compresses what is written to it. The bytes that come out depend on the input and the level alone: not on the number of
 /// threads, on time, or on how the input is cut into writes.
 ///
-/// gzip is one member (RFC 1952) without name and time, its data compressed in parallel in independent pieces of at most 1 MiB, each
-/// ended by an empty block; an empty last block ends the whole. zstd is one frame with a checksum. Memory is bounded by a few MiB a
-/// thread.
+/// Pieces of limited size are compressed in parallel, each for itself. With gzip a piece is a member (RFC 1952) without name and time, with
+/// zstd a frame (RFC 8878) with a checksum; whoever reads gzip reads members that follow each other as one stream (section 2.2 there), and
+/// frames likewise (section 3). Memory is bounded by a few MiB a thread.
 pub struct Compressor<W: Write>(Inner<W>);
 
 enum Inner<W: Write> {
     None(W),
-    Gzip(Box<Gzip<W>>),
-    Zstd(Box<zstd::Encoder<'static, W>>),
+    Pieces(Box<Pieces<W>>),
+}
+
+/// How a piece is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coder {
+    Gzip(u32),
+    Zstd(u32),
 }
 
 /// Fails when `compression` has no such level: gzip has 0 to 9, zstd 0 to 22 (0 is its default), no compression none.
@@ -74,27 +88,27 @@ impl<W: Write> Compressor<W> {
     ) -> io::Result<Self> {
         check_level(compression, level)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-        Ok(Compressor(match compression {
-            Compression::None => Inner::None(writer),
-            Compression::Gzip => {
-                Inner::Gzip(Box::new(Gzip::new(writer, level.unwrap_or(6), threads, memory)?))
-            }
-            Compression::Zstd => {
-                let mut encoder = zstd::Encoder::new(writer, level.unwrap_or(3) as i32)?;
-                encoder.include_checksum(true)?;
-                // No workers at all would give other bytes than one or more.
-                encoder.multithread(threads.max(1) as u32)?;
-                Inner::Zstd(Box::new(encoder))
-            }
-        }))
+        let coder = match compression {
+            Compression::None => return Ok(Compressor(Inner::None(writer))),
+            Compression::Gzip => Coder::Gzip(level.unwrap_or(6)),
+            Compression::Zstd => Coder::Zstd(level.unwrap_or(3)),
+        };
+        Ok(Compressor(Inner::Pieces(Box::new(Pieces::new(writer, coder, threads, memory)))))
     }
 
     /// Lets what comes next be compressed independently of what came before. Where that is done is part of the format: cut where the
     /// content says so, and what stands between two cuts gives the same bytes in every stream.
     pub fn cut(&mut self) -> io::Result<()> {
         match &mut self.0 {
-            Inner::Gzip(gzip) => gzip.submit(),
-            Inner::None(_) | Inner::Zstd(_) => Ok(()),
+            Inner::Pieces(pieces) => pieces.submit(),
+            Inner::None(_) => Ok(()),
+        }
+    }
+
+    /// Tells what compressing takes.
+    pub fn trace(&mut self, scope: Scope) {
+        if let Inner::Pieces(pieces) = &mut self.0 {
+            pieces.scope = scope;
         }
     }
 
@@ -107,8 +121,7 @@ impl<W: Write> Compressor<W> {
     pub(crate) fn finish_pieces(self) -> io::Result<(W, Vec<Piece>)> {
         match self.0 {
             Inner::None(writer) => Ok((writer, Vec::new())),
-            Inner::Gzip(gzip) => gzip.finish(),
-            Inner::Zstd(encoder) => Ok((encoder.finish()?, Vec::new())),
+            Inner::Pieces(pieces) => pieces.finish(),
         }
     }
 }
@@ -117,8 +130,7 @@ impl<W: Write> Write for Compressor<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.0 {
             Inner::None(writer) => writer.write(bytes),
-            Inner::Gzip(gzip) => gzip.write(bytes),
-            Inner::Zstd(encoder) => encoder.write(bytes),
+            Inner::Pieces(pieces) => pieces.write(bytes),
         }
     }
 
@@ -128,64 +140,57 @@ impl<W: Write> Write for Compressor<W> {
     }
 }
 
-struct Gzip<W: Write> {
+struct Pieces<W: Write> {
     writer: W,
-    level: u32,
+    coder: Coder,
     /// Input that makes no whole chunk yet.
     chunk: Vec<u8>,
     /// Chunks that are being compressed, in order.
     pending: VecDeque<Receiver<Option<Packed>>>,
     max_pending: usize,
-    crc: Crc,
     /// Bytes written.
     offset: u64,
     memory: Option<Arc<dyn ChunkMemory>>,
     pieces: Vec<Piece>,
+    /// For what.
+    scope: Scope,
 }
 
 /// A compressed chunk.
 struct Packed {
-    deflated: Vec<u8>,
-    crc: Crc,
+    bytes: Vec<u8>,
     /// Key and seal, where somebody remembers them.
     names: Option<([u8; 32], [u8; 32])>,
 }
 
-impl<W: Write> Gzip<W> {
-    fn new(
-        mut writer: W,
-        level: u32,
-        threads: usize,
-        memory: Option<Arc<dyn ChunkMemory>>,
-    ) -> io::Result<Self> {
-        let extra = match level {
-            9 => 2,
-            1 => 4,
-            _ => 0,
+impl<W: Write> Pieces<W> {
+    fn new(writer: W, coder: Coder, threads: usize, memory: Option<Arc<dyn ChunkMemory>>) -> Self {
+        // Large ones wait in memory, too.
+        let waiting = match coder {
+            Coder::Gzip(_) => threads,
+            Coder::Zstd(_) => 1,
         };
-        // RFC 1952, 2.3: magic, deflate, no flags, no time, hint about the level, unknown system.
-        let header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, extra, 255];
-        writer.write_all(&header)?;
-        Ok(Gzip {
+        Pieces {
             writer,
-            level,
+            coder,
             chunk: Vec::new(),
             pending: VecDeque::new(),
-            max_pending: if threads > 1 { threads * 2 } else { 0 },
-            crc: Crc::new(),
-            offset: header.len() as u64,
+            max_pending: if threads > 1 { threads + waiting } else { 0 },
+            offset: 0,
             memory,
             pieces: Vec::new(),
-        })
+            scope: Scope::none(),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let largest = self.coder.largest();
         if self.chunk.capacity() == 0 {
-            self.chunk.reserve_exact(CHUNK);
+            self.chunk.reserve_exact(largest);
         }
-        let taken = bytes.len().min(CHUNK - self.chunk.len());
+        let taken = bytes.len().min(largest - self.chunk.len());
         self.chunk.extend_from_slice(&bytes[..taken]);
-        if self.chunk.len() == CHUNK {
+        if self.chunk.len() == largest {
             self.submit()?;
         }
         Ok(taken)
@@ -196,20 +201,20 @@ impl<W: Write> Gzip<W> {
             return Ok(());
         }
         let chunk = std::mem::take(&mut self.chunk);
-        let level = self.level;
+        let coder = self.coder;
         let pool = if self.max_pending > 0 { pool() } else { None };
         let Some(pool) = pool else {
-            let packed = pack(&chunk, level, self.memory.as_deref());
+            let packed = pack(&chunk, coder, self.memory.as_deref(), &self.scope);
             return self.emit(packed);
         };
         while self.pending.len() >= self.max_pending {
             self.emit_next()?;
         }
         let (sender, receiver) = sync_channel(1);
-        let memory = self.memory.clone();
+        let (memory, scope) = (self.memory.clone(), self.scope.clone());
         pool.spawn_fifo(move || {
             // The receiver is gone when writing failed: then nobody needs the chunk.
-            let _ = sender.send(pack(&chunk, level, memory.as_deref()));
+            let _ = sender.send(pack(&chunk, coder, memory.as_deref(), &scope));
         });
         self.pending.push_back(receiver);
         Ok(())
@@ -225,9 +230,8 @@ impl<W: Write> Gzip<W> {
 
     fn emit(&mut self, packed: Option<Packed>) -> io::Result<()> {
         let packed = packed.ok_or_else(|| io::Error::other("compressing a layer failed"))?;
-        self.crc.combine(&packed.crc);
-        self.writer.write_all(&packed.deflated)?;
-        let length = packed.deflated.len() as u64;
+        self.writer.write_all(&packed.bytes)?;
+        let length = packed.bytes.len() as u64;
         if let Some((key, seal)) = packed.names {
             self.pieces.push(Piece { key, offset: self.offset, length, seal });
         }
@@ -240,31 +244,62 @@ impl<W: Write> Gzip<W> {
         while !self.pending.is_empty() {
             self.emit_next()?;
         }
-        // The last block, with nothing in it (RFC 1951, 3.2.6), so that it matters to no piece whether it is the last.
-        self.writer.write_all(&[3, 0])?;
-        // The size is modulo 2^32 (RFC 1952, 2.3.1), as `amount` counts.
-        self.writer.write_all(&self.crc.sum().to_le_bytes())?;
-        self.writer.write_all(&self.crc.amount().to_le_bytes())?;
+        if self.offset == 0 {
+            // Of nothing too there is a member or frame: no bytes at all are neither gzip nor zstd.
+            self.emit(pack(&[], self.coder, None, &self.scope))?;
+        }
         Ok((self.writer, self.pieces))
     }
 }
 
 /// Compresses one chunk, or finds it compressed.
-fn pack(chunk: &[u8], level: u32, memory: Option<&dyn ChunkMemory>) -> Option<Packed> {
-    let mut crc = Crc::new();
-    crc.update(chunk);
+fn pack(chunk: &[u8], coder: Coder, memory: Option<&dyn ChunkMemory>, scope: &Scope) -> Option<Packed> {
+    let compress = |chunk: &[u8]| {
+        let mut timed = scope.begin(Work::Compress, "compress");
+        timed.add(chunk.len() as u64);
+        coder.compress(chunk)
+    };
     let Some(memory) = memory else {
-        return Some(Packed { deflated: deflate(chunk, level)?, crc, names: None });
+        return Some(Packed { bytes: compress(chunk)?, names: None });
     };
-    let mut hasher = StableHasher::new("gzip-chunk-v1").with(&u64::from(level));
-    hasher.bytes(chunk);
-    let key = hasher.finish();
-    let deflated = match memory.find(&key) {
-        Some(deflated) => deflated,
-        None => deflate(chunk, level)?,
+    let key = coder.key(chunk);
+    let bytes = match memory.find(&key) {
+        Some(bytes) => bytes,
+        None => compress(chunk)?,
     };
-    let names = Some((key, seal(&deflated)));
-    Some(Packed { deflated, crc, names })
+    let names = Some((key, seal(&bytes)));
+    Some(Packed { bytes, names })
+}
+
+impl Coder {
+    fn largest(self) -> usize {
+        largest_piece(match self {
+            Coder::Gzip(_) => Compression::Gzip,
+            Coder::Zstd(_) => Compression::Zstd,
+        })
+    }
+
+    /// Under which a compressed chunk is remembered.
+    fn key(self, chunk: &[u8]) -> [u8; 32] {
+        let (form, level) = match self {
+            Coder::Gzip(level) => ("gzip-chunk-v2", level),
+            Coder::Zstd(level) => ("zstd-chunk-v1", level),
+        };
+        let mut hasher = StableHasher::new(form).with(&u64::from(level));
+        hasher.bytes(chunk);
+        hasher.finish()
+    }
+
+    /// A member or a frame. `None` for a level that does not exist, or when the compressor fails, which it does not while there is room.
+    fn compress(self, chunk: &[u8]) -> Option<Vec<u8>> {
+        let mut bytes = match self {
+            Coder::Gzip(level) => member(chunk, level)?,
+            Coder::Zstd(level) => frame(chunk, level).ok()?,
+        };
+        // It waits for those before it, with no more room than it needs.
+        bytes.shrink_to_fit();
+        Some(bytes)
+    }
 }
 
 /// What tells whether a compressed piece is still what it was.
@@ -274,22 +309,31 @@ pub fn seal(bytes: &[u8]) -> [u8; 32] {
     hasher.finish()
 }
 
-/// Compresses one chunk by itself. It ends with an empty stored block, on a byte boundary, so that chunks can be strung together. `None`
-/// when the compressor fails, which it does only out of memory.
-fn deflate(chunk: &[u8], level: u32) -> Option<Vec<u8>> {
-    // A fresh one a chunk: zlib-rs is not to be trusted after a reset.
-    let mut compress = Compress::new(flate2::Compression::new(level), false);
-    let mut deflated = Vec::with_capacity(chunk.len() / 2 + 1024);
-    loop {
-        let read = usize::try_from(compress.total_in()).ok()?;
-        if deflated.capacity() - deflated.len() < 1024 {
-            deflated.reserve(chunk.len() / 4 + 4096);
-        }
-        compress.compress_vec(chunk.get(read..)?, &mut deflated, FlushCompress::Sync).ok()?;
-        if deflated.len() < deflated.capacity() && compress.total_in() == chunk.len() as u64 {
-            return Some(deflated);
-        }
-    }
+/// Compresses one chunk to a gzip member: no flags, no time, unknown system (RFC 1952, 2.3), its checksum behind it.
+fn member(chunk: &[u8], level: u32) -> Option<Vec<u8>> {
+    let mut compressor = libdeflater::Compressor::new(effort(level)?);
+    let mut member = vec![0; compressor.gzip_compress_bound(chunk.len())];
+    let length = compressor.gzip_compress(chunk, &mut member).ok()?;
+    member.truncate(length);
+    Some(member)
+}
+
+/// Compresses one chunk to a zstd frame with its size in front and its checksum behind it. Each time with a compressor of its own: what one
+/// has compressed before is not to have a say in what it makes.
+fn frame(chunk: &[u8], level: u32) -> io::Result<Vec<u8>> {
+    let mut compressor = zstd::bulk::Compressor::new(i32::try_from(level).map_err(io::Error::other)?)?;
+    compressor.include_checksum(true)?;
+    compressor.compress(chunk)
+}
+
+/// The level of libdeflate that makes no more than zlib's level of that number, within a hundredth, also where pieces lose what
+/// they do not share.
+fn effort(level: u32) -> Option<CompressionLvl> {
+    let level = match level {
+        4 | 5 => level + 1,
+        _ => level,
+    };
+    CompressionLvl::new(i32::try_from(level).ok()?).ok()
 }
 
 /// As many threads as there are processors, within reason.
@@ -316,6 +360,8 @@ mod tests {
 
     use super::*;
     use crate::decompress;
+
+    const MIB: usize = 1 << 20;
 
     /// Something like a layer: runs, text, noise; the same everywhere.
     fn sample(size: usize) -> Vec<u8> {
@@ -350,13 +396,13 @@ mod tests {
 
     #[test]
     fn the_bytes_depend_on_nothing_but_the_input() {
-        let sizes = [0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 5 * CHUNK + 77];
         for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
-            for size in sizes {
+            let piece = largest_piece(how);
+            for size in [0, 1, 1000, piece - 1, piece, piece + 1, 2 * piece, 5 * piece + 77] {
                 let bytes = sample(size);
                 let one = compress(&bytes, how, None, 1, size.max(1));
                 assert_eq!(restore(&one), bytes, "{how:?} {size}");
-                for (threads, step) in [(2, 4096), (3, 70_001), (8, CHUNK), (64, 9_999)] {
+                for (threads, step) in [(2, 4096), (3, 70_001), (8, piece), (64, 9_999)] {
                     assert!(
                         compress(&bytes, how, None, threads, step) == one,
                         "{how:?} {size} {threads} {step}"
@@ -368,7 +414,7 @@ mod tests {
 
     #[test]
     fn every_level_works() {
-        let bytes = sample(CHUNK + 5000);
+        let bytes = sample(MIB + 5000);
         for level in 0..=9 {
             assert!(
                 restore(&compress(&bytes, Compression::Gzip, Some(level), 2, 999_999)) == bytes,
@@ -386,19 +432,56 @@ mod tests {
         assert!(Compressor::new(Vec::new(), Compression::None, Some(1)).is_err());
     }
 
-    /// A change here changes the digest of every layer that is built: it needs a reason, and a line in the change log.
+    /// A change here changes the digest of every layer that is built: it needs a reason, and another name of the form in which layers are kept.
     #[test]
     fn golden_digests() {
-        let bytes = sample(3 * CHUNK + 12_345);
-        let digest = |how| Digest::of(&compress(&bytes, how, None, 2, 8192)).to_string();
+        let digest =
+            |how, size| Digest::of(&compress(&sample(size + 12_345), how, None, 2, 8192)).to_string();
         assert_eq!(
-            digest(Compression::Gzip),
-            "sha256:3f1721fc370a10c23e6d6768995433a4fcac8a4738dd03278d64924d3b5539ab"
+            digest(Compression::Gzip, 3 * MIB),
+            "sha256:153e61f34c09593931ce4de08a2cca0f7903626aad1eed076357e6d5bf613b07"
         );
         assert_eq!(
-            digest(Compression::Zstd),
-            "sha256:ff269b4bf6ed2b4388d85d01d47c8191aaf4364902cf0e959d9992d942e6d8cc"
+            digest(Compression::Zstd, 9 * MIB),
+            "sha256:cfd852cf48862fe3262189dc694449239a2749edad8a9dbb1b6eb88c5f00bf1c"
         );
+    }
+
+    /// A member or frame for each piece, also where there is nothing.
+    #[test]
+    fn each_piece_stands_for_itself() {
+        for (size, level, members) in [(0, 6, 1), (1, 6, 1), (MIB, 1, 1), (MIB + 1, 9, 2), (5 * MIB, 0, 5)] {
+            let packed = compress(&sample(size), Compression::Gzip, Some(level), 2, 77_777);
+            let mut rest = &packed[..];
+            let mut seen = 0;
+            while !rest.is_empty() {
+                // Magic, deflate, no flags, no time; the hint about the level is anything; unknown system.
+                assert_eq!(rest[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "{size}");
+                assert_eq!(rest[9], 255, "{size}");
+                let mut one = flate2::bufread::GzDecoder::new(rest);
+                io::copy(&mut one, &mut io::sink()).unwrap();
+                rest = one.into_inner();
+                seen += 1;
+            }
+            assert_eq!(seen, members, "{size}");
+        }
+        for (size, level, frames) in
+            [(0, 3, 1), (1, 3, 1), (4 * MIB, 1, 1), (4 * MIB + 1, 9, 2), (9 * MIB, 0, 3)]
+        {
+            let packed = compress(&sample(size), Compression::Zstd, Some(level), 2, 77_777);
+            let mut rest = &packed[..];
+            let mut seen = 0;
+            while !rest.is_empty() {
+                // Magic, and in the descriptor the bit of the checksum (RFC 8878, 3.1.1.1.1).
+                assert_eq!(rest[..4], [0x28, 0xb5, 0x2f, 0xfd], "{size}");
+                assert_eq!(rest[4] & 4, 4, "{size}");
+                let mut one = zstd::Decoder::with_buffer(rest).unwrap().single_frame();
+                io::copy(&mut one, &mut io::sink()).unwrap();
+                rest = one.finish();
+                seen += 1;
+            }
+            assert_eq!(seen, frames, "{size}");
+        }
     }
 
     #[test]

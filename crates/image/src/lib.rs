@@ -35,7 +35,7 @@ pub use pack::{LayerPacker, PackOptions};
 pub use platform::{ParsePlatformError, Platform};
 pub use reference::{ParseReferenceError, Reference};
 pub use resolve::{BlobSource, Documents, ImageResolver, ResolveError, ResolvedImage, TransferProgress};
-pub use store::{BlobReader, BlobWriter, ContentStore, MemoryStore};
+pub use store::{BlobReader, BlobWriter, ContentStore, MemoryStore, PartlyRead};
 
 use hash::{Digest, StableHasher};
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use hash::DigestWriter;
 
-use crate::compress::CHUNK;
+use crate::compress::largest_piece;
 use crate::layer::{Entry, EntryKind, LayerError, LayerWriter};
 use crate::{BlobWriter, ChunkMemory, Compression, Compressor, ContentStore, Descriptor, Layer};
 
@@ -30,7 +30,12 @@ pub struct LayerPacker {
 
 /// Pieces do not end before they have so many bytes: smaller ones compress badly, and all together would take more than a hundredth more
 /// than one stream.
-const SMALLEST: u64 = 512 << 10;
+const fn smallest_piece(compression: Compression) -> u64 {
+    match compression {
+        Compression::None | Compression::Gzip => 512 << 10,
+        Compression::Zstd => 3 << 20,
+    }
+}
 
 /// What follows the tar. An uncompressed layer is its own blob: it is hashed once, by the store.
 enum Stream {
@@ -67,6 +72,17 @@ impl LayerPacker {
         Ok(LayerPacker { tar, options, memory, since: 0 })
     }
 
+    /// Tells what compressing takes, as [`Compressor::trace`] does.
+    ///
+    /// # Errors
+    /// When what was written so far cannot be flushed.
+    pub fn traced(mut self, scope: trace::Scope) -> Result<LayerPacker, LayerError> {
+        if let Stream::Packed(hashed) = self.tar.flushed()?.get_mut() {
+            hashed.get_mut().trace(scope);
+        }
+        Ok(self)
+    }
+
     /// Appends an entry as [`LayerWriter::append`] does, its time adjusted as the options say.
     pub fn append(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
         self.cut_before(entry)?;
@@ -84,14 +100,15 @@ impl LayerPacker {
             EntryKind::File { size } => size,
             _ => 0,
         };
-        let is_large = size >= CHUNK as u64;
-        if self.since > 0 && (is_large || self.since >= SMALLEST && divides(&entry.path)) {
+        let largest = largest_piece(self.options.compression) as u64;
+        let smallest = smallest_piece(self.options.compression);
+        if self.since > 0 && (size >= largest || self.since >= smallest && divides(&entry.path)) {
             if let Stream::Packed(hashed) = self.tar.flushed()?.get_mut() {
                 hashed.get_mut().cut().map_err(failed)?;
             }
             self.since = 0;
         }
-        self.since = (self.since + 512 + size.next_multiple_of(512)) % CHUNK as u64;
+        self.since = (self.since + 512 + size.next_multiple_of(512)) % largest;
         Ok(())
     }
 
@@ -183,8 +200,8 @@ mod tests {
         }
     }
 
-    /// Files of some 7 kB, and a large one.
-    fn tree(changed: Option<usize>) -> Vec<(Entry, Vec<u8>)> {
+    /// Files of some 7 kB and a large one, or of `scale` times as much.
+    fn tree(scale: usize, changed: Option<usize>) -> Vec<(Entry, Vec<u8>)> {
         let content = |seed: usize, size: usize| -> Vec<u8> {
             let mut state = seed as u32 + 1;
             let next = |_| {
@@ -196,18 +213,22 @@ mod tests {
         let mut entries: Vec<_> = (0..600)
             .map(|n| {
                 let seed = if changed == Some(n) { 10_000 } else { n };
-                let content = content(seed, 5_000 + n * 7);
+                let content = content(seed, scale * (5_000 + n * 7));
                 (file(format!("dir/f{n:04}").as_bytes(), content.len() as u64), content)
             })
             .collect();
-        let large = content(7_777, 3_500_000);
+        let large = content(7_777, scale * 3_500_000);
         entries.insert(300, (file(b"dir/f0299-large", large.len() as u64), large));
         entries
     }
 
-    fn pack_tree(entries: &[(Entry, Vec<u8>)], memory: Option<Arc<Remembered>>) -> (Layer, MemoryStore) {
+    fn pack_tree(
+        entries: &[(Entry, Vec<u8>)],
+        compression: Compression,
+        memory: Option<Arc<Remembered>>,
+    ) -> (Layer, MemoryStore) {
         let store = memory.as_ref().map(|memory| memory.store.clone()).unwrap_or_default();
-        let options = PackOptions { compression: Compression::Gzip, level: None, epoch: Some(0) };
+        let options = PackOptions { compression, level: None, epoch: Some(0) };
         let memory = memory.map(|memory| memory as Arc<dyn ChunkMemory>);
         let mut packer = LayerPacker::with_memory(&store, options, memory).unwrap();
         for (entry, content) in entries {
@@ -218,28 +239,36 @@ mod tests {
 
     #[test]
     fn only_changed_pieces_are_compressed_and_the_bytes_are_the_same() {
-        let memory = Arc::new(Remembered::default());
-        let counts = || (memory.asked.swap(0, Ordering::Relaxed), memory.found.swap(0, Ordering::Relaxed));
-        let (first, _) = pack_tree(&tree(None), Some(memory.clone()));
-        let (asked, found) = counts();
-        assert!(asked > 10 && found == 0, "{asked} {found}");
-        assert_eq!(pack_tree(&tree(None), None).0, first);
-        assert_eq!(pack_tree(&tree(None), Some(memory.clone())).0, first);
-        assert_eq!(counts(), (asked, asked));
-        // One that changed its content, one that is new and one that is gone.
-        let mut inserted = tree(None);
-        inserted.insert(450, (file(b"dir/f0448-new", 9_999), vec![7; 9_999]));
-        let mut removed = tree(None);
-        removed.remove(100);
-        for entries in [tree(Some(50)), tree(Some(599)), inserted, removed] {
-            let (with, store) = pack_tree(&entries, Some(memory.clone()));
+        for (compression, scale) in [(Compression::Gzip, 1), (Compression::Zstd, 5)] {
+            let memory = Arc::new(Remembered::default());
+            let counts =
+                || (memory.asked.swap(0, Ordering::Relaxed), memory.found.swap(0, Ordering::Relaxed));
+            let pack_with = |entries: &_| pack_tree(entries, compression, Some(memory.clone()));
+            let pack_without = |entries: &_| pack_tree(entries, compression, None).0;
+            let tree = |changed| tree(scale, changed);
+            let same = tree(None);
+            let (first, _) = pack_with(&same);
             let (asked, found) = counts();
-            assert!(found + 3 >= asked && found < asked, "{found} of {asked}");
-            assert_eq!(pack_tree(&entries, None).0, with);
-            let blob = (&store as &dyn ContentStore).read(&with.descriptor.digest, 1 << 30).unwrap().unwrap();
-            let mut tar = Vec::new();
-            decompress(&blob[..]).unwrap().read_to_end(&mut tar).unwrap();
-            assert_eq!(Digest::of(&tar), with.diff_id);
+            assert!(asked > 8 && found == 0, "{asked} {found}");
+            assert_eq!(pack_without(&same), first);
+            assert_eq!(pack_with(&same).0, first);
+            assert_eq!(counts(), (asked, asked));
+            // One that changed its content, one that is new and one that is gone.
+            let mut inserted = same.clone();
+            inserted.insert(450, (file(b"dir/f0448-new", 9_999), vec![7; 9_999]));
+            let mut removed = same;
+            removed.remove(100);
+            for entries in [tree(Some(50)), tree(Some(599)), inserted, removed] {
+                let (with, store) = pack_with(&entries);
+                let (asked, found) = counts();
+                assert!(found + 3 >= asked && found < asked, "{found} of {asked}");
+                assert_eq!(pack_without(&entries), with);
+                let blob =
+                    (&store as &dyn ContentStore).read(&with.descriptor.digest, 1 << 30).unwrap().unwrap();
+                let mut tar = Vec::new();
+                decompress(&blob[..]).unwrap().read_to_end(&mut tar).unwrap();
+                assert_eq!(Digest::of(&tar), with.diff_id);
+            }
         }
     }
 

@@ -41,6 +41,39 @@ impl dyn ContentStore + '_ {
     }
 }
 
+/// A blob that is being read by somebody who may stop before its end: then nobody knows yet whether it is what its name says.
+pub struct PartlyRead<R> {
+    blob: R,
+    failed: bool,
+}
+
+impl<R: Read> PartlyRead<R> {
+    /// Reads from `blob`.
+    pub fn new(blob: R) -> Self {
+        PartlyRead { blob, failed: false }
+    }
+
+    /// Reads what is left, for those who could make nothing of what they read: the blob may be damaged, which the store finds out at its
+    /// end, and throws it away.
+    ///
+    /// # Errors
+    /// When it is damaged, unless that was told while it was read.
+    pub fn finish(mut self) -> io::Result<()> {
+        if self.failed {
+            return Ok(());
+        }
+        io::copy(&mut self.blob, &mut io::sink()).map(drop)
+    }
+}
+
+impl<R: Read> Read for PartlyRead<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.read(buffer);
+        self.failed |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
+        read
+    }
+}
+
 /// A blob being written.
 pub trait BlobWriter: Write + Send {
     /// Makes the blob visible under its digest and returns digest and size in bytes. With `expected`, other

@@ -1,11 +1,12 @@
 //! Everything that comes from elsewhere, thrown at its reader for as long as `FUZZ_SECONDS` says (2 without it), from a seed that
-//! `FUZZ_SEED` can repeat: layers, archives of images, manifests, indexes, configs, names.
+//! `FUZZ_SEED` can repeat: layers, archives of images, layouts, manifests, indexes, configs, names.
 
 use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};
 
 use hash::Digest;
 use image::layer::{Entry, EntryKind, LayerReader, LayerWriter};
+use image::layout::{LayoutAddress, LayoutImage, OciLayout};
 use image::{
     Compression, Compressor, Document, ImageConfig, MediaType, MemoryStore, Platform, Reference, decompress,
     parse_document, read_archive, select_manifest,
@@ -259,4 +260,53 @@ fn readers_of_archives_for_a_while() {
             assert!(image.manifest.size > 0);
         }
     });
+}
+
+#[test]
+fn readers_of_layouts_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = dir.path().join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let layer = tar(&[("f".to_owned(), 6, b"content".to_vec())]);
+    let put = |bytes: &[u8], media_type: &str| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+    };
+    let config = json!({ "os": "linux", "architecture": "amd64", "config": {}, "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer)] } });
+    let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+    let layer = put(&layer, "application/vnd.oci.image.layer.v1.tar");
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": MediaType::MANIFEST, "config": config, "layers": [layer] });
+    let manifest = manifest.to_string().into_bytes();
+    let platform: Platform = "linux/amd64".parse().unwrap();
+    let mut good = 0;
+    for_a_while(|runner| {
+        let one = match runner.rng().next_u32() % 2 {
+            0 => manifest.clone(),
+            _ => damaged(manifest.clone(), &JSON, runner),
+        };
+        let mut entry = put(&one, MediaType::MANIFEST);
+        let digest = Digest::of(&one);
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "app:1" });
+        let inner = json!({ "schemaVersion": 2, "mediaType": MediaType::INDEX, "manifests": [entry] });
+        let inner = put(inner.to_string().as_bytes(), MediaType::INDEX);
+        let index = json!({ "schemaVersion": 2, "manifests": [entry, inner] }).to_string().into_bytes();
+        let index = if runner.rng().next_u32() % 4 == 0 { index } else { damaged(index, &JSON, runner) };
+        std::fs::write(dir.path().join("index.json"), &index).unwrap();
+        if let Ok(layout) = OciLayout::open(dir.path()) {
+            let _ = layout.names();
+            for image in [None, Some(LayoutImage::Tag("app:1".to_owned())), Some(LayoutImage::Digest(digest))]
+            {
+                good += u32::from(layout.resolve(image.as_ref(), &platform).is_ok());
+            }
+        }
+        let _ = String::from_utf8_lossy(&index).parse::<LayoutAddress>();
+        std::fs::remove_file(blobs.join(digest.hex())).unwrap();
+        if one != manifest {
+            put(&manifest, MediaType::MANIFEST);
+        }
+    });
+    assert!(good > 0, "nothing good came through, so this tests nothing");
 }

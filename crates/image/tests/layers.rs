@@ -343,6 +343,29 @@ fn cut_off_and_padded_streams() {
     assert!(read(&alone).unwrap_err().contains("ends after"));
 }
 
+/// What octal digits cannot say is said otherwise: in base 256 (GNU) and in a record (POSIX), which is what is written here.
+#[test]
+fn files_of_more_than_8_gib() {
+    let size: u64 = (9 << 30) + 1;
+    let kind = EntryKind::File { size };
+    let first = |tar: &[u8]| LayerReader::new(tar).next_entry().unwrap().unwrap().kind;
+    let number = [&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat();
+    assert_eq!(first(&raw(b"f", b'0', 0, |block| block[124..136].copy_from_slice(&number))), kind);
+    let text = size.to_string();
+    assert_eq!(
+        first(&[extended(b'x', &record("size", text.as_bytes())), raw(b"f", b'0', 0, |_| ())].concat()),
+        kind
+    );
+    let sparse = [record("GNU.sparse.map", b"0,3"), record("GNU.sparse.size", text.as_bytes())].concat();
+    let sparse = [extended(b'x', &sparse), raw(b"f", b'0', 3, |_| ()), padded(b"abc"), end()].concat();
+    assert_eq!(first(&sparse), kind);
+    // The content is not there, but what is announced is.
+    let mut written = Vec::new();
+    let large = entry("f", kind.clone());
+    assert!(LayerWriter::new(&mut written).append(&large, &mut &b"short"[..]).is_err());
+    assert_eq!(first(&written), kind);
+}
+
 #[test]
 fn claims_of_size_are_limited() {
     let huge = raw(b"x", b'x', 1 << 30, |_| ());

@@ -45,6 +45,13 @@ pub struct BuildRecord {
     /// The images that were found by name: `NAME PLATFORM`, and the digest of the manifest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub images: BTreeMap<String, String>,
+    /// The digest of the Dockerfile's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dockerfile_digest: Option<String>,
+    /// What repositories and files elsewhere were: `REMOTE[#REFERENCE]` and the full reference with the id of its object, or an address
+    /// and the digest of its bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fetched: BTreeMap<String, String>,
     /// Its steps and sources, in topological order.
     pub steps: Vec<StepRecord>,
     /// The files that steps used, by name of the listing: only in a record that left its machine.
@@ -101,7 +108,7 @@ pub struct StepRecord {
     pub began: Option<u64>,
     /// Milliseconds that it took in this build.
     pub took: Option<u64>,
-    /// Milliseconds that it took when it was executed last: what the cache saves.
+    /// Milliseconds that it took when it was executed last: what the cache saves. `None` also for what was executed elsewhere.
     pub cost: Option<u64>,
     /// Bytes of files in its own layer.
     pub bytes: Option<u64>,
@@ -168,6 +175,35 @@ impl StepRecord {
     }
 }
 
+#[cfg(test)]
+impl BuildRecord {
+    /// One of these steps, for tests.
+    pub(crate) fn of_steps(id: &str, steps: Vec<StepRecord>) -> BuildRecord {
+        BuildRecord {
+            version: RECORD_VERSION,
+            id: id.to_owned(),
+            builder: "0".to_owned(),
+            store: "here".to_owned(),
+            scope: String::new(),
+            dockerfile: "Dockerfile".to_owned(),
+            context: ".".to_owned(),
+            target: None,
+            options: BTreeMap::new(),
+            names: Vec::new(),
+            started: 0,
+            took: 0,
+            result: BuildResult::Done,
+            image: None,
+            invocation: None,
+            images: BTreeMap::new(),
+            dockerfile_digest: None,
+            fetched: BTreeMap::new(),
+            steps,
+            listings: BTreeMap::new(),
+        }
+    }
+}
+
 impl BuildRecord {
     /// Reads what [`BuildRecord::to_json`] wrote, on this machine or another.
     ///
@@ -197,6 +233,12 @@ impl BuildRecord {
     pub fn executed(&self) -> (usize, usize) {
         let steps = self.steps.iter().filter(|step| !step.source && step.outcome.is_some());
         (self.steps.iter().filter(|step| step.ran()).count(), steps.count())
+    }
+
+    /// The number by which [`BuildRecord::find_step`] finds a step; sources have none.
+    pub fn step_number(&self, place: usize) -> Option<usize> {
+        let is_step = self.steps.get(place).is_some_and(|step| !step.source);
+        is_step.then(|| self.steps[..=place].iter().filter(|step| !step.source).count())
     }
 
     /// The step that a user means by a number (from 1), by `3/5`, `build 3/5`, or by the beginning of its instruction.

@@ -64,6 +64,10 @@ impl Artifact {
         Arc::new(self.repository.clone())
     }
 
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     fn failed(&self, failure: Failure) -> ResolveError {
         failure.of_image(&self.repository.image)
     }

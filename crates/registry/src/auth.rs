@@ -156,23 +156,18 @@ impl Authenticator {
         let registry = &self.registry;
         let mut message = match (login, &config.credentials) {
             (Some(login), _) => {
-                format!(
-                    "not found, or registry {registry} does not let the login of {} in",
-                    login.from.display()
-                )
+                format!("registry {registry} does not let the login of {} in", login.from.display())
             }
             (None, Credentials::DockerConfig(path)) => format!(
-                "not found, or it needs a login: there is none for {registry} in {} (`builder login` writes it)",
+                "it needs a login: there is none for {registry} in {} (`builder login` writes it)",
                 path.display()
             ),
-            (None, Credentials::Anonymous | Credentials::Given { .. }) => {
-                "not found, or it needs a login".to_owned()
-            }
+            (None, Credentials::Anonymous | Credentials::Given { .. }) => "it needs a login".to_owned(),
         };
         if let Some(said) = said {
             message = format!("{message}; {}", said.message);
         }
-        Failure::new(Kind::Denied, message)
+        Failure::new(Kind::Login, message)
     }
 
     /// The token server's address. A login does not leave an encrypted connection for a plain one.

@@ -58,7 +58,7 @@ impl Client {
                 Question { scope: &scope, path: String::new(), accept: None, offset: 0, verified: false };
             match host.ask(&question).await {
                 Ok(_) => return Ok(true),
-                Err(Failure { kind: Kind::Denied, .. }) => return Ok(false),
+                Err(Failure { kind: Kind::Denied | Kind::Login, .. }) => return Ok(false),
                 Err(failure) => backoff.wait(failure).await.map_err(failed)?,
             }
         }

@@ -19,6 +19,8 @@ pub(crate) struct Failure {
 pub(crate) enum Kind {
     NotFound,
     Denied,
+    /// Denied for want of a login that is let in. Registries say so as well of what is not there.
+    Login,
     /// No connection came about, so nothing was sent: another scheme may be tried.
     NoConnection,
     Unreachable,
@@ -77,6 +79,7 @@ impl Failure {
         match self.kind {
             Kind::NotFound => ResolveError::NotFound(name),
             Kind::Denied => ResolveError::Denied { name, message },
+            Kind::Login => ResolveError::Denied { name, message: format!("not found, or {message}") },
             Kind::NoConnection | Kind::Unreachable => ResolveError::Unreachable { name, message },
             Kind::Invalid => ResolveError::Invalid { name, message },
             Kind::Io(source) => ResolveError::Io { action: message, source },

@@ -20,6 +20,7 @@ mod host;
 mod http;
 mod manifest;
 mod push;
+mod referrers;
 mod repository;
 mod upload;
 
@@ -27,3 +28,4 @@ pub use artifact::Artifact;
 pub use client::Client;
 pub use config::{Config, Credentials, Password};
 pub use push::{Push, PushBlob, PushError, PushManifest};
+pub use referrers::Referrer;

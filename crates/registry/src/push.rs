@@ -240,7 +240,7 @@ impl Pusher<'_> {
 fn of_push(failure: Failure, name: &str) -> PushError {
     let (name, message) = (name.to_owned(), failure.message);
     match failure.kind {
-        Kind::Denied => PushError::Denied { name, message },
+        Kind::Denied | Kind::Login => PushError::Denied { name, message },
         Kind::NoConnection | Kind::Unreachable => PushError::Unreachable { name, message },
         Kind::NotFound => {
             let message = format!("the registry knows no such repository ({message})");

@@ -1,9 +1,11 @@
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 
 use transport::{Proxies, Retry, Transport};
 
 use crate::git::GitConfig;
+use crate::meanings::Meanings;
 
 /// Looks up the value of a secret by its name, such as `HTTP_AUTH_TOKEN_example.org`.
 pub type Secrets<'a> = dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'a;
@@ -49,13 +51,25 @@ impl Config {
 pub struct Client {
     pub(crate) config: Arc<Config>,
     pub(crate) transport: Transport,
+    pub(crate) meanings: Arc<Meanings>,
 }
 
 impl Client {
     /// A client that has asked nothing yet.
     pub fn new(config: Config) -> Client {
         let transport = Transport::new(config.transport.clone());
-        Client { config: Arc::new(config), transport }
+        Client { config: Arc::new(config), transport, meanings: Arc::default() }
+    }
+
+    /// One that takes the commits that [`Client::found`] told of, whatever references mean by now. Files are fetched as they are.
+    pub fn finding_again(self, meant: BTreeMap<String, String>) -> Client {
+        Client { meanings: Arc::new(Meanings::new(meant)), ..self }
+    }
+
+    /// What was found so far, by this client and its clones: for `REMOTE[#REFERENCE]` the full reference and the id of its object with
+    /// a blank between, for a file's address the digest of its bytes. Logins stand in none of it.
+    pub fn found(&self) -> BTreeMap<String, String> {
+        self.meanings.found()
     }
 }
 

@@ -15,6 +15,7 @@ mod client;
 mod error;
 mod git;
 mod http;
+mod meanings;
 mod sink;
 mod validators;
 

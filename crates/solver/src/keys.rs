@@ -7,14 +7,12 @@
 //!
 //! A selection of a local context enters both by content, with the kind of selection (whether modes and owners
 //! count) but without its path: the operation has what the path means. An operation's own encoding is its
-//! [`StableHash`] in crate `graph`.
+//! [`StableHash`] in crate `graph`, and so is the version of both keys. The environment of a process enters by a hash of its own
+//! ([`graph::Environment`]), which a thousand steps share.
 
 use files::Selection;
-use graph::Op;
+use graph::{KEY_VERSION, Op};
 use hash::{CacheKey, ContentDigest, ContentId, StableHash, StableHasher};
-
-/// Version of both keys. It changes whenever the encoding of any part changes.
-const DOMAIN: &str = "key-v3";
 
 /// One input's part of a definition key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +39,7 @@ pub enum ContentInput {
 
 /// The definition key of a vertex.
 pub fn definition_key(op: &Op, inputs: &[DefinitionInput<'_>]) -> CacheKey {
-    let mut hasher = StableHasher::new(DOMAIN).with("D").with(op);
+    let mut hasher = StableHasher::new(KEY_VERSION).with("D").with(op);
     (inputs.len() as u64).stable_hash(&mut hasher);
     for input in inputs {
         match input {
@@ -61,7 +59,7 @@ pub fn definition_key(op: &Op, inputs: &[DefinitionInput<'_>]) -> CacheKey {
 
 /// The content key of a vertex.
 pub fn content_key(op: &Op, inputs: &[ContentInput]) -> CacheKey {
-    let mut hasher = StableHasher::new(DOMAIN).with("C").with(op);
+    let mut hasher = StableHasher::new(KEY_VERSION).with("C").with(op);
     (inputs.len() as u64).stable_hash(&mut hasher);
     for input in inputs {
         match input {

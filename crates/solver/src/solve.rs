@@ -1,11 +1,12 @@
 mod away;
+mod lookup;
 mod reasons;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, StepRun};
+use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, Origins, StepRun};
 use files::Selection;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, try_join_all};
@@ -15,8 +16,10 @@ use graph::{
 use hash::{CacheKey, Clock, ContentDigest};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
+use trace::{Subject, Trace, Work};
 
-use self::away::{Placed, is_here};
+use self::away::{Placed, is_here, origins_of};
+use self::lookup::Found;
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
 use crate::notes::Notes;
 use crate::worker::{Executed, Worker};
@@ -36,6 +39,7 @@ pub struct Solver<W: Worker> {
     parallelism: usize,
     explaining: Option<Arc<Explaining>>,
     notes: Option<Arc<Notes>>,
+    trace: Trace,
 }
 
 /// What is needed to say why a step ran.
@@ -54,11 +58,13 @@ pub struct Solved<T> {
     pub tree: T,
     /// Whether it came from the cache, no matter what happened to its inputs.
     pub cached: bool,
+    /// On whose word it rests.
+    pub origins: Origins,
 }
 
 impl<T: Clone> Clone for Solved<T> {
     fn clone(&self) -> Self {
-        Solved { tree: self.tree.clone(), cached: self.cached }
+        Solved { tree: self.tree.clone(), cached: self.cached, origins: self.origins.clone() }
     }
 }
 
@@ -127,7 +133,8 @@ impl<W: Worker> Solver<W> {
         clock: Arc<dyn Clock>,
         parallelism: usize,
     ) -> Solver<W> {
-        Solver { worker, cache, progress, clock, parallelism, explaining: None, notes: None }
+        let trace = Trace::default();
+        Solver { worker, cache, progress, clock, parallelism, explaining: None, notes: None, trace }
     }
 
     /// Remembers what goes into each step that is executed, and says what is different from the last build of the same `scope`:
@@ -140,6 +147,11 @@ impl<W: Worker> Solver<W> {
     /// Tells what it learns of each step.
     pub fn noting(self, notes: Arc<Notes>) -> Solver<W> {
         Solver { notes: Some(notes), ..self }
+    }
+
+    /// Records what it does when.
+    pub fn tracing(self, trace: Trace) -> Solver<W> {
+        Solver { trace, ..self }
     }
 
     /// Solves the targets and whatever they need, each vertex at most once. The first failure ends the work;
@@ -216,6 +228,8 @@ impl<W: Worker> Solver<W> {
 
     fn begin(&self, definition: Arc<Definition>) -> Arc<Run<W>> {
         Arc::new(Run {
+            trusted: self.worker.trusted(),
+            distrusted: Mutex::default(),
             worker: self.worker.clone(),
             cache: self.cache.clone(),
             progress: self.progress.clone(),
@@ -229,6 +243,7 @@ impl<W: Worker> Solver<W> {
             keys: Mutex::default(),
             late_keys: Mutex::default(),
             explaining: self.explaining.clone(),
+            trace: self.trace.clone(),
             listings: Mutex::default(),
             placements: Mutex::default(),
             solutions: Mutex::default(),
@@ -278,6 +293,7 @@ struct Run<W: Worker> {
     hidden: SecretValues,
     /// `None`: nobody asks why steps ran.
     explaining: Option<Arc<Explaining>>,
+    trace: Trace,
     /// Names of the listings of selections.
     listings: Mutex<HashMap<(VertexId, Selection), Option<String>>>,
     /// Results, wherever they are.
@@ -288,6 +304,10 @@ struct Run<W: Worker> {
     results: Mutex<HashMap<VertexId, CacheRecord>>,
     /// Why steps were executed.
     reasons: Mutex<HashMap<VertexId, MissReason>>,
+    /// The caches elsewhere whose word counts.
+    trusted: Origins,
+    /// A cache whose word does not count, and on which a result rests that was found.
+    distrusted: Mutex<HashMap<VertexId, String>>,
     shown: Mutex<HashMap<VertexId, Shown>>,
 }
 
@@ -358,6 +378,7 @@ impl<W: Worker> Run<W> {
             self.failed(error);
         }
         digested?;
+        let _timed = self.trace.begin(Subject::Build, Work::Solve, "compute keys");
         let mut late = HashSet::new();
         for id in needed {
             let vertex = self.definition.vertex(id);
@@ -452,6 +473,7 @@ impl<W: Worker> Run<W> {
                 Some(tree) => tree,
                 None => run.solution(place.0).await?.tree,
             };
+            let _timed = run.trace.step(consumer.0, Work::Hash, "hash what it uses");
             run.worker.content_digest(&tree, &place.1).await.map_err(|error| operation(consumer, error))
         }));
         let content = joined(consumer, task);
@@ -504,7 +526,8 @@ impl<W: Worker> Run<W> {
                 Found::Nothing => {}
             }
             if let Some(away) = self.worker.find_away(&definition).await {
-                return Ok(Placed::Away(away, definition));
+                let origins = self.worker.origin(&away).into_iter().collect();
+                return Ok(Placed::Away { away, key: definition, origins });
             }
         }
 
@@ -513,15 +536,23 @@ impl<W: Worker> Run<W> {
         if !vertex.no_cache
             && let Some(content) = content
         {
-            if let Some(hit) = self.look_up_content(id, definition, content, is_here(&placed)).await? {
+            let mut origins = origins_of(placed.iter().map(Placed::origins));
+            if !is_here(&placed) {
+                // A result that could not be brought from one cache may have come from another, and be what was hashed.
+                origins.extend(self.trusted.iter().cloned());
+            }
+            if let Some(hit) =
+                self.look_up_content(id, [definition, content], is_here(&placed), &origins).await?
+            {
                 return Ok(Placed::Here(hit));
             }
             if let Some(away) = self.worker.find_away(&content).await {
-                return Ok(Placed::Away(away, content));
+                origins.extend(self.worker.origin(&away));
+                return Ok(Placed::Away { away, key: content, origins });
             }
         }
         // It has to run, so what it stands on has to be here. What could not be brought was made instead, and may be something else.
-        let inputs = self.inputs_here(id).await?;
+        let (inputs, origins) = self.inputs_here(id).await?;
         let content = match content.filter(|_| is_here(&placed)) {
             Some(content) => content,
             None => self.content_key_here(id, &inputs).await?,
@@ -533,12 +564,12 @@ impl<W: Worker> Run<W> {
             if !fresh && let Found::Hit(tree, record) = self.look_up(id, definition).await? {
                 return Ok(Placed::Here(self.hit(id, tree, &record)));
             }
-            if let Some(hit) = self.look_up_content(id, definition, content, true).await? {
+            if let Some(hit) = self.look_up_content(id, [definition, content], true, &origins).await? {
                 return Ok(Placed::Here(hit));
             }
         }
         let (reason, remembered) = self.explain(id, gone).await?;
-        let solved = self.execute(id, inputs, [definition, content], reason).await?;
+        let solved = self.execute(id, inputs, &origins, [definition, content], reason).await?;
         if !remembered.is_empty() {
             // The step is built and saved; that a later miss may go unexplained is no reason to fail.
             let _ = self.blocking(id, move |cache| cache.remember(&remembered)).await;
@@ -550,9 +581,10 @@ impl<W: Worker> Run<W> {
     async fn bring(&self, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
         if is_scratch(self.definition.vertex(id)) {
             let source = self.worker.source(id).await.map_err(|error| operation(id, error))?;
-            return Ok(Solved { tree: source.tree, cached: true });
+            return Ok(Solved { tree: source.tree, cached: true, origins: Origins::new() });
         }
         self.started(id);
+        let _timed = self.trace.step(id.0, Work::Fetch, "bring it");
         let source = self.worker.source(id).await.map_err(|error| operation(id, error))?;
         let outcome = match source.cached {
             true => Outcome::Cached { saved: Duration::ZERO },
@@ -562,14 +594,14 @@ impl<W: Worker> Run<W> {
             },
         };
         self.finished(id, outcome);
-        Ok(Solved { tree: source.tree, cached: source.cached })
+        Ok(Solved { tree: source.tree, cached: source.cached, origins: Origins::new() })
     }
 
-    async fn input(self: &Arc<Self>, id: VertexId) -> Answer<W::Tree, W::Error> {
+    async fn input(self: &Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
         let known = lock(&self.sources).get(&id).cloned();
         match known {
-            Some(tree) => Ok(tree),
-            None => Ok(self.solution(id).await?.tree),
+            Some(tree) => Ok(Solved { tree, cached: true, origins: Origins::new() }),
+            None => self.solution(id).await,
         }
     }
 
@@ -585,7 +617,7 @@ impl<W: Worker> Run<W> {
                 Selection::Whole if !is_keyed_by_content(self.definition.vertex(input.vertex)) => {
                     let content = match placed {
                         Placed::Here(solved) => self.worker.content_id(&solved.tree).await.map(Some),
-                        Placed::Away(away, _) => self.worker.away_content(input.vertex, away).await,
+                        Placed::Away { away, .. } => self.worker.away_content(input.vertex, away).await,
                     };
                     let content = content.map_err(|error| operation(id, error))?;
                     Ok(content.map(ContentInput::Whole))
@@ -600,36 +632,8 @@ impl<W: Worker> Run<W> {
         Ok(parts.map(|parts| content_key(&vertex.op, &parts)))
     }
 
-    /// Looks a key up; each candidate counts only if the worker can load it.
-    async fn look_up(&self, id: VertexId, key: CacheKey) -> Answer<Found<W::Tree>, W::Error> {
-        let candidates = self.blocking(id, move |cache| cache.lookup(&key)).await?;
-        let any = !candidates.is_empty();
-        for record in candidates {
-            if let Some(tree) = self.worker.load(id, &record).await.map_err(|error| operation(id, error))? {
-                return Ok(Found::Hit(tree, record));
-            }
-        }
-        Ok(if any { Found::Gone } else { Found::Nothing })
-    }
-
-    /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too, unless somebody
-    /// else vouches for what the inputs hold.
-    async fn look_up_content(
-        &self,
-        id: VertexId,
-        definition: CacheKey,
-        content: CacheKey,
-        seen: bool,
-    ) -> Answer<Option<Solved<W::Tree>>, W::Error> {
-        let Found::Hit(tree, record) = self.look_up(id, content).await? else { return Ok(None) };
-        let known = record.id;
-        if seen {
-            self.blocking(id, move |cache| cache.alias(known, &definition)).await?;
-        }
-        Ok(Some(self.hit(id, tree, &record)))
-    }
-
     async fn claim(&self, id: VertexId, key: CacheKey) -> Answer<Box<dyn Claim>, W::Error> {
+        let _timed = self.trace.step(id.0, Work::Wait, "wait for another build");
         let (mut wait, longest) = CLAIM_BACK_OFF;
         let mut patience = Some(Instant::now() + CLAIM_PATIENCE);
         loop {
@@ -650,29 +654,34 @@ impl<W: Worker> Run<W> {
         &self,
         id: VertexId,
         inputs: Vec<W::Tree>,
+        origins: &Origins,
         keys: [CacheKey; 2],
         reason: MissReason,
     ) -> Answer<Solved<W::Tree>, W::Error> {
         // The semaphore is never closed, so a permit always comes.
+        let waiting = self.trace.step(id.0, Work::Wait, "wait for other steps to make room");
         let _permit = self.permits.acquire().await.ok();
+        waiting.end();
         self.started(id);
         let (started, clock) = (self.clock.now(), Instant::now());
         let Executed { tree, layers } =
             self.worker.execute(id, inputs).await.map_err(|error| operation(id, error))?;
         let run = StepRun { started, duration: clock.elapsed() };
+        let _timed = self.trace.step(id.0, Work::Solve, "remember the result");
         let content = self.worker.content_id(&tree).await.map_err(|error| operation(id, error))?;
-        let description = self.hidden.conceal(&self.definition.vertex(id).name).into_owned();
+        let description = self.definition.vertex(id).name.clone();
         let record = NewRecord { content, layers, description, run };
-        let record = self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        let on = origins.clone();
+        let record = self.blocking(id, move |cache| cache.save_from(&keys, &record, &on)).await?;
         lock(&self.results).insert(id, record);
         self.finished(id, Outcome::Done { reason: Some(reason) });
-        Ok(Solved { tree, cached: false })
+        Ok(Solved { tree, cached: false, origins: origins.clone() })
     }
 
     fn hit(&self, id: VertexId, tree: W::Tree, record: &CacheRecord) -> Solved<W::Tree> {
         self.show_cached(id, record.run.duration);
         lock(&self.results).insert(id, record.clone());
-        Solved { tree, cached: true }
+        Solved { tree, cached: true, origins: record.origins.clone() }
     }
 
     /// The ancestors of which nothing was needed, in topological order: what a user sees as cached.
@@ -731,14 +740,6 @@ impl<W: Worker> Run<W> {
         lock(&self.shown).insert(vertex, Shown::Finished);
         self.progress.event(Event::Finished { vertex, outcome, at: self.clock.now() });
     }
-}
-
-/// What a lookup brought.
-enum Found<T> {
-    Hit(T, CacheRecord),
-    /// Records, but nothing that they name.
-    Gone,
-    Nothing,
 }
 
 /// It is there already, and reading it costs nothing but reading.

@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
-use cache::{CacheRecord, SnapshotId};
+use cache::{CacheRecord, Origins, SnapshotId};
 use files::Selection;
 use graph::VertexId;
 use hash::{CacheKey, ContentDigest, ContentId};
@@ -60,6 +62,16 @@ pub trait Worker: Send + Sync + 'static {
         None
     }
 
+    /// The caches elsewhere whose word counts in this build: what rests on that of others is not used.
+    fn trusted(&self) -> Origins {
+        Origins::new()
+    }
+
+    /// Which of them has a result that is away.
+    fn origin(&self, _away: &Away) -> Option<String> {
+        None
+    }
+
     /// What [`Worker::content_id`] would say of a result of this vertex that is away.
     async fn away_content(&self, vertex: VertexId, _away: &Away) -> Result<Option<ContentId>, Self::Error> {
         let _ = vertex;
@@ -85,6 +97,8 @@ pub struct Arrived<T> {
     pub layers: Vec<SnapshotId>,
     /// What the whole tree holds.
     pub content: ContentId,
+    /// How long it took to make; zero where nobody said.
+    pub took: Duration,
 }
 
 /// What [`Worker::source`] brought.

@@ -3,12 +3,12 @@
 //! A tree is a number. A base image is a number, a context a list of numbers, a step adds its inputs and a constant of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cache::{CacheBackend as _, CacheRecord, MemoryCache, RecordId, SnapshotId};
+use cache::{CacheBackend as _, CacheRecord, MemoryCache, Origins, RecordId, SnapshotId};
 use files::{PathSelection, Selection};
 use graph::{
     Definition, Event, Exec, Http, Input, MissReason, Network, Op, Outcome, Recorder, Security, Source,
@@ -37,12 +37,17 @@ struct Elsewhere {
     broken: fn(RecordId) -> bool,
     refused: Mutex<BTreeSet<u64>>,
     found: Mutex<HashMap<u64, CacheRecord>>,
+    /// Whether builds name it as a cache.
+    named: AtomicBool,
+    /// Whether every other result is not what the step gives, but what another may.
+    lies: bool,
 }
 
 impl Elsewhere {
     fn value(&self, away: &Away) -> i64 {
         let layer = self.found.lock().unwrap()[&away.0].layers[0];
-        self.world.values.lock().unwrap()[&layer]
+        let value = self.world.values.lock().unwrap()[&layer];
+        if self.lies && away.0.is_multiple_of(2) { value + 1 } else { value }
     }
 }
 
@@ -150,11 +155,24 @@ impl Worker for Arithmetic {
 
     async fn find_away(&self, key: &CacheKey) -> Option<Away> {
         let elsewhere = self.world.elsewhere.as_ref()?;
+        if !elsewhere.named.load(Ordering::SeqCst) {
+            return None;
+        }
         let record = elsewhere.cache.lookup(key).unwrap().into_iter().next()?;
         let away = Away(record.id.0 as u64);
         let refused = elsewhere.refused.lock().unwrap().contains(&away.0);
         elsewhere.found.lock().unwrap().insert(away.0, record);
         (!refused).then_some(away)
+    }
+
+    fn trusted(&self) -> Origins {
+        let named = |elsewhere: &Elsewhere| elsewhere.named.load(Ordering::SeqCst);
+        let is_named = self.world.elsewhere.as_ref().is_some_and(named);
+        is_named.then(|| "elsewhere".to_owned()).into_iter().collect()
+    }
+
+    fn origin(&self, _: &Away) -> Option<String> {
+        Some("elsewhere".to_owned())
     }
 
     async fn away_content(&self, _: VertexId, away: &Away) -> Result<Option<ContentId>, Failure> {
@@ -174,7 +192,7 @@ impl Worker for Arithmetic {
         let mut values = self.world.values.lock().unwrap();
         let layer = SnapshotId(values.len() as i64);
         values.insert(layer, elsewhere.value(away));
-        Some(Arrived { tree, layers: vec![layer], content })
+        Some(Arrived { tree, layers: vec![layer], content, took: Duration::ZERO })
     }
 }
 
@@ -326,12 +344,18 @@ impl Machine {
 
     /// A new machine with the same files, which can have what this one has.
     fn another(&self, broken: fn(RecordId) -> bool) -> Machine {
+        self.other(broken, false)
+    }
+
+    fn other(&self, broken: fn(RecordId) -> bool, lies: bool) -> Machine {
         let elsewhere = Elsewhere {
             cache: self.cache.clone(),
             world: self.world.clone(),
             broken,
             refused: Mutex::default(),
             found: Mutex::default(),
+            named: AtomicBool::new(true),
+            lies,
         };
         let world = World {
             context: Mutex::new(self.world.context.lock().unwrap().clone()),
@@ -700,12 +724,33 @@ fn what_ran_again_elsewhere_is_the_reason() {
         let base = graph.base();
         let first = graph.add(step("add", 1), vec![Input::whole(base)], no_cache);
         let second = graph.step("add", 2, vec![Input::whole(first)]);
-        machine.build(&graph, &[second]).reason(second)
+        let third = graph.step("add", 3, vec![Input::whole(second)]);
+        let built = machine.build(&graph, &[third]);
+        [second, third].map(|id| built.reason(id).map(|reason| reason.to_string()))
     };
     build(false);
     // Behind the cache's back, so that the step gives another result.
     *machine.world.base.lock().unwrap() = 100;
-    assert_eq!(build(true).unwrap().to_string(), "step 1 changed");
+    assert_eq!(build(true), [(); 2].map(|()| Some("step 1 changed".to_owned())));
+}
+
+#[test]
+fn a_reason_names_the_step_that_changed_first() {
+    let machine = Machine::default();
+    let build = |value| {
+        machine.world.context.lock().unwrap().insert("a".to_owned(), value);
+        let mut graph = Graph::default();
+        let context = graph.context();
+        let mut last = graph.step("add", 0, vec![file(context, "a")]);
+        for constant in 1..4 {
+            last = graph.step("add", constant, vec![Input::whole(last)]);
+        }
+        machine.build(&graph, &[last]).reason(last)
+    };
+    build(1);
+    let reason = build(2).unwrap();
+    assert_eq!(reason.to_string(), "a changed (step 1)");
+    assert!(matches!(reason, MissReason::InputChanged { input, .. } if input == "step 3"));
 }
 
 #[test]
@@ -796,6 +841,36 @@ fn what_cannot_be_brought_is_made() {
     let built = second.build(&graph, &[top]);
     assert_eq!(built.values.unwrap(), [3]);
     assert_eq!((built.executed, built.arrived.len()), (vec![below, top], 0));
+    assert_eq!(second.build(&graph, &[top]).executed, []);
+}
+
+#[test]
+fn a_result_rests_on_no_more_words_than_it_has_to() {
+    let first = Machine::default();
+    first.world.context.lock().unwrap().insert("a".to_owned(), 3);
+    let mut graph = Graph::default();
+    let context = graph.context();
+    let parity = graph.step("parity", 0, vec![file(context, "a")]);
+    let beside = graph.step("add", 100, vec![Input::whole(parity)]);
+    let middle = graph.step("add", 1, vec![Input::whole(parity)]);
+    let top = graph.step("add", 2, vec![Input::whole(middle)]);
+    first.build(&graph, &[parity]);
+
+    let second = first.another(|_| false);
+    let name = |named| second.world.elsewhere.as_ref().unwrap().named.store(named, Ordering::SeqCst);
+    let set = |value| second.world.context.lock().unwrap().insert("a".to_owned(), value);
+    name(false);
+    set(1);
+    assert_eq!(second.build(&graph, &[middle]).executed, [parity, middle]);
+    // The same content comes from elsewhere, so that the result rests on that word too.
+    name(true);
+    set(3);
+    assert_eq!(second.build(&graph, &[beside]).arrived, [parity]);
+    assert_eq!(second.build(&graph, &[middle]).executed, []);
+    // Here it is made of what is here alone, and so is what stands on it.
+    set(5);
+    assert_eq!(second.build(&graph, &[top]).executed, [parity, top]);
+    name(false);
     assert_eq!(second.build(&graph, &[top]).executed, []);
 }
 
@@ -925,6 +1000,37 @@ proptest! {
                 prop_assert_eq!(other.cache.claims(), 0);
                 prop_assert_eq!(other.build(&plain, &[target]).executed, vec![], "then nothing runs");
             }
+        }
+    }
+
+    /// What came from a cache, and what was made of it, is used by those builds alone that name it.
+    #[test]
+    fn a_lie_reaches_no_build_that_does_not_name_the_liar(
+        shape in shape(),
+        builds in prop::collection::vec((any::<bool>(), 0..4usize, 0..3i64, prop::collection::btree_set(0..12usize, 0..2)), 1..6),
+    ) {
+        let liar = Machine::default();
+        for name in 0..4 {
+            liar.world.context.lock().unwrap().insert(name.to_string(), 0);
+        }
+        let (plain, last) = shape.graph(&BTreeSet::new());
+        liar.build(&plain, &[last]).values.unwrap();
+        let machine = liar.other(|_| false, true);
+        let elsewhere = machine.world.elsewhere.as_ref().unwrap();
+        for (named, name, value, no_cache) in builds {
+            machine.world.context.lock().unwrap().insert(name.to_string(), value);
+            let (graph, target) = shape.graph(&no_cache);
+            elsewhere.named.store(named, Ordering::SeqCst);
+            let built = machine.build(&graph, &[target]).values.unwrap();
+            let again = machine.build(&plain, &[last]);
+            if !named {
+                let clean = Machine::default();
+                *clean.world.context.lock().unwrap() = machine.world.context.lock().unwrap().clone();
+                let want = clean.build(&plain, &[last]).values.unwrap();
+                prop_assert_eq!(&built, &want);
+                prop_assert_eq!(again.values.unwrap(), want);
+            }
+            prop_assert_eq!(again.executed, vec![], "then nothing runs");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Golden keys. A change here makes every cache of every user cold: give the domain a new version on purpose.
 
 use files::{ModeChange, PathSelection, Selection};
-use graph::{Copy, Op, Owner, OwnerId};
+use graph::{Copy, Environment, Exec, Network, Op, Owner, OwnerId, Security};
 use hash::{CacheKey, ContentDigest, ContentId};
 use solver::keys::{ContentInput, DefinitionInput, content_key, definition_key};
+
+/// As a Dockerfile sets them.
+type Variables = Vec<(String, String)>;
 
 fn copy() -> Op {
     let owner = Some(Owner { user: OwnerId::Number(1000), group: Some(OwnerId::Name("www".into())) });
@@ -14,6 +17,27 @@ fn copy() -> Op {
         unpack: false,
         packed: Vec::new(),
     })
+}
+
+/// A process with so many variables.
+fn exec(variables: usize) -> Exec {
+    Exec {
+        args: vec!["/bin/sh".into(), "-c".into(), "make".into()],
+        env: (0..variables).map(|n| (format!("NAME_{n}"), format!("value {n}"))).collect(),
+        unkeyed_env: vec![],
+        secret_env: vec![],
+        cwd: "/src".into(),
+        user: "www".into(),
+        hostname: "buildkitsandbox".into(),
+        network: Network::Default,
+        security: Security::Sandbox,
+        devices: vec![],
+        platform: "linux/amd64".parse().expect("a platform"),
+        extra_hosts: vec![],
+        mounts: vec![],
+        timeout: None,
+        retries: 0,
+    }
 }
 
 fn selection() -> Selection {
@@ -39,7 +63,7 @@ fn golden_definition_key() {
     ];
     assert_eq!(
         definition_key(&copy(), &inputs).to_string(),
-        "87934789c5bcb13d390cb573c4ad6e1deec7dd07591f59ac5d8eaec2200fc99e"
+        "e05b7ac9ac4f2bca858731a1c6156b7f580c445df17b85fba267ff46dcc0d599"
     );
 }
 
@@ -51,8 +75,59 @@ fn golden_content_key() {
     ];
     assert_eq!(
         content_key(&copy(), &inputs).to_string(),
-        "d02b2cf60d9d2104fe03d18a37d84d85c99c566097b0813b6092432504b68989"
+        "4ce0cdfc15ccca1c5ff7fe4ef3dbcc99740ce91636aaaa20aa4889fc1677035b"
     );
+}
+
+/// Of a process: its environment is in pieces, and the last one is not full.
+#[test]
+fn golden_key_of_a_process() {
+    let keys = [0, 3, 40].map(|variables| definition_key(&Op::Exec(exec(variables)), &[]).to_string());
+    let golden = [
+        "25a7493140e41a2d7ab6a10e936e1a048f9bdaa8342a6acd60036dd24a02d815",
+        "8197031362e93d795a62a1bb162610a280c6a3769d66c157dd7ea0460a5527f4",
+        "1c376dd6af5749711621819c8b0b769f57201b351609c3d3c11ef06ea670156c",
+    ];
+    assert_eq!(keys, golden);
+}
+
+/// All of an environment is in the key: each name, each value, the order, the end of it, wherever in it that is.
+#[test]
+fn every_variable_counts() {
+    let variables: Vec<(String, String)> = exec(70).env.iter().cloned().collect();
+    let key = |variables: Vec<(String, String)>| {
+        let op = Op::Exec(Exec { env: variables.into_iter().collect::<Environment>(), ..exec(0) });
+        (definition_key(&op, &[]), content_key(&op, &[]))
+    };
+    let mut seen = std::collections::BTreeSet::from([key(variables.clone())]);
+    let mut is_new = |what: String, variables: Vec<(String, String)>| {
+        assert!(seen.insert(key(variables)), "{what}");
+    };
+    for index in 0..variables.len() {
+        let edited = |edit: &dyn Fn(&mut Variables)| {
+            let mut edited = variables.clone();
+            edit(&mut edited);
+            edited
+        };
+        is_new(format!("value {index}"), edited(&|all| all[index].1.push('x')));
+        is_new(format!("name {index}"), edited(&|all| all[index].0.push('x')));
+        is_new(
+            format!("border {index}"),
+            edited(&|all| {
+                let last = all[index].0.pop().expect("a name");
+                all[index].1.insert(0, last);
+            }),
+        );
+        is_new(format!("without {index}"), edited(&|all| drop(all.remove(index))));
+        // Without the last one it is the same as up to there.
+        if index + 1 < variables.len() {
+            is_new(format!("up to {index}"), edited(&|all| all.truncate(index)));
+        }
+        if index > 0 {
+            is_new(format!("order {index}"), edited(&|all| all.swap(index - 1, index)));
+        }
+    }
+    is_new("one more".to_owned(), [variables.clone(), vec![Default::default()]].concat());
 }
 
 #[test]

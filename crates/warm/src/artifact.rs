@@ -127,6 +127,12 @@ pub trait Origin: Send + Sync {
     /// What it is called, for messages.
     fn name(&self) -> String;
 
+    /// What it is known by from build to build: results that it gave are used by builds that name it. Whoever can write one place with
+    /// this name can write every other one with it.
+    fn identity(&self) -> String {
+        self.name()
+    }
+
     /// What its name stands for now.
     async fn top(&self) -> Result<TopDocument, ResolveError>;
 
@@ -162,7 +168,8 @@ pub async fn find(origin: &dyn Origin) -> Result<Vec<Document>, ResolveError> {
                 if entry.size > MAX_DOCUMENT {
                     return Err(invalid(&name, format!("manifest {} is too large", entry.digest)));
                 }
-                let bytes = verified(&name, entry, origin.manifest(entry).await?)?;
+                let bytes = origin.manifest(entry).await.map_err(|error| incomplete(&name, entry, error))?;
+                let bytes = verified(&name, entry, bytes)?;
                 if let ImageDocument::Manifest(manifest) =
                     parse_document(&name, Some(&entry.media_type), &bytes)?
                 {
@@ -214,7 +221,9 @@ async fn read(origin: &dyn Origin, blob: &Descriptor, limit: u64) -> Result<Vec<
         let message = format!("blob {} has {} bytes, more than {limit}", blob.digest, blob.size);
         return Err(invalid(&origin.name(), message));
     }
-    verified(&origin.name(), blob, origin.blob(blob, blob.size).await?)
+    let bytes =
+        origin.blob(blob, blob.size).await.map_err(|error| incomplete(&origin.name(), blob, error))?;
+    verified(&origin.name(), blob, bytes)
 }
 
 fn verified(name: &str, blob: &Descriptor, bytes: Vec<u8>) -> Result<Vec<u8>, ResolveError> {
@@ -223,6 +232,14 @@ fn verified(name: &str, blob: &Descriptor, bytes: Vec<u8>) -> Result<Vec<u8>, Re
         return Ok(bytes);
     }
     Err(invalid(name, format!("blob {} is damaged: what came has the digest {digest}", blob.digest)))
+}
+
+/// That a part is not there is another thing than that there is nothing.
+fn incomplete(name: &str, part: &Descriptor, error: ResolveError) -> ResolveError {
+    match error {
+        ResolveError::NotFound(_) => invalid(name, format!("it is incomplete: {} is not there", part.digest)),
+        other => other,
+    }
 }
 
 fn invalid(name: &str, message: String) -> ResolveError {

@@ -1,6 +1,6 @@
 //! The caches that a build may take results from.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub struct AwayRecord {
     pub keys: Vec<CacheKey>,
     /// Its layers, bottom first.
     pub layers: Vec<AwayLayer>,
+    /// How long it took to make, as far as that is known.
+    pub took: Option<Duration>,
 }
 
 /// A layer in a cache.
@@ -96,6 +98,7 @@ pub struct Caches {
 /// What is known of one cache.
 struct Loaded {
     name: Arc<str>,
+    identity: String,
     blobs: Arc<dyn BlobSource>,
     patience: Duration,
     document: Document,
@@ -128,6 +131,16 @@ impl Caches {
     /// A result that was found before, unless it turned out to be no good.
     pub fn record(&self, number: Number) -> Option<AwayRecord> {
         self.usable(self.loaded.get()?, number)
+    }
+
+    /// What all of them are known by ([`Origin::identity`]).
+    pub fn identities(&self) -> BTreeSet<String> {
+        self.imports.iter().map(|import| import.origin.identity()).collect()
+    }
+
+    /// What the cache is known by that a result was found in.
+    pub fn identity(&self, number: Number) -> Option<&str> {
+        Some(&self.loaded.get()?.get(number.cache as usize)?.identity)
     }
 
     /// A blob is not what it should be, or is not there: no result that has it is found again.
@@ -172,7 +185,7 @@ impl Caches {
                 patience: cache.patience,
             });
         }
-        Some(AwayRecord { number, keys: record.keys.clone(), layers })
+        Some(AwayRecord { number, keys: record.keys.clone(), layers, took: record.took })
     }
 
     async fn load(&self) -> &[Loaded] {
@@ -208,9 +221,9 @@ impl Caches {
 fn problem(error: ResolveError) -> String {
     match error {
         ResolveError::NotFound(_) => "there is none yet".to_owned(),
-        ResolveError::Denied { message, .. }
-        | ResolveError::Unreachable { message, .. }
-        | ResolveError::Invalid { message, .. } => message,
+        // Some say that of what is not there, so that nobody learns what is.
+        ResolveError::Denied { message, .. } => format!("{message}, or there is none yet"),
+        ResolveError::Unreachable { message, .. } | ResolveError::Invalid { message, .. } => message,
         other => other.to_string(),
     }
 }
@@ -225,6 +238,7 @@ impl Loaded {
         }
         Loaded {
             name: name.into(),
+            identity: import.origin.identity(),
             blobs: import.origin.blobs(),
             patience: import.patience,
             document,

@@ -1,6 +1,7 @@
 //! What is written down of steps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hash::{CacheKey, ContentDigest, Digest};
 use image::{Compression, Descriptor, Layer};
@@ -14,6 +15,9 @@ pub(crate) const LARGEST: u64 = 64 << 20;
 
 /// No result has more layers than this, nor more keys.
 const MOST_PARTS: usize = 1_000;
+
+/// What took longer is not believed.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The last millisecond of the year 9998: whatever is later could not be written down.
 const LAST_TIME: u64 = 253_370_764_799_999;
@@ -47,6 +51,8 @@ pub struct Record {
     pub keys: Vec<CacheKey>,
     /// Its layers without those of the image below, bottom first: places in [`Document::layers`].
     pub layers: Vec<usize>,
+    /// How long it took to make, in whole milliseconds; `None` where that is not known or not told.
+    pub took: Option<Duration>,
 }
 
 /// A document that is not used.
@@ -78,6 +84,8 @@ struct WrittenLayer {
 struct WrittenRecord {
     keys: Vec<CacheKey>,
     layers: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    took: Option<u64>,
 }
 
 /// Read first: what follows may have any shape in another version.
@@ -119,18 +127,17 @@ impl Document {
 
     /// Records by their smallest key, layers in the order of their use; what no record has is left out.
     fn written(&self) -> Written {
-        let mut records: Vec<(BTreeSet<CacheKey>, &[usize])> = self
-            .records
-            .iter()
-            .map(|record| (record.keys.iter().copied().collect(), &record.layers[..]))
-            .collect();
-        records.sort();
-        records.dedup();
+        let mut records: BTreeMap<(BTreeSet<CacheKey>, &[usize]), Option<Duration>> = BTreeMap::new();
+        for record in &self.records {
+            let result = (record.keys.iter().copied().collect(), &record.layers[..]);
+            let took = records.entry(result).or_default();
+            *took = record.took.max(*took);
+        }
         // One and the same layer may come from two sides.
         let mut places = BTreeMap::new();
         let mut layers = Vec::new();
         let mut written = Vec::with_capacity(records.len());
-        for (keys, used) in records {
+        for ((keys, used), took) in records {
             let mut place = |index: &usize| {
                 let layer = self.layers.get(*index)?;
                 let same = (layer.layer.descriptor.digest, layer.changes, layer.created);
@@ -141,7 +148,8 @@ impl Document {
             };
             // A place that is none would make the document worthless.
             let Some(used) = used.iter().map(&mut place).collect() else { continue };
-            written.push(WrittenRecord { keys: keys.into_iter().collect(), layers: used });
+            let took = took.and_then(|took| u64::try_from(took.as_millis()).ok());
+            written.push(WrittenRecord { keys: keys.into_iter().collect(), layers: used, took });
         }
         Written { version: VERSION, layers, records: written }
     }
@@ -190,7 +198,8 @@ impl WrittenRecord {
         if self.layers.iter().any(|place| *place >= layers) {
             return refuse("has a layer that is not there");
         }
-        Ok(Record { keys: self.keys, layers: self.layers })
+        let took = self.took.map(Duration::from_millis).filter(|took| *took <= LONGEST);
+        Ok(Record { keys: self.keys, layers: self.layers, took })
     }
 }
 
@@ -210,7 +219,7 @@ mod tests {
                 descriptor: Descriptor::new(Compression::Gzip.layer_media_type(), digest, 1),
                 diff_id: Digest::of(&[byte, byte]),
             },
-            form: "v2 gzip".to_owned(),
+            form: "v3 gzip".to_owned(),
             changes: ContentDigest::from_bytes([byte; 32]),
             created: u64::from(byte),
         }
@@ -220,8 +229,12 @@ mod tests {
         Document {
             layers: vec![layer(1), layer(2)],
             records: vec![
-                Record { keys: vec![key(1), key(2)], layers: vec![0] },
-                Record { keys: vec![key(3)], layers: vec![0, 1] },
+                Record {
+                    keys: vec![key(1), key(2)],
+                    layers: vec![0],
+                    took: Some(Duration::from_millis(1500)),
+                },
+                Record { keys: vec![key(3)], layers: vec![0, 1], took: None },
             ],
         }
     }
@@ -236,8 +249,13 @@ mod tests {
         let other = Document {
             layers: vec![layer(2), layer(9), layer(1), layer(1)],
             records: vec![
-                Record { keys: vec![key(3)], layers: vec![3, 0] },
-                Record { keys: vec![key(2), key(1), key(2)], layers: vec![2] },
+                Record { keys: vec![key(3)], layers: vec![3, 0], took: None },
+                Record {
+                    keys: vec![key(2), key(1), key(2)],
+                    layers: vec![2],
+                    took: Some(Duration::from_millis(1500)),
+                },
+                Record { keys: vec![key(1), key(2)], layers: vec![2], took: None },
             ],
         };
         assert_eq!(other.to_bytes(), document().to_bytes());
@@ -269,11 +287,15 @@ mod tests {
             ("/records/1/layers", json!([2])),
             ("/records/1/layers", json!([-1])),
             ("/records/1/layers", json!(vec![0; 1001])),
+            ("/records/0/took", json!(-1)),
+            ("/records/0/took", json!("long")),
         ];
         for (pointer, value) in wrong {
             assert!(with(pointer, value.clone()).is_err(), "{pointer} = {value}");
         }
         assert!(with("/layers/0/created", json!(5)).is_ok());
+        // It would be kept for longer than anything else.
+        assert_eq!(with("/records/0/took", json!(u64::MAX)).map(|read| read.records[0].took), Ok(None));
         assert!(Document::from_bytes(b"").is_err());
         assert!(Document::from_bytes(&vec![b' '; LARGEST as usize + 1]).is_err());
         let deep = "[".repeat(100_000);

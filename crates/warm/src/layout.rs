@@ -56,11 +56,31 @@ impl Origin for LayoutOrigin {
         }
     }
 
+    /// The directory as it is, whatever leads there, also when it is not there any more.
+    fn identity(&self) -> String {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        let resolved = path.ancestors().find_map(|there| {
+            let rest = path.strip_prefix(there).ok()?;
+            let there = std::fs::canonicalize(there).ok()?;
+            // Joined with nothing it would end with a slash.
+            Some(if rest.as_os_str().is_empty() { there } else { there.join(rest) })
+        });
+        let path = resolved.unwrap_or(path);
+        LayoutOrigin { path, ..self.clone() }.name()
+    }
+
     async fn top(&self) -> Result<TopDocument, ResolveError> {
         let origin = self.clone();
         on_thread(move || {
             let entry = origin.entry()?;
-            let bytes = read(&origin.blob_path(&entry.digest), MAX_DOCUMENT)?;
+            let bytes =
+                read(&origin.blob_path(&entry.digest), MAX_DOCUMENT).map_err(|error| match error {
+                    ResolveError::NotFound(_) if !entry.media_type.is_empty() => ResolveError::Invalid {
+                        name: origin.name(),
+                        message: format!("it is incomplete: {} is not there", entry.digest),
+                    },
+                    other => other,
+                })?;
             if Digest::of(&bytes) != entry.digest {
                 let message = format!("blob {} is damaged", entry.digest);
                 return Err(ResolveError::Invalid { name: origin.name(), message });
@@ -122,4 +142,28 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ResolveError> {
     let mut bytes = Vec::new();
     File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_one_and_the_same_whatever_leads_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).unwrap();
+        let of = |path: PathBuf| LayoutOrigin::new(path, "latest", None).identity();
+        let here = of(real.join("cache"));
+        assert_eq!(here, format!("{}/cache:latest", real.display()));
+        assert_eq!(of(dir.path().join("link/cache")), here);
+        // It is made, and it is gone.
+        std::fs::create_dir(real.join("cache")).unwrap();
+        assert_eq!(of(dir.path().join("link/cache")), here);
+        std::fs::remove_dir(real.join("cache")).unwrap();
+        assert_eq!(of(real.join("cache")), here);
+        assert_ne!(of(real.join("other")), here);
+        assert_ne!(LayoutOrigin::new(real.join("cache"), "other", None).identity(), here);
+    }
 }

@@ -106,7 +106,7 @@ fn layer(byte: u8) -> CachedLayer {
     let descriptor = Descriptor::new(Compression::Gzip.layer_media_type(), Digest::of(&[byte]), 1);
     CachedLayer {
         layer: Layer { descriptor, diff_id: Digest::of(&[byte, byte]) },
-        form: "v2 gzip".to_owned(),
+        form: "v3 gzip".to_owned(),
         changes: ContentDigest::from_bytes([byte; 32]),
         created: 5,
     }
@@ -114,7 +114,7 @@ fn layer(byte: u8) -> CachedLayer {
 
 /// One result of a key, with two layers.
 fn document(byte: u8) -> Document {
-    let record = Record { keys: vec![key(byte)], layers: vec![0, 1] };
+    let record = Record { keys: vec![key(byte)], layers: vec![0, 1], took: None };
     Document { layers: vec![layer(100), layer(byte)], records: vec![record] }
 }
 

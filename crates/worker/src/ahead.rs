@@ -9,10 +9,13 @@ use cache::Entries;
 use image::layer::{Entry, EntryKind};
 
 use crate::WorkerError;
+use crate::beside::read_beside;
 use crate::cancel::Cancel;
 
 /// Larger files are read where they are needed.
 const SMALL: u64 = 256 << 10;
+/// Still larger ones by a thread of their own.
+const LARGE: u64 = 4 << 20;
 /// A batch has no more bytes than this and one small file, and no more entries than that.
 const BATCH_BYTES: usize = 512 << 10;
 const BATCH_ENTRIES: usize = 256;
@@ -41,10 +44,14 @@ pub(crate) fn each_entry(
         thread::Builder::new()
             .name("read-ahead".to_owned())
             .spawn_scoped(scope, move || read(entries, cancel, &sender))
-            .map_err(|error| WorkerError::Pack(format!("start a thread: {error}")))?;
+            .map_err(no_thread)?;
         // Gone before the scope ends: the reader must not wait for a place in it.
         drain(entries, &batches, cancel, &mut take)
     })
+}
+
+fn no_thread(error: io::Error) -> WorkerError {
+    WorkerError::Pack(format!("start a thread: {error}"))
 }
 
 fn drain(
@@ -59,7 +66,15 @@ fn drain(
             match content {
                 Content::None => take(entry, &mut io::empty())?,
                 Content::Bytes(bytes) => take(entry, &mut Cursor::new(bytes))?,
-                Content::File(file) => take(entry, &mut Cancellable { file, cancel })?,
+                Content::File(file) => {
+                    let mut file = Cancellable { file, cancel };
+                    match entry.kind {
+                        EntryKind::File { size } if size > LARGE => {
+                            read_beside(&mut file, |reader| take(entry, reader)).map_err(no_thread)??;
+                        }
+                        _ => take(entry, &mut file)?,
+                    }
+                }
             }
         }
     }

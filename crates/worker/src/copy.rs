@@ -145,9 +145,18 @@ pub(crate) fn write_inline(op: &Inline, layer: &ActiveSnapshot) -> Result<Change
 }
 
 pub(crate) fn writer_of(layer: &ActiveSnapshot) -> Result<TreeWriter, WorkerError> {
-    let parents = Attributes::with_mode(DIRECTORY_MODE);
+    writer_with(layer, Attributes::with_mode(DIRECTORY_MODE))
+}
+
+/// The same for layers of images: directories that have no entry are as old on every machine.
+pub(crate) fn writer_of_image(layer: &ActiveSnapshot) -> Result<TreeWriter, WorkerError> {
+    writer_with(layer, Attributes { mtime: Some((0, 0)), ..Attributes::with_mode(DIRECTORY_MODE) })
+}
+
+fn writer_with(layer: &ActiveSnapshot, parents: Attributes) -> Result<TreeWriter, WorkerError> {
     let options = WriterOptions { owners: layer.owners().clone(), opaque: layer.opaque_mark(), parents };
-    Ok(TreeWriter::new(layer.dir(), options)?)
+    let writer = TreeWriter::new(layer.dir(), options)?;
+    Ok(if layer.has_plain_copies() { writer.plain() } else { writer })
 }
 
 struct Copier<'a> {
@@ -339,7 +348,7 @@ struct Listed {
 }
 
 fn listing(found: &Match, options: &CopyOptions, placed: &Placed<'_>) -> Listed {
-    let mut listing = Listing::new();
+    let mut listing = Listing::with_capacity(found.len());
     let mut above: Vec<&Path> = placed.directories().collect();
     above.sort_unstable_by_key(|path| path.as_os_str().as_bytes());
     for path in &above {

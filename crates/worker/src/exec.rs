@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use executor::{Cdi, Executor, NetworkKind, ProcessSpec, Rootfs, User};
+use executor::{Cdi, Executor, NetworkKind, ProcessSpec, Rootfs, Stdio, User};
 use graph::{Event, Exec, Network, ProgressSink, Security};
 use image::Platform;
 
@@ -51,6 +51,8 @@ impl Start<'_> {
         for (name, value) in &mounts.env {
             set(&mut spec.env, name, value);
         }
+        // Which of the two a line was written to interests few; that it stands behind what was written before, everybody who reads `set -x`.
+        spec.stdio = Stdio::Joined;
         spec.cwd = PathBuf::from(&exec.cwd);
         spec.user = user;
         spec.hostname = exec.hostname.clone();

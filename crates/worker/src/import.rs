@@ -45,6 +45,14 @@ impl Imports {
         self.caches.find(key).await.map(|record| Away(record.number.to_bits()))
     }
 
+    pub(crate) fn identities(&self) -> cache::Origins {
+        self.caches.identities()
+    }
+
+    pub(crate) fn identity(&self, away: &Away) -> Option<String> {
+        self.caches.identity(Number::from_bits(away.0)).map(str::to_owned)
+    }
+
     pub(crate) fn record(&self, away: &Away) -> Option<AwayRecord> {
         self.caches.record(Number::from_bits(away.0))
     }
@@ -91,7 +99,7 @@ impl LocalWorker {
             Ok(layers) => {
                 let content = content_of(base.as_deref(), &record);
                 let tree = Tree::Layers(LayerTree { base, layers: layers.clone() });
-                Some(Arrived { tree, layers, content })
+                Some(Arrived { tree, layers, content, took: record.took.unwrap_or_default() })
             }
             Err(useless) => {
                 self.give_up(imports, vertex, record.number, &useless);
@@ -142,6 +150,7 @@ impl LocalWorker {
                 chain_id,
                 store: self.store.clone(),
                 cancel: self.cancel.clone(),
+                shown: Transfer { vertex, progress: self.progress.clone(), clock: self.clock.clone() },
             };
             let form = cached.form.clone();
             blocking(move || blob.unpack(BTreeMap::new())?.import(changes, created, &form))

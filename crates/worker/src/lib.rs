@@ -12,6 +12,7 @@
 mod agent;
 mod ahead;
 mod archive;
+mod beside;
 mod cancel;
 mod copy;
 mod error;
@@ -42,6 +43,7 @@ use hash::{CacheKey, Clock, ContentDigest, ContentId, Digest, StableHasher};
 use image::ResolvedImage;
 use solver::{Arrived, Away, Executed, SelectedPath, SourceTree, Worker};
 use tokio::sync::OnceCell;
+use trace::{Trace, Work};
 
 pub use archive::{is_tar, unpack_archive};
 pub use cancel::Cancel;
@@ -98,6 +100,8 @@ pub struct Config {
     pub caches: Option<Arc<warm::Caches>>,
     /// Ends blocking work.
     pub cancel: Cancel,
+    /// Told what is done when.
+    pub trace: Trace,
 }
 
 /// Performs operations on this machine.
@@ -115,11 +119,14 @@ pub struct LocalWorker {
     options: RunOptions,
     imports: Option<Imports>,
     cancel: Cancel,
+    trace: Trace,
     /// When the build began.
     began: SystemTime,
     /// Where things from elsewhere are while the build lasts.
     fetched: Mutex<Vec<cache::ActiveSnapshot>>,
     selected: Mutex<HashMap<(TreeId, Selection), SharedDigested>>,
+    /// What layers change, as content ids count it: each step asks for that of all below it.
+    changes: Arc<Mutex<HashMap<SnapshotId, ContentDigest>>>,
 }
 
 /// A selection that was walked and hashed; the copy starts from the same walk.
@@ -151,9 +158,11 @@ impl LocalWorker {
             options: config.run,
             imports: config.caches.map(Imports::new),
             cancel: config.cancel,
+            trace: config.trace,
             began: SystemTime::now(),
             fetched: Mutex::default(),
             selected: Mutex::default(),
+            changes: Arc::default(),
         }
     }
 
@@ -164,6 +173,7 @@ impl LocalWorker {
             clock: &self.clock,
             cancel: &self.cancel,
             vertex,
+            trace: &self.trace,
         }
     }
 
@@ -247,6 +257,7 @@ impl LocalWorker {
     ) -> Result<LayerTree, WorkerError> {
         let parents = self.snapshots(&below, vertex).await?;
         let (store, cancel) = (self.store.clone(), self.cancel.clone());
+        let _timed = self.trace.step(vertex.0, Work::Copy, "write its layer");
         let layer = blocking(move || {
             let mut layer = store.begin(&parents)?;
             let changes = write(&mut layer, &cancel)?;
@@ -313,6 +324,7 @@ impl LocalWorker {
         parents: &[SnapshotId],
         last: bool,
     ) -> Result<SnapshotId, WorkerError> {
+        let mounting = self.trace.step(vertex.0, Work::Mount, "make its root ready");
         let preparing = Preparing {
             store: &self.store,
             cancel: &self.cancel,
@@ -324,17 +336,26 @@ impl LocalWorker {
         let mounts = preparing.prepare(exec).await?;
         let Prepared { root, user } =
             prepare(self.store.clone(), parents.to_vec(), exec.user.clone()).await?;
-        let rootfs = rootfs(root.form());
+        let rootfs = rootfs_with(root.form(), exec.security);
         let log = StepLog::new(vertex, &self.store, &self.progress, &self.clock, self.options.output);
+        mounting.end();
+        let running = self.trace.step(vertex.0, Work::Run, "run its process");
         let start = exec::Start { exec, user, rootfs, mounts: &mounts, options: &self.options };
         let ended = exec::run(start, &*self.executor, &log, &self.progress).await;
+        running.end();
         let mount_points = mounts.points();
         drop(mounts);
+        let scope = self.trace.of(trace::Subject::Step(vertex.0));
         match (ended, self.options.keep_failed) {
             (Ok(()), _) => {
                 blocking(move || {
+                    let unmounting = scope.begin(Work::Mount, "take its root down");
                     let layer = root.finish(mount_points.iter().map(PathBuf::as_path))?;
+                    unmounting.end();
+                    let hashing = scope.begin(Work::Hash, "hash what it changed");
                     let changes = layer.changes()?;
+                    hashing.end();
+                    let _timed = scope.begin(Work::Copy, "keep its layer");
                     let id = layer.commit(&changes)?.id();
                     log.keep(id)?;
                     Ok(id)
@@ -345,9 +366,10 @@ impl LocalWorker {
                 let inside = Inside::new(parents.to_vec(), exec, inputs).spec()?;
                 let name = self.definition.vertex(vertex).name.clone();
                 let parents = parents.to_vec();
+                let shown: Vec<_> = inputs.values().flat_map(|input| input.layers.clone()).collect();
                 let kept = blocking(move || {
                     let layer = root.finish(mount_points.iter().map(PathBuf::as_path))?;
-                    let kept = layer.keep(&parents, &name, &inside, time)?;
+                    let kept = layer.keep(&parents, &shown, &name, &inside, time)?;
                     if let Some(layer) = kept.layers.last() {
                         log.keep(*layer)?;
                     }
@@ -408,8 +430,7 @@ impl LocalWorker {
         clock: Arc<dyn Clock>,
         cancel: &Cancel,
     ) -> Result<Prepared, WorkerError> {
-        let bring = Bring { store, progress: &progress, clock: &clock, cancel, vertex: VertexId(0) };
-        let layers = BaseImage::new(image).bring(&bring).await?;
+        let layers = layers_of(store, image, &progress, &clock, cancel).await?;
         prepare(store.clone(), layers, user.to_owned()).await
     }
 
@@ -421,11 +442,23 @@ impl LocalWorker {
         clock: Arc<dyn Clock>,
         cancel: &Cancel,
     ) -> Result<TreeView, WorkerError> {
-        let bring = Bring { store, progress: &progress, clock: &clock, cancel, vertex: VertexId(0) };
-        let layers = BaseImage::new(image).bring(&bring).await?;
+        let layers = layers_of(store, image, &progress, &clock, cancel).await?;
         let store = store.clone();
         blocking(move || Ok(TreeView::new(&store, &layers)?)).await
     }
+}
+
+/// The layers of an image that belongs to no build, unpacking what is not unpacked.
+async fn layers_of(
+    store: &Store,
+    image: Arc<ResolvedImage>,
+    progress: &Arc<dyn ProgressSink>,
+    clock: &Arc<dyn Clock>,
+    cancel: &Cancel,
+) -> Result<Vec<SnapshotId>, WorkerError> {
+    let trace = &Trace::default();
+    let bring = Bring { store, progress, clock, cancel, vertex: VertexId(0), trace };
+    BaseImage::new(image).bring(&bring).await
 }
 
 async fn prepare(store: Store, layers: Vec<SnapshotId>, user: String) -> Result<Prepared, WorkerError> {
@@ -437,18 +470,26 @@ async fn prepare(store: Store, layers: Vec<SnapshotId>, user: String) -> Result<
     .await
 }
 
-/// What a process gets as its root, in the executor's words.
+/// What a process gets as its root, in the executor's words, if what the sandbox mounts stays mounted.
 pub fn rootfs(form: &RootForm) -> Rootfs {
+    rootfs_with(form, graph::Security::Sandbox)
+}
+
+/// As [`rootfs`]. Who may unmount gets no mount points of a layer below: they could be copied up, and would be in the layer.
+fn rootfs_with(form: &RootForm, security: graph::Security) -> Rootfs {
     match form {
         RootForm::Directory(path) => Rootfs::Directory(path.clone()),
-        RootForm::Overlay { lower, upper, work, userxattr } => Rootfs::Overlay {
-            lower: lower.clone(),
-            upper: upper.clone(),
-            work: work.clone(),
-            userxattr: *userxattr,
-            // The store syncs what it keeps, once a build.
-            volatile: true,
-        },
+        RootForm::Overlay { lower, upper, work, userxattr, mount_points } => {
+            let is_covered = security == graph::Security::Sandbox && lower.len() < executor::MAXIMUM_LOWER;
+            Rootfs::Overlay {
+                lower: lower.iter().chain(is_covered.then_some(mount_points)).cloned().collect(),
+                upper: upper.clone(),
+                work: work.clone(),
+                userxattr: *userxattr,
+                // The store syncs what it keeps, once a build.
+                volatile: true,
+            }
+        }
     }
 }
 
@@ -511,11 +552,20 @@ impl Worker for LocalWorker {
             base.bring(&self.bring(self.image_vertex(base))).await?;
             content = base.content_id();
         }
-        let (store, layers) = (self.store.clone(), tree.layers.clone());
+        let (store, layers, changes) = (self.store.clone(), tree.layers.clone(), self.changes.clone());
         blocking(move || {
             for id in layers {
-                let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
-                content = content_with(&content, &layer.changes().digest);
+                let known = changes.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
+                let digest = match known {
+                    Some(digest) => digest,
+                    None => {
+                        let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
+                        let digest = layer.changes().digest;
+                        changes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, digest);
+                        digest
+                    }
+                };
+                content = content_with(&content, &digest);
             }
             Ok(content)
         })
@@ -597,6 +647,14 @@ impl Worker for LocalWorker {
 
     async fn find_away(&self, key: &CacheKey) -> Option<Away> {
         self.imports.as_ref()?.find(key).await
+    }
+
+    fn trusted(&self) -> cache::Origins {
+        self.imports.as_ref().map(Imports::identities).unwrap_or_default()
+    }
+
+    fn origin(&self, away: &Away) -> Option<String> {
+        self.imports.as_ref()?.identity(away)
     }
 
     async fn away_content(&self, vertex: VertexId, away: &Away) -> Result<Option<ContentId>, WorkerError> {

@@ -195,7 +195,7 @@ impl Preparing<'_> {
         .await?;
         let kind = match root.form() {
             RootForm::Directory(directory) => executor::MountKind::Bind { source: directory.join(&path) },
-            RootForm::Overlay { lower, upper, work, userxattr } => executor::MountKind::Layers {
+            RootForm::Overlay { lower, upper, work, userxattr, .. } => executor::MountKind::Layers {
                 lower: lower.clone(),
                 writable: (!read_only).then(|| Writable { upper: upper.clone(), work: work.clone() }),
                 userxattr: *userxattr,

@@ -6,6 +6,7 @@ use cache::{Snapshot, SnapshotId, Store};
 use hash::ContentDigest;
 use image::{Compression, Image, ImageConfig, Layer, LayerPacker, PackOptions, Platform};
 use jiff::Timestamp;
+use trace::{Scope, Subject, Work};
 
 use crate::ahead::each_entry;
 use crate::cancel::{Cancel, blocking};
@@ -34,11 +35,11 @@ impl LayerForm {
         let compression = match self.compression {
             Compression::None => "tar",
             Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
+            Compression::Zstd => "zstd-frames",
         };
         let level = self.level.map(|level| format!(" level={level}")).unwrap_or_default();
         let epoch = self.epoch.map(|epoch| format!(" epoch={epoch}")).unwrap_or_default();
-        format!("v2 {compression}{level}{epoch}")
+        format!("v3 {compression}{level}{epoch}")
     }
 }
 
@@ -75,9 +76,10 @@ impl LocalWorker {
         let own: Vec<(Layer, SystemTime)> = futures::stream::iter(tree.layers.iter().copied())
             .map(|id| {
                 let (store, cancel) = (self.store.clone(), self.cancel.clone());
+                let scope = self.trace.of(Subject::Layer(id.0));
                 blocking(move || {
                     let snapshot = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
-                    Ok((pack(&store, &snapshot, form, &cancel)?, snapshot.created()))
+                    Ok((pack(&store, &snapshot, form, &cancel, &scope)?, snapshot.created()))
                 })
             })
             .buffered(PARALLEL_PACKS)
@@ -115,9 +117,10 @@ impl LocalWorker {
         form: LayerForm,
     ) -> Result<Option<PackedLayer>, WorkerError> {
         let (store, cancel) = (self.store.clone(), self.cancel.clone());
+        let scope = self.trace.of(Subject::Layer(layer.0));
         blocking(move || {
             let Some(snapshot) = store.snapshot(layer)? else { return Ok(None) };
-            let layer = pack(&store, &snapshot, form, &cancel)?;
+            let layer = pack(&store, &snapshot, form, &cancel, &scope)?;
             let (changes, created) = (snapshot.changes().digest, snapshot.created());
             Ok(Some(PackedLayer { layer, changes, created }))
         })
@@ -160,14 +163,17 @@ pub(crate) fn pack(
     snapshot: &Snapshot,
     form: LayerForm,
     cancel: &Cancel,
+    scope: &Scope,
 ) -> Result<Layer, WorkerError> {
     let name = form.name();
     if let Some(layer) = store.packed(snapshot.id(), &name)? {
         return Ok(layer);
     }
+    let _timed = scope.begin(Work::Pack, "pack its layer");
     let failed = |error: image::layer::LayerError| WorkerError::Pack(error.to_string());
     let options = PackOptions { compression: form.compression, level: form.level, epoch: form.epoch };
-    let mut packer = LayerPacker::with_memory(store.blobs(), options, store.chunks()).map_err(failed)?;
+    let packer = LayerPacker::with_memory(store.blobs(), options, store.chunks()).map_err(failed)?;
+    let mut packer = packer.traced(scope.clone()).map_err(failed)?;
     let entries = snapshot.entries()?;
     each_entry(&entries, cancel, |entry, content| packer.append(entry, content).map_err(failed))?;
     let layer = packer.finish().map_err(failed)?;

@@ -1,22 +1,24 @@
 //! Images as trees: their layers are fetched and unpacked when somebody needs to look into them, each once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use cache::{ActiveSnapshot, Changes, SnapshotId, Store, TreeView};
-use files::{Attributes, FileTree, Kind, TreeWriter};
+use files::{Attributes, DirectoryTree, FileTree, Kind, TreeWriter};
 use futures::StreamExt as _;
 use graph::{Event, ProgressSink, VertexId};
 use hash::{Clock, ContentDigest, Digest, DigestReader, StableHasher};
 use image::layer::{Entry, EntryKind, LayerReader};
-use image::{Layer, ResolvedImage, TransferProgress};
+use image::{Descriptor, Layer, PartlyRead, ResolvedImage, TransferProgress};
 use tokio::sync::OnceCell;
+use trace::{Trace, Work};
 
+use crate::beside::read_beside;
 use crate::cancel::{Cancel, blocking};
-use crate::copy::writer_of;
+use crate::copy::writer_of_image;
 use crate::{LayerForm, WorkerError};
 
 /// Layers of one image that are fetched at the same time.
@@ -38,6 +40,13 @@ pub(crate) struct Bring<'a> {
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) cancel: &'a Cancel,
     pub(crate) vertex: VertexId,
+    pub(crate) trace: &'a Trace,
+}
+
+impl Bring<'_> {
+    fn transfer(&self) -> Transfer {
+        Transfer { vertex: self.vertex, progress: self.progress.clone(), clock: self.clock.clone() }
+    }
 }
 
 impl BaseImage {
@@ -97,21 +106,22 @@ impl BaseImage {
             return Ok(Brought::There(snapshot));
         }
         self.fetch(layer, bring).await?;
+        let _timed = bring.trace.step(bring.vertex.0, Work::Fetch, "unpack a layer");
         let source = LayerBlob {
             image: self.image.name.clone(),
             layer: layer.clone(),
             chain_id: *chain_id,
             store: bring.store.clone(),
             cancel: bring.cancel.clone(),
+            shown: bring.transfer(),
         };
         blocking(move || Ok(Brought::Unpacked(Box::new(source.unpack(BTreeMap::new())?)))).await
     }
 
     /// Brings a layer's blob into the store.
     pub(crate) async fn fetch(&self, layer: &Layer, bring: &Bring<'_>) -> Result<(), WorkerError> {
-        let transfer =
-            Transfer { vertex: bring.vertex, progress: bring.progress.clone(), clock: bring.clock.clone() };
-        Ok(self.image.blobs.fetch(&layer.descriptor, bring.store.blobs(), &transfer).await?)
+        let _timed = bring.trace.step(bring.vertex.0, Work::Fetch, "fetch a layer");
+        Ok(self.image.blobs.fetch(&layer.descriptor, bring.store.blobs(), &bring.transfer()).await?)
     }
 }
 
@@ -122,10 +132,56 @@ pub(crate) struct Transfer {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+impl Transfer {
+    fn show(&self, id: String, current: u64, total: u64) {
+        self.progress.event(Event::Progress {
+            vertex: self.vertex,
+            id,
+            current,
+            total,
+            at: self.clock.now(),
+        });
+    }
+
+    /// So many bytes of a blob have been unpacked.
+    fn unpacked(&self, blob: &Descriptor, bytes: u64) {
+        self.show(format!("extracting {}", blob.digest), bytes, blob.size);
+    }
+}
+
 impl TransferProgress for Transfer {
     fn transferred(&self, blob: &Digest, current: u64, total: u64) {
-        let (vertex, id, at) = (self.vertex, blob.to_string(), self.clock.now());
-        self.progress.event(Event::Progress { vertex, id, current, total, at });
+        self.show(blob.to_string(), current, total);
+    }
+}
+
+/// Shows how far a blob has been unpacked, in quarters: in a log each is a line.
+struct Unpacking<'a, R> {
+    blob: R,
+    shown: &'a Transfer,
+    descriptor: &'a Descriptor,
+    /// Bytes.
+    read: u64,
+    /// How many of them have been shown.
+    told: u64,
+}
+
+impl<'a, R> Unpacking<'a, R> {
+    fn new(blob: R, shown: &'a Transfer, descriptor: &'a Descriptor) -> Self {
+        shown.unpacked(descriptor, 0);
+        Unpacking { blob, shown, descriptor, read: 0, told: 0 }
+    }
+}
+
+impl<R: Read> Read for Unpacking<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.blob.read(buffer)?;
+        self.read += read as u64;
+        if self.read >= self.told + self.descriptor.size.div_ceil(4).max(1) {
+            self.told = self.read;
+            self.shown.unpacked(self.descriptor, self.read);
+        }
+        Ok(read)
     }
 }
 
@@ -145,6 +201,8 @@ pub(crate) struct LayerBlob {
     pub(crate) chain_id: Digest,
     pub(crate) store: Store,
     pub(crate) cancel: Cancel,
+    /// Who is shown how far it is.
+    pub(crate) shown: Transfer,
 }
 
 /// A layer that was unpacked and verified, not yet a snapshot. Dropping it removes it.
@@ -158,6 +216,8 @@ pub(crate) struct UnpackedLayer {
     replaces_all: bool,
     /// Whether it has an entry for the root directory.
     describes_root: bool,
+    /// Hard links that are still missing, with what they lead to.
+    links: BTreeMap<PathBuf, PathBuf>,
     changes: Changes,
 }
 
@@ -172,26 +232,56 @@ impl LayerBlob {
         let blob = image::ContentStore::open(self.store.blobs(), &self.layer.descriptor.digest)
             .map_err(|error| invalid(error.to_string()))?;
         let Some(blob) = blob else { return Err(invalid("its blob is not in the store".to_owned())) };
-        let tar = image::decompress(blob).map_err(|error| invalid(error.to_string()))?;
-        let mut tar = DigestReader::new(tar);
-
-        let snapshot = self.store.begin(&[])?;
-        let writer = writer_of(&snapshot)?;
-        let written = write_entries(&mut tar, &writer, &moved, &self.cancel);
-        let Written { entries, size, replaces_all, describes_root } =
-            written.map_err(|error| match error {
-                Unpack::Invalid(reason) => invalid(reason),
-                Unpack::Worker(error) => error,
-            })?;
-        // What follows the end of the archive belongs to the diff id all the same.
-        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| invalid(error.to_string()))?;
-        let (_, diff_id, _) = tar.finish();
+        let mut blob = PartlyRead::new(Unpacking::new(blob, &self.shown, &self.layer.descriptor));
+        let (snapshot, writer, written, diff_id) = match self.unpack_from(&mut blob, &moved) {
+            Ok(unpacked) => unpacked,
+            Err(error) if self.cancel.is_cancelled() => return Err(error),
+            Err(error) => {
+                return Err(blob.finish().map_or_else(|damage| invalid(damage.to_string()), |()| error));
+            }
+        };
+        self.shown.unpacked(&self.layer.descriptor, self.layer.descriptor.size);
         if diff_id != self.layer.diff_id {
             return Err(invalid(format!("it unpacks to {diff_id}, the config says {}", self.layer.diff_id)));
         }
         let digest = ContentDigest::from_bytes(StableHasher::new("image-layer-v1").with(&diff_id).finish());
+        let Written { entries, size, replaces_all, describes_root, links } = written;
         let changes = Changes { digest, entries, size };
-        Ok(UnpackedLayer { source: self, snapshot, writer, moved, replaces_all, describes_root, changes })
+        Ok(UnpackedLayer {
+            source: self,
+            snapshot,
+            writer,
+            moved,
+            replaces_all,
+            describes_root,
+            links,
+            changes,
+        })
+    }
+
+    fn unpack_from(
+        &self,
+        blob: impl Read + Send,
+        moved: &BTreeMap<PathBuf, PathBuf>,
+    ) -> Result<(ActiveSnapshot, TreeWriter, Written, Digest), WorkerError> {
+        let invalid = |reason: String| self.invalid(reason);
+        let tar = image::decompress(blob).map_err(|error| invalid(error.to_string()))?;
+        let mut tar = DigestReader::new(tar);
+        let snapshot = self.store.begin(&[])?;
+        let writer = writer_of_image(&snapshot)?;
+        let written = read_beside(&mut tar, |mut tar| {
+            let written = write_entries(&mut tar, &writer, moved, &self.cancel)?;
+            // What follows the end of the archive belongs to the diff id all the same.
+            std::io::copy(tar, &mut std::io::sink()).map_err(|error| Unpack::Invalid(error.to_string()))?;
+            Ok(written)
+        });
+        let written = written
+            .map_err(|error| WorkerError::io("start a thread for", snapshot.dir(), error))?
+            .map_err(|error| match error {
+                Unpack::Invalid(reason) => invalid(reason),
+                Unpack::Worker(error) => error,
+            })?;
+        Ok((snapshot, writer, written, tar.finish().1))
     }
 }
 
@@ -201,6 +291,7 @@ impl UnpackedLayer {
         let Some(layer) = self.fit(below)? else {
             return Err(WorkerError::Internal("a layer follows links without end".to_owned()));
         };
+        layer.link(below)?;
         if layer.replaces_all {
             layer.hide(below)?;
         }
@@ -220,7 +311,7 @@ impl UnpackedLayer {
         created: SystemTime,
         form: &str,
     ) -> Result<SnapshotId, WorkerError> {
-        if self.replaces_all || !self.writer.implied().is_empty() {
+        if self.replaces_all || !self.links.is_empty() || !self.writer.implied().is_empty() {
             return Err(self.source.invalid("it is no layer of a step".to_owned()));
         }
         let LayerBlob { layer: blob, chain_id, store, .. } = self.source;
@@ -232,6 +323,40 @@ impl UnpackedLayer {
         }
         store.set_packed(id, form, &blob)?;
         Ok(id)
+    }
+
+    /// A layer need not have the file that a hard link leads to: then it is brought up from below. (Image spec, `layer.md`: "may fail".)
+    fn link(&self, below: &[SnapshotId]) -> Result<(), WorkerError> {
+        if self.links.is_empty() {
+            return Ok(());
+        }
+        let below = match self.replaces_all {
+            true => None,
+            false => Some(TreeView::new(&self.source.store, below)?),
+        };
+        for (path, target) in &self.links {
+            let here = DirectoryTree::open(self.snapshot.dir(), self.snapshot.owners())
+                .and_then(|layer| layer.metadata(target))
+                .map_err(files::Error::from)?;
+            if here.is_none()
+                && let Some(below) = &below
+                && let Some(found) = below.metadata(target)?
+                && found.kind == Kind::File
+            {
+                let attributes = Attributes::of(&found, below.xattrs(target)?);
+                self.writer.file(target, &mut below.open(target)?, &attributes)?;
+            }
+            self.writer.hard_link(path, target).map_err(|error| match error {
+                files::Error::Unsafe { .. } => self.source.invalid(error.to_string()),
+                _ if !is_missing(&error) => error.into(),
+                _ => self.source.invalid(format!(
+                    "the hard link {} leads to {}, which is no file of the layer or of those below",
+                    path.display(),
+                    target.display()
+                )),
+            })?;
+        }
+        Ok(())
     }
 
     /// Hides all that is below, name by name: overlay does not look for the mark of an opaque directory on a layer's root.
@@ -319,6 +444,20 @@ struct Written {
     replaces_all: bool,
     /// Whether there is an entry for the root.
     describes_root: bool,
+    /// Hard links to what the layer has not, or not yet.
+    links: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// Whether the reason is that something is not there.
+fn is_missing(error: &files::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.kind() == std::io::ErrorKind::NotFound;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Writes all entries of a layer's tar.
@@ -330,6 +469,8 @@ fn write_entries(
 ) -> Result<Written, Unpack> {
     let mut reader = LayerReader::new(tar);
     let mut written = Written::default();
+    // What hard links led to that was not there yet.
+    let mut targets = BTreeSet::new();
     while let Some(entry) = reader.next_entry().map_err(|error| Unpack::Invalid(error.to_string()))? {
         if cancel.is_cancelled() {
             return Err(files::Error::Cancelled.into());
@@ -344,7 +485,16 @@ fn write_entries(
             EntryKind::Directory if entry.path.is_empty() => written.describes_root = true,
             _ => {}
         }
-        write_entry(&entry, &mut reader, writer, moved)?;
+        let path = write_entry(&entry, &mut reader, writer, moved, &mut written.links)?;
+        if let EntryKind::Hardlink { .. } = entry.kind {
+            targets.extend(written.links.get(&path).cloned());
+        } else {
+            written.links.remove(&path);
+            if targets.contains(&path) {
+                let reason = format!("a hard link comes before what it leads to, {}", path.display());
+                return Err(Unpack::Invalid(reason));
+            }
+        }
     }
     Ok(written)
 }
@@ -354,7 +504,8 @@ fn write_entry<R: Read>(
     reader: &mut LayerReader<R>,
     writer: &TreeWriter,
     moved: &BTreeMap<PathBuf, PathBuf>,
-) -> Result<(), files::Error> {
+    links: &mut BTreeMap<PathBuf, PathBuf>,
+) -> Result<PathBuf, files::Error> {
     use std::os::unix::ffi::OsStrExt as _;
     let as_path = |bytes| Path::new(std::ffi::OsStr::from_bytes(bytes));
     // The mark of an opaque directory is a name in it: where the directory was moved, it goes along.
@@ -373,18 +524,30 @@ fn write_entry<R: Read>(
             .collect(),
     };
     match &entry.kind {
-        EntryKind::File { .. } => writer.file(path, reader, &attributes).map(drop),
-        EntryKind::Directory => writer.directory(path, &attributes),
-        EntryKind::Symlink { target } => writer.symlink(path, as_path(target), &attributes),
-        EntryKind::Hardlink { target } => writer.hard_link(path, &place(as_path(target), moved)),
+        EntryKind::File { .. } => writer.file(path, reader, &attributes).map(drop)?,
+        EntryKind::Directory => writer.directory(path, &attributes)?,
+        EntryKind::Symlink { target } => writer.symlink(path, as_path(target), &attributes)?,
+        EntryKind::Hardlink { target } => {
+            let target = place(as_path(target), moved);
+            links.remove(path);
+            match writer.hard_link(path, &target) {
+                Err(error) if is_missing(&error) => {
+                    // What stood there is replaced, and the directories on the way are made, before they are fitted to those below.
+                    writer.remove(path)?;
+                    links.insert(path.clone(), target);
+                }
+                linked => linked?,
+            }
+        }
         EntryKind::CharDevice { major, minor } => {
-            writer.device(path, files::Kind::CharDevice, (*major, *minor), &attributes)
+            writer.device(path, files::Kind::CharDevice, (*major, *minor), &attributes)?;
         }
         EntryKind::BlockDevice { major, minor } => {
-            writer.device(path, files::Kind::BlockDevice, (*major, *minor), &attributes)
+            writer.device(path, files::Kind::BlockDevice, (*major, *minor), &attributes)?;
         }
-        EntryKind::Fifo => writer.fifo(path, &attributes),
-        EntryKind::Whiteout => writer.whiteout(path),
-        EntryKind::Opaque => writer.opaque(path),
+        EntryKind::Fifo => writer.fifo(path, &attributes)?,
+        EntryKind::Whiteout => writer.whiteout(path)?,
+        EntryKind::Opaque => writer.opaque(path)?,
     }
+    Ok(path.clone())
 }

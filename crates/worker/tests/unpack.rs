@@ -1,10 +1,23 @@
-//! Archives thrown at the unpacker for as long as `FUZZ_SECONDS` says (2 without it), from a seed that `FUZZ_SEED` can repeat: nothing is
-//! written outside of the directory, and nothing panics.
+//! Archives and images thrown at the unpackers for as long as `FUZZ_SECONDS` says (2 without it), from a seed that `FUZZ_SEED` can repeat:
+//! nothing is written outside of the directory, nothing outside of it is read, and nothing panics.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use cache::{Store, StoreOptions};
+use files::{FileTree, Kind};
+use graph::{Event, ProgressSink};
+use hash::{Digest, SystemClock};
+use image::{
+    BlobSource, ContentStore, Descriptor, ImageConfig, Layer, MediaType, Platform, ResolveError,
+    ResolvedImage, TransferProgress,
+};
+use worker::{Cancel, LocalWorker, WorkerError};
 
 /// Numbers from a seed (xorshift64*).
 struct Dice(u64);
@@ -56,62 +69,68 @@ fn state(outside: &Path) -> Vec<(String, Vec<u8>, u32, i64, i64)> {
     found
 }
 
-#[test]
-fn unpacking_stays_inside_for_a_while() {
+/// How long, and from which seed.
+fn time_and_dice() -> (Duration, Dice) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let time = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(2));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed = number("FUZZ_SEED").unwrap_or(now.as_nanos() as u64) | 1;
     println!("FUZZ_SEED={seed}");
-    let mut dice = Dice(seed);
-    let dir = tempfile::tempdir().unwrap();
-    let outside = dir.path().join("outside");
+    (time, Dice(seed))
+}
+
+/// Something that is not to be touched.
+fn outside(dir: &Path) -> PathBuf {
+    let outside = dir.join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("secret"), "untouched").unwrap();
     fs::create_dir(outside.join("d")).unwrap();
-    let before = state(&outside);
-    let absolute = outside.display().to_string();
-    let secret = format!("{absolute}/secret");
-    let names = [
-        "a", "b", "a/b", "a/b/c", "b/a", "l", "l/x", "l/secret", "a/l/d", "./a/", "/a", "a//b", "l/d", "c",
-        "c/secret", ".",
-    ];
-    let links = [
-        "a",
-        "b",
-        "..",
-        "../outside",
-        "../../outside",
-        "/",
-        ".",
-        "l",
-        "a/b",
-        "c",
-        &absolute,
-        &secret,
-        "/proc/self/root",
-        "l/secret",
-    ];
-    let (start, mut count, mut good) = (Instant::now(), 0, 0);
-    while start.elapsed() < time {
-        let mut tar = Vec::new();
-        for _ in 0..dice.below(9) {
-            let (name, link) = (dice.pick(&names), dice.pick(&links));
-            let mode = dice.pick(&["0000644", "0000755", "0000000", "0006777"]);
-            match dice.below(8) {
-                0 | 1 => tar.extend(header(name, b'2', 0, link, mode)),
-                2 => tar.extend(header(name, b'1', 0, link, mode)),
-                3 | 4 => tar.extend(header(name, b'5', 0, "", mode)),
-                5 => tar.extend(header(name, b'6', 0, "", mode)),
-                _ => {
-                    tar.extend(header(name, b'0', 5, "", mode));
-                    let mut content = b"wrong".to_vec();
-                    content.resize(512, 0);
-                    tar.extend(content);
-                }
+    outside
+}
+
+const NAMES: [&str; 16] = [
+    "a", "b", "a/b", "a/b/c", "b/a", "l", "l/x", "l/secret", "a/l/d", "./a/", "/a", "a//b", "l/d", "c",
+    "c/secret", ".",
+];
+/// Of layers alone.
+const REMOVALS: [&str; 6] = [".wh.a", ".wh.l", "a/.wh.b", "a/.wh..wh..opq", "l/.wh..wh..opq", ".wh..wh..opq"];
+const LINKS: [&str; 12] =
+    ["a", "b", "..", "../outside", "../../outside", "/", ".", "l", "a/b", "c", "/proc/self/root", "l/secret"];
+
+/// Some entries, one after the other.
+fn archive(dice: &mut Dice, names: &[&str], links: &[&str]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for _ in 0..dice.below(9) {
+        let (name, link) = (dice.pick(names), dice.pick(links));
+        let mode = dice.pick(&["0000644", "0000755", "0000000", "0006777"]);
+        match dice.below(8) {
+            0 | 1 => tar.extend(header(name, b'2', 0, link, mode)),
+            2 => tar.extend(header(name, b'1', 0, link, mode)),
+            3 | 4 => tar.extend(header(name, b'5', 0, "", mode)),
+            5 => tar.extend(header(name, b'6', 0, "", mode)),
+            _ => {
+                tar.extend(header(name, b'0', 5, "", mode));
+                let mut content = b"wrong".to_vec();
+                content.resize(512, 0);
+                tar.extend(content);
             }
         }
-        tar.extend([0; 1024]);
+    }
+    tar.extend([0; 1024]);
+    tar
+}
+
+#[test]
+fn unpacking_stays_inside_for_a_while() {
+    let (time, mut dice) = time_and_dice();
+    let dir = tempfile::tempdir().unwrap();
+    let outside = outside(dir.path());
+    let before = state(&outside);
+    let (absolute, secret) = (outside.display().to_string(), format!("{}/secret", outside.display()));
+    let links = [&LINKS[..], &[&absolute, &secret]].concat();
+    let (start, mut count, mut good) = (Instant::now(), 0, 0);
+    while start.elapsed() < time {
+        let tar = archive(&mut dice, &NAMES, &links);
         let inside = dir.path().join("inside");
         fs::create_dir(&inside).unwrap();
         if dice.below(3) == 0 {
@@ -124,5 +143,96 @@ fn unpacking_stays_inside_for_a_while() {
         count += 1;
     }
     println!("{count} archives, {good} of them unpacked");
+    assert!(good > 0);
+}
+
+struct Silent;
+
+impl ProgressSink for Silent {
+    fn event(&self, _: Event) {}
+}
+
+/// All blobs are in the store.
+struct Nowhere;
+
+#[async_trait]
+impl BlobSource for Nowhere {
+    async fn fetch(
+        &self,
+        _: &Descriptor,
+        _: &dyn ContentStore,
+        _: &dyn TransferProgress,
+    ) -> Result<(), ResolveError> {
+        Ok(())
+    }
+}
+
+fn image(store: &Store, tars: &[Vec<u8>]) -> ResolvedImage {
+    let blobs: &dyn ContentStore = store.blobs();
+    let layer = |tar: &Vec<u8>| {
+        blobs.put(tar).unwrap();
+        let digest = Digest::of(tar);
+        Layer { descriptor: Descriptor::new(MediaType::LAYER, digest, tar.len() as u64), diff_id: digest }
+    };
+    let digest = Digest::of(b"not looked at");
+    ResolvedImage {
+        name: "fuzz".to_owned(),
+        manifest_digest: digest,
+        manifest: Descriptor::new(MediaType::MANIFEST, digest, 0),
+        config: ImageConfig::default(),
+        config_digest: digest,
+        platform: Platform::host(),
+        layers: tars.iter().map(layer).collect(),
+        documents: None,
+        blobs: Arc::new(Nowhere),
+    }
+}
+
+/// No file of a tree has other content than files that were put there.
+fn look_around(tree: &dyn FileTree, directory: &Path) {
+    for (name, metadata) in tree.list(directory).unwrap() {
+        let path = directory.join(name);
+        match metadata.kind {
+            Kind::Directory => look_around(tree, &path),
+            Kind::File => {
+                let mut content = String::new();
+                tree.open(&path).unwrap().read_to_string(&mut content).unwrap();
+                assert_eq!(content, "wrong", "{}", path.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Layers on top of each other, with links and hard links to what is below.
+#[test]
+fn layers_stay_inside_for_a_while() {
+    let (time, mut dice) = time_and_dice();
+    let dir = tempfile::tempdir().unwrap();
+    let outside = outside(dir.path());
+    let before = state(&outside);
+    let (absolute, secret) = (outside.display().to_string(), format!("{}/secret", outside.display()));
+    let links = [&LINKS[..], &[&absolute, &secret]].concat();
+    let names = [&NAMES[..], &REMOVALS].concat();
+    let home = dir.path().join("state");
+    let store = Store::open(&home, StoreOptions::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (start, mut count, mut good) = (Instant::now(), 0, 0);
+    while start.elapsed() < time {
+        let tars: Vec<Vec<u8>> = (0..=dice.below(3)).map(|_| archive(&mut dice, &names, &links)).collect();
+        let image = Arc::new(image(&store, &tars));
+        let cancel = Cancel::new();
+        let files = LocalWorker::image_files(&store, image, Arc::new(Silent), Arc::new(SystemClock), &cancel);
+        match runtime.block_on(files) {
+            Ok(tree) => {
+                look_around(&tree, Path::new(""));
+                good += 1;
+            }
+            Err(error) => assert!(!matches!(error, WorkerError::Internal(_)), "round {count}: {error}"),
+        }
+        assert_eq!(state(&outside), before, "round {count}: it got out");
+        count += 1;
+    }
+    println!("{count} images, {good} of them unpacked");
     assert!(good > 0);
 }

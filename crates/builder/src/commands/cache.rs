@@ -4,7 +4,7 @@ use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cache::{CacheMountInfo, CacheMountOptions, ReadableCacheMount, Store};
+use cache::{CacheError, CacheMountInfo, CacheMountOptions, ReadableCacheMount, Store};
 use files::{CopyOptions, FileTree, Kind, PathSelection, Selection};
 
 use crate::failure::Failure;
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List cache mounts
+    /// List cache mounts: what is in them, how many steps used them, and when the last one did
     Ls,
     /// Show one: its instances and what is in a directory of it
     Inspect {
@@ -35,7 +35,7 @@ enum Command {
         /// ID:PATH
         #[arg(value_name = "ID:PATH")]
         from: String,
-        /// Where to; a file, or a directory that gets them
+        /// Where to; a file, or a directory that gets them; `-` is standard output, which gets a tar
         #[arg(value_name = "DEST")]
         to: PathBuf,
     },
@@ -65,7 +65,10 @@ enum Command {
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let machine = Machine::enter()?;
-    let store = machine.store()?;
+    let store = match args.command {
+        Command::Import { .. } => machine.store_or_new()?,
+        _ => machine.existing_store()?,
+    };
     // What is read here is not pruned meanwhile.
     let session = store.session()?;
     match args.command {
@@ -87,9 +90,9 @@ fn list(store: &Store) -> Result<(), Failure> {
         terminal::tell("There are no cache mounts. They come with RUN --mount=type=cache,target=PATH.\n");
         return Ok(());
     }
-    let mut rows = vec![["ID", "SIZE", "FILES", "USES", "LAST USED", "STATE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["ID", "SIZE", "FILES", "USED BY", "LAST USED", "STATE"].map(str::to_owned).to_vec()];
     rows.extend(mounts.iter().map(|mount| row(mount, now)));
-    terminal::print(&format::table(&rows))
+    terminal::print(&format::table_within(&rows, &[0], terminal::columns()))
 }
 
 fn row(mount: &CacheMountInfo, now: SystemTime) -> Vec<String> {
@@ -103,7 +106,7 @@ fn row(mount: &CacheMountInfo, now: SystemTime) -> Vec<String> {
         harmless(&mount.id),
         format::bytes(mount.size.bytes),
         mount.size.count.to_string(),
-        mount.uses.to_string(),
+        format::count(mount.uses, "step"),
         mount.last_used.map_or_else(|| "never".to_owned(), |at| format::ago(at, now)),
         state.to_owned(),
     ]
@@ -113,7 +116,7 @@ fn missing(store: &Store, id: &str) -> Failure {
     let failure = Failure::build(format!("there is no cache mount `{id}`"));
     match store.cache_mounts() {
         Ok(mounts) if !mounts.is_empty() => failure.hint("`builder cache ls` lists them"),
-        _ => failure,
+        _ => failure.hint("there are none: they come with RUN --mount=type=cache,target=PATH"),
     }
 }
 
@@ -124,10 +127,10 @@ fn open(store: &Store, id: &str) -> Result<ReadableCacheMount, Failure> {
 fn inspect(store: &Store, id: &str, path: &Path) -> Result<(), Failure> {
     let mount = open(store, id)?;
     let now = SystemTime::now();
-    let mut rows = vec![["ID", "SIZE", "FILES", "USES", "LAST USED", "STATE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["ID", "SIZE", "FILES", "USED BY", "LAST USED", "STATE"].map(str::to_owned).to_vec()];
     let instances = store.cache_mounts()?;
     rows.extend(instances.iter().filter(|instance| instance.id == id).map(|instance| row(instance, now)));
-    let mut text = format::table(&rows);
+    let mut text = format::table_within(&rows, &[0], terminal::columns());
     let tree = mount.tree()?;
     let relative = path.strip_prefix("/").unwrap_or(path);
     let failed = |error: files::TreeError| Failure::from_source(&error);
@@ -176,8 +179,17 @@ fn apart<'a>(store: &Store, from: &'a str) -> Result<(&'a str, &'a str), Failure
 
 fn copy(store: &Store, from: &str, to: &Path) -> Result<(), Failure> {
     let (id, path) = apart(store, from)?;
-    let tree = open(store, id)?.tree()?;
+    let mount = open(store, id)?;
+    let tree = mount.tree()?;
     let failed = |error: files::Error| Failure::from_source(&error);
+    if to.as_os_str() == "-" {
+        let relative = Path::new(path.trim_start_matches('/'));
+        let resolved = files::resolve(&tree, relative, false).map_err(failed)?;
+        if tree.metadata(&resolved).map_err(|error| Failure::from_source(&error))?.is_none() {
+            return Err(Failure::build(format!("{from}: there is nothing that could be copied")));
+        }
+        return to_stdout("name a file or directory to copy to", |out| mount.export_at(&resolved, out));
+    }
     let selection = Selection::Path(PathSelection::exact(path.trim_start_matches('/')));
     let selected = files::select(&tree, &selection, &|| false).map_err(failed)?;
     let Some(found) = selected.matches.first() else {
@@ -233,15 +245,23 @@ fn remove(store: &Store, ids: &[String]) -> Result<(), Failure> {
 fn export(store: &Store, id: &str, output: &Path) -> Result<(), Failure> {
     let mount = open(store, id)?;
     if output.as_os_str() == "-" {
-        if io::IsTerminal::is_terminal(&io::stdout()) {
-            return Err(Failure::usage("refusing to write an archive to the terminal")
-                .hint("redirect standard output, or give -o FILE"));
-        }
-        let mut out = io::stdout().lock();
-        mount.export(&mut out)?;
-        return out.flush().map_err(|error| Failure::standard_output(&error));
+        return to_stdout("give -o FILE", |out| mount.export(out));
     }
     exporter::Output::File(output.to_owned()).write(|out| Ok(mount.export(out)?))
+}
+
+/// Writes an archive to standard output, which must not be a terminal; `otherwise` is what else can be done.
+fn to_stdout(
+    otherwise: &str,
+    write: impl FnOnce(&mut io::StdoutLock<'_>) -> Result<(), CacheError>,
+) -> Result<(), Failure> {
+    if io::IsTerminal::is_terminal(&io::stdout()) {
+        return Err(Failure::usage("refusing to write an archive to the terminal")
+            .hint(format!("redirect standard output, or {otherwise}")));
+    }
+    let mut out = io::stdout().lock();
+    write(&mut out)?;
+    out.flush().map_err(|error| Failure::standard_output(&error))
 }
 
 fn import(store: &Store, id: &str, input: &Path) -> Result<(), Failure> {

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use cache::KeptId;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
 
 use super::build;
 use crate::failure::Failure;
@@ -42,6 +44,36 @@ pub(crate) struct Args {
     build: build::Args,
 }
 
+/// Options of `build` that say where a result goes, or that something else is wanted.
+const NOT_FOR_A_SHELL: [&str; 15] = [
+    "tag",
+    "output",
+    "cache_to",
+    "push",
+    "load",
+    "label",
+    "annotation",
+    "iidfile",
+    "metadata_file",
+    "quiet",
+    "on_error",
+    "check",
+    "call",
+    "timings",
+    "runtime",
+];
+
+/// Hides what this command has no use for.
+pub(crate) fn without_outputs(command: Command) -> Command {
+    build::hide(command, &NOT_FOR_A_SHELL)
+}
+
+/// An option that would change nothing.
+pub(crate) fn misplaced(matches: &ArgMatches) -> Option<String> {
+    let is_given = |id: &&&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    NOT_FOR_A_SHELL.iter().find(is_given).map(|id| id.replace('_', "-"))
+}
+
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     if args.list {
         return list();
@@ -67,7 +99,7 @@ fn number(path: &Path) -> Result<KeptId, Failure> {
 
 fn list() -> Result<u8, Failure> {
     let machine = Machine::enter()?;
-    let steps = machine.store()?.kept_steps()?;
+    let steps = machine.existing_store()?.kept_steps()?;
     if steps.is_empty() {
         terminal::tell("No step failed lately.\n");
         return Ok(0);

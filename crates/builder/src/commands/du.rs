@@ -1,8 +1,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cache::{CachePart, Store};
+use cache::{CachePart, KeptId, Store};
 use serde_json::{Value, json};
 
+use super::du_by::{self, By};
 use super::filter::{self, Filter};
 use crate::failure::Failure;
 use crate::progress::harmless;
@@ -20,14 +21,26 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILTER", value_parser = filter::parse)]
     filter: Vec<Filter>,
 
+    /// What images, stages, steps or cache mounts take, and what would be free without them
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["verbose", "format"])]
+    by: Option<By>,
+
     /// As JSON: one object a layer, mount or repository
     #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
     format: Option<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let store = Machine::enter()?.store()?;
-    if args.format.is_some() || !args.filter.is_empty() {
+    let store = Machine::enter()?.existing_store()?;
+    if args.by == Some(By::Image) {
+        if !args.filter.is_empty() {
+            return Err(Failure::usage("filters choose parts of the cache, and images are none")
+                .hint("`builder images --filter` chooses images"));
+        }
+        terminal::print(&du_by::images(&store)?)?;
+        return Ok(0);
+    }
+    if args.format.is_some() || args.by.is_some() || !args.filter.is_empty() {
         return list(&store, &args);
     }
     let usage = store.usage()?;
@@ -73,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
                 step.lines().next().unwrap_or_default().to_owned(),
             ]);
         }
-        text += &format!("\n{}", format::table(&rows));
+        text += &format!("\n{}", format::table_within(&rows, &[3], terminal::columns()));
     }
     terminal::print(&text)?;
     if terminal::is_watched() {
@@ -89,7 +102,18 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 fn list(store: &Store, args: &Args) -> Result<u8, Failure> {
     let now = SystemTime::now();
     let mut parts = store.cache_parts()?;
-    parts.retain(|part| args.filter.iter().all(|filter| filter.matches(part, now)));
+    let is_mount = |part: &CachePart| part.layer().is_none();
+    let wanted = |part: &CachePart| args.filter.iter().all(|filter| filter.matches(part, now));
+    if args.by == Some(By::Stage) {
+        terminal::print(&du_by::stages(&parts, &wanted))?;
+        return Ok(0);
+    }
+    parts.retain(wanted);
+    match args.by {
+        Some(By::Step) => parts.retain(|part| !is_mount(part)),
+        Some(By::Mount) => parts.retain(is_mount),
+        Some(By::Image | By::Stage) | None => {}
+    }
     if args.format.is_some() {
         let lines: String = parts.iter().map(|part| format!("{}\n", as_json(part))).collect();
         terminal::print(&lines)?;
@@ -101,7 +125,10 @@ fn list(store: &Store, args: &Args) -> Result<u8, Failure> {
             harmless(&part.id),
             part.kind.upstream().to_owned(),
             format::bytes(part.bytes),
-            format::bytes(part.frees),
+            match part.held {
+                None => format::bytes(part.frees),
+                Some(KeptId(id)) => format!("0B (debug {id})"),
+            },
             format::ago(part.last_used, now),
             if part.description.is_empty() {
                 "(layer of an image)".to_owned()
@@ -115,13 +142,18 @@ fn list(store: &Store, args: &Args) -> Result<u8, Failure> {
     };
     let text = format!(
         "{}\nShared:       {}\nPrivate:      {}\nReclaimable:  {}\nTotal:        {}\n",
-        format::table(&rows),
+        format::table_within(&rows, &[0, 5], terminal::columns()),
         total(&|part| part.shared),
         total(&|part| !part.shared),
         total(&|part| !part.in_use),
         total(&|_| true)
     );
     terminal::print(&text)?;
+    if terminal::is_watched() && parts.iter().any(|part| part.held.is_some()) {
+        terminal::tell(
+            "\nWhat says (debug N) stays for the failed step that `builder debug N` opens, until its time is over.\n",
+        );
+    }
     Ok(0)
 }
 
@@ -139,6 +171,7 @@ fn as_json(part: &CachePart) -> Value {
         "Shared": part.shared,
         "Size": part.bytes,
         "Frees": part.frees,
+        "HeldBy": part.held.map(|KeptId(id)| id),
         "Description": part.description,
         "Type": part.kind.upstream(),
         "Milliseconds": u64::try_from(part.cost.as_millis()).unwrap_or(u64::MAX),

@@ -17,12 +17,13 @@ use crate::{Machine, terminal};
 Examples:
   builder explain                   why the last build did what it did
   builder explain :'RUN npm ci'     why one step of it ran
+  builder explain app:v2            why the last build of an image did what it did
   builder explain --against ^1      what is different from the build before
   builder history export -o ci.json && builder explain --against-record ci.json
                                     what is different from a build elsewhere")]
 pub(crate) struct Args {
-    /// The build (its id or the beginning of it, ^1 for the one before the last) [default: the last]; after a colon a step, by number,
-    /// place or the beginning of its instruction
+    /// The build (its id or the beginning of it, ^1 for the one before the last, or an image's name or id for the build that made it last)
+    /// [default: the last]; after a colon a step, by number, place or the beginning of its instruction
     #[arg(value_name = "BUILD[:STEP]")]
     build: Option<String>,
 
@@ -40,10 +41,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let store = Machine::enter()?.store()?;
-    let (build, step) = history::apart(args.build.as_deref());
-    let (_, build) = history::find(&store, build)?;
-    let step = step.map(|step| history::step_of(&build, step)).transpose()?;
+    let store = Machine::enter()?.existing_store()?;
+    let (_, build, step) = history::find_with_step(&store, args.build.as_deref())?;
     let other = match (&args.against, &args.against_record) {
         (Some(name), _) => Some(history::find(&store, Some(name))?.1),
         (None, Some(file)) => Some(history::read_file(file)?),
@@ -59,7 +58,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let text = match (args.format.as_deref(), step) {
         (Some("json"), step) => format!("{:#}\n", explanation.json(step)),
         (_, Some(step)) => explanation.sentence(step),
-        (_, None) => explanation.text(),
+        (_, None) => explanation.text(terminal::columns()),
     };
     terminal::print(&text)?;
     Ok(0)

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use exporter::{Exporter as _, Output, Product, TarExporter, Trees};
+use exporter::{Exporter as _, Product, TarExporter, Trees};
 use files::FileTree;
 use graph::{Event, ProgressSink};
 use hash::SystemClock;
@@ -30,20 +30,18 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let output = super::archive_output(args.output.as_deref())?;
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let found = stored::find(&store, &args.image)?;
     let image = stored::of_platform(&found, &args.image, args.platform.as_ref())?;
     let resolved = Arc::new(store.load_image(&image)?);
     let cancel = Cancel::new();
-    let is_stdout = matches!(output, Output::Stream(_));
     let work = async {
         let tree =
             LocalWorker::image_files(&store, resolved, Arc::new(Silent), Arc::new(SystemClock), &cancel);
         let tree: Arc<dyn FileTree> = Arc::new(tree.await.map_err(|error| Failure::from(&error))?);
         let trees = Trees { trees: vec![(image.platform.clone(), tree)], split: false, epoch: None };
-        let exported = TarExporter::new(output).export(Product::Trees(trees)).await;
-        exported.map_err(|error| if is_stdout { Failure::of_stdout(&error) } else { Failure::from(error) })
+        Ok::<_, Failure>(TarExporter::new(output).export(Product::Trees(trees)).await?)
     };
     let runtime = crate::runtime()?;
     let done = runtime.block_on(async {
@@ -53,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         }
     });
     cancel.cancel();
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(super::TIDY_TIME);
     done?;
     session.finish()?;
     Ok(0)

@@ -37,6 +37,10 @@ enum Test {
 const KNOWN: &str =
     "until, unused-for, id, type, description, parents, inuse, shared, private, mutable and immutable";
 
+/// Upstream's words for what is in a cache. Of the last three nothing is here: they match nothing.
+const TYPES: [&str; 6] =
+    ["regular", "exec.cachemount", "source.git.checkout", "source.local", "frontend", "internal"];
+
 /// Reads `KEY=VALUE`, `KEY==VALUE`, `KEY~=VALUE` for a part, `KEY!=VALUE`, or `KEY` for what is so or not.
 pub(crate) fn parse(text: &str) -> Result<Filter, String> {
     let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
@@ -48,7 +52,10 @@ pub(crate) fn parse(text: &str) -> Result<Filter, String> {
         "until" | "unused-for" => Test::Until(duration(&given()?)?),
         "id" if is_part => Test::IdPart(given()?),
         "id" => Test::Id(given()?),
-        "type" => Test::Type(given()?),
+        "type" => match given()? {
+            kind if TYPES.contains(&&*kind) => Test::Type(kind),
+            other => return Err(format!("there is no type `{other}`; known are {}", TYPES.join(", "))),
+        },
         "description" => Test::Description(given()?),
         "parents" | "parent" => Test::Parent(given()?),
         "inuse" => Test::InUse,
@@ -104,6 +111,7 @@ mod tests {
         assert_ne!(parse("id~=12"), parse("id=12"));
         for (text, words) in [
             ("label=x", "there is no filter `label`"),
+            ("type=layer", "there is no type `layer`; known are regular"),
             ("until=soon", "is not a duration"),
             ("id", "expected id=VALUE"),
             ("shared=maybe", "expected true or false"),

@@ -6,12 +6,19 @@ use std::time::{Duration, SystemTime};
 
 use cache::{BuildId, Store};
 use graph::Listing;
+use image::Reference;
 use insight::{BuildRecord, BuildResult, StepOutcome};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{Machine, format, terminal};
+
+/// A terminal that has no room for all columns of a list.
+const NARROW: usize = 80;
+
+/// So many digits of an image's id are one, and no word.
+const SHORTEST_ID: usize = 12;
 
 /// Look at earlier builds: list, inspect, logs, remove, move to another machine
 #[derive(Debug, clap::Args)]
@@ -24,13 +31,16 @@ pub(crate) struct Args {
 enum Command {
     /// List builds, the newest first
     Ls {
+        /// Only the last N
+        #[arg(short = 'n', long, value_name = "N")]
+        last: Option<usize>,
         /// As JSON
         #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
         format: Option<String>,
     },
     /// Show a build: its options, and what happened to each step
     Inspect {
-        /// A build's id or its beginning; ^1 is the one before the last [default: the last]
+        /// A build's id or its beginning, or an image's name or id; ^1 is the one before the last [default: the last]
         build: Option<String>,
         /// As JSON
         #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
@@ -68,9 +78,13 @@ enum Command {
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let store = Machine::enter()?.store()?;
+    let machine = Machine::enter()?;
+    let store = match args.command {
+        Command::Import { .. } => machine.store_or_new()?,
+        _ => machine.existing_store()?,
+    };
     match args.command {
-        Command::Ls { format } => list(&store, format.is_some())?,
+        Command::Ls { last, format } => list(&store, last, format.is_some())?,
         Command::Inspect { build, format } => {
             let (_, record) = find(&store, build.as_deref())?;
             terminal::print(&match format {
@@ -79,10 +93,12 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             })?;
         }
         Command::Logs { build } => {
-            let (build, step) = apart(build.as_deref());
-            let (id, record) = find(&store, build)?;
-            let step = step.map(|step| step_of(&record, step)).transpose()?;
-            terminal::print(&logs(&store, &id, &record, step)?)?;
+            let (id, record, step) = find_with_step(&store, build.as_deref())?;
+            let text = logs(&store, &id, &record, step)?;
+            if text.is_empty() {
+                terminal::tell(&silence(&store, &id, &record, step)?);
+            }
+            terminal::print(&text)?;
         }
         Command::Rm { builds, all } => remove(&store, &builds, all)?,
         Command::Export { build, output } => export(&store, build.as_deref(), &output)?,
@@ -91,26 +107,50 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// `BUILD[:STEP]`; an empty BUILD is the last.
-pub(crate) fn apart(text: Option<&str>) -> (Option<&str>, Option<&str>) {
-    let text = text.unwrap_or_default();
-    let (build, step) = text.split_once(':').unwrap_or((text, ""));
-    (Some(build).filter(|build| !build.is_empty()), Some(step).filter(|step| !step.is_empty()))
+/// `BUILD[:STEP]`; an empty BUILD is the last. The place of the step among those of the build.
+///
+/// Names of images have colons, too: BUILD is the longest beginning that is one.
+pub(crate) fn find_with_step(
+    store: &Store,
+    text: Option<&str>,
+) -> Result<(BuildId, BuildRecord, Option<usize>), Failure> {
+    let mut first = None;
+    for (build, step) in readings(text.unwrap_or_default()) {
+        match find(store, build) {
+            Ok((id, record)) => {
+                let step = step.map(|step| step_of(&record, step)).transpose()?;
+                return Ok((id, record, step));
+            }
+            // As an id it has no colon: the shortest beginning is the one that was meant.
+            Err(failure) => first = Some(failure),
+        }
+    }
+    Err(first.unwrap_or_else(|| Failure::usage("no build is named")))
+}
+
+/// What `BUILD[:STEP]` may mean, the longest BUILD first; `None` is the last build.
+fn readings(text: &str) -> impl Iterator<Item = (Option<&str>, Option<&str>)> {
+    let apart = text.rmatch_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let given = |part: &'_ str| !part.is_empty();
+    std::iter::once((text, ""))
+        .chain(apart)
+        .map(move |(build, step)| (given(build).then_some(build), given(step).then_some(step)))
 }
 
 /// The step of a build that a user names.
 pub(crate) fn step_of(record: &BuildRecord, text: &str) -> Result<usize, Failure> {
     record.find_step(text).ok_or_else(|| {
-        Failure::usage(format!("build {} has no step `{text}`", record.id))
+        Failure::build(format!("build {} has no step `{text}`", record.id))
             .hint(format!("`builder history inspect {}` lists them", record.id))
     })
 }
 
-/// A build that a user names: by its id or the beginning of it, or by `^N`, counted back from the last.
+/// A build that a user names: by its id or the beginning of it, by `^N`, counted back from the last, or by the image that it made, of
+/// several builds the last.
 pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildRecord), Failure> {
     let builds = store.builds()?;
     if builds.is_empty() {
-        return Err(Failure::usage("no builds are recorded yet"));
+        return Err(Failure::build("no builds are recorded yet"));
     }
     let name = name.unwrap_or("^0");
     let found: Vec<&BuildId> = match name.strip_prefix('^') {
@@ -121,17 +161,41 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
         }
         None => builds.iter().filter(|id| id.name().starts_with(name)).collect(),
     };
+    if found.is_empty()
+        && let Some(build) = of_image(store, &builds, name)
+    {
+        return Ok(build);
+    }
     let [id] = found.as_slice() else {
-        let failure = Failure::usage(match found.len() {
-            0 => format!("there is no build `{name}`"),
-            several => format!("`{name}` may be any of {several} builds"),
-        });
+        let failure = match found.len() {
+            0 => Failure::build(format!("there is no build `{name}`")),
+            several => Failure::usage(format!("`{name}` may be any of {several} builds")),
+        };
         return Err(failure.hint("`builder history ls` lists builds"));
     };
     match read(store, id)? {
         Some(record) => Ok(((*id).clone(), record)),
-        None => Err(Failure::usage(format!("there is no build `{name}` any more"))),
+        None => Err(Failure::build(format!("there is no build `{name}` any more"))),
     }
+}
+
+/// The last build that made an image of this name or id.
+fn of_image(store: &Store, builds: &[BuildId], name: &str) -> Option<(BuildId, BuildRecord)> {
+    let wanted: Option<Reference> = name.parse().ok();
+    let id = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_id = id.len() >= SHORTEST_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if wanted.is_none() && !is_id {
+        return None;
+    }
+    let made = |record: &BuildRecord| {
+        let named = |known: &String| wanted.is_some() && known.parse().ok() == wanted;
+        let image = record.image.as_deref().unwrap_or_default();
+        record.names.iter().any(named)
+            || (is_id && image.strip_prefix("sha256:").unwrap_or(image).starts_with(id))
+    };
+    // A damaged one is of no image.
+    let records = builds.iter().filter_map(|id| Some((id.clone(), read(store, id).ok().flatten()?)));
+    records.into_iter().find(|(_, record)| made(record))
 }
 
 fn read(store: &Store, id: &BuildId) -> Result<Option<BuildRecord>, Failure> {
@@ -163,16 +227,15 @@ pub(crate) fn read_file(path: &Path) -> Result<BuildRecord, Failure> {
     BuildRecord::from_json(&bytes).map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))
 }
 
-fn list(store: &Store, as_json: bool) -> Result<(), Failure> {
-    let mut records = Vec::new();
-    for id in store.builds()? {
-        // One that is damaged, or that another process has just removed, hides none of the others.
-        records.extend(read(store, &id).ok().flatten());
-    }
+fn list(store: &Store, last: Option<usize>, as_json: bool) -> Result<(), Failure> {
+    let builds = store.builds()?;
+    // One that is damaged, or that another process has just removed, hides none of the others.
+    let readable = builds.iter().filter_map(|id| read(store, id).ok().flatten());
+    let records: Vec<BuildRecord> = readable.take(last.unwrap_or(usize::MAX)).collect();
     if as_json {
         return terminal::print(&pretty(&Value::from_iter(records.iter().map(summary))));
     }
-    if records.is_empty() {
+    if builds.is_empty() {
         terminal::tell("No builds are recorded yet.\n");
         return Ok(());
     }
@@ -191,7 +254,13 @@ fn list(store: &Store, as_json: bool) -> Result<(), Failure> {
             harmless(&record.names.join(", ")),
         ]);
     }
-    terminal::print(&format::table(&rows))
+    let columns = terminal::columns();
+    if columns < NARROW {
+        // `inspect` tells the Dockerfile.
+        rows.iter_mut().for_each(|row| drop(row.remove(1)));
+        return terminal::print(&format::table_within(&rows, &[5], columns));
+    }
+    terminal::print(&format::table_within(&rows, &[1, 6], columns))
 }
 
 fn when(record: &BuildRecord) -> SystemTime {
@@ -262,8 +331,8 @@ fn shown(record: &BuildRecord) -> String {
             other => result_word(other).to_owned(),
         },
     );
-    let mut steps = vec![["STEP", "RESULT", "TIME", "LAYER", "WHY"].map(str::to_owned).to_vec()];
-    for step in &record.steps {
+    let mut steps = vec![["#", "STEP", "RESULT", "TIME", "LAYER", "WHY"].map(str::to_owned).to_vec()];
+    for (place, step) in record.steps.iter().enumerate() {
         let (result, why) = match &step.outcome {
             None => ("", None),
             Some(StepOutcome::Cached) => ("cached", None),
@@ -272,6 +341,7 @@ fn shown(record: &BuildRecord) -> String {
             Some(StepOutcome::Cancelled) => ("cancelled", None),
         };
         steps.push(vec![
+            record.step_number(place).map(|number| number.to_string()).unwrap_or_default(),
             harmless(&step.name),
             result.to_owned(),
             step.took.filter(|_| step.ran()).map(seconds).unwrap_or_default(),
@@ -279,7 +349,12 @@ fn shown(record: &BuildRecord) -> String {
             why.map(|why| harmless(&why.to_string())).unwrap_or_default(),
         ]);
     }
-    format!("{}\n{}", format::table(&rows), format::table(&steps))
+    let columns = terminal::columns();
+    format!(
+        "{}\n{}",
+        format::table_within(&rows, &[1], columns),
+        format::table_within(&steps, &[1, 5], columns)
+    )
 }
 
 fn logs(store: &Store, id: &BuildId, record: &BuildRecord, step: Option<usize>) -> Result<String, Failure> {
@@ -298,6 +373,46 @@ fn logs(store: &Store, id: &BuildId, record: &BuildRecord, step: Option<usize>) 
         }
     }
     Ok(out)
+}
+
+/// Why there are no logs of a build, or of a step of it: they are with the builds that ran what was cached.
+fn silence(
+    store: &Store,
+    id: &BuildId,
+    record: &BuildRecord,
+    step: Option<usize>,
+) -> Result<String, Failure> {
+    let asked = |place: &usize| step.is_none_or(|step| step == *place);
+    let steps: Vec<usize> =
+        (0..record.steps.len()).filter(asked).filter(|place| !record.steps[*place].source).collect();
+    let cached: Vec<usize> = steps.iter().copied().filter(|place| record.steps[*place].is_cached()).collect();
+    if cached.is_empty() {
+        return Ok("No step printed anything.\n".to_owned());
+    }
+    let keys: Vec<&String> = cached.iter().filter_map(|place| record.steps[*place].key.as_ref()).collect();
+    let mut ran_by: Vec<String> = Vec::new();
+    for other in store.builds()?.iter().filter(|other| other.name() != id.name()) {
+        let Some(other) = read(store, other).ok().flatten() else { continue };
+        let ran = |step: &insight::StepRecord| {
+            step.ran() && step.key.as_ref().is_some_and(|key| keys.contains(&key))
+        };
+        if other.steps.iter().any(ran) {
+            ran_by.push(other.id);
+        }
+    }
+    let what = match (step, cached.len() == steps.len()) {
+        (Some(_), _) => "The step was cached",
+        (None, true) => "All steps were cached",
+        (None, false) => "What ran printed nothing; the other steps were cached",
+    };
+    Ok(match ran_by.as_slice() {
+        [] => format!("{what}, and no build is recorded that ran them.\n"),
+        [newest, ..] => {
+            let shown: Vec<&str> = ran_by.iter().take(3).map(String::as_str).collect();
+            let more = if ran_by.len() > shown.len() { " and others" } else { "" };
+            format!("{what}. Built by {}{more}: `builder history logs {newest}`.\n", shown.join(", "))
+        }
+    })
 }
 
 fn remove(store: &Store, names: &[String], all: bool) -> Result<(), Failure> {
@@ -349,9 +464,13 @@ mod tests {
 
     #[test]
     fn a_build_and_a_step() {
-        assert_eq!(apart(None), (None, None));
-        assert_eq!(apart(Some("ab")), (Some("ab"), None));
-        assert_eq!(apart(Some("ab:3/5")), (Some("ab"), Some("3/5")));
-        assert_eq!(apart(Some(":RUN a:b")), (None, Some("RUN a:b")));
+        let all = |text| readings(text).collect::<Vec<_>>();
+        assert_eq!(all(""), [(None, None)]);
+        assert_eq!(all("ab"), [(Some("ab"), None)]);
+        assert_eq!(all("ab:3/5"), [(Some("ab:3/5"), None), (Some("ab"), Some("3/5"))]);
+        assert_eq!(
+            all(":RUN a:b"),
+            [(Some(":RUN a:b"), None), (Some(":RUN a"), Some("b")), (None, Some("RUN a:b"))]
+        );
     }
 }

@@ -1,4 +1,4 @@
-use super::{image_history, images, inspect, load, pull, push, rmi, save, tag};
+use super::{image_history, images, inspect, load, pull, push, referrers, rmi, save, tag};
 use crate::failure::Failure;
 
 /// Commands for images, as `docker image` groups them.
@@ -17,6 +17,7 @@ enum Command {
     Ls(images::Args),
     Pull(pull::Args),
     Push(push::Args),
+    Referrers(referrers::Args),
     #[command(alias = "remove")]
     Rm(rmi::Args),
     Save(save::Args),
@@ -31,6 +32,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         Command::Ls(args) => images::run(args),
         Command::Pull(args) => pull::run(&args),
         Command::Push(args) => push::run(&args),
+        Command::Referrers(args) => referrers::run(&args),
         Command::Rm(args) => rmi::run(args),
         Command::Save(args) => save::run(&args),
         Command::Tag(args) => tag::run(&args),

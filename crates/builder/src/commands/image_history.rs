@@ -32,8 +32,12 @@ pub(crate) struct Args {
     human: bool,
 
     /// How it is shown: table, json (an object a line), or a Go template
-    #[arg(long, value_name = "FORMAT", conflicts_with = "quiet")]
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["quiet", "json"])]
     format: Option<String>,
+
+    /// The same as --format=json
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 
     /// Platform, of an image of several [default: this machine's]
     #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
@@ -49,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         None | Some("table" | "json") => None,
         Some(text) => Some(Template::parse(text).map_err(usage)?),
     };
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     let found = stored::find(&store, &args.image)?;
     let image = stored::of_platform(&found, &args.image, args.platform.as_ref())?;
     let (manifest, config) = stored::documents(&store, &image)?;
@@ -74,8 +78,10 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             let lines = rows.iter().map(|row| template.fill(&row.json()).map(|line| line + "\n"));
             lines.collect::<Result<String, _>>().map_err(usage)?
         }
-        (None, Some("json")) => rows.iter().map(|row| format!("{}\n", row.json())).collect(),
-        _ => table(&rows),
+        (None, format) if args.json || format == Some("json") => {
+            rows.iter().map(|row| format!("{}\n", row.json())).collect()
+        }
+        _ => table(&rows, if args.no_trunc { usize::MAX } else { terminal::columns() }),
     };
     terminal::print(&text)?;
     Ok(0)
@@ -127,11 +133,11 @@ impl Row {
     }
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], terminal: usize) -> String {
     let mut table = vec![["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned).to_vec()];
     for row in rows {
         let cells = [&row.id, &row.created_since, &row.created_by, &row.size, &row.comment];
         table.push(cells.map(String::clone).to_vec());
     }
-    format::table(&table)
+    format::table_within(&table, &[4, 2], terminal)
 }

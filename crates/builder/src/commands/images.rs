@@ -4,6 +4,7 @@ use cache::{Store, StoredImage};
 use image::Reference;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::stored;
 use crate::failure::Failure;
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     #[arg(value_name = "REPOSITORY[:TAG]")]
     repository: Option<String>,
 
-    /// Print nothing but ids
+    /// Print nothing but ids, in full with --no-trunc
     #[arg(short, long)]
     quiet: bool,
 
@@ -94,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             Some((is_table, template))
         }
     };
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     let mut images = store.list_images()?;
     if let Some(pattern) = &args.repository {
         images.retain(|image| is_named(&image.name, pattern));
@@ -102,10 +103,9 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     for filter in &args.filter {
         images = kept(&store, images, filter)?;
     }
-    let rows: Vec<Row> = images.iter().map(|image| Row::of(image, args.no_trunc)).collect();
+    let rows: Vec<Row> = images.iter().map(|image| Row::of(&store, image, args.no_trunc)).collect();
     let text = if args.quiet {
-        // In full, as scripts want them.
-        rows.iter().map(|row| format!("{}\n", row.full_id)).collect()
+        rows.iter().map(|row| format!("{}\n", row.id)).collect()
     } else if args.json || args.format.as_deref() == Some("json") {
         rows.iter().map(|row| format!("{}\n", row.json())).collect()
     } else if let Some((is_table, template)) = template {
@@ -123,7 +123,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             false => lines.iter().map(|line| format!("{line}\n")).collect(),
         }
     } else {
-        table(&rows, args.digests)
+        table(&rows, args.digests, if args.no_trunc { usize::MAX } else { terminal::columns() })
     };
     terminal::print(&text)?;
     Ok(0)
@@ -186,7 +186,6 @@ fn matches(pattern: &str, text: &str) -> bool {
 /// An image as it is shown.
 struct Row {
     id: String,
-    full_id: String,
     repository: String,
     tag: String,
     digest: String,
@@ -197,19 +196,18 @@ struct Row {
 }
 
 impl Row {
-    fn of(image: &StoredImage, no_trunc: bool) -> Row {
+    fn of(store: &Store, image: &StoredImage, no_trunc: bool) -> Row {
         let (repository, tag) = name_and_tag(&image.name);
-        let full_id = image.config.to_string();
-        let id = if no_trunc { full_id.clone() } else { image.config.hex()[..SHORT_ID].to_owned() };
+        let id = if no_trunc { image.config.to_string() } else { image.config.hex()[..SHORT_ID].to_owned() };
+        let created = created(store, image);
         Row {
             id,
-            full_id,
             repository,
             tag,
             digest: image.manifest.digest.to_string(),
             platform: image.platform.to_string(),
-            created_since: format::ago(image.created, SystemTime::now()),
-            created_at: Timestamp::try_from(image.created)
+            created_since: format::ago(created, SystemTime::now()),
+            created_at: Timestamp::try_from(created)
                 .map(|time| time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string())
                 .unwrap_or_default(),
             size: format::bytes(image.size),
@@ -231,6 +229,13 @@ impl Row {
     }
 }
 
+/// When an image was made, as it says itself; of one that says nothing, when it came here.
+fn created(store: &Store, image: &StoredImage) -> SystemTime {
+    let said = stored::documents(store, image).ok().and_then(|(_, config)| config.created);
+    let said = said.and_then(|text| text.parse::<Timestamp>().ok());
+    said.map_or(image.created, SystemTime::from)
+}
+
 /// The two parts of a name that Docker shows.
 pub(super) fn name_and_tag(name: &Reference) -> (String, String) {
     if super::is_id_name(name) {
@@ -243,7 +248,8 @@ pub(super) fn name_and_tag(name: &Reference) -> (String, String) {
     }
 }
 
-fn table(rows: &[Row], digests: bool) -> String {
+/// Where lines are to be cut, long repositories and tags lose their middle; ids, which other commands take, do not.
+fn table(rows: &[Row], digests: bool, terminal: usize) -> String {
     let mut title: Vec<&str> = vec!["REPOSITORY", "TAG"];
     if digests {
         title.push("DIGEST");
@@ -258,7 +264,16 @@ fn table(rows: &[Row], digests: bool) -> String {
         cells.extend([&row.id, &row.platform, &row.created_since, &row.size]);
         table.push(cells.into_iter().cloned().collect());
     }
-    format::table(&table)
+    let text = format::table_within(&table, &[0, 1], terminal);
+    if text.lines().all(|line| line.width() <= terminal)
+        || rows.iter().any(|row| row.platform != rows[0].platform)
+    {
+        return text;
+    }
+    // Where there is no room, what is the same in each line goes.
+    let platform = table[0].len() - 3;
+    table.iter_mut().for_each(|cells| drop(cells.remove(platform)));
+    format::table_within(&table, &[0, 1], terminal)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use executor::{Executor, Feature, Identity, Sandbox, SubordinateIds};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::{Machine, cli, format, machine, terminal};
+use crate::{Machine, cli, external, format, machine, terminal};
 
 /// Show what this machine offers, and what is used instead of what it lacks.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ enum Rating {
 }
 
 /// Without these nothing can be built; what else is missing has a replacement.
-const NEEDED: [&str; 4] = ["sandbox", "overlay", "seccomp", "state directory"];
+const NEEDED: [&str; 3] = ["sandbox", "seccomp", "state directory"];
 
 impl Report {
     /// Looks at the machine. The process must have one thread.
@@ -69,6 +69,10 @@ impl Report {
         };
         set(&mut facts, "subordinate ids", subordinate);
         facts.push(Fact::new("OCI runtimes", runtimes()));
+        if let Err(why) = external::from_env() {
+            let detail = format!("{why}; steps cannot run: unset it, or name a runtime that is installed");
+            facts.push(Fact { name: "runtime".to_owned(), rating: Rating::Bad, detail });
+        }
         let state = State::of(&home);
         let usable = match &identity {
             Ok(identity) => {
@@ -234,7 +238,8 @@ fn overlay(tried: Result<(), executor::Error>, state: &State) -> Result<String, 
     match tried {
         Ok(()) => Ok(format!("tried in {}", state.existing.display())),
         Err(error) => Err(format!(
-            "{error}; RUN cannot be executed: set BUILDER_HOME to a directory on ext4, xfs or btrfs"
+            "{error}; every RUN works in a full copy of its file system, which is slow: set BUILDER_HOME to a directory on \
+             ext4, xfs or btrfs"
         )),
     }
 }
@@ -271,8 +276,8 @@ impl State {
     /// Whether builds can keep their state there. A directory that is not there is not made for that.
     fn usable(&self, identity: &Identity, writable: std::io::Result<()>) -> Result<(), String> {
         if self.exists() {
-            let machine = Machine { identity: identity.clone(), home: self.path.clone() };
-            return machine.store().map(drop).map_err(|failure| failure.message().to_owned());
+            let machine = Machine::of(identity.clone(), self.path.clone());
+            return machine.store_or_new().map(drop).map_err(|failure| failure.message().to_owned());
         }
         writable.map_err(|error| {
             format!(
@@ -367,14 +372,17 @@ mod tests {
             state: State::of(Path::new("/")),
         };
         assert!(report.is_usable() && report.text(200).contains("network   -"));
-        set(&mut report.facts, "overlay", Err("no such device (os error 19)".to_owned()));
+        set(&mut report.facts, "overlay", Err("no such device".to_owned()));
+        assert!(report.is_usable());
+        set(&mut report.facts, "seccomp", Err("no such device (os error 19)".to_owned()));
         assert!(
             !report.is_usable() && report.text(200).contains("no   no such device\n"),
             "{}",
             report.text(200)
         );
-        assert_eq!(report.json()["features"]["overlay"]["status"], "missing");
-        set(&mut report.facts, "overlay", Ok("tried".to_owned()));
+        assert_eq!(report.json()["features"]["overlay"]["status"], "replaced");
+        assert_eq!(report.json()["features"]["seccomp"]["status"], "missing");
+        set(&mut report.facts, "seccomp", Ok("tried".to_owned()));
         assert_eq!(report.json()["usable"], true);
     }
 }

@@ -21,8 +21,12 @@ pub(crate) struct Args {
     images: Vec<String>,
 
     /// How it is shown: json, or a Go template
-    #[arg(short, long, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "json")]
     format: Option<String>,
+
+    /// The same as --format=json: on one line
+    #[arg(long)]
+    json: bool,
 
     /// Platform, of an image of several [default: this machine's]
     #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
@@ -35,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         None | Some("json") => None,
         Some(text) => Some(Template::parse(text).map_err(usage)?),
     };
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     let mut values = Vec::new();
     for text in &args.images {
         let found = stored::find(&store, text)?;
@@ -47,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             let lines = values.iter().map(|value| template.fill(value).map(|line| line + "\n"));
             lines.collect::<Result<String, _>>().map_err(usage)?
         }
-        None if args.format.is_some() => format!("{}\n", Value::Array(values)),
+        None if args.json || args.format.is_some() => format!("{}\n", Value::Array(values)),
         None => format!("{:#}\n", Value::Array(values)),
     };
     terminal::print(&text)?;

@@ -1,10 +1,12 @@
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal as _, Read};
-use std::path::PathBuf;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read};
+use std::path::{Path, PathBuf};
 
-use image::{ArchivedImage, read_archive};
+use image::{ArchivedImage, ResolveError, read_archive};
+use serde_json::json;
 
 use super::id_name;
+use super::told::Told;
 use crate::failure::Failure;
 use crate::{Machine, terminal};
 
@@ -12,17 +14,38 @@ use crate::{Machine, terminal};
 ///
 /// The archive is one that `docker save`, `builder save` or another tool wrote, or an OCI layout in a tar; it may be compressed.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Fields of --format: .Name .ID .Platform")]
 pub(crate) struct Args {
     /// The archive [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
 
     /// Print nothing but names
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["format", "json"])]
     quiet: bool,
+
+    #[command(flatten)]
+    told: Told,
+}
+
+/// What can be loaded.
+const KINDS: &str =
+    "an archive is what `builder save`, `docker save` or `podman save` writes, or an OCI layout in a tar";
+
+fn unreadable(path: Option<&Path>, error: &io::Error) -> Failure {
+    match path {
+        Some(path) if error.kind() == io::ErrorKind::IsADirectory => {
+            let path = path.display();
+            Failure::usage(format!("{path} is a directory"))
+                .hint(format!("a layout in a directory: tar -C {path} -c . | builder load"))
+        }
+        Some(path) => Failure::io("read", path, error),
+        None => Failure::io("read", Path::new("standard input"), error),
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
+    let form = args.told.form()?;
     let reader: Box<dyn Read + Send> = match &args.input {
         Some(path) => Box::new(File::open(path).map_err(|error| Failure::io("open", path, &error))?),
         None if io::stdin().is_terminal() => {
@@ -30,24 +53,38 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         }
         None => Box::new(io::stdin()),
     };
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.store_or_new()?;
     let session = store.session()?;
-    let images = read_archive(BufReader::new(reader), store.blobs())?;
+    let mut reader = BufReader::new(reader);
+    let name = args.input.as_ref().map_or("standard input".to_owned(), |path| path.display().to_string());
+    let start = reader.fill_buf().map_err(|error| unreadable(args.input.as_deref(), &error))?;
+    if start.is_empty() {
+        return Err(Failure::build(format!("{name} is empty")).hint(KINDS));
+    }
+    let images = read_archive(reader, store.blobs()).map_err(|error| match error {
+        ResolveError::Invalid { message, .. } => Failure::build(format!("{name}: {message}")).hint(KINDS),
+        other => Failure::from(other),
+    })?;
     if images.is_empty() {
-        return Err(Failure::build("the archive holds no image"));
+        return Err(Failure::build(format!("{name}: the archive holds no image")).hint(KINDS));
     }
     let mut said = String::new();
     for ArchivedImage { names, platform, manifest, id } in &images {
+        let value = |name: &str| json!({ "Name": name, "ID": id, "Platform": platform.to_string() });
         for name in names {
             store.put_image(name, platform, manifest)?;
-            said += &match args.quiet {
-                true => format!("{}\n", name.familiar()),
-                false => format!("Loaded image: {}\n", name.familiar()),
-            };
+            let name = name.familiar();
+            said += &form.tell(&value(&name), || match args.quiet {
+                true => format!("{name}\n"),
+                false => format!("Loaded image: {name}\n"),
+            })?;
         }
         if names.is_empty() {
             store.put_image(&id_name(id), platform, manifest)?;
-            said += &if args.quiet { format!("{id}\n") } else { format!("Loaded image ID: {id}\n") };
+            said += &form.tell(&value(""), || match args.quiet {
+                true => format!("{id}\n"),
+                false => format!("Loaded image ID: {id}\n"),
+            })?;
         }
     }
     for name in images.iter().flat_map(|image| &image.names) {

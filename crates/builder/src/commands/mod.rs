@@ -6,6 +6,7 @@ pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod debug;
 pub(crate) mod du;
+mod du_by;
 pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod filter;
@@ -25,14 +26,17 @@ pub(crate) mod parse;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod referrers;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 mod stored;
 pub(crate) mod tag;
+mod told;
 pub(crate) mod verify;
 
 use std::path::Path;
+use std::time::Duration;
 
 use exporter::Output;
 use hash::Digest;
@@ -52,6 +56,9 @@ fn archive_output(path: Option<&Path>) -> Result<Output, Failure> {
     }
 }
 
+/// How long the writer of an archive that was interrupted has to remove what there is of it; one that writes to a pipe may wait for its reader.
+const TIDY_TIME: Duration = Duration::from_secs(3);
+
 /// The name under which an image without a name is kept: its id, read as a name. So `builder run sha256:…` finds it as it
 /// finds any other.
 fn id_name(id: &Digest) -> Reference {
@@ -64,7 +71,7 @@ fn id_name(id: &Digest) -> Reference {
 }
 
 /// Whether a name is one of [`id_name`].
-fn is_id_name(name: &Reference) -> bool {
+pub(crate) fn is_id_name(name: &Reference) -> bool {
     let is_hex = |tag: &String| tag.len() == 64 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
     name.registry == "docker.io"
         && name.repository == "library/sha256"

@@ -35,20 +35,28 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", value_parser = size, default_value = "0", hide_default_value = true)]
     min_free_space: u64,
 
-    /// Do not ask, on a terminal, before images are removed
+    /// With --all: do not ask before images are removed. Without a terminal, nobody can be asked: then --all needs it
     #[arg(short, long)]
     force: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     if let Some(pruned) = evict(&store, &args)? {
         terminal::print(&summary(&pruned))?;
         return Ok(0);
     }
-    if args.all && !args.force && terminal::can_ask() && !agreed(&store)? {
-        terminal::tell("Nothing was removed.\n");
-        return Ok(0);
+    if args.all && !args.force {
+        if !terminal::can_ask() {
+            return Err(Failure::usage(
+                "--all removes every image too, and there is no terminal on which to ask",
+            )
+            .hint("nothing was removed; `builder prune --all --force` does not ask"));
+        }
+        if !agreed(&store)? {
+            terminal::tell("Nothing was removed.\n");
+            return Ok(0);
+        }
     }
     let pruned = store.prune(PruneOptions { all: args.all, wait: false })?;
     terminal::print(&summary(&pruned))?;

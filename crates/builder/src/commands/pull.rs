@@ -1,13 +1,17 @@
 use futures::future::try_join_all;
+use hash::Digest;
 use image::{ContentStore, ImageResolver as _, Platform, Reference, ResolvedImage};
+use serde_json::json;
 
 use super::stored;
+use super::told::Told;
 use crate::failure::Failure;
 use crate::progress::{Mode, Progress, Settings, Task};
 use crate::{Machine, interrupt, remotes, terminal};
 
 /// Pull an image from its registry into the local image store.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Fields of --format: .Name .Digest .ID .Platform")]
 pub(crate) struct Args {
     /// Image, as in `[registry/]name[:tag|@digest]`
     #[arg(value_name = "NAME")]
@@ -18,13 +22,17 @@ pub(crate) struct Args {
     platform: Option<Platform>,
 
     /// Print nothing but the name
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["format", "json"])]
     quiet: bool,
+
+    #[command(flatten)]
+    told: Told,
 }
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-    let store = Machine::enter()?.store()?;
+    let form = args.told.form()?;
+    let store = Machine::enter()?.store_or_new()?;
     let session = store.session()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
     let progress = shown("Pulling", args.quiet);
@@ -49,10 +57,23 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     runtime.shutdown_background();
     progress.finish();
     let image = pulled?;
+    // An image without index is what it is, whatever was asked for. One that runs there is found under that platform.
+    let platform = match platform.rank(&image.platform) {
+        Some(_) => platform,
+        None => {
+            let found = &image.platform;
+            terminal::tell(&format!("WARNING: {name} is there for {found} alone, not for {platform}\n"));
+            found.clone()
+        }
+    };
     store.put_image(&name, &platform, &image.manifest)?;
     session.finish_durably()?;
     let digest = if args.quiet { String::new() } else { format!("Digest: {}\n", image.manifest_digest) };
-    terminal::print(&format!("{digest}{name}\n"))?;
+    let id = image.documents.as_ref().map(|documents| Digest::of(&documents.config));
+    let value = json!({
+        "Name": name.to_string(), "Digest": image.manifest_digest, "ID": id, "Platform": platform.to_string(),
+    });
+    terminal::print(&form.tell(&value, || format!("{digest}{name}\n"))?)?;
     Ok(0)
 }
 

@@ -1,5 +1,7 @@
 use image::{Platform, Reference};
+use serde_json::json;
 
+use super::told::Told;
 use super::{pull, stored};
 use crate::failure::Failure;
 use crate::remotes::{self, Pushing};
@@ -9,6 +11,7 @@ use crate::{Machine, interrupt, terminal};
 ///
 /// Layers that the registry has are not sent. An image of several platforms is pushed as an index of all of them.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Fields of --format: .Name .Tag .Digest .Size")]
 pub(crate) struct Args {
     /// Image, as in `[registry/]name[:tag]`
     #[arg(value_name = "NAME")]
@@ -23,16 +26,24 @@ pub(crate) struct Args {
     all_tags: bool,
 
     /// Print nothing but the name
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["format", "json"])]
     quiet: bool,
+
+    #[command(flatten)]
+    told: Told,
 }
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     if name.digest.is_some() {
-        return Err(Failure::usage(format!("{}: push by name; `builder tag` gives one", args.name)));
+        return Err(Failure::usage(format!(
+            "{} cannot be pushed: a digest is no name to push to",
+            args.name
+        ))
+        .hint(format!("`builder tag {0} NAME` gives it a name, `builder push NAME` pushes it", args.name)));
     }
-    let store = Machine::enter()?.store()?;
+    let form = args.told.form()?;
+    let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let names = if args.all_tags { tags_of(&store.list_images()?, &name) } else { vec![name.clone()] };
     if names.is_empty() {
@@ -63,10 +74,13 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
                 };
                 task.done();
                 let tag = name.tag.as_deref().unwrap_or_default();
-                said += &match args.quiet {
+                let value = json!({
+                    "Name": name.to_string(), "Tag": tag, "Digest": digest, "Size": prepared.top.size,
+                });
+                said += &form.tell(&value, || match args.quiet {
                     true => format!("{name}\n"),
                     false => format!("{tag}: digest: {digest} size: {}\n", prepared.top.size),
-                };
+                })?;
             }
             Ok(said)
         };

@@ -1,6 +1,8 @@
 use image::Reference;
+use serde_json::json;
 
 use super::stored;
+use super::told::Told;
 use crate::failure::Failure;
 use crate::{Machine, format, terminal};
 
@@ -8,6 +10,7 @@ use crate::{Machine, format, terminal};
 ///
 /// What the image consisted of stays as long as a cached step or another image uses it; `builder prune` frees the rest.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Fields of --format, one of which is empty in each line: .Untagged .Deleted")]
 pub(crate) struct Args {
     /// Images, by name or id
     #[arg(required = true, value_name = "IMAGE")]
@@ -16,17 +19,32 @@ pub(crate) struct Args {
     /// Remove an image by its id although it has several names; say nothing about images that are not there
     #[arg(short, long)]
     force: bool,
+
+    #[command(flatten)]
+    told: Told,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let store = Machine::enter()?.store()?;
-    let mut failed = None;
+    let form = args.told.form()?;
+    let store = Machine::enter()?.existing_store()?;
+    let mut failed: Option<Failure> = None;
+    // Each of the others is tried all the same; the last one to fail says the exit code.
+    let mut fail = |failure: Failure| {
+        if let Some(earlier) = failed.replace(failure) {
+            earlier.print();
+        }
+    };
     for text in &args.images {
-        let found = match stored::find(&store, text) {
-            Ok(found) => found,
-            Err(_) if args.force && text.parse::<Reference>().is_ok() => continue,
+        let is_name = text.parse::<Reference>().is_ok();
+        let found = match stored::look_for(&store, text) {
+            Ok(None) if args.force && is_name => continue,
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                fail(stored::not_there(&store, text));
+                continue;
+            }
             Err(failure) => {
-                failed = Some(failure);
+                fail(failure);
                 continue;
             }
         };
@@ -35,7 +53,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         if found.by_id && names.len() > 1 && !args.force {
             let list: Vec<String> = names.iter().map(Reference::familiar).collect();
             let count = format::count(names.len() as u64, "name");
-            failed = Some(
+            fail(
                 Failure::build(format!("{text} has {count}: {}", list.join(", ")))
                     .hint("remove it by one of them, or all with --force"),
             );
@@ -45,14 +63,16 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         for name in &names {
             store.remove_image(name)?;
             if !super::is_id_name(name) {
-                text += &format!("Untagged: {}\n", name.familiar());
+                let name = name.familiar();
+                text += &form
+                    .tell(&json!({ "Untagged": name, "Deleted": "" }), || format!("Untagged: {name}\n"))?;
             }
         }
         let left = store.list_images()?;
         let mut ids: Vec<_> = found.images.iter().map(|image| image.config).collect();
         ids.dedup();
         for id in ids.into_iter().filter(|id| !left.iter().any(|image| image.config == *id)) {
-            text += &format!("Deleted: {id}\n");
+            text += &form.tell(&json!({ "Untagged": "", "Deleted": id }), || format!("Deleted: {id}\n"))?;
         }
         terminal::print(&text)?;
     }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use exporter::{ArchiveExporter, ArchiveImage, Output};
+use exporter::{ArchiveExporter, ArchiveImage};
 use image::{ContentStore, Platform};
 
 use super::stored;
@@ -28,7 +28,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let output = super::archive_output(args.output.as_deref())?;
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let mut images: Vec<ArchiveImage> = Vec::new();
     for text in &args.images {
@@ -44,17 +44,14 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     }
     let blobs: Arc<dyn ContentStore> = Arc::new(store.blobs().clone());
     let runtime = crate::runtime()?;
-    let is_stdout = matches!(output, Output::Stream(_));
     let exporter = ArchiveExporter::docker(output);
     let written = runtime.block_on(async {
         tokio::select! {
-            written = exporter.export_several(images, blobs) => written.map_err(|error| {
-                if is_stdout { Failure::of_stdout(&error) } else { Failure::from(error) }
-            }),
+            written = exporter.export_several(images, blobs) => written.map_err(Failure::from),
             () = interrupt::received() => Err(Failure::interrupted()),
         }
     });
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(super::TIDY_TIME);
     written?;
     session.finish()?;
     Ok(0)

@@ -22,11 +22,28 @@ pub(super) struct Found {
 
 /// Finds images by name, id, or the beginning of an id.
 pub(super) fn find(store: &Store, text: &str) -> Result<Found, Failure> {
+    look_for(store, text)?.ok_or_else(|| not_there(store, text))
+}
+
+/// There is no such image, perhaps one that is called nearly so.
+pub(super) fn not_there(store: &Store, text: &str) -> Failure {
+    let shown = text.parse().map_or_else(|_| text.to_owned(), |name: Reference| name.familiar());
+    let images = store.list_images().unwrap_or_default();
+    let names: Vec<String> = images.iter().map(|image| image.name.familiar()).collect();
+    let near = frontend::closest(&shown, names.iter().map(String::as_str));
+    let meant = near.map(|near| format!("did you mean {}?", near.strip_suffix(":latest").unwrap_or(near)));
+    Failure::build(format!("there is no image {shown}"))
+        .hinted(meant)
+        .hint("`builder images` lists those that are here")
+}
+
+/// The same for those to whom it may not be there.
+pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failure> {
     let name: Option<Reference> = text.parse().ok();
     if let Some(name) = &name {
         let images = store.images_named(name)?;
         if !images.is_empty() {
-            return Ok(Found { images, by_id: super::is_id_name(name) });
+            return Ok(Some(Found { images, by_id: super::is_id_name(name) }));
         }
     }
     let id = text.strip_prefix("sha256:").unwrap_or(text);
@@ -38,12 +55,10 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Found, Failure> {
             return Err(Failure::usage(format!("several images have ids that begin with {id}")));
         }
         if !images.is_empty() {
-            return Ok(Found { images, by_id: true });
+            return Ok(Some(Found { images, by_id: true }));
         }
     }
-    let shown = name.map_or_else(|| text.to_owned(), |name| name.familiar());
-    Err(Failure::build(format!("there is no image {shown}"))
-        .hint("`builder images` lists those that are here"))
+    Ok(None)
 }
 
 /// The image of one platform: the one asked for, else this machine's, else the only one.

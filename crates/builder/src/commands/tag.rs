@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             args.name
         )));
     }
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let found = stored::find(&store, &args.image)?;
     let mut platforms = Vec::new();

@@ -1,7 +1,5 @@
 use std::time::Duration;
 
-use unicode_width::UnicodeWidthChar;
-
 /// `528B`, `3.15MB`: decimal units.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
@@ -57,23 +55,6 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(space).filter(|c| !is_harmful(*c)).collect()
 }
 
-/// Columns that text takes.
-pub(super) fn width(text: &str) -> usize {
-    text.chars().map(|character| character.width().unwrap_or(0)).sum()
-}
-
-/// The beginning of a text that fits into so many columns.
-pub(super) fn truncated(text: &str, columns: usize) -> &str {
-    let mut used = 0;
-    for (index, character) in text.char_indices() {
-        used += character.width().unwrap_or(0);
-        if used > columns {
-            return &text[..index];
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,12 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_between_characters() {
-        assert_eq!(truncated("häß", 2), "hä");
-        assert_eq!(truncated("東京", 3), "東");
-        assert_eq!(truncated("東京", 4), "東京");
-        assert_eq!(truncated("e\u{301}x", 1), "e\u{301}");
-        assert_eq!(width("a東"), 3);
+    fn text_is_on_one_line() {
         assert_eq!(harmless("RUN\ta\x1b[1m\nb"), "RUN a[1m b");
     }
 }

@@ -21,7 +21,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -104,9 +104,82 @@ impl Settings {
     }
 }
 
+/// Output of steps that waits to be shown, in bytes, at most: who prints faster than the terminal shows waits for it, as programs do.
+const MOST_WAITING: usize = 1 << 20;
+/// What a message takes beside its bytes, roughly: itself in the queue, and what the allocator adds to each of its parts.
+const OF_A_MESSAGE: usize = size_of::<Message>() + 64;
+
+/// The output that is on its way to the display.
+#[derive(Default)]
+struct Waiting {
+    /// Bytes; `None` once nobody shows anything any more.
+    bytes: Mutex<Option<usize>>,
+    less: Condvar,
+}
+
+impl Waiting {
+    fn new() -> Waiting {
+        Waiting { bytes: Mutex::new(Some(0)), less: Condvar::new() }
+    }
+
+    /// Waits until there is room, and takes it.
+    fn add(&self, length: usize) {
+        let has_room = || self.lock().is_none_or(|waiting| waiting <= MOST_WAITING);
+        if !has_room() {
+            let wait = || {
+                let full =
+                    |waiting: &mut Option<usize>| waiting.is_some_and(|waiting| waiting > MOST_WAITING);
+                drop(self.less.wait_while(self.lock(), full));
+            };
+            // Others go on meanwhile: those who read a signal, for one.
+            match tokio::runtime::Handle::try_current() {
+                Ok(_) => tokio::task::block_in_place(wait),
+                Err(_) => wait(),
+            }
+        }
+        if let Some(waiting) = self.lock().as_mut() {
+            *waiting += length;
+        }
+    }
+
+    fn take(&self, length: usize) {
+        if let Some(waiting) = self.lock().as_mut() {
+            *waiting = waiting.saturating_sub(length);
+        }
+        self.less.notify_all();
+    }
+
+    fn end(&self) {
+        *self.lock() = None;
+        self.less.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<usize>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nobody waits for a display that is gone, however it went.
+struct EndsWaiting(Arc<Waiting>);
+
+impl Drop for EndsWaiting {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// The output that a message carries, in bytes.
+fn output_of(message: &Message) -> usize {
+    match message {
+        Message::Event(Event::Log { data, .. }) => data.len() + OF_A_MESSAGE,
+        _ => 0,
+    }
+}
+
 /// Shows what happens. [`Progress::finish`] ends it; so does dropping it, which leaves the terminal in order too.
 pub(crate) struct Progress {
     messages: mpsc::Sender<Message>,
+    waiting: Arc<Waiting>,
     tasks: AtomicUsize,
     thread: Mutex<Option<JoinHandle<Report>>>,
 }
@@ -139,13 +212,21 @@ impl Progress {
         };
         let rate = settings.rate;
         let (messages, queue) = mpsc::channel();
+        let waiting = Arc::new(Waiting::new());
+        let shown = waiting.clone();
         let thread = std::thread::Builder::new()
             .name("progress".to_owned())
-            .spawn(move || show(&queue, display, rate))
+            .spawn(move || {
+                let shown = EndsWaiting(shown);
+                show(&queue, &shown.0, display, rate)
+            })
             // A machine that has no thread left still builds.
             .map_err(|error| tracing::warn!(%error, "cannot show progress"))
             .ok();
-        Progress { messages, tasks: AtomicUsize::new(0), thread: Mutex::new(thread) }
+        if thread.is_none() {
+            waiting.end();
+        }
+        Progress { messages, waiting, tasks: AtomicUsize::new(0), thread: Mutex::new(thread) }
     }
 
     /// Tells which steps there are, before the first event about them.
@@ -158,8 +239,9 @@ impl Progress {
         Task::begin(self.messages.clone(), self.tasks.fetch_add(1, Ordering::Relaxed), name)
     }
 
-    /// Says that the build failed although none of its steps did.
+    /// Says that the build failed although none of its steps did. Steps that wait for the display go on, so that they can be ended.
     pub(crate) fn give_up(&self) {
+        self.waiting.end();
         self.send(Message::GiveUp);
     }
 
@@ -178,7 +260,12 @@ impl Progress {
 
 impl ProgressSink for Progress {
     fn event(&self, event: Event) {
-        self.send(Message::Event(event));
+        let message = Message::Event(event);
+        match output_of(&message) {
+            0 => {}
+            length => self.waiting.add(length),
+        }
+        self.send(message);
     }
 }
 
@@ -222,6 +309,11 @@ trait Display: Send {
     /// Shows what is new, at the display's rate.
     fn draw(&mut self, model: &Model, now: SystemTime) -> io::Result<()>;
 
+    /// Whether it keeps so much that has not been shown that it should not wait for its time.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// Shows the end.
     fn finish(&mut self, model: &Model, now: SystemTime) -> io::Result<()>;
 
@@ -232,7 +324,12 @@ trait Display: Send {
 }
 
 /// The life of the display's thread.
-fn show(queue: &mpsc::Receiver<Message>, mut display: Box<dyn Display>, rate: Duration) -> Report {
+fn show(
+    queue: &mpsc::Receiver<Message>,
+    waiting: &Waiting,
+    mut display: Box<dyn Display>,
+    rate: Duration,
+) -> Report {
     let mut model = Model::new(display.repeated_lines());
     let mut drawn: Option<Instant> = None;
     // Output that cannot be written (a closed pipe) must not end the build.
@@ -247,14 +344,18 @@ fn show(queue: &mpsc::Receiver<Message>, mut display: Box<dyn Display>, rate: Du
         match queue.recv_timeout(wait.max(Duration::from_millis(1))) {
             Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected) => break,
             Ok(message) => {
+                let length = output_of(&message);
                 for change in model.apply(message) {
                     let result = display.note(&model, &change, SystemTime::now());
                     silence(&mut display, result);
                 }
+                if length > 0 {
+                    waiting.take(length);
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if drawn.is_none_or(|drawn| drawn.elapsed() >= rate) {
+        if drawn.is_none_or(|drawn| drawn.elapsed() >= rate) || display.is_full() {
             let result = display.draw(&model, SystemTime::now());
             silence(&mut display, result);
             drawn = Some(Instant::now());

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use graph::{Definition, Event, LogStream, Outcome, VertexId};
+use graph::{Definition, Event, LogStream, MissReason, Outcome, VertexId};
 use hash::{StableHasher, VertexDigest};
 
 use super::log::LogText;
@@ -95,6 +95,8 @@ pub(super) struct Model {
     pub(super) begun: Vec<usize>,
     /// When the first began.
     pub(super) since: Option<SystemTime>,
+    /// Whether the result of a step was found; that of one that works on nothing (an image) says little.
+    pub(super) has_cached: bool,
     /// Whether something failed that is no step.
     has_failed: bool,
     by_key: HashMap<StepKey, usize>,
@@ -144,6 +146,17 @@ impl Step {
         self.started.is_some() && self.ended.is_none()
     }
 
+    /// Why it was not cached. That an image was never fetched here is nothing to wonder about.
+    pub(super) fn miss(&self) -> Option<&MissReason> {
+        match &self.ended {
+            Some((_, Outcome::Done { reason: Some(MissReason::FirstBuild) })) if self.inputs.is_empty() => {
+                None
+            }
+            Some((_, Outcome::Done { reason })) => reason.as_ref(),
+            _ => None,
+        }
+    }
+
     /// How long it has been running, or ran.
     pub(super) fn elapsed(&self, now: SystemTime) -> Duration {
         let end = self.ended.as_ref().map_or(now, |(at, _)| *at);
@@ -169,6 +182,7 @@ impl Model {
             steps: Vec::new(),
             begun: Vec::new(),
             since: None,
+            has_cached: false,
             has_failed: false,
             by_key: HashMap::new(),
             repeated_lines,
@@ -281,11 +295,12 @@ impl Model {
     fn end(&mut self, key: StepKey, outcome: Outcome, at: SystemTime) -> Vec<Change> {
         let Some(&step) = self.by_key.get(&key) else { return Vec::new() };
         let mut changes = self.start(step, at);
-        let Step { ended, statuses, .. } = &mut self.steps[step];
+        let Step { ended, statuses, inputs, .. } = &mut self.steps[step];
         if ended.is_some() {
             return changes;
         }
         let complete = matches!(outcome, Outcome::Done { .. } | Outcome::Cached { .. });
+        self.has_cached |= !inputs.is_empty() && matches!(outcome, Outcome::Cached { .. });
         let outcome = match outcome {
             Outcome::Failed { message } => {
                 Outcome::Failed { message: crate::format::without_error_numbers(&message) }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use graph::{MissReason, Outcome};
+use graph::Outcome;
 
 use super::Display;
 use super::format;
@@ -15,6 +15,10 @@ const MAX_DELAY: Duration = Duration::from_secs(10);
 /// A status is repeated after so long, or when so much of it is new.
 const STATUS_DELAY: Duration = Duration::from_secs(5);
 const STATUS_SHARE: f64 = 0.05;
+/// Output of a step that is not written yet, in bytes: with more it waits no longer.
+const MOST_UNWRITTEN: usize = 1 << 20;
+/// A line without end is broken after so many bytes.
+const LONGEST_LINE: usize = 64 << 10;
 
 /// Text for logs, as BuildKit writes it: one step has the floor at a time; when another gets it, `#N ...` marks the
 /// interruption.
@@ -37,6 +41,8 @@ struct Pending {
     open: bool,
     /// So much of the first of `lines` is written.
     written: usize,
+    /// Bytes that came since the last writing.
+    unwritten: usize,
     /// Statuses with news.
     statuses: BTreeSet<usize>,
     /// What was last written of a status.
@@ -88,8 +94,8 @@ impl<W: Write + Send> Plain<W> {
             let number = pending.number;
             match outcome {
                 Outcome::Cached { .. } => writeln!(text, "#{number} CACHED")?,
-                Outcome::Done { reason } => {
-                    if let Some(reason) = reason.as_ref().filter(|reason| is_news(reason)) {
+                Outcome::Done { .. } => {
+                    if let Some(reason) = step.miss() {
                         writeln!(text, "#{number} not cached: {}", format::harmless(&reason.to_string()))?;
                     }
                     writeln!(text, "#{number} DONE {}", format::seconds(step.elapsed(*at)))?
@@ -129,7 +135,9 @@ impl<W: Write + Send> Plain<W> {
             let count = self.steps.get(step).map_or(0, |pending| pending.count);
             count as f64 / waited(step).as_secs_f64().max(1e-9)
         };
-        let overdue = |step: &&usize| Some(**step) != self.current && waited(step) > MAX_DELAY;
+        let is_full = |step: &usize| self.steps.get(step).is_some_and(Pending::is_full);
+        let overdue =
+            |step: &&usize| Some(**step) != self.current && (waited(step) > MAX_DELAY || is_full(step));
         let fastest = rivals.iter().rev().max_by(|a, b| speed(a).total_cmp(&speed(b)));
         let best = rivals.iter().find(overdue).or(fastest).copied();
         let Some(current) = self.current.filter(|_| !free) else { return best };
@@ -207,11 +215,20 @@ impl Pending {
                 writeln!(text)?;
             }
         }
+        if self.open && self.lines.last().is_some_and(|line| line.len() > LONGEST_LINE) {
+            writeln!(text)?;
+            self.open = false;
+        }
         let open = self.lines.pop().filter(|_| self.open);
         self.lines.clear();
         self.written = open.as_ref().map_or(0, Vec::len);
         self.lines.extend(open);
+        self.unwritten = 0;
         Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.unwritten > MOST_UNWRITTEN
     }
 
     /// Ends a line of which a part is written; the rest of it begins anew.
@@ -223,6 +240,7 @@ impl Pending {
     }
 
     fn log(&mut self, data: &[u8], time: Duration) {
+        self.unwritten += data.len();
         let mut rest = data;
         while !rest.is_empty() {
             let end = rest.iter().position(|byte| *byte == b'\n');
@@ -277,6 +295,10 @@ impl<W: Write + Send> Display for Plain<W> {
         self.put(&text)
     }
 
+    fn is_full(&self) -> bool {
+        self.news.iter().any(|step| self.steps.get(step).is_some_and(Pending::is_full))
+    }
+
     fn finish(&mut self, model: &Model, now: SystemTime) -> io::Result<()> {
         let mut text = Vec::new();
         self.write_news(model, now, &mut text)?;
@@ -289,8 +311,4 @@ impl<W: Write + Send> Display for Plain<W> {
         }
         self.put(&text)
     }
-}
-/// Whether the user would wonder why a step ran: not at its first time, nor where it was asked for.
-fn is_news(reason: &MissReason) -> bool {
-    !matches!(reason, MissReason::FirstBuild | MissReason::Disabled)
 }

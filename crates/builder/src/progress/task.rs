@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 
@@ -12,14 +13,20 @@ use super::model::{Message, Progressed, StepKey};
 pub(crate) struct Task {
     messages: Sender<Message>,
     key: StepKey,
+    title: Arc<str>,
     ended: bool,
 }
 
 impl Task {
     pub(super) fn begin(messages: Sender<Message>, number: usize, name: &str) -> Task {
-        let task = Task { messages, key: StepKey::Task(number), ended: false };
+        let task = Task { messages, key: StepKey::Task(number), title: name.into(), ended: false };
         task.send(Message::Task { number, name: name.to_owned(), at: SystemTime::now() });
         task
+    }
+
+    /// What it is called.
+    pub(crate) fn title(&self) -> Arc<str> {
+        self.title.clone()
     }
 
     /// Begins a part of the task, `exporting layers`. One that is not [done](Part::done) ends with the task.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use graph::{
-    Definition, Event, Input, LogStream, MissReason, Op, Outcome, ProgressSink, Source, Vertex, VertexId,
+    Definition, Event, Input, LogStream, MissReason, Op, Outcome, PathChange, PathChangeKind, ProgressSink,
+    Source, Vertex, VertexId,
 };
 
 use super::model::{Message, Model, Progressed, StepKey};
@@ -56,8 +57,13 @@ fn definition() -> Definition {
     let mut definition = Definition::default();
     for (index, name) in NAMES.iter().enumerate() {
         let op = Op::Source(Source::Local { name: format!("vertex {index}") });
-        let inputs =
-            if index == 2 { vec![Input::whole(VertexId(0)), Input::whole(VertexId(1))] } else { vec![] };
+        let inputs = match index {
+            0 | 1 => vec![],
+            2 => vec![Input::whole(VertexId(0)), Input::whole(VertexId(1))],
+            4 => vec![Input::whole(VertexId(0))],
+            6 => vec![Input::whole(VertexId(3))],
+            _ => vec![Input::whole(VertexId(2))],
+        };
         definition.add(Vertex { op, inputs, name: (*name).to_owned(), lines: None, no_cache: false });
     }
     definition
@@ -92,6 +98,12 @@ fn progress(vertex: usize, time: u64, current: u64) -> (u64, Message) {
 
 fn done() -> Outcome {
     Outcome::Done { reason: Some(MissReason::FirstBuild) }
+}
+
+/// It ran again.
+fn changed() -> Outcome {
+    let paths = vec![PathChange { path: "src/a.c".to_owned(), kind: PathChangeKind::Changed }];
+    Outcome::Done { reason: Some(MissReason::ContentChanged { paths, more: 0 }) }
 }
 
 /// A base that is pulled, a cached copy, two runs at once, one of which talks long; `fails` decides how it ends.
@@ -148,7 +160,7 @@ fn script(fails: bool) -> Vec<(u64, Message)> {
         return events;
     }
     events.push(finished(4, 16_000, done()));
-    events.push(finished(3, 17_234, done()));
+    events.push(finished(3, 17_234, changed()));
     events.push(started(6, 17_240));
     events.push(finished(6, 17_300, done()));
     let key = StepKey::Task(1);

@@ -2,7 +2,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use graph::Outcome;
+use graph::{MissReason, Outcome};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::model::{Change, Model, Step};
 use super::{Display, Settings, format};
@@ -70,7 +71,7 @@ impl<W: Write> Tty<W> {
         let width = (columns - 1).max(1);
         let mut lines = vec![header(self.settings.title, model, now, width, last)];
         let mut blocks: Vec<Block> =
-            model.begun.iter().map(|step| block(&model.steps[*step], now, width)).collect();
+            model.begun.iter().map(|step| block(model, &model.steps[*step], now, width)).collect();
         if !last {
             let limit = rows.saturating_sub(2).max(1);
             add_logs(model, &mut blocks, limit, self.settings.log_lines, width);
@@ -104,7 +105,7 @@ impl<W: Write> Tty<W> {
             text.push('\n');
         }
         text += ERASE_BELOW;
-        self.drawn = lines.iter().map(|line| format::width(&line.text)).collect();
+        self.drawn = lines.iter().map(|line| line.text.width()).collect();
         if last {
             text += SHOW_CURSOR;
             self.hidden = false;
@@ -136,11 +137,11 @@ fn header(title: &str, model: &Model, now: SystemTime, width: usize, last: bool)
     if last && model.is_success() {
         text += " FINISHED";
     }
-    Line { text: format::truncated(&text, width).to_owned(), style: Style::Plain }
+    Line { text: insight::start(&text, width).to_owned(), style: Style::Plain }
 }
 
 /// The lines of a step, without its output.
-fn block(step: &Step, now: SystemTime, width: usize) -> Block {
+fn block(model: &Model, step: &Step, now: SystemTime, width: usize) -> Block {
     let (prefix, style) = match step.ended.as_ref().map(|(_, outcome)| outcome) {
         None => ("", Style::Plain),
         Some(Outcome::Done { .. }) => ("", Style::Run),
@@ -158,11 +159,25 @@ fn block(step: &Step, now: SystemTime, width: usize) -> Block {
         let style = if status.completed.is_some() { Style::Run } else { Style::Plain };
         lines.push(Line { text: aligned(&format!(" => => {}", status.id), &amount, &timer, width), style });
     }
+    if let Some(reason) = reason(model, step) {
+        let text =
+            aligned(&format!(" => => not cached: {}", format::harmless(&reason.to_string())), "", "", width);
+        lines.push(Line { text, style: Style::Log });
+    }
     for warning in &step.warnings {
         let text = aligned(&format!(" => WARN: {warning}"), "", "", width);
         lines.push(Line { text, style: Style::Warning });
     }
     Block { lines, running: step.is_running() }
+}
+
+/// Why a step was not cached, where one would wonder: not where it was asked for, nor in a build of which nothing was there.
+fn reason<'a>(model: &Model, step: &'a Step) -> Option<&'a MissReason> {
+    step.miss().filter(|reason| match reason {
+        MissReason::Disabled => false,
+        MissReason::FirstBuild => model.has_cached,
+        _ => true,
+    })
 }
 
 /// Less than a twentieth of a second counts as none.
@@ -182,11 +197,11 @@ fn aligned(name: &str, amount: &str, timer: &str, width: usize) -> String {
     if timer.len() + MIN_NAME > width {
         timer.clear();
     }
-    let left = format!("{}{amount}", format::truncated(name, width - amount.len() - timer.len()));
+    let left = format!("{}{amount}", insight::start(name, width - amount.len() - timer.len()));
     if timer.is_empty() {
         return left;
     }
-    let space = width - timer.len() - format::width(&left);
+    let space = (width - timer.len()).saturating_sub(left.width());
     format!("{left}{:space$}{timer}", "")
 }
 
@@ -202,7 +217,7 @@ fn add_logs(model: &Model, blocks: &mut [Block], limit: usize, window: usize, wi
         room -= window;
         block.lines.extend(lines.into_iter().map(|line| {
             let text = format!(" => => # {line}");
-            Line { text: format::truncated(&text, width).to_owned(), style: Style::Log }
+            Line { text: insight::start(&text, width).to_owned(), style: Style::Log }
         }));
     }
 }

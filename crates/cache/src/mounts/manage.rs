@@ -226,22 +226,54 @@ impl ReadableCacheMount {
     /// # Errors
     /// Also when a file changes while it is read: a build is using it.
     pub fn export(&self, out: impl Write) -> Result<(), CacheError> {
+        self.export_at(Path::new(""), out)
+    }
+
+    /// The same with what is at a path, which is relative and leads over no symbolic link, and below it; names begin with its own.
+    ///
+    /// # Errors
+    /// Those of [`ReadableCacheMount::export`].
+    pub fn export_at(&self, path: &Path, out: impl Write) -> Result<(), CacheError> {
         let dir = self.path.join("tree");
         let entries =
             Entries::read(vec![UpperDir::open(&dir, &self.owners, self.store.inner.marks())?], true)?;
         let mut writer = LayerWriter::archive(out);
         for entry in entries.entries() {
-            // Overlay's marks mean nothing here.
-            let appended = match &entry.kind {
+            let Some(renamed) = below(entry, path) else { continue };
+            let appended = match &renamed.kind {
+                // Overlay's marks mean nothing here.
                 EntryKind::Whiteout | EntryKind::Opaque => continue,
-                EntryKind::File { .. } => writer.append(entry, &mut entries.open(entry)?),
-                _ => writer.append(entry, &mut io::empty()),
+                EntryKind::File { .. } => writer.append(&renamed, &mut entries.open(entry)?),
+                // Its first name is not in the archive.
+                EntryKind::Hardlink { target } if target.is_empty() => {
+                    let mut file = entries.open(entry)?;
+                    let size = file.metadata().at("stat", &entries.host_path(entry))?.len();
+                    writer.append(&Entry { kind: EntryKind::File { size }, ..renamed }, &mut file)
+                }
+                _ => writer.append(&renamed, &mut io::empty()),
             };
             appended.map_err(io::Error::from).at("pack", &entries.host_path(entry))?;
         }
         let mut out = writer.finish().map_err(io::Error::from).at("pack", &dir)?;
         out.flush().at("write an archive of", &dir)
     }
+}
+
+/// An entry as it is named when only what is at `top` and below it is packed; `None` when it is not. A link to what is not packed has no
+/// target.
+fn below(entry: &Entry, top: &Path) -> Option<Entry> {
+    let above = top.parent().unwrap_or(top);
+    let renamed = |path: &[u8]| {
+        let path = Path::new(OsStr::from_bytes(path));
+        let inside = path.starts_with(top).then(|| path.strip_prefix(above).ok()).flatten();
+        inside.map(|path| path.as_os_str().as_bytes().to_vec())
+    };
+    let path = renamed(&entry.path)?;
+    let kind = match &entry.kind {
+        EntryKind::Hardlink { target } => EntryKind::Hardlink { target: renamed(target).unwrap_or_default() },
+        other => other.clone(),
+    };
+    Some(Entry { path, kind, ..entry.clone() })
 }
 
 fn unpack(tar: &mut dyn Read, dir: &Path, options: WriterOptions) -> Result<(), CacheError> {

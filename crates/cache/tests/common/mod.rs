@@ -6,6 +6,7 @@ use std::process::Command;
 
 use cache::{Changes, Snapshot, SnapshotId, Snapshotter, Store, StoreOptions};
 use hash::{CacheKey, ContentDigest, ContentId};
+use image::{ContentStore, Descriptor, ImageConfig, Manifest, MediaType, Platform, RootFs};
 
 /// A store in a directory that goes with the value.
 pub struct TestStore {
@@ -43,6 +44,37 @@ impl TestStore {
         let changes = active.changes().unwrap();
         active.commit(&changes).unwrap()
     }
+}
+
+/// An image of one layer, with a name.
+pub fn put_image(
+    test: &TestStore,
+    name: &str,
+    platform: &str,
+    layer: &[u8],
+) -> Result<Descriptor, cache::CacheError> {
+    let store = test.store.blobs() as &dyn ContentStore;
+    let layer_digest = store.put(layer).unwrap();
+    let platform: Platform = platform.parse().unwrap();
+    let config = ImageConfig {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        rootfs: RootFs { diff_ids: vec![layer_digest], ..RootFs::default() },
+        ..ImageConfig::default()
+    };
+    let config = serde_json::to_vec(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: None,
+        config: Descriptor::new(MediaType::CONFIG, store.put(&config).unwrap(), config.len() as u64),
+        layers: vec![Descriptor::new(MediaType::LAYER, layer_digest, layer.len() as u64)],
+        annotations: Default::default(),
+    };
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let descriptor =
+        Descriptor::new(MediaType::MANIFEST, store.put(&manifest).unwrap(), manifest.len() as u64);
+    test.store.put_image(&name.parse().unwrap(), &platform, &descriptor)?;
+    Ok(descriptor)
 }
 
 pub fn key(n: u64) -> CacheKey {

@@ -1,7 +1,7 @@
 //! Control groups of a step: which devices it may use, and its [`crate::Limits`].
 //!
 //! The guard makes a group for each step, in every hierarchy that something is asked of, and removes it when nothing of
-//! the step is left. It holds a lock on the directory of each (flock(2)): a group without one is that of a guard that
+//! the step is left; one that limits nothing and only guards devices serves the guard's next step. It holds a lock on the directory of each (flock(2)): a group without one is that of a guard that
 //! was killed, and whoever makes the next group beside it removes it.
 
 mod devices;
@@ -15,11 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use hierarchy::{Hierarchies, Version};
 
 use crate::fault::{Context, Fault, reason};
-use crate::{ProcessSpec, Security, sys};
+use crate::{HostDevice, Limits, ProcessSpec, Security, sys};
 use settings::Setting;
 
 /// How names of groups begin.
@@ -29,6 +30,33 @@ const TRIES: usize = 8;
 /// Pauses between tries to remove a group, each twice as long as the one before.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What groups a step needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    limits: Limits,
+    devices: Vec<HostDevice>,
+    security: Security,
+    /// Whether an OCI runtime takes part.
+    runtime: bool,
+}
+
+impl Wanted {
+    pub(crate) fn of(spec: &ProcessSpec) -> Self {
+        Self {
+            limits: spec.limits.clone(),
+            devices: spec.devices.clone(),
+            security: spec.security,
+            runtime: spec.external.as_ref().is_some_and(|external| external.enters_groups),
+        }
+    }
+
+    /// Whether the groups of one step are as good as new for the next: they only say which devices can be used, and what was in them
+    /// could not change that. Where something is limited, the kernel counts.
+    pub(crate) fn lets_reuse(&self) -> bool {
+        self.limits.is_empty() && self.security == Security::Default && !self.runtime
+    }
+}
 
 /// The groups of one step.
 #[derive(Debug, Default)]
@@ -56,16 +84,16 @@ struct Group {
 
 impl Groups {
     /// Makes what a step needs. That devices cannot be guarded is no error; a limit that cannot be enforced is one.
-    pub(crate) fn make(spec: &ProcessSpec) -> Result<Self, Fault> {
+    pub(crate) fn make(wanted: &Wanted) -> Result<Self, Fault> {
         let hierarchies = Hierarchies::find();
-        let mut groups = Self { memory: spec.limits.memory, ..Self::default() };
-        groups.name = spec.external.as_ref().filter(|external| external.enters_groups).map(|_| new_name());
-        let made = groups.add_limits(spec, &hierarchies);
+        let mut groups = Self { memory: wanted.limits.memory, ..Self::default() };
+        groups.name = wanted.runtime.then(new_name);
+        let made = groups.add_limits(wanted, &hierarchies);
         let made = made.map(|()| {
-            if spec.security == Security::Default {
-                groups.devices = groups.guard_devices(spec, &hierarchies).is_ok();
+            if wanted.security == Security::Default {
+                groups.devices = groups.guard_devices(wanted, &hierarchies).is_ok();
             }
-            groups.widen(spec, &hierarchies);
+            groups.widen(wanted, &hierarchies);
         });
         match made {
             Ok(()) => Ok(groups),
@@ -76,8 +104,8 @@ impl Groups {
         }
     }
 
-    fn add_limits(&mut self, spec: &ProcessSpec, hierarchies: &Hierarchies) -> Result<(), Fault> {
-        let limits = &spec.limits;
+    fn add_limits(&mut self, wanted: &Wanted, hierarchies: &Hierarchies) -> Result<(), Fault> {
+        let limits = &wanted.limits;
         settings::check(limits)?;
         for controller in settings::controllers(limits) {
             let place = hierarchies.place(controller, limits.cgroup_parent.as_deref())?;
@@ -99,9 +127,9 @@ impl Groups {
         Ok(())
     }
 
-    fn guard_devices(&mut self, spec: &ProcessSpec, hierarchies: &Hierarchies) -> Result<(), Fault> {
-        let place = hierarchies.place("devices", spec.limits.cgroup_parent.as_deref())?;
-        let rules = devices::rules(&spec.devices)?;
+    fn guard_devices(&mut self, wanted: &Wanted, hierarchies: &Hierarchies) -> Result<(), Fault> {
+        let place = hierarchies.place("devices", wanted.limits.cgroup_parent.as_deref())?;
+        let rules = devices::rules(&wanted.devices)?;
         let had = self.groups.len();
         let group = self.group(&place)?;
         let done = match place.version {
@@ -117,13 +145,13 @@ impl Groups {
 
     /// An OCI runtime makes groups of one name in all hierarchies: they are made here, so that they are removed whatever
     /// happens to it. Where that is not allowed, the runtime has to do without.
-    fn widen(&mut self, spec: &ProcessSpec, hierarchies: &Hierarchies) {
+    fn widen(&mut self, wanted: &Wanted, hierarchies: &Hierarchies) {
         let Some(name) = self.name.clone() else { return };
-        for place in hierarchies.places(spec.limits.cgroup_parent.as_deref()) {
+        for place in hierarchies.places(wanted.limits.cgroup_parent.as_deref()) {
             let _optional = self.group(&place);
         }
         if !self.groups.is_empty() {
-            self.common = hierarchies.common_name(&name, spec.limits.cgroup_parent.as_deref(), |dir| {
+            self.common = hierarchies.common_name(&name, wanted.limits.cgroup_parent.as_deref(), |dir| {
                 self.groups.iter().any(|group| group.path.parent() == Some(dir))
             });
         }
@@ -272,11 +300,16 @@ pub(crate) fn enforceable() -> (Vec<&'static str>, Vec<(&'static str, String)>) 
 
 /// Whether steps get groups that guard devices here, for people: `Err` says why not.
 pub(crate) fn try_devices() -> Result<Version, String> {
-    let spec = ProcessSpec::new(crate::Rootfs::Directory(PathBuf::new()), [""; 0]);
+    let wanted = Wanted {
+        limits: Limits::default(),
+        devices: Vec::new(),
+        security: Security::Default,
+        runtime: false,
+    };
     let hierarchies = Hierarchies::find();
     let mut groups = Groups::default();
     let tried = hierarchies.place("devices", None).and_then(|place| {
-        groups.guard_devices(&spec, &hierarchies)?;
+        groups.guard_devices(&wanted, &hierarchies)?;
         Ok(place.version)
     });
     groups.remove();

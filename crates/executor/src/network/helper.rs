@@ -144,7 +144,6 @@ fn start(helper: &Helper, namespace: &OwnedFd) -> Result<(), Fault> {
             .and_then(|()| rustix::stdio::dup2_stdout(&words))
             .and_then(|()| rustix::stdio::dup2_stderr(&words));
         if streams.is_ok() {
-            sys::reset_signals();
             let _failed = execute(helper, ready_end.as_fd());
         }
         127

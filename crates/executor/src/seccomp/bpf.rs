@@ -1,7 +1,7 @@
 //! Turns rules into a classic BPF program (seccomp(2), "Filters").
 //!
 //! Each ABI gets a section of its own. In it, calls with conditions come first, one block each; then the other allowed
-//! numbers as ascending ranges, which is what makes the program short: profiles allow long runs of numbers.
+//! numbers as ascending ranges, searched by halving: profiles allow long runs of numbers.
 
 use super::profile::{Action, ArchRules, Rule, Rules, Test};
 use crate::sys::Instruction;
@@ -79,14 +79,15 @@ fn section(arch: &ArchRules, all: &[ArchRules], default: Action) -> Result<Vec<I
             conditional => body.extend(block(number, conditional, arch.arch.wide(), default)?),
         }
     }
+    // What holds from a number on, up to the next one's.
+    let mut steps = vec![(0, default)];
     for (first, last) in ranges {
-        // The ranges ascend: below this one and above the one before nothing is allowed.
-        body.push(branch(JUMP_GREATER_EQUAL, first, 1, 0));
-        body.push(give(default));
-        body.push(branch(JUMP_GREATER, last, 1, 0));
-        body.push(give(Action::Allow));
+        if first == 0 {
+            steps.clear();
+        }
+        steps.extend([(first, Action::Allow), (last + 1, default)]);
     }
-    body.push(give(default));
+    body.extend(search(&steps)?);
 
     let mut section = vec![instruction(LOAD, NUMBER)];
     let twin = |other: &ArchRules| other.arch != arch.arch && other.arch.audit() == arch.arch.audit();
@@ -101,6 +102,26 @@ fn section(arch: &ArchRules, all: &[ArchRules], default: Action) -> Result<Vec<I
     section.push(give(Action::Errno(ENOSYS)));
     section.extend(body);
     Ok(section)
+}
+
+/// Halves until one step is left. The kernel runs the program for every number when it is installed, so that short ways count.
+fn search(steps: &[(u32, Action)]) -> Result<Vec<Instruction>, String> {
+    let (lower, upper) = steps.split_at(steps.len() / 2);
+    let [(first, action), ..] = *upper else { return Err("a seccomp profile without a rule".to_owned()) };
+    if lower.is_empty() {
+        return Ok(vec![give(action)]);
+    }
+    let (lower, upper) = (search(lower)?, search(upper)?);
+    let mut code = match u8::try_from(lower.len()) {
+        Ok(length) => vec![branch(JUMP_GREATER_EQUAL, first, length, 0)],
+        Err(_) => {
+            let length = u32::try_from(lower.len()).map_err(|error| error.to_string())?;
+            vec![branch(JUMP_GREATER_EQUAL, first, 0, 1), instruction(JUMP, length)]
+        }
+    };
+    code.extend(lower);
+    code.extend(upper);
+    Ok(code)
 }
 
 /// The highest number for which the rules are asked at all.

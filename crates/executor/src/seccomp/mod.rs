@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::sys::Instruction;
 
 /// Linux capabilities that a sandboxed process has, as bits: Docker's default set.
-pub(crate) use profile::{DEFAULT_CAPABILITIES, DEFAULT_CAPABILITY_NAMES};
+pub(crate) use profile::{DEFAULT_CAPABILITIES, DEFAULT_CAPABILITY_NAMES, kernel_version};
 
 /// How the kernel names the ABI of this binary; `None` for one without a profile.
 pub(crate) fn native_audit() -> Option<u32> {

@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "isolation::no_disks", needs: Needs::Root, run: no_disks },
     Case { name: "isolation::working_directory_is_inside", needs: Needs::Nothing, run: cwd_is_inside },
     Case { name: "isolation::seccomp", needs: Needs::Nothing, run: seccomp },
+    Case { name: "isolation::seccomp_of_32_bits", needs: Needs::Nothing, run: seccomp_of_32_bits },
     Case { name: "isolation::setuid_programs_work", needs: Needs::Ids, run: setuid_programs_work },
     Case { name: "isolation::binary_is_out_of_reach", needs: Needs::Nothing, run: binary_is_out_of_reach },
     Case { name: "isolation::links_do_not_lead_out", needs: Needs::Nothing, run: links_do_not_lead_out },
@@ -303,6 +304,52 @@ fn seccomp(fixture: &Fixture) {
     let expected = "inet ok\nthread ok\nalg EPERM\nvsock EPERM\nfsopen EPERM\nopen_tree EPERM\nsetns EPERM\npivot EPERM\n";
     assert_eq!(fixture.output_of(with_host_libraries(fixture, &["/probe", "probe"])), expected);
 }
+
+/// A program for i386 that asks for a key, which nothing but the profile refuses, and ends with the error's number: its calls have other
+/// numbers than those of the machine.
+#[cfg(target_arch = "x86_64")]
+fn seccomp_of_32_bits(fixture: &Fixture) {
+    let code: &[u8] = &[
+        0xb8, 0x20, 0x01, 0x00, 0x00, // mov eax, 288: keyctl
+        0x31, 0xdb, // xor ebx, ebx: KEYCTL_GET_KEYRING_ID
+        0xb9, 0xff, 0xff, 0xff, 0xff, // mov ecx, -1: KEY_SPEC_THREAD_KEYRING
+        0x31, 0xd2, // xor edx, edx: do not make it
+        0xcd, 0x80, // int 0x80
+        0xf7, 0xd8, // neg eax
+        0x89, 0xc3, // mov ebx, eax
+        0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1: exit
+        0xcd, 0x80, // int 0x80
+    ];
+    // elf(5): the header, one segment, and the code behind both.
+    let (base, headers) = (0x0804_8000_u32, 84_u32);
+    let size = headers + u32::try_from(code.len()).unwrap();
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let halves = |halves: &[u16]| halves.iter().flat_map(|half| half.to_le_bytes()).collect::<Vec<_>>();
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    program.extend(halves(&[2, 3])); // executable, i386
+    program.extend(words(&[1, base + headers, 52, 0, 0]));
+    program.extend(halves(&[52, 32, 1, 40, 0, 0]));
+    program.extend(words(&[1, 0, base, base, size, size, 5, 0x1000])); // loaded, read and executed
+    program.extend(code);
+    let path = fixture.lower.join("bin/program-of-32-bits");
+    std::fs::write(&path, program).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let outside = std::process::Command::new(&path).status();
+    match outside {
+        // ENOKEY: there is none.
+        Ok(status) => assert_eq!(status.code(), Some(126), "without a profile"),
+        Err(error) => {
+            eprintln!("this kernel runs no programs for i386: {error}");
+            return;
+        }
+    }
+    let (code, ..) = fixture.run(fixture.spec(&["/bin/program-of-32-bits"]));
+    assert_eq!(code, 1, "EPERM");
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn seccomp_of_32_bits(_: &Fixture) {}
 
 /// Runs inside: says something over a socket and prints the answer.
 pub(crate) fn connect(path: &str) -> ExitCode {

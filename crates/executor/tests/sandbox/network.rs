@@ -128,9 +128,14 @@ fn ports_are_free_again(fixture: &Fixture) {
         let output = fixture.output_of(private(fixture, serve));
         output.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let (first, second) = (run(), run());
+    let first = run();
+    if is_host_network(&first[2]) {
+        // There it does, as in any program.
+        return;
+    }
+    let second = run();
     assert_eq!((&first[..2], &second[..2]), (&["served".to_owned(), "1".to_owned()][..], &first[..2]));
-    assert_eq!(first[2] == second[2], is_host_network(&first[2]), "the same network as it was left");
+    assert_ne!(first[2], second[2], "not the network as it was left");
 }
 
 fn is_host_network(name: &str) -> bool {
@@ -204,19 +209,24 @@ fn ends_with_the_caller(fixture: &Fixture) {
     if !has_helper() {
         return;
     }
-    let helpers = |of: u32| -> usize {
+    let helpers = |of: u32| -> Vec<u32> {
         let named = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let is_helper = |name: String| name.starts_with("slirp4netns") || name.starts_with("pasta");
-        crate::leaving::descendants(of).into_iter().filter(|pid| is_helper(named(*pid))).count()
+        crate::leaving::descendants(of).into_iter().filter(|pid| is_helper(named(*pid))).collect()
+    };
+    let parent = |pid: u32| -> u32 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, rest) = stat.rsplit_once(") ").unwrap();
+        rest.split(' ').nth(1).unwrap().parse().unwrap()
     };
     if !fixture.is_root() {
         let own = std::process::id();
         {
             let sandbox = Sandbox::new();
             fixture.runtime.block_on(sandbox.private_network()).unwrap();
-            assert!(helpers(own) > 0);
+            assert!(!helpers(own).is_empty());
         }
-        eventually("the helper ends with the network", || helpers(own) == 0);
+        eventually("the helper ends with the network", || helpers(own).is_empty());
     }
     for which in 0..3 {
         let mut command = private_runner(fixture);
@@ -225,13 +235,14 @@ fn ends_with_the_caller(fixture: &Fixture) {
         let ready = fixture.dir.path().join("ready");
         eventually("the network is there", || ready.exists());
         std::fs::remove_file(&ready).unwrap();
-        let below = crate::leaving::descendants(caller.0.id());
-        assert!(helpers(caller.0.id()) > 0 && below.len() > 2, "{below:?}");
-        // The caller; its guard; the init process above the helper.
-        let victim = [caller.0.id(), below[0], below[1]][which];
+        let helpers = helpers(caller.0.id());
+        let init = parent(helpers[0]);
+        let guard = parent(init);
+        assert_eq!(parent(guard), caller.0.id());
+        let victim = [caller.0.id(), guard, init][which];
         crate::leaving::kill(&[victim]);
         eventually("the helper is gone", || {
-            below.iter().all(|pid| {
+            helpers.iter().chain([&guard, &init]).all(|pid| {
                 let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 status.is_empty() || status.contains(") Z ")
             })

@@ -14,6 +14,11 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "process::signals", needs: Needs::Nothing, run: signals },
     Case { name: "process::programs_that_cannot_run", needs: Needs::Nothing, run: programs_that_cannot_run },
     Case { name: "process::output_as_it_comes", needs: Needs::Nothing, run: output_as_it_comes },
+    Case {
+        name: "process::joined_output_is_in_order",
+        needs: Needs::Nothing,
+        run: joined_output_is_in_order,
+    },
     Case { name: "process::much_output", needs: Needs::Nothing, run: much_output },
     Case { name: "process::daemons_do_not_hold_it", needs: Needs::Nothing, run: daemons_do_not_hold_it },
     Case { name: "process::users", needs: Needs::Ids, run: users },
@@ -102,6 +107,17 @@ fn output_as_it_comes(fixture: &Fixture) {
     assert_eq!(recorder.text(OutputStream::Stderr), "error\n");
     let between = recorder.time_of("second").unwrap() - recorder.time_of("first").unwrap();
     assert!(between > Duration::from_millis(400), "{between:?}");
+}
+
+fn joined_output_is_in_order(fixture: &Fixture) {
+    let recorder = Recorder::default();
+    let script = "i=0; while [ $i -lt 500 ]; do echo $i; i=$((i+1)); echo $i >&2; i=$((i+1)); done; echo named > /dev/stderr";
+    let mut spec = fixture.shell(script);
+    spec.stdio = executor::Stdio::Joined;
+    fixture.run_with(spec, &recorder).unwrap();
+    let expected: String = (0..500).map(|number| format!("{number}\n")).collect();
+    assert_eq!(recorder.text(OutputStream::Stdout), expected + "named\n");
+    assert_eq!(recorder.text(OutputStream::Stderr), "");
 }
 
 fn much_output(fixture: &Fixture) {

@@ -85,6 +85,8 @@ pub(crate) fn runc(fixture: &Fixture, spec: ProcessSpec, edit: impl FnOnce(&mut 
     config["root"] = json!({"path": fixture.lower, "readonly": false});
     config["linux"]["seccomp"] = defaults.seccomp;
     let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+    // There already where the machine has control groups of version 2 only.
+    namespaces.retain(|namespace| namespace["type"] != "cgroup");
     namespaces.push(json!({"type": "cgroup"}));
     if spec.network == Network::Host {
         namespaces.retain(|namespace| namespace["type"] != "network");
@@ -99,5 +101,9 @@ pub(crate) fn runc(fixture: &Fixture, spec: ProcessSpec, edit: impl FnOnce(&mut 
     std::fs::write(&file, config.to_string()).unwrap();
     let name = format!("executor-{}", bundle.file_name().unwrap().to_str().unwrap());
     let state = fixture.dir.path().join("runc");
-    Command::new("runc").arg("--root").arg(state).args(["run", &name]).current_dir(bundle).output().unwrap()
+    let mut runc = Command::new("runc");
+    let ran = runc.arg("--root").arg(state).args(["run", &name]).current_dir(bundle).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(!said.contains("runc run failed"), "{said}");
+    ran
 }

@@ -34,7 +34,7 @@ impl<'a> Portable<'a> {
         let scratch = builder
             .prefix(".export-")
             .tempdir_in(destination)
-            .map_err(|error| ExportError::io("write to", destination)(plain(error)))?;
+            .map_err(|error| ExportError::io("write to", destination)(plain(&error)))?;
         let null = scratch.path().join("null");
         let devices = mknodat(CWD, &null, FileType::CharacterDevice, Mode::empty(), makedev(1, 3)).is_ok();
         Ok(Portable { tree, devices, known: Mutex::default(), scratch })

@@ -4,6 +4,7 @@
 mod pattern;
 mod scan;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -101,20 +102,40 @@ impl Expander {
             let words = text.split_whitespace().map(str::to_owned).collect();
             return Ok(Expanded { text: text.to_owned(), words, ..Expanded::default() });
         }
-        Scan::new(*self, text, variables).run()
+        Scan::new(*self, text, variables, true).run()
+    }
+
+    /// The same for who needs no words: there are none in what it gives.
+    pub(crate) fn expand_whole(
+        &self,
+        text: &str,
+        variables: &dyn Variables,
+    ) -> Result<Expanded, ExpandError> {
+        if self.leaves(text) {
+            return Ok(Expanded { text: text.to_owned(), ..Expanded::default() });
+        }
+        Scan::new(*self, text, variables, false).run()
     }
 
     /// The same for who needs the text alone.
-    pub(crate) fn expand_text(&self, text: String, variables: &dyn Variables) -> Result<String, ExpandError> {
-        if self.leaves(&text) {
-            return Ok(text);
+    pub(crate) fn expand_text<'t>(
+        &self,
+        text: &'t str,
+        variables: &dyn Variables,
+    ) -> Result<Cow<'t, str>, ExpandError> {
+        if self.leaves(text) {
+            return Ok(text.into());
         }
-        Scan::new(*self, &text, variables).run().map(|expanded| expanded.text)
+        Scan::new(*self, text, variables, false).run().map(|expanded| expanded.text.into())
     }
 
     /// Whether nothing in `text` means anything.
     fn leaves(&self, text: &str) -> bool {
-        !text.contains(['$', '\'', '"', self.escape])
+        !text.contains(|c| self.has_meaning(c))
+    }
+
+    fn has_meaning(&self, c: char) -> bool {
+        matches!(c, '$' | '\'' | '"') || c == self.escape
     }
 }
 

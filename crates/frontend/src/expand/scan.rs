@@ -16,6 +16,8 @@ pub(super) struct Scan<'a> {
     at: usize,
     depth: usize,
     variables: &'a dyn Variables,
+    /// Somebody asks for the words.
+    splits: bool,
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
 }
@@ -24,43 +26,60 @@ pub(super) struct Scan<'a> {
 #[derive(Default)]
 struct Output {
     text: String,
-    words: Vec<String>,
-    word: String,
+    words: Option<Words>,
+}
+
+#[derive(Default)]
+struct Words {
+    all: Vec<String>,
+    open: String,
 }
 
 impl Output {
-    /// A character that separates words when it is a blank.
-    fn push(&mut self, c: char) {
-        self.text.push(c);
-        if !c.is_whitespace() {
-            self.word.push(c);
-        } else if !self.word.is_empty() {
-            self.words.push(std::mem::take(&mut self.word));
+    /// Text whose blanks separate words.
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        let Some(words) = &mut self.words else { return };
+        for c in text.chars() {
+            if c.is_whitespace() {
+                words.end();
+            } else {
+                words.open.push(c);
+            }
         }
     }
 
     /// Text that was quoted or escaped.
     fn push_literal(&mut self, text: &str) {
         self.text.push_str(text);
-        self.word.push_str(text);
+        if let Some(words) = &mut self.words {
+            words.open.push_str(text);
+        }
     }
+}
 
-    fn end_word(&mut self) {
-        if !self.word.is_empty() {
-            self.words.push(std::mem::take(&mut self.word));
+impl Words {
+    fn end(&mut self) {
+        if !self.open.is_empty() {
+            self.all.push(std::mem::take(&mut self.open));
         }
     }
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(how: Expander, text: &'a str, variables: &'a dyn Variables) -> Self {
-        Self { how, text, at: 0, depth: 0, variables, used: BTreeSet::new(), unset: BTreeSet::new() }
+    pub(super) fn new(how: Expander, text: &'a str, variables: &'a dyn Variables, splits: bool) -> Self {
+        Self { how, text, at: 0, depth: 0, variables, splits, used: BTreeSet::new(), unset: BTreeSet::new() }
     }
 
     pub(super) fn run(mut self) -> Result<Expanded> {
-        let mut out = self.until(None, false)?;
-        out.end_word();
-        Ok(Expanded { text: out.text, words: out.words, used: self.used, unset: self.unset })
+        let out =
+            Output { text: String::with_capacity(self.text.len()), words: self.splits.then(Words::default) };
+        let out = self.until(out, None, false)?;
+        let words = out.words.map(|mut words| {
+            words.end();
+            words.all
+        });
+        Ok(Expanded { text: out.text, words: words.unwrap_or_default(), used: self.used, unset: self.unset })
     }
 
     fn peek(&self) -> Option<char> {
@@ -94,8 +113,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads up to `stop` (consumed) or the end. With `raw`, escapes are kept: the text is a pattern.
-    fn until(&mut self, stop: Option<char>, raw: bool) -> Result<Output> {
-        let mut out = Output::default();
+    fn until(&mut self, mut out: Output, stop: Option<char>, raw: bool) -> Result<Output> {
         let start = self.at;
         while let Some(c) = self.peek() {
             if Some(c) == stop {
@@ -107,7 +125,7 @@ impl<'a> Scan<'a> {
                     let from = self.at;
                     let value = self.dollar()?;
                     self.checked(from, out.text.len() + value.len())?;
-                    value.chars().for_each(|c| out.push(c));
+                    out.push(&value);
                 }
                 '\'' if self.how.quoting => {
                     let text = self.single_quotes()?;
@@ -129,9 +147,14 @@ impl<'a> Scan<'a> {
                         out.push_literal(c.encode_utf8(&mut utf8));
                     }
                 }
-                c => {
-                    self.at += c.len_utf8();
-                    out.push(c);
+                _ => {
+                    // This character, and those after it that mean nothing either.
+                    let rest = &self.text[self.at..];
+                    let mut others = rest.char_indices().skip(1);
+                    let end = others.find(|(_, c)| Some(*c) == stop || self.how.has_meaning(*c));
+                    let length = end.map_or(rest.len(), |(at, _)| at);
+                    out.push(&rest[..length]);
+                    self.at += length;
                 }
             }
         }
@@ -144,7 +167,7 @@ impl<'a> Scan<'a> {
     /// As [`Scan::until`] within `${…}` that began at `from`; without `stop` before the end of the text, the brace was
     /// never closed.
     fn inner(&mut self, from: usize, stop: char, raw: bool) -> Result<String> {
-        let found = self.until(Some(stop), raw);
+        let found = self.until(Output::default(), Some(stop), raw);
         found.map(|out| out.text).map_err(|error| match error.message.as_str() {
             "" => self.error(from, format!("`${{` without `{stop}`")),
             _ => error,
@@ -218,7 +241,7 @@ impl<'a> Scan<'a> {
             if name.is_empty() {
                 return Ok("$".into());
             }
-            let value = self.look_up(&name);
+            let value = self.look_up(name);
             return Ok(match value {
                 None if self.how.keep_unset => format!("${name}").into(),
                 value => value.unwrap_or_default().into(),
@@ -249,18 +272,18 @@ impl<'a> Scan<'a> {
         match self.next() {
             None => Err(self.error(from, "`${` without `}`")),
             Some('}') => {
-                let value = self.look_up(&name);
+                let value = self.look_up(name);
                 Ok(match value {
                     None if self.how.keep_unset => self.text[from..self.at].into(),
                     value => value.unwrap_or_default().into(),
                 })
             }
-            Some('/') => self.replacement(from, &name).map(Cow::from),
-            Some(c @ ('#' | '%')) => self.trimming(from, &name, c).map(Cow::from),
-            Some(c @ ('+' | '-' | '?')) => self.alternative(from, &name, c, false),
+            Some('/') => self.replacement(from, name).map(Cow::from),
+            Some(c @ ('#' | '%')) => self.trimming(from, name, c).map(Cow::from),
+            Some(c @ ('+' | '-' | '?')) => self.alternative(from, name, c, false),
             Some(':') => match self.next() {
                 None => Err(self.error(from, "`${` without `}`")),
-                Some(c @ ('+' | '-' | '?')) => self.alternative(from, &name, c, true),
+                Some(c @ ('+' | '-' | '?')) => self.alternative(from, name, c, true),
                 Some(_) => Err(self.unknown_operator(from, operator)),
             },
             Some(_) => Err(self.unknown_operator(from, operator)),
@@ -349,7 +372,7 @@ impl<'a> Scan<'a> {
     }
 
     /// A name: letters, digits and `_`; only digits when it begins with one; or one of the shell's special parameters.
-    fn name(&mut self) -> String {
+    fn name(&mut self) -> &'a str {
         let rest = &self.text[self.at..];
         let length_while = |keep: fn(char) -> bool| rest.find(|c: char| !keep(c)).unwrap_or(rest.len());
         let length = match rest.chars().next() {
@@ -358,7 +381,7 @@ impl<'a> Scan<'a> {
             _ => length_while(|c| c.is_alphanumeric() || c == '_'),
         };
         self.at += length;
-        rest[..length].to_owned()
+        &rest[..length]
     }
 
     fn look_up(&mut self, name: &str) -> Option<&'a str> {
@@ -366,7 +389,12 @@ impl<'a> Scan<'a> {
             return None;
         }
         let value = self.variables.get(name);
-        let seen = if value.is_some() { &mut self.used } else { &mut self.unset };
+        let seen = match value {
+            // Who asks for no words does not ask for these either.
+            Some(_) if !self.splits => return value,
+            Some(_) => &mut self.used,
+            None => &mut self.unset,
+        };
         if !seen.contains(name) {
             seen.insert(name.to_owned());
         }

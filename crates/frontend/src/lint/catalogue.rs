@@ -1,4 +1,5 @@
-//! The published rules with their descriptions, BuildKit's `frontend/dockerfile/linter/ruleset.go`.
+//! The published rules with their descriptions, BuildKit's `frontend/dockerfile/linter/ruleset.go`, and two more about mistakes that
+//! BuildKit is silent about.
 
 /// A build check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -6,7 +7,7 @@ pub struct Rule {
     /// As it is skipped by: `StageNameCasing`.
     pub name: &'static str,
     description: &'static str,
-    /// Of the page that explains it; the last component of its address. `None` where upstream has no page.
+    /// Of the page that explains it; the last component of its address. `None` where upstream has no page, or not the rule.
     page: Option<&'static str>,
 }
 
@@ -16,8 +17,11 @@ impl Rule {
         self.description
     }
 
-    /// The address of the page that explains it.
+    /// Where it is explained: the address of upstream's page, or this project's file.
     pub fn url(&self) -> Option<String> {
+        if super::OWN.contains(&self.name) {
+            return Some(format!("docs/checks/{}.md", self.name));
+        }
         self.page.map(|page| format!("https://docs.docker.com/go/dockerfile/rule/{page}/"))
     }
 }
@@ -36,7 +40,7 @@ const fn published(name: &'static str, page: &'static str, description: &'static
     Rule { name, description, page: Some(page) }
 }
 
-const RULES: [Rule; 22] = [
+const RULES: [Rule; 24] = [
     published("StageNameCasing", "stage-name-casing", "Stage names should be lowercase"),
     published(
         "FromAsCasing",
@@ -130,4 +134,14 @@ const RULES: [Rule; 22] = [
         "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future \
          release",
     ),
+    Rule {
+        name: "EmptyCopySource",
+        description: "The sources of COPY and ADD should not be empty, which means everything",
+        page: None,
+    },
+    Rule {
+        name: "MalformedJSONArgs",
+        description: "Arguments in brackets should be a JSON array of strings",
+        page: None,
+    },
 ];

@@ -119,9 +119,17 @@ fn default_bases(dockerfile: &Dockerfile, defaults: &GlobalArgs, checks: &Checks
 }
 
 fn is_lower(text: &str) -> bool {
-    text == text.to_lowercase()
+    if text.is_ascii() {
+        !text.bytes().any(|byte| byte.is_ascii_uppercase())
+    } else {
+        text == text.to_lowercase()
+    }
 }
 
 fn is_upper(text: &str) -> bool {
-    text == text.to_uppercase()
+    if text.is_ascii() {
+        !text.bytes().any(|byte| byte.is_ascii_lowercase())
+    } else {
+        text == text.to_uppercase()
+    }
 }

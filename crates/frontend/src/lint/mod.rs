@@ -17,6 +17,9 @@ use crate::{Options, go};
 /// The rules that are off unless asked for.
 const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
 
+/// The rules that upstream does not have: a build that it accepts with `error=true` is not to fail here.
+pub(crate) const OWN: [&str; 2] = ["EmptyCopySource", "MalformedJSONArgs"];
+
 /// `skip=A,B|all;error=true;experimental=A,B|all`, from `# check=` and `BUILDKIT_DOCKERFILE_CHECK`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checks {

@@ -1,4 +1,4 @@
-//! One function a rule: the finding in BuildKit's words.
+//! One function a rule: the finding in BuildKit's words, where BuildKit has the rule.
 
 use parser::{Diagnostic, Span};
 
@@ -10,6 +10,16 @@ fn rule(name: &'static str, span: Span, message: String) -> Diagnostic {
 
 fn hint(sign: &str, suggestion: Option<&str>) -> String {
     suggestion.map(|name| format!(" (did you mean {sign}{name}?)")).unwrap_or_default()
+}
+
+/// `whole` is what an empty path stands for, and `unset` has the variables without a value that made it empty.
+pub(crate) fn empty_copy_source(span: Span, unset: &[String], whole: &str) -> Diagnostic {
+    let why = match unset {
+        [] => String::new(),
+        [name] => format!(": `{name}` has no value"),
+        names => format!(": `{}` have no values", names.join("` and `")),
+    };
+    rule("EmptyCopySource", span, format!("The source is empty{why}, so {whole} is copied"))
 }
 
 pub(crate) fn stage_name_casing(span: Span, name: &str) -> Diagnostic {

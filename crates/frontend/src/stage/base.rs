@@ -1,6 +1,7 @@
 //! What a stage begins with.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use files::{PathSelection, Selection};
 use graph::{Copy, Input, Op, Vertex};
@@ -30,7 +31,7 @@ pub(super) fn of(all: &mut Lowering<'_>, index: usize, checks: &Checks) -> Optio
         Origin::Directory(name) => of_directory(all, index, name),
     };
     if state.scope().get("PATH").is_none() {
-        state.set_env("PATH", DEFAULT_PATH);
+        state.set_env("PATH", &DEFAULT_PATH.to_owned().into());
     }
     let workdir = &mut state.config.config.working_dir;
     if !workdir.is_empty() {
@@ -49,9 +50,9 @@ fn of_image(
     let node = &stages.nodes[index];
     let image = all.images.get(request)?.clone();
     let name = match &request.origin {
-        ImageOrigin::Reference(reference) => reference.to_string(),
-        ImageOrigin::Context(_) if node.replaced => stages.display_name(index),
-        ImageOrigin::Context(_) => node.base_name.clone(),
+        _ if node.replaced && matches!(request.origin, ImageOrigin::Context(_)) => stages.display_name(index),
+        ImageOrigin::Reference(reference) => node.shown_base.clone().unwrap_or_else(|| reference.to_string()),
+        ImageOrigin::Context(_) => node.shown_base.as_ref().unwrap_or(&node.base_name).clone(),
     };
     let platform = all.multi_platform.then(|| node.platform.to_string());
     let stage = (!stages.single()).then(|| stages.display_name(index));
@@ -65,6 +66,9 @@ fn of_image(
         let span = node.ast.from.kind.base.span;
         let finding = rules::invalid_base_image_platform(span, &node.base_name, &expected, &actual);
         all.findings.lint(checks, finding);
+    }
+    for entry in image.config.config.env.iter().flatten() {
+        all.definition.hide(entry.split_once('=').unwrap_or((entry, "")));
     }
     let mut state = StageState::new(vertex, inherited_config(&image), node.platform.clone());
     // Triggers run here and are gone.
@@ -180,10 +184,20 @@ pub(super) fn step_name(
     onbuild: bool,
     title: &str,
 ) -> String {
-    let words: String = [platform, stage].into_iter().flatten().map(|word| format!("{word} ")).collect();
-    let width = total.to_string().len();
-    let onbuild = if onbuild { "ONBUILD " } else { "" };
-    format!("[{words}{number:>width$}/{total}] {onbuild}{title}")
+    let mut name = String::with_capacity(title.len() + 32);
+    name.push('[');
+    for word in [platform, stage].into_iter().flatten() {
+        name.push_str(word);
+        name.push(' ');
+    }
+    let width = total.checked_ilog10().map_or(1, |tens| tens as usize + 1);
+    // A string takes everything.
+    let _ = write!(name, "{number:>width$}/{total}] ");
+    if onbuild {
+        name.push_str("ONBUILD ");
+    }
+    name.push_str(title);
+    name
 }
 
 /// What the target's config says about its platform, and the labels of the command line.

@@ -9,6 +9,7 @@ use parser::{
 };
 
 use super::{StageLowering, signal};
+use crate::shown::{Secretive, Text};
 use crate::{OutlineArg, go, lint::rules};
 
 impl StageLowering<'_, '_> {
@@ -16,11 +17,15 @@ impl StageLowering<'_, '_> {
         let Some(pairs) = self.pairs(of, &env.pairs, env.legacy) else { return };
         let mut created_by = "ENV".to_owned();
         for (key, value) in pairs {
-            if let Some(finding) = rules::secrets_used_in_arg_or_env(of.span, "ENV", &key) {
+            if let Some(finding) = rules::secrets_used_in_arg_or_env(of.span, "ENV", key.shown()) {
                 self.lint(finding);
             }
-            created_by.push_str(&format!(" {key}={value}"));
-            self.state.set_env(&key, &value);
+            self.all.definition.hide((&key.value, &value.value));
+            let value = value.of_variable(&key.value);
+            for part in [" ", key.shown(), "=", value.shown()] {
+                created_by.push_str(part);
+            }
+            self.state.set_env(&key.value, &value);
         }
         self.state.remember(created_by, false);
     }
@@ -29,14 +34,16 @@ impl StageLowering<'_, '_> {
         let Some(pairs) = self.pairs(of, &label.pairs, label.legacy) else { return };
         let mut created_by = "LABEL".to_owned();
         for (key, value) in pairs {
-            created_by.push_str(&format!(" {key}={value}"));
-            self.config().config.labels.get_or_insert_default().insert(key, value);
+            for part in [" ", key.shown(), "=", value.shown()] {
+                created_by.push_str(part);
+            }
+            self.config().config.labels.get_or_insert_default().insert(key.value, value.value);
         }
         self.state.remember(created_by, false);
     }
 
     /// All pairs, expanded with the variables from before the instruction.
-    fn pairs(&mut self, of: &Instruction, pairs: &[Pair], legacy: bool) -> Option<Vec<(String, String)>> {
+    fn pairs(&mut self, of: &Instruction, pairs: &[Pair], legacy: bool) -> Option<Vec<(Text, Text)>> {
         if legacy {
             self.lint(rules::legacy_key_value_format(of.span, &of.keyword));
         }
@@ -58,14 +65,24 @@ impl StageLowering<'_, '_> {
                 self.lint(finding);
             }
             let value = match (self.all.build_args.get(key), &name.value) {
-                (Some(value), _) => Some(value.clone()),
-                (None, Some(word)) => self.expand(of, word),
-                (None, None) => crate::Variables::get(self.all.globals, key).map(str::to_owned),
+                (Some(value), _) => Some(value.clone().into()),
+                (None, Some(word)) => self.expand_shown(of, word),
+                (None, None) => self
+                    .all
+                    .globals
+                    .with_shown(key)
+                    .map(|(value, shown)| Text::new(value.to_owned(), shown.map(str::to_owned))),
             };
-            self.outline_arg(of, key, name.value.is_none(), value.as_deref());
-            created_by.push_str(&format!(" {key}"));
+            let value = value.map(|value| {
+                self.all.definition.hide((key, &value.value));
+                value.of_variable(key)
+            });
+            self.outline_arg(of, key, name.value.is_none(), value.as_ref().map(|value| value.value.as_str()));
+            created_by.push(' ');
+            created_by.push_str(key);
             if let Some(value) = &value {
-                created_by.push_str(&format!("={value}"));
+                created_by.push('=');
+                created_by.push_str(value.shown());
             }
             self.state.declare(key, value);
         }
@@ -188,33 +205,35 @@ impl StageLowering<'_, '_> {
     }
 
     pub(super) fn stopsignal(&mut self, of: &Instruction, stopsignal: &Stopsignal) {
-        let Some(signal) = self.expand(of, &stopsignal.signal) else { return };
-        if !signal::is_valid(&signal) {
-            let error = Diagnostic::error(stopsignal.signal.span, format!("`{signal}` is no signal"))
+        let Some(signal) = self.expand_shown(of, &stopsignal.signal) else { return };
+        if !signal::is_valid(&signal.value) {
+            let message = format!("`{}` is no signal", signal.shown());
+            let error = Diagnostic::error(stopsignal.signal.span, message)
                 .with_help("signals are names as SIGTERM or TERM, and numbers");
             self.report(error);
             return;
         }
-        self.state.remember(format!("STOPSIGNAL {signal}"), false);
-        self.config().config.stop_signal = signal;
+        self.state.remember(format!("STOPSIGNAL {}", signal.shown()), false);
+        self.config().config.stop_signal = signal.value;
     }
 
     pub(super) fn user(&mut self, of: &Instruction, user: &User) {
-        let Some(user) = self.expand(of, &user.user) else { return };
-        self.state.remember(format!("USER {user}"), false);
-        self.config().config.user = user;
+        let Some(user) = self.expand_shown(of, &user.user) else { return };
+        self.state.remember(format!("USER {}", user.shown()), false);
+        self.config().config.user = user.value;
     }
 
     pub(super) fn volume(&mut self, of: &Instruction, volume: &Volume) {
         let Some(paths) = self.expand_all(of, &volume.paths) else { return };
         for (path, word) in paths.iter().zip(&volume.paths) {
-            if path.is_empty() {
+            if path.value.is_empty() {
                 self.report(Diagnostic::error(word.span, "the path of a volume is empty"));
                 return;
             }
         }
-        self.state.remember(format!("VOLUME {}", go::list(&paths)), false);
+        let shown: Vec<&str> = paths.iter().map(Text::shown).collect();
+        self.state.remember(format!("VOLUME {}", go::list(&shown)), false);
         let volumes = self.config().config.volumes.get_or_insert_default();
-        volumes.extend(paths.into_iter().map(|path| (path, serde_json::json!({}))));
+        volumes.extend(paths.into_iter().map(|path| (path.value, serde_json::json!({}))));
     }
 }

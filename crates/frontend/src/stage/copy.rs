@@ -12,6 +12,9 @@ use crate::lint::rules;
 use crate::stages::{BUILD_CONTEXT, Origin, copied_from};
 use crate::{paths, url};
 
+/// What is copied when nothing else is said.
+const THE_CONTEXT: &str = "the whole context";
+
 /// The kinds of sources of ADD.
 enum Added {
     Local,
@@ -21,8 +24,11 @@ enum Added {
 
 impl StageLowering<'_, '_> {
     pub(super) fn copy(&mut self, of: &Instruction, copy: &Copy) {
+        let whole = copied_from(copy)
+            .map_or_else(|| THE_CONTEXT.to_owned(), |from| format!("all of `{}`", from.name));
         let words = Words {
             sources: &copy.sources,
+            whole: &whole,
             dest: &copy.dest,
             chown: copy.chown.as_ref(),
             chmod: copy.chmod.as_ref(),
@@ -39,6 +45,7 @@ impl StageLowering<'_, '_> {
         transfer.parents = copy.parents.as_ref().is_some_and(|parents| parents.value);
         let mut sources = Sources::default();
         for (source, span) in &transfer.sources {
+            let source = source.value.as_str();
             let what = match GitReference::parse(source) {
                 Ok(Some(_)) | Err(_) => Some("repository"),
                 Ok(None) => url::is_http(source).then_some("URL"),
@@ -58,6 +65,7 @@ impl StageLowering<'_, '_> {
     pub(super) fn add(&mut self, of: &Instruction, add: &Add) {
         let words = Words {
             sources: &add.sources,
+            whole: THE_CONTEXT,
             dest: &add.dest,
             chown: add.chown.as_ref(),
             chmod: add.chmod.as_ref(),
@@ -74,7 +82,7 @@ impl StageLowering<'_, '_> {
         let Some(added) = self.added(&transfer, add, checksum.as_ref()) else { return };
         for ((source, _), added) in transfer.sources.iter().zip(&added) {
             if matches!(added, Added::Local) {
-                self.check_ignored(of, "Add", source);
+                self.check_ignored(of, "Add", &source.value);
             }
         }
         let sources = self.added_sources(&transfer, added, add.unpack.as_ref().map(|unpack| unpack.value));
@@ -111,13 +119,14 @@ impl StageLowering<'_, '_> {
         }
         let mut all = Vec::new();
         for (source, span) in &transfer.sources {
+            let (shown, source) = (source.shown(), source.value.as_str());
             let added = match GitReference::parse(source) {
                 Ok(Some(git)) => added_git(git, add, checksum, *span).map(Added::Git),
                 Ok(None) if url::is_http(source) => added_http(source, checksum).map(Added::Http),
                 Ok(None) => match checksum {
                     None => Ok(Added::Local),
                     Some(checksum) => {
-                        let message = format!("a checksum is for downloads: `{source}` is a local path");
+                        let message = format!("a checksum is for downloads: `{shown}` is a local path");
                         Err(Box::new(Diagnostic::error(checksum.span, message)))
                     }
                 },
@@ -136,16 +145,16 @@ impl StageLowering<'_, '_> {
             let (vertex, selection, unpacked) = match added {
                 Added::Local => {
                     let vertex = self.all.directory(BUILD_CONTEXT);
-                    (vertex, transfer.select(source, false), unpack.unwrap_or(true))
+                    (vertex, transfer.select(&source.value, false), unpack.unwrap_or(true))
                 }
                 Added::Http(http) => {
                     let selection = files::Selection::Path(transfer.exact(&http.name, false));
-                    let title = format!("[internal] load {}", url::without_user(&http.url));
+                    let title = load_title(source.instead().unwrap_or(&http.url));
                     let vertex = self.all.source(Source::Http(http), title, None);
                     (vertex, selection, unpack.unwrap_or(false))
                 }
                 Added::Git(git) => {
-                    let title = format!("[internal] load {}", url::without_user(&git.remote));
+                    let title = load_title(source.instead().unwrap_or(&git.remote));
                     let vertex = self.all.source(Source::Git(git), title, None);
                     // A directory, so there is nothing that could be unpacked.
                     (vertex, transfer.all(), false)
@@ -163,6 +172,10 @@ impl StageLowering<'_, '_> {
         }
         sources
     }
+}
+
+fn load_title(url: &str) -> String {
+    format!("[internal] load {}", url::without_user(url))
 }
 
 fn added_http(url: &str, checksum: Option<&Spanned<String>>) -> Result<Http, Box<Diagnostic>> {

@@ -4,17 +4,18 @@ use parser::{Diagnostic, Expose, Instruction, Word};
 
 use super::StageLowering;
 use crate::lint::rules;
-use crate::{Expander, go};
+use crate::{Expander, go, shown};
 
 impl StageLowering<'_, '_> {
     pub(super) fn expose(&mut self, of: &Instruction, expose: &Expose) {
         let mut words: Vec<&Word> = expose.ports.iter().collect();
         words.sort_by(|a, b| a.text.cmp(&b.text));
-        let mut ports = Vec::new();
+        let (mut ports, mut shown) = (Vec::new(), Vec::new());
         let mut failed = false;
         for word in words {
-            let expanded = Expander::new(self.all.escape).expand(&word.text, self.scope());
-            let expanded = match expanded {
+            let expander = Expander::new(self.all.escape);
+            let expanded = shown::expand(expander, Expander::expand, &word.text, self.scope());
+            let (expanded, concealed) = match expanded {
                 Ok(expanded) => expanded,
                 Err(error) => {
                     self.report(Diagnostic::error(word.span_of(error.range), error.message));
@@ -31,10 +32,21 @@ impl StageLowering<'_, '_> {
                         if spec.mapped {
                             self.lint(rules::expose_invalid_format(of.span, text));
                         }
+                        // Stars are no port, so they stand for all of them.
+                        shown.extend(match &concealed {
+                            Some(concealed) => vec![concealed.clone()],
+                            None => spec.ports().collect(),
+                        });
                         ports.extend(spec.ports());
                     }
                     Err(message) => {
-                        self.report(Diagnostic::error(word.span, format!("`{text}`: {message}")));
+                        let message = match &concealed {
+                            Some(concealed) => format!("`{concealed}` is no port"),
+                            // It may be what is wrong as a whole.
+                            None if message.starts_with(&format!("`{text}`")) => message,
+                            None => format!("`{text}`: {message}"),
+                        };
+                        self.report(Diagnostic::error(word.span, message));
                         failed = true;
                     }
                 }
@@ -43,7 +55,7 @@ impl StageLowering<'_, '_> {
         if failed {
             return;
         }
-        self.state.remember(format!("EXPOSE {}", go::list(&ports)), false);
+        self.state.remember(format!("EXPOSE {}", go::list(&shown)), false);
         if ports.is_empty() {
             return;
         }

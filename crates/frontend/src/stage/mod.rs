@@ -28,9 +28,10 @@ use variables::Scope;
 use crate::args::GlobalArgs;
 use crate::findings::Findings;
 use crate::lint::{Checks, rules};
+use crate::shown::{Shown, Text};
 use crate::stages::{BUILD_CONTEXT, Node, Origin, Stages, at_trigger};
 use crate::suggest::closest;
-use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables};
+use crate::{Expander, ImageOrigin, ImageRequest, Options, Outline, Variables, shown};
 
 /// From so many on, a variable that does not exist gets no suggestion.
 const MANY_VARIABLES: usize = 1_000;
@@ -66,6 +67,15 @@ pub(crate) struct Lowering<'a> {
     pub(crate) given: usize,
     /// What each of them can be given.
     pub(crate) outlines: BTreeMap<usize, Outline>,
+    /// The vertices of sources that most steps use, once one did.
+    pub(crate) known: KnownSources,
+}
+
+/// Where they are among the vertices.
+#[derive(Default)]
+pub(crate) struct KnownSources {
+    scratch: Option<VertexId>,
+    directories: BTreeMap<String, VertexId>,
 }
 
 impl<'a> Lowering<'a> {
@@ -126,15 +136,24 @@ impl<'a> Lowering<'a> {
     }
 
     fn scratch(&mut self) -> VertexId {
-        self.source(Source::Scratch, "[internal] scratch".to_owned(), None)
+        if let Some(known) = self.known.scratch {
+            return known;
+        }
+        let vertex = self.source(Source::Scratch, "[internal] scratch".to_owned(), None);
+        *self.known.scratch.insert(vertex)
     }
 
     fn directory(&mut self, name: &str) -> VertexId {
+        if let Some(known) = self.known.directories.get(name) {
+            return *known;
+        }
         let title = match name {
             BUILD_CONTEXT => "[internal] load build context".to_owned(),
             name => format!("[context {name}] load from client"),
         };
-        self.source(Source::Local { name: name.to_owned() }, title, None)
+        let vertex = self.source(Source::Local { name: name.to_owned() }, title, None);
+        self.known.directories.insert(name.to_owned(), vertex);
+        vertex
     }
 
     /// An image without layers is the empty tree.
@@ -283,20 +302,26 @@ impl StageLowering<'_, '_> {
         &mut self,
         of: &Instruction,
         words: impl IntoIterator<Item = &'w Word>,
-    ) -> Option<Vec<String>> {
+    ) -> Option<Vec<Text>> {
         // All of them, so that all mistakes are found.
-        let expanded: Vec<Option<String>> = words.into_iter().map(|word| self.expand(of, word)).collect();
+        let expanded: Vec<Option<Text>> = words.into_iter().map(|word| self.expand_shown(of, word)).collect();
         expanded.into_iter().collect()
     }
 
     /// A word, expanded.
     fn expand(&mut self, of: &Instruction, word: &Word) -> Option<String> {
-        let expanded = Expander::new(self.all.escape).expand(&word.text, self.scope());
+        self.expand_shown(of, word).map(|text| text.value)
+    }
+
+    /// A word, expanded, with what is shown of it.
+    fn expand_shown(&mut self, of: &Instruction, word: &Word) -> Option<Text> {
+        let expander = Expander::new(self.all.escape);
+        let expanded = shown::expand(expander, Expander::expand_whole, &word.text, self.scope());
         match expanded {
-            Ok(expanded) => {
-                self.spend(expanded.text.len());
+            Ok((expanded, shown)) => {
+                self.spend(expanded.text.len() + shown.as_ref().map_or(0, String::len));
                 self.report_undefined(of, &expanded.unset);
-                Some(expanded.text)
+                Some(Text::new(expanded.text, shown))
             }
             Err(error) => {
                 self.spend(error.cost());
@@ -322,7 +347,8 @@ impl StageLowering<'_, '_> {
     fn step(&mut self, of: &Instruction, op: Op, inputs: Vec<Input>, title: &str, created_by: String) {
         self.spend(title.len() + created_by.len());
         let name = self.step_name(title);
-        let mut all_inputs = vec![Input::whole(self.state.vertex)];
+        let mut all_inputs = Vec::with_capacity(1 + inputs.len());
+        all_inputs.push(Input::whole(self.state.vertex));
         all_inputs.extend(inputs);
         let vertex = self.vertex(of, op, all_inputs, name);
         self.state.add_layer(vertex, created_by);
@@ -375,9 +401,9 @@ impl StageLowering<'_, '_> {
         }
     }
 
-    /// The instruction as a step's name shows it: its name in capitals, variables replaced.
+    /// The instruction as a step's name shows it: its name in capitals, variables replaced by what of them is shown.
     fn title(&self, of: &Instruction, expander: Expander, suffix: &str) -> String {
-        self.title_with(of, expander, suffix, self.scope())
+        self.title_with(of, expander, suffix, &Shown(self.scope()))
     }
 
     /// The same, with other variables.
@@ -388,12 +414,14 @@ impl StageLowering<'_, '_> {
         suffix: &str,
         variables: &dyn Variables,
     ) -> String {
-        let text = format!("{}{suffix}", of.text);
-        let shown = expander.expand_text(text, variables).unwrap_or_else(|_| format!("{}{suffix}", of.text));
-        match shown.split_once(' ') {
-            Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
-            None => shown.to_uppercase(),
+        let text =
+            if suffix.is_empty() { Cow::from(&of.text) } else { Cow::from([&of.text, suffix].concat()) };
+        let shown = expander.expand_text(&text, variables).unwrap_or(Cow::Borrowed(&text));
+        let (name, rest) = shown.split_at(shown.find(' ').unwrap_or(shown.len()));
+        if name.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return shown.into_owned();
         }
+        name.to_uppercase() + rest
     }
 
     fn config(&mut self) -> &mut ImageConfig {

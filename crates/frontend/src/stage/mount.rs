@@ -99,7 +99,7 @@ impl StageLowering<'_, '_> {
 
     /// Relative targets begin at the working directory, which a mount without any covers.
     fn mount_target(&mut self, span: Span, target: &str) -> Option<String> {
-        let target = paths::clean(&paths::absolute(&self.state.cwd(), target));
+        let target = paths::clean(paths::absolute(&self.state.cwd(), target));
         if target == "/" {
             let error = Diagnostic::error(span, "invalid mount target \"/\"")
                 .with_label("expected a `target` below the root")
@@ -117,7 +117,7 @@ impl StageLowering<'_, '_> {
         from: Option<Origin>,
         mounts: &mut Mounts,
     ) -> Option<CacheMount> {
-        let id = if keys.id.is_empty() { paths::clean(&keys.target) } else { keys.id.clone() };
+        let id = if keys.id.is_empty() { paths::clean(keys.target.as_str()) } else { keys.id.clone() };
         let namespace = self.all.build_args.get("BUILDKIT_CACHE_MOUNT_NS").filter(|name| !name.is_empty());
         let id = namespace.map(|namespace| format!("{namespace}/{id}")).unwrap_or(id);
         let seed = match from {

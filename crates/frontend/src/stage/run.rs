@@ -7,6 +7,7 @@ use parser::{Command, Diagnostic, Heredoc, Instruction, Run, Security, Span};
 use super::StageLowering;
 use super::mount::Mounts;
 use super::variables::Scope;
+use crate::shown::Secretive;
 use crate::{Expander, Variables};
 
 /// The shell of images that set none.
@@ -24,16 +25,14 @@ impl StageLowering<'_, '_> {
         let (Some(args), Some(()), Some(())) = (args, mounted, allowed) else { return };
 
         let title = self.run_title(of, run, &mounts.secret_env);
-        let created_by = format!("RUN {}{} # buildkit", self.state.history_args(), args.join(" "));
+        let created_by = ["RUN ", &self.state.history_args(), &args.join(" "), " # buildkit"].concat();
         let mut env = self.state.process_env();
         if let Some(agent) = mounts.agents.first()
-            && !env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK")
+            && self.scope().get("SSH_AUTH_SOCK").is_none()
         {
-            let mut with_agent = env.to_vec();
-            with_agent.push(("SSH_AUTH_SOCK".to_owned(), agent.clone()));
-            env = with_agent.into();
+            env.push("SSH_AUTH_SOCK".to_owned(), agent.clone());
         }
-        let declared = |name: &String| env.iter().any(|(known, _)| known == name);
+        let declared = |name: &String| self.scope().get(name).is_some();
         let unkeyed_env = self.all.proxies.iter().filter(|(name, _)| !declared(name)).cloned().collect();
         let devices = run
             .devices
@@ -170,7 +169,7 @@ impl StageLowering<'_, '_> {
     }
 }
 
-/// The variables of a step for people: what a secret sets is shown as stars.
+/// The variables of a step for people: what a secret sets is stars, too.
 struct Masked<'a> {
     scope: &'a Scope,
     secrets: &'a [SecretEnv],
@@ -181,7 +180,7 @@ impl Variables for Masked<'_> {
         if self.secrets.iter().any(|secret| secret.variable == name) {
             return Some("****");
         }
-        self.scope.get(name)
+        self.scope.with_shown(name).map(|(value, shown)| shown.unwrap_or(value))
     }
 }
 

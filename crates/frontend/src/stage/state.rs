@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use graph::VertexId;
+use graph::{Environment, VertexId};
 use image::{History, ImageConfig, Platform};
 
 use super::variables::Scope;
 use crate::chain::Chain;
+use crate::shown::Text;
 use crate::{BaseImage, paths};
 
 /// What BuildKit puts into `comment` of its history entries; tools look for it.
@@ -20,16 +21,12 @@ pub(crate) struct StageState {
     pub(crate) base: Option<BaseImage>,
     /// WORKDIR was used in this file.
     pub(crate) workdir_set: bool,
+    /// What is shown in place of the working directory.
+    pub(crate) shown_workdir: Option<String>,
     layer_steps: Chain<VertexId>,
     history: Chain<History>,
-    scope: Arc<Scope>,
-    of_process: OfProcess,
-}
-
-/// What every RUN needs of the variables, made again only when they change.
-#[derive(Clone, Debug, Default)]
-struct OfProcess {
-    env: Option<Arc<[(String, String)]>>,
+    scope: Scope,
+    /// What every RUN says of the arguments, made again only when they change.
     history_args: Option<Arc<str>>,
 }
 
@@ -40,10 +37,11 @@ impl StageState {
             platform,
             base: None,
             workdir_set: false,
+            shown_workdir: None,
             layer_steps: Chain::new(Vec::new()),
             history: Chain::new(std::mem::take(&mut config.history)),
-            scope: Arc::new(Scope::new(config.config.env.take().unwrap_or_default())),
-            of_process: OfProcess::default(),
+            scope: Scope::new(config.config.env.take().unwrap_or_default()),
+            history_args: None,
             config,
         }
     }
@@ -59,17 +57,18 @@ impl StageState {
             platform: self.platform.clone(),
             base: self.base.clone(),
             workdir_set: self.workdir_set,
+            shown_workdir: self.shown_workdir.clone(),
             layer_steps: self.layer_steps.share(),
             history: self.history.share(),
-            scope: self.scope.clone(),
-            of_process: self.of_process.clone(),
+            scope: self.scope.child(),
+            history_args: self.history_args.clone(),
         }
     }
 
     /// The config in full.
     pub(crate) fn full_config(&self) -> ImageConfig {
         let mut config = self.config.clone();
-        config.config.env = Some(self.scope.env().to_vec());
+        config.config.env = Some(self.scope.env());
         config.history = self.history.to_vec();
         config
     }
@@ -85,32 +84,31 @@ impl StageState {
     }
 
     /// Declares an argument; a declaration without a value keeps an earlier one.
-    pub(crate) fn declare(&mut self, name: &str, value: Option<String>) {
-        self.of_process = OfProcess::default();
-        Arc::make_mut(&mut self.scope).declare(name, value);
+    pub(crate) fn declare(&mut self, name: &str, value: Option<Text>) {
+        self.history_args = None;
+        self.scope.declare(name, value);
     }
 
     /// Sets a variable of the image.
-    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
-        self.of_process = OfProcess::default();
-        Arc::make_mut(&mut self.scope).set_env(name, value);
+    pub(crate) fn set_env(&mut self, name: &str, value: &Text) {
+        self.history_args = None;
+        self.scope.set_env(name, value);
     }
 
     /// The environment of a process.
-    pub(crate) fn process_env(&mut self) -> Arc<[(String, String)]> {
-        let scope = &self.scope;
-        self.of_process.env.get_or_insert_with(|| scope.process_env().into()).clone()
+    pub(crate) fn process_env(&mut self) -> Environment {
+        self.scope.process_env().clone()
     }
 
     /// `|2 A=1 B=2 ` as history has it before a command, for the declared arguments.
     pub(crate) fn history_args(&mut self) -> Arc<str> {
         let scope = &self.scope;
-        self.of_process.history_args.get_or_insert_with(|| scope.history_args().into()).clone()
+        self.history_args.get_or_insert_with(|| scope.history_args().into()).clone()
     }
 
     /// The working directory, absolute and clean.
     pub(crate) fn cwd(&self) -> String {
-        paths::clean(&paths::absolute("/", &self.config.config.working_dir))
+        paths::clean(paths::absolute("/", &self.config.config.working_dir))
     }
 
     /// Goes on to `vertex`, which adds a layer.

@@ -5,11 +5,15 @@ use graph::{Copy as CopyOp, Inline, InlineFile, Input, Op, Owner, OwnerId, Verte
 use parser::{CopySource, Diagnostic, Heredoc, Instruction, Span, Spanned, Word};
 
 use super::StageLowering;
+use crate::lint::rules;
+use crate::shown::Text;
 use crate::{Expander, paths};
 
 /// What COPY and ADD have in common, as written.
 pub(super) struct Words<'a> {
     pub(super) sources: &'a [CopySource],
+    /// What they are taken from, all of it.
+    pub(super) whole: &'a str,
     pub(super) dest: &'a Word,
     pub(super) chown: Option<&'a Word>,
     pub(super) chmod: Option<&'a Word>,
@@ -19,11 +23,11 @@ pub(super) struct Words<'a> {
 
 /// The same, expanded.
 pub(super) struct Transfer {
-    pub(super) sources: Vec<(String, Span)>,
+    pub(super) sources: Vec<(Text, Span)>,
     pub(super) heredocs: Vec<InlineFile>,
-    dest: String,
-    chown: String,
-    chmod: String,
+    dest: Text,
+    chown: Text,
+    chmod: Text,
     owner: Option<Owner>,
     mode: Option<ModeChange>,
     link: bool,
@@ -65,26 +69,30 @@ impl Transfer {
 impl StageLowering<'_, '_> {
     /// Expands everything, so that all mistakes are found.
     pub(super) fn transfer(&mut self, of: &Instruction, words: Words<'_>) -> Option<Transfer> {
-        let chown = words.chown.map_or(Some(String::new()), |word| self.expand(of, word));
-        let chmod = words.chmod.map_or(Some(String::new()), |word| self.expand(of, word));
-        let mode = match (words.chmod, chmod.as_deref()) {
+        let chown = words.chown.map_or(Some(Text::default()), |word| self.expand_shown(of, word));
+        let chmod = words.chmod.map_or(Some(Text::default()), |word| self.expand_shown(of, word));
+        let mode = match (words.chmod, &chmod) {
             (Some(word), Some(text)) => self.mode(word, text),
             _ => Some(None),
         };
         let link = words.link.is_some_and(|link| link.value);
-        let owner = match (words.chown, chown.as_deref()) {
-            (Some(word), Some(text)) if !text.is_empty() => self.copied_owner(word, text, link).map(Some),
+        let owner = match (words.chown, &chown) {
+            (Some(word), Some(text)) if !text.value.is_empty() => {
+                self.copied_owner(word, text, link).map(Some)
+            }
             _ => Some(None),
         };
         let mut paths = Vec::new();
         let mut heredocs = Vec::new();
         for source in words.sources {
             match source {
-                CopySource::Path(word) => paths.push(self.expand(of, word).map(|text| (text, word.span))),
+                CopySource::Path(word) => {
+                    paths.push(self.source(of, word, words.whole).map(|text| (text, word.span)))
+                }
                 CopySource::Heredoc(heredoc) => heredocs.push(self.heredoc(of, heredoc)),
             }
         }
-        let dest = self.expand(of, words.dest);
+        let dest = self.expand_shown(of, words.dest);
         Some(Transfer {
             sources: paths.into_iter().collect::<Option<_>>()?,
             heredocs: heredocs.into_iter().collect::<Option<_>>()?,
@@ -99,14 +107,27 @@ impl StageLowering<'_, '_> {
         })
     }
 
+    /// A path to copy. An empty one is all there is, as it is for BuildKit, and hardly ever meant.
+    fn source(&mut self, of: &Instruction, word: &Word, whole: &str) -> Option<Text> {
+        let text = self.expand_shown(of, word)?;
+        if text.value.is_empty() {
+            let expanded =
+                Expander::new(self.all.escape).expand(&word.text, self.scope()).unwrap_or_default();
+            let names: Vec<String> = expanded.used.into_iter().chain(expanded.unset).collect();
+            self.lint(rules::empty_copy_source(word.span, &names, whole));
+        }
+        Some(text)
+    }
+
     /// `--chown`. With `--link`, nobody looks into the tree that would know a name.
-    fn copied_owner(&mut self, word: &Word, text: &str, link: bool) -> Option<Owner> {
-        let owner = owner(text);
+    fn copied_owner(&mut self, word: &Word, text: &Text, link: bool) -> Option<Owner> {
+        let owner = owner(&text.value);
         let name = [Some(&owner.user), owner.group.as_ref()].into_iter().flatten().find_map(|id| match id {
             OwnerId::Name(name) => Some(name.clone()),
             OwnerId::Number(_) => None,
         });
         if let (Some(name), true) = (name, link) {
+            let name = text.instead().unwrap_or(&name);
             let message = format!("`--link` cannot look up `{name}`: it never looks into the files below");
             let error = Diagnostic::error(word.span, message)
                 .with_label("expected numbers")
@@ -118,14 +139,14 @@ impl StageLowering<'_, '_> {
     }
 
     /// `--chmod`. Nothing when it expands to nothing.
-    fn mode(&mut self, word: &Word, text: &str) -> Option<Option<ModeChange>> {
-        if text.is_empty() {
+    fn mode(&mut self, word: &Word, text: &Text) -> Option<Option<ModeChange>> {
+        if text.value.is_empty() {
             return Some(None);
         }
-        match text.parse() {
+        match text.value.parse() {
             Ok(change) => Some(Some(change)),
             Err(error) => {
-                self.report(Diagnostic::error(word.span, format!("`{text}` is no mode: {error}")));
+                self.report(Diagnostic::error(word.span, format!("`{}` is no mode: {error}", text.shown())));
                 None
             }
         }
@@ -135,7 +156,7 @@ impl StageLowering<'_, '_> {
         self.check_file_name(heredoc)?;
         let mut content = heredoc.body().into_owned();
         if heredoc.expand {
-            match Expander::for_heredoc().expand(&content, self.scope()) {
+            match Expander::for_heredoc().expand_whole(&content, self.scope()) {
                 Ok(expanded) => {
                     self.spend(expanded.text.len());
                     self.report_undefined(of, &expanded.unset);
@@ -178,7 +199,7 @@ impl StageLowering<'_, '_> {
             let selection = Selection::Path(transfer.exact(&file.name, false));
             inputs.push(Input { vertex: self.inline(of, file.clone()), selection });
         }
-        let destination = paths::destination(&self.state.cwd(), &transfer.dest);
+        let destination = paths::destination(&self.state.cwd(), &transfer.dest.value);
         let op = Op::Copy(CopyOp { destination, owner: transfer.owner, mode: transfer.mode, unpack, packed });
         let title = self.title(of, Expander::new(self.all.escape), "");
         if !transfer.link {
@@ -189,7 +210,7 @@ impl StageLowering<'_, '_> {
         let copied = self.vertex(of, op, inputs, name);
         // Both are the same step.
         self.shown -= 1;
-        self.step(of, Op::Merge, vec![Input::whole(copied)], &format!("LINK {title}"), created_by);
+        self.step(of, Op::Merge, vec![Input::whole(copied)], &["LINK ", &title].concat(), created_by);
     }
 
     pub(super) fn inline(&mut self, of: &Instruction, file: InlineFile) -> VertexId {
@@ -202,21 +223,22 @@ impl StageLowering<'_, '_> {
 
 fn created_by(keyword: &str, transfer: &Transfer) -> String {
     let mut text = keyword.to_owned();
+    let mut push = |parts: &[&str]| parts.iter().for_each(|part| text.push_str(part));
     if transfer.parents {
-        text.push_str(" --parents");
+        push(&[" --parents"]);
     }
     for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
-        if !value.is_empty() {
-            text.push_str(&format!(" --{flag}={value}"));
+        if !value.value.is_empty() {
+            push(&[" --", flag, "=", value.shown()]);
         }
     }
     for (source, _) in &transfer.sources {
-        text.push_str(&format!(" {source}"));
+        push(&[" ", source.shown()]);
     }
     for file in &transfer.heredocs {
-        text.push_str(&format!(" <<{}", file.name));
+        push(&[" <<", &file.name]);
     }
-    text.push_str(&format!(" {} # buildkit", transfer.dest));
+    push(&[" ", transfer.dest.shown(), " # buildkit"]);
     text
 }
 

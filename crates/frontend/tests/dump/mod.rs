@@ -209,7 +209,8 @@ fn exec(out: &mut String, exec: &Exec) {
     let pairs = |pairs: &[(String, String)]| {
         pairs.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>()
     };
-    writeln!(out, "    env{}", pairs(&exec.env)).unwrap();
+    let env: Vec<(String, String)> = exec.env.iter().cloned().collect();
+    writeln!(out, "    env{}", pairs(&env)).unwrap();
     if !exec.unkeyed_env.is_empty() {
         writeln!(out, "    unkeyed{}", pairs(&exec.unkeyed_env)).unwrap();
     }

@@ -1,7 +1,7 @@
 //! A comparison as one page that needs nothing else: both orderings side by side, lanes of steps, coloured by what the chosen edit
 //! reruns.
 
-use super::render::{cells, letter, time};
+use super::render::{amounts, cells, letter, time};
 use super::{Comparison, OrderedStep, Ordering};
 use crate::picture::taken_apart;
 use crate::words;
@@ -17,10 +17,15 @@ impl Comparison {
         page +=
             "<meta name=\"viewport\" content=\"width=device-width\">\n<title>Orderings compared</title>\n";
         page += &format!("<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>What an edit reruns</h1>\n");
-        page += &self.summary();
+        match self.nothing() {
+            Some(sentence) => page += &format!("<p>{sentence}</p>\n"),
+            None => page += &self.summary(),
+        }
         page += "<p class=\"legend\"><span class=\"runs\">runs</span> <span class=\"atmost\">runs at most: its input may \
                  come out as it was</span> <span class=\"cached\">cached</span> <span class=\"source\">source</span></p>\n";
-        page += &self.edits_table();
+        if !self.edits.is_empty() {
+            page += &self.edits_table();
+        }
         page += "<div class=\"orderings\">\n";
         for index in 0..self.orderings.len() {
             page += &self.ordering(index);
@@ -31,13 +36,13 @@ impl Comparison {
 
     fn summary(&self) -> String {
         let cards = self.orderings.iter().enumerate().map(|(index, ordering)| {
-            let expected = self.expected(index);
+            let [time, bytes] = amounts(&self.expected(index));
             format!(
                 "<div class=\"card\"><h2>{} {}</h2><p><b>{}</b> and <b>{}</b> per {}</p></div>\n",
                 letter(index),
                 escape(&ordering.name),
-                words::time(expected.time as u64),
-                words::bytes(expected.stored as u64),
+                time,
+                bytes,
                 self.unit
             )
         });
@@ -134,7 +139,7 @@ fn lanes(ordering: &Ordering) -> Vec<(Option<&str>, Vec<usize>)> {
 }
 
 /// Names of files and commits are anybody's.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -14,6 +14,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use html::escape;
 use std::collections::BTreeSet;
 
 use crate::record::StepInput;
@@ -90,8 +91,10 @@ pub struct Cost {
     pub stored: u64,
     /// Bytes of those that are the image's.
     pub pushed: u64,
-    /// Steps among them of which no time is known.
+    /// Steps among them of which no time is known: the times are lower bounds then.
     pub unknown: u64,
+    /// Steps among them of whose layer no size is known: the bytes are lower bounds then.
+    pub unsized_layers: u64,
 }
 
 /// What an edit does under one ordering.
@@ -129,6 +132,10 @@ pub struct Expected {
     pub stored: f64,
     /// Bytes of the image's new layers.
     pub pushed: f64,
+    /// Steps of which no time is known: the time is a lower bound, unless there are none.
+    pub unknown: f64,
+    /// Steps of whose layer no size is known, likewise.
+    pub unsized_layers: f64,
 }
 
 impl Ordering {
@@ -177,6 +184,7 @@ impl Ordering {
                 cost.stored += bytes;
                 cost.pushed += if step.pushed { bytes } else { 0 };
                 cost.unknown += u64::from(step.cost.is_none());
+                cost.unsized_layers += u64::from(step.bytes.is_none());
             }
             ends.push(end);
             cost.time = cost.time.max(end);
@@ -214,12 +222,15 @@ impl Comparison {
             expected.time += weight * most.time as f64;
             expected.stored += weight * most.stored as f64;
             expected.pushed += weight * most.pushed as f64;
+            expected.unknown += weight * most.unknown as f64;
+            expected.unsized_layers += weight * most.unsized_layers as f64;
         }
         expected
     }
 
-    /// Whether the time of some step that an edit reruns is not known.
+    /// Whether the time or the layer's size of some step that an edit reruns is not known.
     pub fn has_unknown(&self) -> bool {
-        self.predictions.iter().flatten().any(|prediction| prediction.most.unknown > 0)
+        let costs = self.predictions.iter().flatten().map(|prediction| prediction.most);
+        costs.into_iter().any(|cost| cost.unknown > 0 || cost.unsized_layers > 0)
     }
 }

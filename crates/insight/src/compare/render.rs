@@ -1,60 +1,82 @@
 //! A comparison for a terminal and for programs.
 
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr as _;
 
-use super::{Comparison, Cost, Effect, OrderedStep, Prediction};
+use super::{Comparison, Cost, Effect, Expected, OrderedStep, Prediction};
 use crate::words;
 
 /// So few edits are shown step by step.
 const FEW: usize = 5;
 
 impl Comparison {
-    /// A table for a terminal, and the steps of each edit where there are few edits.
-    pub fn text(&self) -> String {
+    /// A table for a terminal, and the steps of each edit where there are few edits. Tables are made to fit into so many columns: where one
+    /// for all orderings does not, each ordering has its own.
+    pub fn text(&self, columns: usize) -> String {
         let mut text = String::new();
         for (index, ordering) in self.orderings.iter().enumerate() {
             text += &format!("{}  {}\n", letter(index), words::harmless(&ordering.name));
         }
         text.push('\n');
-        let mut rows: Vec<Vec<String>> = Vec::new();
-        let mut head = vec!["EDIT".to_owned(), "TIMES".to_owned()];
-        for index in 0..self.orderings.len() {
-            let letter = letter(index);
-            head.extend([format!("{letter} RERUNS"), format!("{letter} TIME"), format!("{letter} LAYERS")]);
+        if let Some(sentence) = self.nothing() {
+            return text + &sentence + "\n";
         }
-        rows.push(head);
-        for (edit, predictions) in self.edits.iter().zip(&self.predictions) {
-            let mut row = vec![edit.name.clone(), edit.weight.to_string()];
-            for (ordering, prediction) in self.orderings.iter().zip(predictions) {
-                let steps = ordering.steps.iter().filter(|step| !step.source).count();
-                row.extend(cells(prediction, steps));
-            }
-            rows.push(row);
+        let all: Vec<usize> = (0..self.orderings.len()).collect();
+        let side_by_side = self.table(&all, columns);
+        if side_by_side.lines().all(|line| line.width() <= columns) {
+            text += &side_by_side;
+        } else {
+            let alone = all.iter().map(|index| self.table(&[*index], columns));
+            text += &alone.collect::<Vec<_>>().join("\n");
         }
-        text += &words::table(&rows, "", "<>");
         text += "\n";
         let costs = (0..self.orderings.len()).map(|index| {
-            let expected = self.expected(index);
-            let (time, bytes) = (words::time(expected.time as u64), words::bytes(expected.stored as u64));
+            let [time, bytes] = amounts(&self.expected(index));
             format!("{} {time} and {bytes}", letter(index))
         });
         text += &format!("expected cost per {}: {}\n", self.unit, costs.collect::<Vec<_>>().join(", "));
         if self.has_unknown() {
-            text += "Steps marked ? were never built here, so their time is not known.\n";
+            text += "Where there is a ?, some of the steps never ran here, so what they take is not known. --build builds both files first.\n";
         }
         if self.edits.len() <= FEW {
             for (edit, predictions) in self.edits.iter().zip(&self.predictions) {
                 for (index, prediction) in predictions.iter().enumerate() {
                     text += &format!("\n{}, {}:\n", words::harmless(&edit.name), letter(index));
-                    text += &self.steps(index, prediction);
+                    text += &self.steps(index, prediction, columns);
                 }
             }
         }
         text
     }
 
+    /// What there is to say when nothing that is edited is used.
+    pub(super) fn nothing(&self) -> Option<String> {
+        let sentence = || format!("No file of the context is used, so no {} reruns a step.", self.unit);
+        self.edits.is_empty().then(sentence)
+    }
+
+    /// What each edit costs under these orderings.
+    fn table(&self, orderings: &[usize], columns: usize) -> String {
+        let mut head = vec!["EDIT".to_owned(), "TIMES".to_owned()];
+        for index in orderings {
+            let letter = letter(*index);
+            head.extend([format!("{letter} RERUNS"), format!("{letter} TIME"), format!("{letter} LAYERS")]);
+        }
+        let mut rows = vec![head];
+        for (edit, predictions) in self.edits.iter().zip(&self.predictions) {
+            let mut row = vec![edit.name.clone(), edit.weight.to_string()];
+            for index in orderings {
+                let Some(prediction) = predictions.get(*index) else { continue };
+                let steps = self.orderings[*index].steps.iter().filter(|step| !step.source).count();
+                row.extend(cells(prediction, steps));
+            }
+            rows.push(row);
+        }
+        words::table(&rows, "", "<>", 0, columns)
+    }
+
     /// The steps that run.
-    fn steps(&self, ordering: usize, prediction: &Prediction) -> String {
+    fn steps(&self, ordering: usize, prediction: &Prediction, columns: usize) -> String {
         let steps = self.orderings[ordering].steps.iter().zip(&prediction.effects);
         let rows: Vec<Vec<String>> = steps
             .filter(|(_, effect)| **effect != Effect::Cached)
@@ -70,7 +92,7 @@ impl Comparison {
             .collect();
         match rows.is_empty() {
             true => "  everything is cached\n".to_owned(),
-            false => words::table(&rows, "  ", "<>><"),
+            false => words::table(&rows, "  ", "<>><", 0, columns),
         }
     }
 
@@ -95,6 +117,8 @@ impl Comparison {
                     "milliseconds": expected.time,
                     "stored": expected.stored,
                     "pushed": expected.pushed,
+                    "unknown": expected.unknown,
+                    "unsized": expected.unsized_layers,
                 },
             })
         });
@@ -135,15 +159,32 @@ pub(super) fn time(step: &OrderedStep) -> String {
     step.cost.map_or_else(|| "?".to_owned(), words::time)
 }
 
+/// Time and bytes that are expected, in words: nothing that is unknown counts as nothing.
+pub(super) fn amounts(expected: &Expected) -> [String; 2] {
+    let amount = |known: f64, text: String, unknown: f64, what: &str| match unknown > 0.0 {
+        true if known == 0.0 => format!("unknown {what}"),
+        true => format!("at least {text}"),
+        false => text,
+    };
+    [
+        amount(expected.time, words::time(expected.time as u64), expected.unknown, "time"),
+        amount(expected.stored, words::bytes(expected.stored as u64), expected.unsized_layers, "bytes"),
+    ]
+}
+
 /// Reruns, time and bytes of a prediction.
 pub(super) fn cells(prediction: &Prediction, steps: usize) -> [String; 3] {
     let Prediction { least, most, .. } = prediction;
-    let mark = if most.unknown > 0 { " + ?" } else { "" };
     let bound = if least.steps == most.steps { "" } else { "≤ " };
+    let amount = |known: u64, unknown: u64, text: String| match (known, unknown) {
+        (_, 0) => format!("{bound}{text}"),
+        (0, _) => "?".to_owned(),
+        _ => format!("{bound}{text} + ?"),
+    };
     [
         format!("{bound}{} of {steps}", most.steps),
-        format!("{bound}{}{mark}", words::time(most.time)),
-        format!("{bound}{}{mark}", words::bytes(most.stored)),
+        amount(most.time, most.unknown, words::time(most.time)),
+        amount(most.stored, most.unsized_layers, words::bytes(most.stored)),
     ]
 }
 
@@ -155,5 +196,6 @@ fn cost(cost: &Cost) -> Value {
         "stored": cost.stored,
         "pushed": cost.pushed,
         "unknown": cost.unknown,
+        "unsized": cost.unsized_layers,
     })
 }

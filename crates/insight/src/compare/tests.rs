@@ -87,10 +87,10 @@ fn what_a_commit_costs_on_average() {
     let comparison = comparison();
     assert_eq!(comparison.expected(0).time, 34_000.0);
     assert_eq!(comparison.expected(1).time.round(), 4_300.0);
-    let text = comparison.text();
+    let text = comparison.text(usize::MAX);
     assert!(text.contains("expected cost per commit: A 34.0s and 340.0kB, B 4.3s and 43.0kB"), "{text}");
     assert!(text.contains("2 of 2") && text.contains("1 of 3"), "{text}");
-    assert!(!text.contains("never built"), "{text}");
+    assert!(!text.contains("never ran") && !text.contains("at least"), "{text}");
     let json = comparison.json();
     assert_eq!(json["edits"][0]["orderings"][1]["runs"][0], "[4/4] COPY . /app");
     assert_eq!(json["edits"][0]["orderings"][1]["most"]["milliseconds"], 1_000);
@@ -103,7 +103,18 @@ fn what_is_not_known_is_said() {
     let (orderings, hits) = (comparison.orderings, vec![BTreeSet::from([1]), BTreeSet::new()]);
     let edit = Edit { name: "x".to_owned(), weight: 1 };
     let comparison = Comparison::new(orderings, vec![(edit, hits)], "edit");
-    assert!(comparison.text().contains("1.0s + ?") && comparison.text().contains("never built"));
+    let text = comparison.text(usize::MAX);
+    assert!(text.contains("1.0s + ?") && text.contains("never ran here"), "{text}");
+    assert!(text.contains("expected cost per edit: A at least 1.0s and "), "{text}");
+    assert!(comparison.html().contains("<b>at least 1.0s</b>"));
+    assert_eq!(comparison.json()["orderings"][0]["expected"]["unknown"], 1.0);
+    // Of nothing that is known there is no sum.
+    let mut orderings = comparison.orderings;
+    orderings[0].steps.iter_mut().for_each(|step| (step.cost, step.bytes) = (None, None));
+    let hits = vec![BTreeSet::from([1]), BTreeSet::new()];
+    let edit = Edit { name: "x".to_owned(), weight: 1 };
+    let text = Comparison::new(orderings, vec![(edit, hits)], "edit").text(usize::MAX);
+    assert!(!text.contains("0.0s + ?") && text.contains(" ? "), "{text}");
 }
 
 #[test]
@@ -114,4 +125,14 @@ fn the_page_stands_alone_and_believes_nobody() {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.contains("data-effects=\"rr\"") && page.contains("data-effects=\"cr\""), "{page}");
+}
+
+#[test]
+fn without_files_there_is_one_sentence() {
+    let lone = Comparison::new(vec![stages(), stages()], Vec::new(), "edit");
+    let text = lone.text(80);
+    assert_eq!(
+        text,
+        "A  Dockerfile\nB  Dockerfile\n\nNo file of the context is used, so no edit reruns a step.\n"
+    );
 }

@@ -6,7 +6,7 @@ use graph::{Listing, MissReason, ValueChange};
 
 use super::{Explanation, Why, causes};
 use crate::picture::taken_apart;
-use crate::record::{BuildRecord, StepRecord};
+use crate::record::{BuildRecord, StepOutcome, StepRecord};
 
 /// A build to compare with, and what is known of the files of both.
 #[derive(Clone, Copy)]
@@ -48,16 +48,23 @@ fn why(
     let key = step.key.as_ref()?;
     let Some(before) = before else {
         let text = "it is not in the other build".to_owned();
-        return Some(Why { text, more: Vec::new(), reason: None, because: Vec::new() });
+        return Some(Why { text, more: Vec::new(), reason: None, because: Vec::new(), besides: Vec::new() });
     };
     if before.key.as_ref()? == key {
-        // Built from the same, and yet executed: its result was not there. That of another machine never was.
-        let why = step.why().filter(|_| step.ran() && build.store == other.build.store)?;
+        // Built from the same, and yet executed: its result was not there any more. That of another machine never was, nor is that of a
+        // build that came later, or that is this one.
+        let was_there = build.store == other.build.store
+            && other.build.started < build.started
+            && matches!(before.outcome, Some(StepOutcome::Cached | StepOutcome::Ran { .. }));
+        let why = step.why().filter(|_| step.ran() && was_there)?;
         let because = match why {
             MissReason::InputChanged { input, .. } => super::changed_inputs(build, step, input),
             _ => Vec::new(),
         };
-        let gone = matches!(why, MissReason::FirstBuild);
+        // What is different from the last time that it ran is not different from the other build.
+        let gone = matches!(why, MissReason::FirstBuild)
+            || super::is_change(why)
+            || matches!(why, MissReason::InputChanged { .. }) && because.is_empty();
         return Some(if gone { Why::of(&MissReason::evicted(), Vec::new()) } else { Why::of(why, because) });
     }
     let (new, old) = (step.parts.as_ref()?, before.parts.as_ref()?);
@@ -78,14 +85,27 @@ fn why(
     }
     let mut words = reasons.iter().map(ToString::to_string);
     Some(match words.next() {
-        Some(text) => Why { text, more: words.collect(), reason: reasons.first().cloned(), because },
+        Some(text) => Why {
+            text,
+            more: words.collect(),
+            reason: reasons.first().cloned(),
+            because,
+            besides: Vec::new(),
+        },
         None if new.has_hidden() || old.has_hidden() => Why {
             text: "a value that is kept secret may be another one".to_owned(),
             more: Vec::new(),
             reason: None,
             because: Vec::new(),
+            besides: Vec::new(),
         },
-        None => Why { text: "it changed".to_owned(), more: Vec::new(), reason: None, because: Vec::new() },
+        None => Why {
+            text: "it changed".to_owned(),
+            more: Vec::new(),
+            reason: None,
+            because: Vec::new(),
+            besides: Vec::new(),
+        },
     })
 }
 

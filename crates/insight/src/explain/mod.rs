@@ -31,7 +31,7 @@ pub struct Cause {
     pub reason: Option<MissReason>,
     /// The steps that it hit by itself, by place in [`BuildRecord::steps`].
     pub hit: Vec<usize>,
-    /// The steps that only stand on those.
+    /// The steps that stand on those. One that has a reason of its own as well is also among those that another cause hit.
     pub dragged: Vec<usize>,
     /// Milliseconds that these steps took.
     pub time: u64,
@@ -47,6 +47,8 @@ struct Why {
     reason: Option<MissReason>,
     /// The inputs whose change it is, by place among the steps; the one that is named first.
     because: Vec<usize>,
+    /// Inputs that changed besides: undoing what is named would not be enough.
+    besides: Vec<usize>,
 }
 
 impl<'a> Explanation<'a> {
@@ -59,16 +61,29 @@ impl<'a> Explanation<'a> {
                     MissReason::InputChanged { input, .. } => changed_inputs(build, step, input),
                     _ => Vec::new(),
                 };
-                Some((index, Why::of(reason, because)))
+                let mut why = Why::of(reason, because);
+                if is_change(reason) && why.because.is_empty() {
+                    why.besides = step.inputs.iter().map(|input| input.step).collect();
+                }
+                Some((index, why))
             })
             .collect();
         Explanation { build, against: None, causes: causes(build, &whys) }
     }
 
-    /// The causes that hit one step, itself or something that it stands on.
+    /// The causes that hit one step: first what is its own, then that of what it stands on.
     pub fn of_step(&self, step: usize) -> impl Iterator<Item = &Cause> {
-        self.causes.iter().filter(move |cause| cause.hit.contains(&step) || cause.dragged.contains(&step))
+        let own = self.causes.iter().filter(move |cause| cause.hit.contains(&step));
+        own.chain(self.causes.iter().filter(move |cause| cause.dragged.contains(&step)))
     }
+}
+
+/// Whether a reason is something that is different from last time, which can be undone.
+fn is_change(reason: &MissReason) -> bool {
+    matches!(
+        reason,
+        MissReason::ContentChanged { .. } | MissReason::OpChanged { .. } | MissReason::ImageChanged { .. }
+    )
 }
 
 fn executed(build: &BuildRecord) -> impl Iterator<Item = (usize, &StepRecord)> {
@@ -82,7 +97,9 @@ fn changed_inputs(build: &BuildRecord, step: &StepRecord, name: &str) -> Vec<usi
     let named = ran.iter().position(|place| build.steps[*place].title() == name).unwrap_or(0);
     if let Some(named) = ran.get(named).copied() {
         // What ran again without a change is no reason for anything.
-        let unchanged = |why: &MissReason| matches!(why, MissReason::Disabled | MissReason::Evicted { .. });
+        let unchanged = |why: &MissReason| {
+            matches!(why, MissReason::Disabled | MissReason::Evicted { .. } | MissReason::Distrusted { .. })
+        };
         ran.retain(|place| *place != named && !build.steps[*place].why().is_none_or(unchanged));
         ran.insert(0, named);
     }
@@ -91,7 +108,8 @@ fn changed_inputs(build: &BuildRecord, step: &StepRecord, name: &str) -> Vec<usi
 
 impl Why {
     fn of(reason: &MissReason, because: Vec<usize>) -> Why {
-        Why { text: reason.to_string(), more: Vec::new(), reason: Some(reason.clone()), because }
+        let besides = Vec::new();
+        Why { text: reason.to_string(), more: Vec::new(), reason: Some(reason.clone()), because, besides }
     }
 }
 
@@ -122,6 +140,15 @@ fn causes(build: &BuildRecord, whys: &BTreeMap<usize, Why>) -> Vec<Cause> {
             });
             causes[cause].hit.push(index);
             dragged.push(cause);
+            let besides: BTreeSet<usize> =
+                why.besides.iter().filter_map(|input| of_step.get(input)).flatten().copied().collect();
+            for besides in besides.into_iter().filter(|besides| *besides != cause) {
+                // What ran again without a change is no reason for anything.
+                if causes[besides].reason.as_ref().is_some_and(is_change) {
+                    causes[besides].dragged.push(index);
+                    dragged.push(besides);
+                }
+            }
         } else {
             dragged.iter().for_each(|cause| causes[*cause].dragged.push(index));
         }

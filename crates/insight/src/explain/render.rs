@@ -7,18 +7,22 @@ use crate::record::{BuildResult, StepRecord};
 use crate::words;
 
 impl Explanation<'_> {
-    /// For a terminal: a paragraph a cause.
-    pub fn text(&self) -> String {
+    /// For a terminal: a paragraph a cause. Tables are made to fit into so many columns.
+    pub fn text(&self, columns: usize) -> String {
         let (ran, all) = self.build.executed();
         let time: u64 = self.build.steps.iter().filter(|step| step.ran()).filter_map(|step| step.took).sum();
-        let bytes: u64 =
-            self.build.steps.iter().filter(|step| step.ran()).filter_map(|step| step.bytes).sum();
+        let ran_steps = self.build.steps.iter().filter(|step| step.ran());
+        let sizes: Vec<u64> = ran_steps.filter_map(|step| step.bytes).collect();
+        // Of a build that was interrupted they are not known.
+        let bytes = match sizes.is_empty() && ran > 0 {
+            true => String::new(),
+            false => format!(", {} of new layers", words::bytes(sizes.iter().sum())),
+        };
         let mut text = format!(
-            "build {} of {}: {ran} of {all} steps ran, {} of work, {} of new layers\n",
+            "build {} of {}: {ran} of {all} steps ran, {} of work{bytes}\n",
             self.build.id,
             self.build.dockerfile,
             words::time(time),
-            words::bytes(bytes)
         );
         if let Some(other) = self.against {
             text += &format!("against build {} of {}\n", other.id, other.dockerfile);
@@ -43,9 +47,9 @@ impl Explanation<'_> {
                 let step = &self.build.steps[index];
                 let role = if cause.hit.contains(&index) { "" } else { "stands on it" };
                 let [time, bytes] = amounts(step);
-                rows.push(vec![step.name.clone(), time, bytes, role.to_owned()]);
+                rows.push(vec![self.number(index), step.name.clone(), time, bytes, role.to_owned()]);
             }
-            text += &words::table(&rows, "  ", "<>><");
+            text += &words::table(&rows, "  ", "><>><", 1, columns);
             let count = cause.hit.len() + cause.dragged.len();
             if count > 1 {
                 let (time, bytes) = (words::time(cause.time), words::bytes(cause.bytes));
@@ -59,7 +63,8 @@ impl Explanation<'_> {
     pub fn sentence(&self, index: usize) -> String {
         let step = &self.build.steps[index];
         let title = words::harmless(step.title());
-        let Some(cause) = self.of_step(index).next() else {
+        let mut causes = self.of_step(index);
+        let Some(cause) = causes.next() else {
             return match step.is_cached() {
                 true => format!("{title}: it was cached\n"),
                 false => format!("{title}: it was not reached\n"),
@@ -73,7 +78,19 @@ impl Explanation<'_> {
         for more in cause.more.iter().filter(|_| cause.hit.contains(&index)) {
             text += &format!("  and {}\n", words::harmless(more));
         }
+        for besides in causes {
+            text += &format!("  and {}", words::harmless(&besides.text));
+            if let Some(first) = besides.hit.first() {
+                text += &format!(" ({})", words::harmless(self.build.steps[*first].title()));
+            }
+            text += "\n";
+        }
         text
+    }
+
+    /// The number by which a step can be asked for.
+    fn number(&self, index: usize) -> String {
+        self.build.step_number(index).map(|number| number.to_string()).unwrap_or_default()
     }
 
     /// For programs.
@@ -100,6 +117,7 @@ impl Explanation<'_> {
                 let step = &self.build.steps[*place];
                 json!({
                     "name": step.name,
+                    "number": self.build.step_number(*place),
                     "lines": step.lines,
                     "ran": step.ran(),
                     "milliseconds": step.took.filter(|_| step.ran()),

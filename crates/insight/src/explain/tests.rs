@@ -6,26 +6,7 @@ use super::*;
 use crate::record::{BuildResult, RECORD_VERSION, StepInput, StepOutcome};
 
 fn build(id: &str, steps: Vec<StepRecord>) -> BuildRecord {
-    BuildRecord {
-        version: RECORD_VERSION,
-        id: id.to_owned(),
-        builder: "0".to_owned(),
-        store: "here".to_owned(),
-        scope: String::new(),
-        dockerfile: "Dockerfile".to_owned(),
-        context: ".".to_owned(),
-        target: None,
-        options: BTreeMap::new(),
-        names: Vec::new(),
-        started: 0,
-        took: 0,
-        result: BuildResult::Done,
-        image: None,
-        invocation: None,
-        images: BTreeMap::new(),
-        steps,
-        listings: BTreeMap::new(),
-    }
+    BuildRecord::of_steps(id, steps)
 }
 
 fn step(name: &str, inputs: &[usize], outcome: StepOutcome) -> StepRecord {
@@ -54,7 +35,7 @@ fn changed(path: &str) -> MissReason {
 }
 
 fn input(name: &str) -> MissReason {
-    MissReason::InputChanged { input: name.to_owned(), cause: None }
+    MissReason::InputChanged { input: name.to_owned(), cause: None, first: None }
 }
 
 fn npm() -> BuildRecord {
@@ -82,11 +63,37 @@ fn what_a_cause_drags_along() {
     assert_eq!(explained.sentence(4), "RUN npm test: package.json changed (COPY package.json .)\n");
     assert_eq!(explained.sentence(2), "COPY package.json .: package.json changed\n");
     assert_eq!(explained.sentence(1), "RUN apt-get update: it was cached\n");
-    let text = explained.text();
+    let text = explained.text(usize::MAX);
     assert!(text.contains("3 of 4 steps ran, 3.0s of work, 1.5kB of new layers"), "{text}");
-    assert!(text.contains("  [4/5] RUN npm ci"), "{text}");
+    assert!(text.contains("  3  [4/5] RUN npm ci"), "{text}");
     assert_eq!(explained.json(Some(4))["causes"][0]["dragged"][1]["name"], "[5/5] RUN npm test");
     assert_eq!(explained.json(Some(1))["causes"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_step_with_two_causes_tells_both() {
+    let done = StepOutcome::Ran { why: None };
+    let build = build(
+        "b",
+        vec![
+            step("[1/4] FROM node", &[], done),
+            step("[2/4] COPY a .", &[0], ran(changed("a"))),
+            step("[3/4] COPY b .", &[1], ran(changed("b"))),
+            step("[4/4] RUN make", &[2], ran(input("COPY b ."))),
+        ],
+    );
+    let explained = Explanation::of(&build);
+    let told: Vec<_> =
+        explained.causes.iter().map(|cause| (&*cause.text, &*cause.hit, &*cause.dragged)).collect();
+    assert_eq!(told, [("a changed", &[1][..], &[2, 3][..]), ("b changed", &[2], &[3])]);
+    assert_eq!(explained.sentence(2), "COPY b .: b changed\n  and a changed (COPY a .)\n");
+    assert_eq!(explained.sentence(3), "RUN make: a changed (COPY a .)\n  and b changed (COPY b .)\n");
+    assert_eq!(explained.causes.iter().map(|cause| cause.time).sum::<u64>(), 3_000, "told once");
+    let narrow = explained.text(24);
+    assert!(
+        narrow.lines().filter(|line| line.starts_with("  ")).all(|line| line.chars().count() <= 50),
+        "{narrow}"
+    );
 }
 
 #[test]
@@ -145,23 +152,34 @@ fn two_builds_differ_where_their_keys_do() {
     assert_eq!((&*cause.text, &*cause.hit, &*cause.dragged), ("main.c changed", &[1][..], &[2][..]));
     assert_eq!((cause.time, cause.bytes), (0, 0), "both were cached");
     assert_eq!(Explanation::against(&old, &old, &listing).causes, []);
-    assert!(Explanation::against(&old, &old, &listing).text().contains("Nothing is different"));
+    assert!(Explanation::against(&old, &old, &listing).text(usize::MAX).contains("Nothing is different"));
 }
 
 #[test]
 fn what_was_built_from_the_same_and_ran_was_removed() {
     let old = two("a", "one", "here", StepOutcome::Cached);
-    let new = two("b", "one", "here", ran(MissReason::FirstBuild));
-    let explained = Explanation::against(&new, &old, &|_| None);
-    assert_eq!(explained.causes.len(), 1);
-    assert_eq!(explained.causes[0].reason, Some(MissReason::evicted()));
+    for why in [MissReason::FirstBuild, changed("main.c")] {
+        let new = BuildRecord { started: 1, ..two("b", "one", "here", ran(why)) };
+        let explained = Explanation::against(&new, &old, &|_| None);
+        assert_eq!(explained.causes.len(), 1);
+        assert_eq!(explained.causes[0].reason, Some(MissReason::evicted()));
+        // What came later was not there yet.
+        assert_eq!(
+            Explanation::against(&new, &BuildRecord { started: 2, ..old.clone() }, &|_| None).causes,
+            []
+        );
+        assert_eq!(Explanation::against(&new, &new, &|_| None).causes, [], "the same build");
+        let failed = StepOutcome::Failed { message: String::new(), why: None };
+        let failed = two("a", "one", "here", failed);
+        assert_eq!(Explanation::against(&new, &failed, &|_| None).causes, [], "it left no result");
+    }
 }
 
 #[test]
 fn a_build_that_was_given_up_found_nothing() {
     let mut build = build("b", vec![step("[1/1] RUN sleep", &[], StepOutcome::Cancelled)]);
     build.result = BuildResult::Cancelled;
-    assert!(Explanation::of(&build).text().contains("It ended before a step did"));
+    assert!(Explanation::of(&build).text(usize::MAX).contains("It ended before a step did"));
     assert_eq!(Explanation::of(&build).sentence(0), "RUN sleep: it was not reached\n");
 }
 

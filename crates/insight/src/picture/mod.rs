@@ -249,21 +249,12 @@ fn with_short_digests(text: &str) -> String {
 
 /// At most `width` columns of a text, its end cut off visibly.
 pub(crate) fn shortened(text: &str, width: usize) -> String {
-    use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+    use unicode_width::UnicodeWidthStr as _;
     let text: String = with_short_digests(text).chars().map(shown).collect();
     if text.width() <= width {
         return text;
     }
-    let mut short = String::new();
-    let mut left = width.saturating_sub(1);
-    for c in text.chars() {
-        let Some(rest) = left.checked_sub(c.width().unwrap_or(0)) else { break };
-        left = rest;
-        short.push(c);
-    }
-    short.truncate(short.trim_end().len());
-    short.push('…');
-    short
+    format!("{}…", crate::words::start(&text, width.saturating_sub(1)).trim_end())
 }
 
 #[cfg(test)]
@@ -289,6 +280,9 @@ mod tests {
         assert_eq!(shortened("RUN make", 8), "RUN make");
         assert_eq!(shortened("RUN make all", 8), "RUN mak…");
         assert_eq!(shortened("東京東京", 6), "東京…");
+        // A heart that the character after it makes twice as wide.
+        assert_eq!(shortened("a \u{2764}\u{fe0f} b", 4), "a \u{2764}…");
+        assert_eq!(shortened("a \u{2764}\u{fe0f} bc", 5), "a \u{2764}\u{fe0f}…");
         assert_eq!(shortened("a\nb\u{202e}c", 9), "a b c");
         let digest = "0123456789abcdef".repeat(4);
         assert_eq!(shortened(&format!("FROM a@sha256:{digest} b"), 99), "FROM a@sha256:0123456789ab b");

@@ -229,6 +229,11 @@ async fn a_mad_registry_for_a_while() {
             let found = read(&store, &Digest::of(bytes));
             assert!(found.is_none() || found.as_ref() == Some(bytes));
         }
+        let subject = Digest::of(&made.manifest);
+        let name = format!("{}/app:v1", server.address).parse().unwrap();
+        let artifact = client.artifact(&name).unwrap();
+        let listed = artifact.referrers(&subject);
+        let _ = tokio::time::timeout(Duration::from_secs(20), listed).await.expect("a list without end");
         let blobs: Arc<dyn ContentStore> = Arc::new(MemoryStore::default());
         for bytes in [&made.layer, &made.config] {
             blobs.put(bytes).unwrap();

@@ -6,5 +6,6 @@ mod faults;
 mod mad;
 mod push;
 mod real;
+mod referrers;
 mod server;
 mod support;

@@ -12,6 +12,7 @@ mod repository;
 mod resolve;
 
 pub use remote::without_credentials;
+pub(crate) use remote::{check_reference, is_object_id};
 
 use std::env;
 use std::ffi::OsString;

@@ -140,7 +140,7 @@ pub fn without_credentials(remote: &str) -> String {
 }
 
 /// Refuses what could be taken for an option or a pattern.
-pub(super) fn check_reference(reference: &str) -> Result<(), Error> {
+pub(crate) fn check_reference(reference: &str) -> Result<(), Error> {
     // git-check-ref-format(1).
     let wrong = reference.starts_with('-')
         || reference.is_empty()
@@ -154,7 +154,7 @@ pub(super) fn check_reference(reference: &str) -> Result<(), Error> {
 }
 
 /// Whether a text is a full object id: SHA-1 or SHA-256.
-pub(super) fn is_object_id(text: &str) -> bool {
+pub(crate) fn is_object_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -10,7 +10,7 @@ impl Client {
     /// Finds out which commit is meant. A full commit id needs no network.
     pub async fn resolve(&self, checkout: &Checkout, access: &Access<'_>) -> Result<Resolved, Error> {
         let remote = Remote::new(&checkout.remote, &self.config.git, access.secrets)?;
-        let resolved = match pinned(checkout)? {
+        let resolved = match pinned(checkout)?.or_else(|| self.meanings.commit(checkout)) {
             Some(resolved) => resolved,
             None => {
                 let mut session = Session::new(&self.config, access, remote.clone())?;
@@ -26,6 +26,7 @@ impl Client {
             }
         };
         verify(checkout, &remote.url, &resolved)?;
+        self.meanings.note_commit(checkout, &resolved);
         Ok(resolved)
     }
 }

@@ -83,7 +83,17 @@ impl Client {
         let mut backoff = Backoff::new(&self.config.retry);
         loop {
             let Failure { error, again } = match transfer.attempt().await {
-                Ok(done) => return transfer.finish(done).await,
+                Ok(done) => {
+                    let downloaded = transfer.finish(done).await?;
+                    let digest = match &downloaded {
+                        Downloaded::File(fetched) => Some(&fetched.digest),
+                        Downloaded::NotModified(place) => {
+                            download.known.get(*place).map(|known| &known.digest)
+                        }
+                    };
+                    digest.into_iter().for_each(|digest| self.meanings.note_file(download.url, digest));
+                    return Ok(downloaded);
+                }
                 Err(failure) => failure,
             };
             if transfer.has_progressed() {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache::{CacheRecord, NewRecord, StepRun};
+use cache::{CacheRecord, NewRecord, Origins, StepRun};
 use futures::future::try_join_all;
 use graph::{Outcome, VertexId};
 use hash::CacheKey;
 
-use super::{Answer, Found, Keyed, Run, Solved, lock};
+use super::lookup::Found;
+use super::{Answer, Keyed, Run, Solved, lock};
 use crate::worker::{Arrived, Away, Worker};
 
 /// The result of a vertex.
@@ -17,17 +18,41 @@ use crate::worker::{Arrived, Away, Worker};
 pub(super) enum Placed<T> {
     /// It can be used.
     Here(Solved<T>),
-    /// It was made elsewhere, and can be brought; the key that it was found by.
-    Away(Away, CacheKey),
+    /// It was made elsewhere, and can be brought.
+    Away {
+        /// Its name.
+        away: Away,
+        /// The key that it was found by.
+        key: CacheKey,
+        /// On whose word it rests.
+        origins: Origins,
+    },
 }
 
 impl<T: Clone> Clone for Placed<T> {
     fn clone(&self) -> Self {
         match self {
             Placed::Here(solved) => Placed::Here(solved.clone()),
-            Placed::Away(away, key) => Placed::Away(*away, *key),
+            Placed::Away { away, key, origins } => {
+                Placed::Away { away: *away, key: *key, origins: origins.clone() }
+            }
         }
     }
+}
+
+impl<T> Placed<T> {
+    /// On whose word it rests.
+    pub(super) fn origins(&self) -> &Origins {
+        match self {
+            Placed::Here(solved) => &solved.origins,
+            Placed::Away { origins, .. } => origins,
+        }
+    }
+}
+
+/// On whose word rests what is made of several.
+pub(super) fn origins_of<'a>(inputs: impl Iterator<Item = &'a Origins>) -> Origins {
+    inputs.flatten().cloned().collect()
 }
 
 pub(super) fn is_here<T>(placed: &[Placed<T>]) -> bool {
@@ -40,11 +65,11 @@ impl<W: Worker> Run<W> {
     pub(super) async fn solve_here(self: Arc<Self>, id: VertexId) -> Answer<Solved<W::Tree>, W::Error> {
         let mut placed = self.placement(id).await?;
         loop {
-            let (away, key) = match placed {
+            let (away, key, origins) = match placed {
                 Placed::Here(solved) => return Ok(solved),
-                Placed::Away(away, key) => (away, key),
+                Placed::Away { away, key, origins } => (away, key, origins),
             };
-            let brought = self.bring_here(id, &away, key).await;
+            let brought = self.bring_here(id, &away, key, origins).await;
             if let Err(error) = &brought
                 && error.vertex() == id
             {
@@ -59,7 +84,7 @@ impl<W: Worker> Run<W> {
 
     /// Sees to it that a vertex has a result, wherever.
     pub(super) async fn ensured(self: &Arc<Self>, id: VertexId) -> Answer<(), W::Error> {
-        if let Placed::Away(..) = self.placed_input(id).await? {
+        if let Placed::Away { .. } = self.placed_input(id).await? {
             self.show_cached(id, Duration::ZERO);
         }
         Ok(())
@@ -69,7 +94,7 @@ impl<W: Worker> Run<W> {
     pub(super) async fn placed_input(self: &Arc<Self>, id: VertexId) -> Answer<Placed<W::Tree>, W::Error> {
         let known = lock(&self.sources).get(&id).cloned();
         match known {
-            Some(tree) => Ok(Placed::Here(Solved { tree, cached: true })),
+            Some(tree) => Ok(Placed::Here(Solved { tree, cached: true, origins: Origins::new() })),
             None => self.placement(id).await,
         }
     }
@@ -80,7 +105,9 @@ impl<W: Worker> Run<W> {
         id: VertexId,
         inputs: &[W::Tree],
     ) -> Answer<CacheKey, W::Error> {
-        let here = |tree: &W::Tree| Placed::Here(Solved { tree: tree.clone(), cached: false });
+        let here = |tree: &W::Tree| {
+            Placed::Here(Solved { tree: tree.clone(), cached: false, origins: Origins::new() })
+        };
         let placed: Vec<_> = inputs.iter().map(here).collect();
         match self.content_key(id, &placed).await? {
             Some(key) => Ok(key),
@@ -95,7 +122,7 @@ impl<W: Worker> Run<W> {
     pub(super) fn known_away(&self, id: VertexId) -> Option<Away> {
         let placement = lock(&self.placements).get(&id).and_then(|placement| placement.peek().cloned());
         match placement?.ok()? {
-            Placed::Away(away, _) => Some(away),
+            Placed::Away { away, .. } => Some(away),
             Placed::Here(_) => None,
         }
     }
@@ -107,6 +134,7 @@ impl<W: Worker> Run<W> {
         id: VertexId,
         away: &Away,
         key: CacheKey,
+        origins: Origins,
     ) -> Answer<Option<Solved<W::Tree>>, W::Error> {
         let Keyed { definition, fresh } = self.keyed(id).await?;
         let _claim = self.claim(id, definition).await?;
@@ -115,13 +143,15 @@ impl<W: Worker> Run<W> {
             return Ok(Some(self.hit(id, tree, &record)));
         }
         self.started(id);
+        let _timed = self.trace.step(id.0, trace::Work::Fetch, "bring the result from elsewhere");
         let Some(arrived) = self.worker.bring_away(id, away).await else { return Ok(None) };
-        let Arrived { tree, layers, content } = arrived;
-        let description = self.hidden.conceal(&self.definition.vertex(id).name).into_owned();
-        let run = StepRun { started: self.clock.now(), duration: Duration::ZERO };
+        let Arrived { tree, layers, content, took } = arrived;
+        let description = self.definition.vertex(id).name.clone();
+        let run = StepRun { started: self.clock.now(), duration: took };
         let record = NewRecord { content, layers, description, run };
         let keys: Vec<CacheKey> = BTreeSet::from([definition, key]).into_iter().collect();
-        let record: CacheRecord = self.blocking(id, move |cache| cache.save(&keys, &record)).await?;
+        let record: CacheRecord =
+            self.blocking(id, move |cache| cache.save_from(&keys, &record, &origins)).await?;
         Ok(Some(self.hit(id, tree, &record)))
     }
 
@@ -133,9 +163,14 @@ impl<W: Worker> Run<W> {
         self.finished(id, Outcome::Cached { saved });
     }
 
-    /// The inputs of a vertex, all here.
-    pub(super) async fn inputs_here(self: &Arc<Self>, id: VertexId) -> Answer<Vec<W::Tree>, W::Error> {
+    /// The inputs of a vertex, all here, and on whose word they rest.
+    pub(super) async fn inputs_here(
+        self: &Arc<Self>,
+        id: VertexId,
+    ) -> Answer<(Vec<W::Tree>, Origins), W::Error> {
         let inputs = &self.definition.vertex(id).inputs;
-        try_join_all(inputs.iter().map(|input| self.input(input.vertex))).await
+        let inputs = try_join_all(inputs.iter().map(|input| self.input(input.vertex))).await?;
+        let origins = origins_of(inputs.iter().map(|input| &input.origins));
+        Ok((inputs.into_iter().map(|input| input.tree).collect(), origins))
     }
 }

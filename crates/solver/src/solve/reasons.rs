@@ -1,6 +1,6 @@
 //! Why steps are executed, and what is noted and remembered of them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,11 +30,13 @@ impl<W: Worker> Run<W> {
             MissReason::Disabled
         } else if gone {
             MissReason::evicted()
+        } else if let Some(cache) = lock(&self.distrusted).get(&id).cloned() {
+            MissReason::Distrusted { cache }
         } else {
             MissReason::FirstBuild
         };
         let Some(explaining) = &self.explaining else { return Ok((plain, Vec::new())) };
-        let (by_text, by_place) = history::keys(&explaining.scope, &self.hidden.conceal(&vertex.name));
+        let (by_text, by_place) = history::keys(&explaining.scope, &vertex.name);
         let parts = self.parts(id, explaining).await?;
         let now = parts.clone();
         let is_first = plain == MissReason::FirstBuild;
@@ -55,6 +57,12 @@ impl<W: Worker> Run<W> {
                 }
                 // What another version of this program has written, or a failing disk, says nothing.
                 let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
+                if last.is_none()
+                    && let Some(lost) = cache.lost()?.filter(|_| is_first)
+                {
+                    let since = SystemTime::now().duration_since(lost).unwrap_or_default();
+                    return Ok((None, Some(MissReason::Lost { ago: since.as_secs() })));
+                }
                 let listing = |name: &str| notes::listing(cache, name);
                 let changed = last.as_ref().filter(|_| is_first).map(|last| now.differences(last, &listing));
                 Ok((last, changed.and_then(|changed| changed.into_iter().next())))
@@ -63,11 +71,16 @@ impl<W: Worker> Run<W> {
         let reason = match (last, changed) {
             (Some(last), Some(MissReason::InputChanged { input, .. })) => {
                 let at = parts.changed_input(&last).and_then(|index| vertex.inputs.get(index));
-                let cause = at.and_then(|input| self.first_cause(input.vertex)).map(Box::new);
-                MissReason::InputChanged { input, cause }
+                let (cause, first) = at.map(|input| self.first_change(input.vertex)).unwrap_or_default();
+                MissReason::InputChanged { input, cause, first }
             }
             (_, Some(reason)) => reason,
-            (Some(_), None) if is_first => self.renewed_input(id).await?.unwrap_or(MissReason::evicted()),
+            (Some(last), None) if is_first => match last.finder() {
+                Some(cache) if !self.trusted.contains(cache) => {
+                    MissReason::Distrusted { cache: cache.to_owned() }
+                }
+                _ => self.renewed_input(id).await?.unwrap_or(MissReason::evicted()),
+            },
             _ => plain,
         };
         lock(&self.reasons).insert(id, reason.clone());
@@ -75,16 +88,25 @@ impl<W: Worker> Run<W> {
     }
 
     /// What a vertex does, to be written down.
-    fn title(&self, vertex: &Vertex) -> String {
-        self.hidden.conceal(history::text(&vertex.name)).into_owned()
+    fn title(vertex: &Vertex) -> String {
+        history::text(&vertex.name).to_owned()
     }
 
-    /// The change that made an executed step, or one below it, miss.
-    fn first_cause(&self, id: VertexId) -> Option<MissReason> {
-        match lock(&self.reasons).get(&id)? {
-            MissReason::InputChanged { cause, .. } => cause.as_deref().cloned(),
-            MissReason::FirstBuild | MissReason::Disabled | MissReason::Evicted { .. } => None,
-            reason => Some(reason.clone()),
+    /// The change that made an executed step, or one below it, miss, and the one that it hit, if that is below.
+    fn first_change(&self, id: VertexId) -> (Option<Box<MissReason>>, Option<String>) {
+        match lock(&self.reasons).get(&id) {
+            Some(MissReason::InputChanged { input, cause, first }) => {
+                (cause.clone(), Some(first.as_ref().unwrap_or(input).clone()))
+            }
+            None
+            | Some(
+                MissReason::FirstBuild
+                | MissReason::Lost { .. }
+                | MissReason::Disabled
+                | MissReason::Evicted { .. }
+                | MissReason::Distrusted { .. },
+            ) => (None, None),
+            Some(reason) => (Some(Box::new(reason.clone())), None),
         }
     }
 
@@ -112,7 +134,7 @@ impl<W: Worker> Run<W> {
                 let listing = self.list(id, input, &digest).await?;
                 let pattern = match &input.selection {
                     Selection::Whole => history::text(&source.name).to_owned(),
-                    Selection::Path(path) => path.pattern.clone(),
+                    Selection::Path(path) => self.hidden.conceal(&path.pattern).into_owned(),
                 };
                 parts.push(InputPart::Content { pattern, digest: digest.to_string(), listing });
             } else {
@@ -121,7 +143,7 @@ impl<W: Worker> Run<W> {
                 let key = CacheKey::from_bytes(key).to_string();
                 parts.push(match &source.op {
                     Op::Source(Source::Image { .. }) => InputPart::Image { name: image_name(source), key },
-                    _ => InputPart::Vertex { name: self.title(source), key },
+                    _ => InputPart::Vertex { name: Self::title(source), key },
                 });
             }
         }
@@ -139,7 +161,7 @@ impl<W: Worker> Run<W> {
         if let Some(known) = lock(&self.listings).get(&place) {
             return Ok(known.clone());
         }
-        let tree = self.input(input.vertex).await?;
+        let tree = self.input(input.vertex).await?.tree;
         let sources = self.worker.content_sources(&tree, &input.selection).await;
         let modes = !matches!(&input.selection, Selection::Path(path) if !path.modes);
         let sources = sources.map_err(|error| operation(id, error))?;
@@ -178,7 +200,9 @@ impl<W: Worker> Run<W> {
         let Some(first) = notes.first().map(|note| note.vertex) else { return notes };
         let missing: Vec<CacheKey> =
             notes.iter().filter(|note| note.record.is_none()).map(|note| note.key).collect();
-        let found = self.blocking(first, move |cache| cache.glance(&missing)).await.unwrap_or_default();
+        let trusted = self.trusted.clone();
+        let found =
+            self.blocking(first, move |cache| cache.glance(&missing, &trusted)).await.unwrap_or_default();
         let without = notes.iter_mut().filter(|note| note.record.is_none());
         for (note, record) in without.zip(found) {
             note.record = record;
@@ -189,19 +213,27 @@ impl<W: Worker> Run<W> {
 
     /// What was found elsewhere, and what stands below it, is remembered as if it had been built here: a later miss can then be explained.
     async fn remember_away(self: &Arc<Self>, notes: &[StepNote], explaining: Arc<Explaining>) {
-        let away: Vec<VertexId> =
-            notes.iter().filter(|note| note.away.is_some()).map(|note| note.vertex).collect();
-        let Some(first) = away.first().copied() else { return };
-        let below: HashSet<VertexId> = self.ancestors(&away).into_iter().collect();
-        let is_new = |note: &&StepNote| {
-            below.contains(&note.vertex)
-                && note.why.is_none()
-                && (note.record.is_none() || note.away.is_some())
+        let Some(first) = notes.iter().find(|note| note.away.is_some()).map(|note| note.vertex) else {
+            return;
         };
+        // The cache that had what a step led to; nobody asked which one has the step itself.
+        let mut below: HashMap<VertexId, Option<String>> = HashMap::new();
+        for note in notes {
+            let Some(away) = &note.away else { continue };
+            let cache = self.worker.origin(away);
+            for id in self.ancestors(&[note.vertex]) {
+                below.entry(id).or_insert_with(|| cache.clone());
+            }
+        }
+        let is_new = |note: &&StepNote| note.why.is_none() && (note.record.is_none() || note.away.is_some());
         let remembered: Remembered = notes
             .iter()
             .filter(is_new)
-            .flat_map(|note| self.remembered(note.vertex, &explaining.scope, &note.parts))
+            .filter_map(|note| Some((note, below.get(&note.vertex)?.clone())))
+            .flat_map(|(note, cache)| {
+                let parts = note.parts.clone().found_in(cache);
+                self.remembered(note.vertex, &explaining.scope, &parts)
+            })
             .collect();
         // That a later miss may go unexplained is no reason to fail.
         let _ = self.blocking(first, move |cache| cache.remember(&remembered)).await;
@@ -209,8 +241,7 @@ impl<W: Worker> Run<W> {
 
     /// What is remembered of a step: its parts by what it says, and what it says by where it stands.
     fn remembered(&self, id: VertexId, scope: &str, parts: &KeyParts) -> Remembered {
-        let (by_text, by_place) =
-            history::keys(scope, &self.hidden.conceal(&self.definition.vertex(id).name));
+        let (by_text, by_place) = history::keys(scope, &self.definition.vertex(id).name);
         let mut remembered = vec![(by_text, serde_json::to_vec(parts).unwrap_or_default())];
         remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
         remembered
@@ -230,9 +261,9 @@ impl<W: Worker> Run<W> {
         for input in &self.definition.vertex(id).inputs {
             let source = self.definition.vertex(input.vertex);
             if !is_keyed_by_content(source) && self.keyed(input.vertex).await?.fresh {
-                let cause = self.first_cause(input.vertex).map(Box::new);
-                let input = self.title(source);
-                return Ok(Some(MissReason::InputChanged { input, cause }));
+                let (cause, first) = self.first_change(input.vertex);
+                let input = Self::title(source);
+                return Ok(Some(MissReason::InputChanged { input, cause, first }));
             }
         }
         Ok(None)

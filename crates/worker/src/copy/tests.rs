@@ -220,7 +220,7 @@ fn show(store: &Store, below: &[SnapshotId], layer: SnapshotId, made: &[&str]) -
             (entry.mtime, entry.mtime_nanos) = (0, 0);
         }
     }
-    let packed = pack(store, &snapshot, FORM, &Cancel::default()).unwrap();
+    let packed = pack(store, &snapshot, FORM, &Cancel::default(), &trace::Scope::none()).unwrap();
     Shown {
         view: describe(&TreeView::new(store, &layers).unwrap(), made),
         mounted: mounted(store, &layers, made),

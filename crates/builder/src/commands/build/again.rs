@@ -12,7 +12,7 @@ use insight::Invocation;
 
 use super::Args;
 use super::cache_args::CacheTarget;
-use super::output::Output;
+use super::output::{ImageForm, Output};
 use crate::Machine;
 use crate::failure::Failure;
 
@@ -27,17 +27,22 @@ pub(crate) struct Again {
     pub(crate) images: Store,
     /// The manifests that names of images meant: `NAME PLATFORM`.
     pub(crate) meant: BTreeMap<String, Digest>,
+    /// What repositories and files elsewhere were, as a record has it.
+    pub(crate) fetched: BTreeMap<String, String>,
     /// `SOURCE_DATE_EPOCH`.
     pub(crate) epoch: Option<String>,
 }
 
-/// Builds with these arguments, and keeps the image in the state directory of `again` under `name`. Its form is that of the output
+/// Builds with these arguments, and keeps the image in the state directory of `again`, without a name. Its form is that of the output
 /// that gave an image the name `of`, else of the one that put an image into the store.
-pub(crate) fn again(args: Args, again: Again, of: &Reference, name: &Reference) -> Result<(), Failure> {
+pub(crate) fn again(args: Args, again: Again, of: &Reference) -> Result<(), Failure> {
     let args = Args {
         again: Some(again),
-        tag: vec![name.to_string()],
-        output: form_of(args.output, of).into_iter().collect(),
+        tag: Vec::new(),
+        output: form_of(args.output, of)
+            .map(|form| Output::Image { push: None, keep: true, form })
+            .into_iter()
+            .collect(),
         push: false,
         load: false,
         cache_from: Vec::new(),
@@ -47,6 +52,7 @@ pub(crate) fn again(args: Args, again: Again, of: &Reference, name: &Reference) 
         quiet: false,
         iidfile: None,
         metadata_file: None,
+        timings: None,
         check: false,
         call: None,
         on_error: super::args::OnError::Fail,
@@ -56,7 +62,7 @@ pub(crate) fn again(args: Args, again: Again, of: &Reference, name: &Reference) 
 }
 
 /// The output that decides what the image looks like, without any place that it goes to.
-fn form_of(outputs: Vec<Output>, of: &Reference) -> Option<Output> {
+fn form_of(outputs: Vec<Output>, of: &Reference) -> Option<ImageForm> {
     let is_of = |name: &String| name.parse::<Reference>().is_ok_and(|name| name == *of);
     let mut forms: Vec<_> = outputs
         .into_iter()
@@ -70,7 +76,7 @@ fn form_of(outputs: Vec<Output>, of: &Reference) -> Option<Output> {
     let at = named.or_else(nameless).or((!forms.is_empty()).then_some(0))?;
     let mut form = forms.swap_remove(at);
     form.names.clear();
-    Some(Output::Image { push: None, keep: true, form })
+    Some(form)
 }
 
 /// The command line of this process as one that can be repeated: what it takes from the environment is written into it, and values
@@ -100,6 +106,10 @@ fn written(given: &[String], variable: impl Fn(&str) -> Option<String>) -> Vec<S
     let mut arguments = Vec::new();
     let mut given = given.iter();
     while let Some(argument) = given.next() {
+        // When it is built again, somebody else asks.
+        if argument == "--timings" || argument.starts_with("--timings=") {
+            continue;
+        }
         // Nothing comes from a remote cache, or goes there, and what names one may hold a login.
         let cache = ["--cache-from", "--cache-to"].into_iter().find_map(|flag| argument.strip_prefix(flag));
         if let Some(rest) = cache {
@@ -131,7 +141,7 @@ fn written(given: &[String], variable: impl Fn(&str) -> Option<String>) -> Vec<S
 }
 
 /// Whether a URL in it has a user in front of the host, or a value that looks like one for servers.
-fn has_login(argument: &str) -> bool {
+pub(super) fn has_login(argument: &str) -> bool {
     argument
         .split("://")
         .skip(1)
@@ -171,9 +181,9 @@ impl Args {
         self
     }
 
-    /// Progress as another command shows it.
-    pub(crate) fn with_progress_of(self, other: &Args) -> Args {
-        Args { progress: other.progress, ..self }
+    /// In the way that another command asks for, where that says nothing about the result: how progress is shown, who makes processes.
+    pub(crate) fn in_the_way_of(self, other: &Args) -> Args {
+        Args { progress: other.progress, runtime: other.runtime.clone().or(self.runtime), ..self }
     }
 }
 
@@ -183,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_written_down_can_be_repeated() {
-        let given = "-t app --cache-from x --cache-to=type=y,token=z --cache-to type=inline --build-arg A=1 --build-arg=B --build-arg API_KEY=hunter --build-arg UNSET . --build-arg=TOKEN=x";
+        let given = "-t app --cache-from x --cache-to=type=y,token=z --cache-to type=inline --build-arg A=1 --build-arg=B --timings --timings=x.html --build-arg API_KEY=hunter --build-arg UNSET . --build-arg=TOKEN=x";
         let given: Vec<String> = given.split(' ').map(str::to_owned).collect();
         let variable = |name: &str| (name == "B").then(|| "of the environment".to_owned());
         assert_eq!(
@@ -214,10 +224,7 @@ mod tests {
         let outputs =
             |texts: &[&str]| texts.iter().map(|text| super::super::output::parse(text).unwrap()).collect();
         let of: Reference = "b".parse().unwrap();
-        let form = |texts: &[&str]| match form_of(outputs(texts), &of) {
-            Some(Output::Image { push: None, keep: true, form }) => Some(form.compression),
-            _ => None,
-        };
+        let form = |texts: &[&str]| form_of(outputs(texts), &of).map(|form| form.compression);
         assert_eq!(form(&["type=oci,dest=x"]), None);
         assert_eq!(
             form(&["type=image,name=a", "type=image,name=b,compression=zstd", "type=local,dest=x"]),

@@ -12,6 +12,7 @@ use super::call::{self, Call, Question};
 use super::lent;
 use super::limits::LimitArgs;
 use super::output::{self, Output};
+use super::timings::{self, TimingsFile};
 use crate::failure::Failure;
 
 /// Build an image from a Dockerfile.
@@ -188,6 +189,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(super) metadata_file: Option<PathBuf>,
 
+    /// Draw where the time went, as a page or as JSON: html, json, or a FILE that ends so [default: builder-timings.html]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "html",
+          value_parser = timings::parse, conflicts_with_all = ["call", "check"])]
+    pub(super) timings: Option<TimingsFile>,
+
     /// Set when something is built once more, from nothing.
     #[arg(skip)]
     pub(super) again: Option<Again>,
@@ -224,6 +230,14 @@ pub(crate) enum OnError {
     Fail,
     /// A shell opens in what it left, then the build fails
     Shell,
+}
+
+/// Of another command that takes these arguments: makes the context one that need not be given, and hides the options that it has no use
+/// for.
+pub(crate) fn hide(command: clap::Command, unused: &[&'static str]) -> clap::Command {
+    let command =
+        command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true));
+    unused.iter().fold(command, |command, name| command.mut_arg(*name, |argument| argument.hide(true)))
 }
 
 impl Args {
@@ -308,7 +322,7 @@ fn entitlement(text: &str) -> Result<String, String> {
     }
 }
 
-fn extra_host(text: &str) -> Result<(String, String), String> {
+pub(crate) fn extra_host(text: &str) -> Result<(String, String), String> {
     let (host, address) =
         text.split_once('=').or_else(|| text.split_once(':')).ok_or("expected HOST:IP or HOST=IP")?;
     if address == "host-gateway" && !host.is_empty() {

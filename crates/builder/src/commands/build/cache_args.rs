@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The tag of caches that have none.
 const TAG: &str = "latest";
 
-const TYPES: &str = "one of registry, local";
+/// What there is to choose from.
+const SOURCES: &str = "one of registry, local";
+const TARGETS: &str = "one of registry, local, inline";
 
 /// A cache that results are taken from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +69,8 @@ impl CacheTarget {
 
 /// Parses the value of `--cache-from`.
 pub(super) fn parse_source(text: &str) -> Result<CacheSource, String> {
-    let Some((kind, mut attributes)) = read(text)? else {
-        let place = Place::Registry { name: reference(text)?, insecure: false };
+    let Some((kind, mut attributes)) = read(text, SOURCES)? else {
+        let place = Place::Registry { name: bare(text, "src")?, insecure: false };
         return Ok(CacheSource { place, patience: PATIENCE });
     };
     let patience = match attributes.take("timeout") {
@@ -88,7 +90,7 @@ pub(super) fn parse_source(text: &str) -> Result<CacheSource, String> {
                 "what an image carries is found by the image's name: type=registry,ref=NAME".to_owned()
             );
         }
-        other => return Err(unknown(other)),
+        other => return Err(unknown(other, SOURCES)),
     };
     attributes.end(&kind)?;
     Ok(CacheSource { place, patience })
@@ -96,9 +98,12 @@ pub(super) fn parse_source(text: &str) -> Result<CacheSource, String> {
 
 /// Parses the value of `--cache-to`.
 pub(super) fn parse_target(text: &str) -> Result<CacheTarget, String> {
-    let (kind, mut attributes) = match read(text)? {
+    let (kind, mut attributes) = match read(text, TARGETS)? {
         Some(read) => read,
-        None => ("registry".to_owned(), Attributes::of(&[format!("ref={text}")])?),
+        None => {
+            bare(text, "dest")?;
+            ("registry".to_owned(), Attributes::of(&[format!("ref={text}")])?)
+        }
     };
     if kind == "inline" {
         attributes.end(&kind)?;
@@ -110,7 +115,7 @@ pub(super) fn parse_target(text: &str) -> Result<CacheTarget, String> {
             Place::Local { path, tag: tag(&mut attributes), digest: None }
         }
         "registry" => registry(&mut attributes)?,
-        other => return Err(unknown(other)),
+        other => return Err(unknown(other, TARGETS)),
     };
     if let Place::Registry { name: Reference { digest: Some(_), .. }, .. } = &place {
         return Err("a cache is written under a tag, not under a digest".to_owned());
@@ -139,7 +144,7 @@ pub(super) fn parse_target(text: &str) -> Result<CacheTarget, String> {
 }
 
 /// Type and attributes; `None` of a name alone.
-fn read(text: &str) -> Result<Option<(String, Attributes)>, String> {
+fn read(text: &str, types: &str) -> Result<Option<(String, Attributes)>, String> {
     let fields = fields(text)?;
     match &fields[..] {
         [only] if !only.contains('=') => return Ok(None),
@@ -148,14 +153,23 @@ fn read(text: &str) -> Result<Option<(String, Attributes)>, String> {
     let mut attributes = Attributes::of(&fields)?;
     match attributes.take("type") {
         Some(kind) => Ok(Some((kind, attributes))),
-        None => Err(format!("`type` is missing: {TYPES}")),
+        None => Err(format!("`type` is missing: {types}")),
     }
 }
 
-fn unknown(kind: &str) -> String {
+fn unknown(kind: &str, types: &str) -> String {
     match kind {
-        "gha" | "s3" | "azblob" => format!("type={kind} is not supported yet: {TYPES}"),
-        _ => format!("unknown type `{kind}`: {TYPES}"),
+        "gha" | "s3" | "azblob" => format!("type={kind} is not supported yet: {types}"),
+        _ => format!("unknown type `{kind}`: {types}"),
+    }
+}
+
+/// A name that stands alone is that of an image; what can only be a directory is not taken for one.
+fn bare(text: &str, key: &str) -> Result<Reference, String> {
+    let hint = format!("a directory is given as type=local,{key}={text}");
+    match text.starts_with(['/', '.', '~']) {
+        true => Err(hint),
+        false => reference(text).map_err(|error| format!("{error}; {hint}")),
     }
 }
 
@@ -222,7 +236,22 @@ mod tests {
         ] {
             assert!(parse_source(wrong).is_err(), "{wrong}");
         }
-        assert!(parse_source("type=gha").unwrap_err().contains("not supported yet"));
+        let says = |text: &str, said: &str| refused(text, parse_source(text), said);
+        says("type=gha", "not supported yet");
+        says("./cache", "type=local,src=./cache");
+        says("/tmp/cache", "type=local,src=/tmp/cache");
+        // A folder of that name says nothing about an image.
+        assert!(matches!(parse_source("src").unwrap().place, Place::Registry { .. }));
+        says("Some Thing", "type=local,src=Some Thing");
+        says("type=local,scr=x", "type=local needs src=");
+        says("type=local,src=x,tga=y", "did you mean `tag`?");
+        says("type=local,src=x,mode=max", "not supported yet");
+    }
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(text: &str, parsed: Result<T, String>, said: &str) {
+        let error = parsed.unwrap_err();
+        assert!(error.contains(said), "{text}: {error}");
     }
 
     #[test]
@@ -250,5 +279,11 @@ mod tests {
         ] {
             assert!(parse_target(wrong).is_err(), "{wrong}");
         }
+        let says = |text: &str, said: &str| refused(text, parse_target(text), said);
+        says("./cache", "type=local,dest=./cache");
+        says("dest=x", "one of registry, local, inline");
+        says("type=lokal,dest=x", "one of registry, local, inline");
+        says("type=registry,ref=r/c:1,mdoe=max", "did you mean `mode`?");
+        says("type=local,dest=x,conpression=zstd", "did you mean `compression`?");
     }
 }

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use frontend::{Outline, OutlineMount, TargetInfo};
+use graph::SecretValues;
 use parser::{Diagnostic, Parsed, Span};
 use serde_json::{Value, json};
 
@@ -157,9 +158,24 @@ fn rule(name: &str) -> Option<(&'static str, Option<String>)> {
     upstream.or_else(|| insight::rule(name).map(|rule| (rule.description, Some(rule.url()))))
 }
 
-/// What a target can be given.
-pub(super) fn outline(outline: &Outline, source: &DockerfileText, json: bool) -> Answer {
-    let text = if json { outline_json(outline, source) } else { outline_text(outline) };
+/// What a target can be given; without values that nobody should read.
+pub(super) fn outline(
+    mut outline: Outline,
+    hidden: &SecretValues,
+    source: &DockerfileText,
+    json: bool,
+) -> Answer {
+    for arg in &mut outline.args {
+        let is_secret = graph::is_secret_like(&arg.name);
+        arg.value = arg.value.take().filter(|value| !value.is_empty()).map(|value| match is_secret {
+            true => "***".to_owned(),
+            false => hidden.conceal(&value).into_owned(),
+        });
+    }
+    for mount in outline.secrets.iter_mut().chain(&mut outline.ssh).chain(&mut outline.caches) {
+        mount.id = hidden.conceal(&mount.id).into_owned();
+    }
+    let text = if json { outline_json(&outline, source) } else { outline_text(&outline) };
     Answer { text, code: 0 }
 }
 
@@ -308,28 +324,11 @@ pub(super) fn describe(json: bool) -> Answer {
     Answer { text, code: 0 }
 }
 
-/// Columns with so many blanks between; the last one is as long as it is.
+/// Columns with so many blanks between.
 fn columns(rows: &[Vec<&str>], gap: usize) -> String {
-    use unicode_width::UnicodeWidthStr as _;
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..count)
-        .map(|column| {
-            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (index, cell) in row.iter().enumerate() {
-            line.push_str(cell);
-            if index + 1 < row.len() {
-                line.push_str(&" ".repeat(widths[index] + gap - cell.width()));
-            }
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect();
+    insight::in_columns(&rows, &insight::widths(&rows), gap, "<")
 }
 
 fn lines(span: Span, source: &str) -> (u32, u32) {

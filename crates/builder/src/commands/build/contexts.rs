@@ -15,6 +15,7 @@ use insight::{ListedFile, Listing};
 
 use super::args::{Args, ContextMode};
 use super::elsewhere::{Brought, Elsewhere};
+use super::explain;
 use crate::failure::Failure;
 
 /// What messages call a Dockerfile that came from there.
@@ -58,7 +59,7 @@ pub(super) fn check_context(args: &Args) -> Result<(), Failure> {
         Ok(_) => Err(Failure::usage(format!("the build context {text} is not a directory"))
             .hint(format!("to name the Dockerfile use -f: `builder build -f {text} .`"))),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(Failure::usage(format!("there is no build context {text}")))
+            Err(Failure::build(format!("there is no build context {text}")))
         }
         Err(error) => Err(Failure::usage(format!("the build context {text} cannot be read: {error}"))),
     }
@@ -133,7 +134,10 @@ fn read_named(file: &Path, context: &Path) -> Result<Vec<u8>, Failure> {
             let failure = Failure::build(format!("-f {shown}: there is no such file"));
             match context.join(file) {
                 inside if inside.is_file() => failure.hint(format!("did you mean -f {}?", inside.display())),
-                _ => failure,
+                _ => match explain::similar(Path::new("."), file) {
+                    Some(near) => failure.hint(format!("did you mean -f {}?", near.display())),
+                    None => failure,
+                },
             }
         }
         ErrorKind::IsADirectory => Failure::build(format!("-f {shown} is a directory, not a Dockerfile")),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cache::Store;
 
+use super::foreground::Foreground;
 use super::{Args, done};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::terminal;
@@ -24,7 +25,17 @@ pub(super) struct Attempt {
 /// Does `build` until it does not fail because of damage any more.
 pub(super) fn until_sound(
     args: Args,
-    build: impl Fn(Args, &mut Attempt) -> Result<u8, Failure>,
+    build: impl Fn(Args, &mut Foreground, &mut Attempt) -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    let mut foreground = Foreground::default();
+    let result = attempts(args, |args, attempt| build(args, &mut foreground, attempt));
+    foreground.end();
+    result
+}
+
+fn attempts(
+    args: Args,
+    mut build: impl FnMut(Args, &mut Attempt) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
     let mut told = BTreeSet::new();
     for _ in 0..MOST {
@@ -37,7 +48,7 @@ pub(super) fn until_sound(
         if !done::is_silent(args.progress()) {
             for what in damaged.into_iter().filter(|what| told.insert(what.clone())) {
                 let then = if again { "; building again" } else { "" };
-                terminal::tell(&format!("WARNING: {what} was damaged and thrown away{then}\n"));
+                terminal::tell(&format!("WARNING: {what}{then}\n"));
             }
         }
         if !again {

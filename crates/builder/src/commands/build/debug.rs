@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cache::{KeptId, Store};
 use executor::Sandbox;
-use tokio::runtime::Runtime;
 use worker::{Cancel, Inside, Lent};
 
+use super::foreground::Threads;
 use super::lent::{Agents, Secrets};
 use crate::failure::{Failure, NOT_STARTED};
-use crate::{console, terminal};
+use crate::{console, interrupt, terminal};
 
 /// The best shell that a step's file system has.
 const SHELL: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi";
@@ -27,38 +27,46 @@ pub(super) struct Shell {
 
 impl Shell {
     /// Opens one in what a failed step left.
-    pub(super) fn in_kept(&self, runtime: &Runtime, id: KeptId) -> Result<u8, Failure> {
-        let session = self.store.session()?;
+    pub(super) fn in_kept(&self, threads: &mut Threads, id: KeptId) -> Result<u8, Failure> {
+        let session = threads.session(&self.store)?;
         let Some(kept) = self.store.kept_step(id)? else {
             return Err(Failure::build(format!("what step {} left is gone", id.0))
                 .hint("`builder debug --list` shows what is there"));
         };
         let inside = Inside::kept(&kept).map_err(|error| Failure::from(&error))?;
-        let code = self.open(runtime, &inside, &format!("the failed step {}", kept.name));
+        let code = self.open(threads, &inside, &format!("the failed step {}", kept.name));
         session.finish()?;
         code
     }
 
     /// Opens one, and says so. The exit code is the shell's.
-    pub(super) fn open(&self, runtime: &Runtime, inside: &Inside, what: &str) -> Result<u8, Failure> {
+    pub(super) fn open(&self, threads: &mut Threads, inside: &Inside, what: &str) -> Result<u8, Failure> {
         if self.command.is_none() {
             terminal::tell(&format!(
                 "\nA shell inside {what}\nWhat it changes is thrown away; `exit` leaves it.\n"
             ));
         }
         let words = ["/bin/sh", "-c", self.command.as_deref().unwrap_or(SHELL)].map(str::to_owned);
+        let Threads { runtime, signals, .. } = threads;
         runtime.block_on(async {
             let lent = Lent { secrets: &*self.secrets, agents: &*self.agents, options: &self.options };
-            let opened = inside.open(&self.store, &self.sandbox, &lent, &words, &Cancel::new()).await;
+            signals.add_those_of_program();
+            let cancel = Cancel::new();
+            let opened = tokio::select! {
+                opened = inside.open(&self.store, &self.sandbox, &lent, &words, &cancel) => opened,
+                signal = signals.next() => {
+                    cancel.cancel();
+                    return Ok(interrupt::exit_code(signal));
+                }
+            };
             let mut opened = opened.map_err(|error| Failure::from(&error))?;
             if let Ok(terminal) = std::env::var("TERM")
                 && !opened.spec.env.iter().any(|(name, _)| name == "TERM")
             {
                 opened.spec.env.push(("TERM".into(), terminal.into()));
             }
-            let ended = console::run(&self.sandbox, opened.spec.clone(), true).await;
-            match ended {
-                Ok(ended) => Ok(ended.code()),
+            match console::run(&self.sandbox, opened.spec.clone(), true, signals).await {
+                Ok(code) => Ok(code),
                 Err(error @ executor::Error::Program { .. }) => {
                     let failure = console::not_started(error, NOT_STARTED);
                     Err(failure.hint("a shell needs /bin/sh in the step's file system"))

@@ -1,6 +1,7 @@
 //! From solved targets to what the user asked for: image store, registries, archives, directories, files with ids.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +15,7 @@ use frontend::Target;
 use hash::Digest;
 use image::{Compression, Descriptor, Image, MediaTypes, Reference};
 use serde_json::json;
+use trace::{Subject, Timed, Trace, Work};
 use worker::{LayerForm, LayerTree, LocalWorker};
 
 use super::carried::CarriedStep;
@@ -39,6 +41,10 @@ pub(super) struct Built<'a> {
     pub(super) epoch: Option<i64>,
     /// What images are to carry for later builds.
     pub(super) inline: Option<&'a [CarriedStep]>,
+    /// Told what is done when.
+    pub(super) trace: &'a Trace,
+    /// What the build is called in the history.
+    pub(super) build: &'a str,
 }
 
 /// An image that was delivered.
@@ -80,7 +86,7 @@ pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Digest>, Failure
         write_file(path, first.id().to_string().as_bytes())?;
     }
     if let Some(path) = &delivery.metadata_file {
-        write_file(path, metadata(&images).as_bytes())?;
+        write_file(path, metadata(&images, built.build).as_bytes())?;
     }
     Ok(images.first().map(Delivered::id))
 }
@@ -108,7 +114,9 @@ impl Delivering<'_> {
             names.push(id_name(&delivered.id()));
         }
         let part = task.part(&format!("writing image {}", delivered.id()));
+        let keeping = self.built.exporting(task, "put it into the store");
         self.put_into_store(prepared, names).await?;
+        keeping.end();
         part.done();
         for name in &kept.names {
             task.part(&format!("naming to {name}")).done();
@@ -221,14 +229,11 @@ impl Delivering<'_> {
     ) -> Result<Option<Delivered>, Failure> {
         let exporter: Box<dyn Exporter> = match output {
             Output::Local { dest, mode, form } => {
-                self.write_trees(&DirectoryExporter::new(dest, *mode), form, task)
-                    .await
-                    .map_err(Failure::from)?;
+                self.write_trees(&DirectoryExporter::new(dest, *mode), form, task).await?;
                 return Ok(None);
             }
             Output::Tar { dest, form } => {
-                let written = self.write_trees(&TarExporter::new(stream(dest)), form, task).await;
-                written.map_err(|error| error.of_output(output))?;
+                self.write_trees(&TarExporter::new(stream(dest)), form, task).await?;
                 return Ok(None);
             }
             Output::Image { push, form, .. } => {
@@ -256,8 +261,10 @@ impl Delivering<'_> {
         let images = self.images(&form, types, true, task).await?;
         let images = self.of_images(images, &form, names);
         let prepared = Prepared::new(&images, types)?;
+        let writing = self.built.exporting(task, "write the image");
         let exported = exporter.export(Product::Images(images)).await;
-        let exported = exported.map_err(|error| Undelivered::Export(error).of_output(output))?;
+        writing.end();
+        let exported = exported?;
         let mut delivered = Delivered::of(&prepared, names);
         if let Some(top) = exported.descriptor {
             delivered.top = top;
@@ -270,7 +277,7 @@ impl Delivering<'_> {
         exporter: &dyn Exporter,
         form: &TreeForm,
         task: &Task,
-    ) -> Result<(), Undelivered> {
+    ) -> Result<(), Failure> {
         let built = self.built;
         let mut trees = Vec::new();
         for (target, tree) in built.results {
@@ -280,7 +287,9 @@ impl Delivering<'_> {
         }
         let split = form.split.unwrap_or(built.with_index || trees.len() > 1);
         let trees = Trees { trees, split, epoch: form.epoch.or(built.epoch) };
+        let writing = built.exporting(task, "write the files");
         let exported = exporter.export(Product::Trees(trees)).await?;
+        writing.end();
         for warning in &exported.warnings {
             task.warn(warning);
         }
@@ -311,6 +320,7 @@ impl Delivering<'_> {
                 true => Reference { tag: None, digest: Some(prepared.top.digest), ..name.clone() },
                 false => name.clone(),
             };
+            let _timed = self.built.exporting(task, "send what the registry lacks");
             pushing.push(&to, task).await?;
         }
         Ok(Delivered::of(&prepared, names))
@@ -329,14 +339,20 @@ impl Delivering<'_> {
         if prepared.manifests.len() > 1 {
             return Err(ExportError::SeveralPlatforms(prepared.manifests.len()).into());
         }
-        let part = task.part(&format!("sending to {endpoint}"));
-        remotes::load(&endpoint, self.built.store, prepared.clone(), names.to_vec(), &part).await?;
-        part.done();
-        Ok(Delivered::of(&prepared, names))
+        let _timed = self.built.exporting(task, "send it to the daemon");
+        let delivered = Delivered::of(&prepared, names);
+        if !remotes::named_there(&endpoint, &delivered.id().to_string(), names).await? {
+            remotes::load(&endpoint, self.built.store, prepared, names.to_vec(), task).await?;
+        }
+        Ok(delivered)
     }
 }
 
 impl Built<'_> {
+    fn exporting(&self, task: &Task, what: &'static str) -> Timed {
+        self.trace.begin(Subject::Task(task.title()), Work::Export, what)
+    }
+
     /// The names of an output: its own, else those of `-t`.
     fn names(&self, output: &Output) -> Result<Vec<Reference>, Failure> {
         let own = output.image_form().map(|form| form.names.as_slice()).unwrap_or_default();
@@ -372,46 +388,9 @@ fn ended<T>(task: Task, result: Result<T, Failure>) -> Result<T, Failure> {
     result
 }
 
-/// Why an output was not written.
-enum Undelivered {
-    Export(ExportError),
-    Other(Failure),
-}
-
-impl Undelivered {
-    /// The same in words; whether it is standard output that failed decides about them.
-    fn of_output(self, output: &Output) -> Failure {
-        match self {
-            Undelivered::Export(error) if output.uses_stdout() => Failure::of_stdout(&error),
-            other => other.into(),
-        }
-    }
-}
-
-impl From<Undelivered> for Failure {
-    fn from(undelivered: Undelivered) -> Failure {
-        match undelivered {
-            Undelivered::Export(error) => error.into(),
-            Undelivered::Other(failure) => failure,
-        }
-    }
-}
-
-impl From<ExportError> for Undelivered {
-    fn from(error: ExportError) -> Undelivered {
-        Undelivered::Export(error)
-    }
-}
-
-impl From<Failure> for Undelivered {
-    fn from(failure: Failure) -> Undelivered {
-        Undelivered::Other(failure)
-    }
-}
-
 /// Upstream's keys, as far as they have a meaning here. Of several images the first counts, with the names of all.
-fn metadata(images: &[Delivered]) -> String {
-    let mut metadata = BTreeMap::new();
+fn metadata(images: &[Delivered], build: &str) -> String {
+    let mut metadata = BTreeMap::from([("buildx.build.ref", json!(build))]);
     if let Some(first) = images.first() {
         if let Some(config) = &first.config {
             metadata.insert("containerimage.config.digest", json!(config));
@@ -431,12 +410,14 @@ fn metadata(images: &[Delivered]) -> String {
     format!("{:#}\n", json!(metadata))
 }
 
+/// Replaces a file in one step where that can be done, as it can not where the file is a mount or its directory another user's.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, bytes).map_err(|error| Failure::io("write", path, &error))
-}
-
-impl From<ExportError> for Failure {
-    fn from(error: ExportError) -> Failure {
-        Failure::from_source(&error)
+    let file = exporter::Output::File(path.to_owned());
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    match file.write(|out| out.write_all(bytes).map_err(ExportError::Stream)) {
+        Err(ExportError::Io { source, .. }) if !full.contains(&source.kind()) => {
+            std::fs::write(path, bytes).map_err(|error| Failure::io("write", path, &error))
+        }
+        written => Ok(written?),
     }
 }

@@ -3,7 +3,7 @@
 use cache::KeptId;
 use hash::Digest;
 use image::Reference;
-use parser::Diagnostic;
+use parser::{Diagnostic, Dockerfile, InstructionKind};
 
 use super::args::ProgressMode;
 use super::contexts::DockerfileText;
@@ -29,6 +29,7 @@ pub(super) struct Made {
 #[derive(Default)]
 pub(super) struct Notices {
     pub(super) warnings: Vec<Diagnostic>,
+    /// As [`unused_build_args`] tells them.
     pub(super) unused_build_args: Vec<String>,
     /// What the step left that failed.
     pub(super) kept: Option<KeptId>,
@@ -60,6 +61,22 @@ impl Done {
 /// Whether nothing but errors may go to standard error, or nothing that is not JSON.
 pub(super) fn is_silent(mode: ProgressMode) -> bool {
     matches!(mode, ProgressMode::Quiet | ProgressMode::None | ProgressMode::Rawjson)
+}
+
+/// Arguments that nothing declares, each with the one that may have been meant.
+pub(super) fn unused_build_args(names: &[String], dockerfile: &Dockerfile) -> Vec<String> {
+    let global = dockerfile.args.iter().flat_map(|arg| &arg.kind.names);
+    let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let own = instructions.filter_map(|instruction| match &instruction.kind {
+        InstructionKind::Arg(arg) => Some(&arg.names),
+        _ => None,
+    });
+    let declared: Vec<&str> = global.chain(own.flatten()).map(|name| name.key.text.as_str()).collect();
+    let told = |name: &String| match frontend::closest(name, declared.iter().copied()) {
+        Some(near) => format!("{name} (did you mean {near}?)"),
+        None => name.clone(),
+    };
+    names.iter().map(told).collect()
 }
 
 /// What to do with a new image.
@@ -110,6 +127,14 @@ mod tests {
              - --build-arg A, B: no ARG of the stages that were built declares it\n"
         );
         assert_eq!(Notices::default().text(&source), "");
+    }
+
+    #[test]
+    fn what_was_meant_is_told() {
+        let parsed = parser::parse("ARG VERSION\nFROM a\nARG TARGET=x\n");
+        let told = |name: &str| unused_build_args(&[name.to_owned()], &parsed.dockerfile).remove(0);
+        assert_eq!(told("VERSOIN"), "VERSOIN (did you mean VERSION?)");
+        assert_eq!([told("TARGETS"), told("ELSE")], ["TARGETS (did you mean TARGET?)", "ELSE"]);
     }
 
     #[test]

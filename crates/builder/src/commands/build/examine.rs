@@ -63,7 +63,7 @@ pub(crate) fn examine(all: &[Args]) -> Result<(Store, Vec<Examined>), Failure> {
         let secrets = Arc::new(Secrets::resolve(&args.secret)?);
         requests.push((read(args, &Brought::default())?, secrets));
     }
-    let store = Machine::enter()?.store()?;
+    let store = Machine::enter()?.store_or_new()?;
     let runtime = crate::runtime()?;
     let mut examined = Vec::new();
     for (args, ((mut request, parsed), secrets)) in all.iter().zip(requests) {
@@ -87,6 +87,7 @@ pub(crate) fn examine(all: &[Args]) -> Result<(Store, Vec<Examined>), Failure> {
             agents: Arc::new(Agents::resolve(&args.ssh)?),
             caches: None,
             notices: &Mutex::new(Notices::default()),
+            trace: trace::Trace::default(),
         };
         examined.push(runtime.block_on(build.examined())?);
     }
@@ -104,9 +105,7 @@ impl Build<'_> {
         for cache in stats.values() {
             cache.save()?;
         }
-        peeked.map_err(|error| {
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
+        peeked.map_err(|error| explain::step(self.request, &self.context, &plan, &error))?;
         let notes = self.journal.notes().take();
         Ok(Examined {
             name: self.request.dockerfile.path.clone(),

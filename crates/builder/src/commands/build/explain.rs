@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use cache::KeptId;
 use frontend::{ImageOrigin, MissingImage, Plan};
 use graph::{Op, Source, VertexId};
-use image::ResolveError;
-use parser::{Diagnostic, Severity};
+use image::{Platform, ResolveError};
+use parser::{Copy, CopySource, Diagnostic, Dockerfile, InstructionKind, Severity};
 use solver::SolveError;
 use worker::WorkerError;
 
-use super::contexts::{DockerfileText, NamedContext};
+use super::contexts::{Context, DockerfileText, NamedContext};
 use super::request::Request;
 use crate::diagnostics;
 use crate::failure::Failure;
+
+/// Architectures that images for Linux are made for.
+const ARCHITECTURES: [&str; 10] =
+    ["386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x", "mips64"];
 
 /// The Dockerfile, or what is asked of it, cannot be built as it stands.
 pub(super) fn mistakes(findings: &[Diagnostic], source: &DockerfileText) -> Failure {
@@ -34,16 +38,30 @@ pub(super) fn mistakes(findings: &[Diagnostic], source: &DockerfileText) -> Fail
     Failure::build(message).with_details(diagnostics::render(&errors, &source.text, &source.path))
 }
 
-/// An image cannot be had.
-pub(super) fn image(missing: &MissingImage, error: ResolveError, source: &DockerfileText) -> Failure {
+/// An image cannot be had. `others` are names that could have stood in its place: of stages and contexts.
+pub(super) fn image<'a>(
+    missing: &MissingImage,
+    error: ResolveError,
+    source: &DockerfileText,
+    others: impl IntoIterator<Item = &'a str>,
+) -> Failure {
     let line = diagnostics::line(&source.text, missing.span);
     let instruction = source.text.lines().nth(line - 1).unwrap_or_default();
     let is_from = instruction.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("from"));
     let by_name = matches!(missing.request.origin, ImageOrigin::Reference(_));
     let absent = matches!(error, ResolveError::NotFound(_) | ResolveError::Unreachable { .. });
     let excerpt = diagnostics::excerpt(&source.text, &source.path, (line as u32, line as u32));
-    let failure = Failure::from(error).with_details(excerpt);
     let name = &missing.name;
+    let platform = match &error {
+        ResolveError::NoPlatform { platform, .. } => meant_platform(&platform.to_string()),
+        _ => None,
+    };
+    let failure = Failure::from(error).with_details(excerpt).hinted(platform);
+    let near = frontend::closest(name, others).filter(|_| by_name && absent);
+    let failure = match near {
+        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None => failure,
+    };
     match (by_name && absent, is_from) {
         (true, true) => failure.hint(format!(
             "to use an image of this machine: --build-context {name}=oci-layout://DIRECTORY, or build it with -t {name}"
@@ -58,14 +76,17 @@ pub(super) fn image(missing: &MissingImage, error: ResolveError, source: &Docker
 /// A step failed.
 pub(super) fn step(
     request: &Request,
-    ignore_file: Option<&Path>,
+    context: &Context,
     plan: &Plan,
     error: &SolveError<WorkerError>,
 ) -> Failure {
     let failure = match error {
         SolveError::Operation { vertex, error } => match &**error {
             WorkerError::Files(files::Error::NotFound { path, hidden_by }) => {
-                not_found(request, ignore_file, plan, *vertex, path, hidden_by.as_deref())
+                not_found(request, context, plan, *vertex, path, hidden_by.as_deref())
+            }
+            WorkerError::Foreign { platform, .. } if let Some(meant) = meant_platform(platform) => {
+                Failure::from(&**error).hint(meant)
             }
             other => Failure::from(other),
         },
@@ -99,31 +120,105 @@ pub(super) fn kept(error: &SolveError<WorkerError>) -> Option<KeptId> {
 /// A source of a COPY is not there: says where it was looked for, and what hides it.
 fn not_found(
     request: &Request,
-    ignore_file: Option<&Path>,
+    context: &Context,
     plan: &Plan,
     vertex: VertexId,
     path: &Path,
     hidden_by: Option<&str>,
 ) -> Failure {
     let from = plan.definition.vertex(vertex).inputs.last().map(|input| plan.definition.vertex(input.vertex));
-    let (place, ignore_file) = match from.map(|from| &from.op) {
+    let parsed = parser::parse(&request.dockerfile.text);
+    let written = lines(plan, vertex).and_then(|lines| copy_at(&parsed.dockerfile, lines));
+    let stage =
+        written.and_then(|copy| copy.from.as_deref()).filter(|name| is_stage(&parsed.dockerfile, name));
+    let (place, dir, ignore_file) = match from.map(|from| &from.op) {
+        _ if let Some(stage) = stage => (format!("in the stage {stage}"), None, None),
         Some(Op::Source(Source::Local { name })) => match request.named_contexts.get(name) {
             Some(NamedContext::Directory(dir)) => {
-                (format!("in {}, the build context {name}", dir.display()), Some(dir.join(".dockerignore")))
+                let place = format!("in {}, the build context {name}", dir.display());
+                (place, Some(dir), Some(dir.join(".dockerignore")))
             }
-            _ => ("in the build context".to_owned(), ignore_file.map(PathBuf::from)),
+            _ => ("in the build context".to_owned(), Some(&context.path), context.ignore_file.clone()),
         },
-        Some(Op::Source(Source::Image { name, .. })) => (format!("in the image {name}"), None),
-        _ => (from.map(|from| format!("in the result of {}", from.name)).unwrap_or_default(), None),
+        Some(Op::Source(Source::Image { name, .. })) => (format!("in the image {name}"), None, None),
+        _ => (from.map(|from| format!("in the result of {}", from.name)).unwrap_or_default(), None, None),
     };
-    let failure = Failure::build(format!("\"/{}\": not found {place}", path.display()));
-    match hidden_by {
-        None => failure,
-        Some(pattern) => {
+    let mut failure = Failure::build(format!("\"/{}\": not found {place}", path.display()));
+    if let (Some(dir), Some(copy)) = (dir, written)
+        && let Some(source) = copy.sources.iter().find_map(|source| match source {
+            CopySource::Path(word) if leads_out(&word.text) && Path::new(&word.text).ends_with(path) => {
+                Some(&word.text)
+            }
+            _ => None,
+        })
+    {
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        failure = failure.hint(format!(
+            "`{source}` was taken as `/{}`: `..` leads no further up than {}; to copy what is above it, name a directory there as the build \
+             context, or give it with --build-context NAME=DIR and COPY --from=NAME",
+            path.display(), dir.display()
+        ));
+    }
+    match (hidden_by, dir.and_then(|dir| similar(dir, path))) {
+        (Some(pattern), _) => {
             let file = ignore_file.unwrap_or_else(|| PathBuf::from(".dockerignore"));
             failure.hint(format!("the pattern `{pattern}` in {} excludes it", file.display()))
         }
+        (None, Some(near)) => failure.hint(format!("did you mean `{}`?", near.display())),
+        (None, None) => failure,
     }
+}
+
+/// The COPY at these lines.
+fn copy_at(dockerfile: &Dockerfile, (first, _): (u32, u32)) -> Option<&Copy> {
+    let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    instructions.filter(|instruction| instruction.lines.first == first).find_map(|instruction| {
+        match &instruction.kind {
+            InstructionKind::Copy(copy) => Some(copy),
+            _ => None,
+        }
+    })
+}
+
+fn is_stage(dockerfile: &Dockerfile, name: &str) -> bool {
+    let named = |stage: &parser::Stage| stage.name().is_some_and(|own| own.eq_ignore_ascii_case(name));
+    dockerfile.stages.iter().any(named)
+        || name.parse().is_ok_and(|index: usize| index < dockerfile.stages.len())
+}
+
+/// Whether a path has more `..` than names before them.
+fn leads_out(path: &str) -> bool {
+    let mut depth = 0_i32;
+    path.split('/').any(|part| {
+        depth += match part {
+            "" | "." => 0,
+            ".." => -1,
+            _ => 1,
+        };
+        depth < 0
+    })
+}
+
+/// What may have been meant by a platform of which nothing is known.
+fn meant_platform(platform: &str) -> Option<String> {
+    let platform: Platform = platform.parse().ok()?;
+    let near = frontend::closest(&platform.architecture, ARCHITECTURES.iter().copied())?;
+    Some(format!("did you mean {}/{near}?", platform.os))
+}
+
+/// The path in a directory that differs from `path` in one name, and there by a typing mistake.
+pub(super) fn similar(dir: &Path, path: &Path) -> Option<PathBuf> {
+    let is_there = |path: &&Path| std::fs::symlink_metadata(dir.join(path)).is_ok();
+    let wrong = path.ancestors().find(|path| path.parent().is_some_and(|parent| is_there(&parent)))?;
+    let parent = wrong.parent()?;
+    let names: Vec<_> =
+        std::fs::read_dir(dir.join(parent)).ok()?.flatten().map(|entry| entry.file_name()).collect();
+    let near =
+        frontend::closest(wrong.file_name()?.to_str()?, names.iter().filter_map(|name| name.to_str()))?;
+    let below = path.strip_prefix(wrong).ok()?;
+    // Joined, nothing would leave a slash behind, and a file has none.
+    let found = [parent, Path::new(near), below].iter().filter(|part| !part.as_os_str().is_empty()).collect();
+    is_there(&PathBuf::as_path(&found)).then_some(found)
 }
 
 #[cfg(test)]
@@ -145,8 +240,13 @@ mod tests {
             origin: ImageOrigin::Reference(reference),
             platform: image::Platform::host(),
         };
-        let missing = MissingImage { request, name: "nope".to_owned(), span: Span::new(at, at + 4) };
-        plain(&image(&missing, ResolveError::NotFound("nope".to_owned()), &source(text)))
+        let missing = MissingImage {
+            request,
+            name: "nope".to_owned(),
+            hidden: graph::SecretValues::default(),
+            span: Span::new(at, at + 4),
+        };
+        plain(&image(&missing, ResolveError::NotFound("nope".to_owned()), &source(text), ["none", "note"]))
     }
 
     #[test]
@@ -158,6 +258,29 @@ mod tests {
             copy.contains("Dockerfile:2") && copy.contains("no stage and no --build-context is called nope"),
             "{copy}"
         );
+        assert!(copy.contains("did you mean `none`?"), "{copy}");
+    }
+
+    #[test]
+    fn what_leads_out_of_a_context() {
+        let out = ["../x", "a/../../x", "/../x", "a/b/../../../x"];
+        assert!(out.iter().all(|path| leads_out(path)));
+        assert!(!["a/../x", "x", "./a/..", "...", "/a"].iter().any(|path| leads_out(path)));
+        assert_eq!(meant_platform("linux/amd46").as_deref(), Some("did you mean linux/amd64?"));
+        assert_eq!([meant_platform("linux/arm64"), meant_platform("linux/sparc")], [None, None]);
+    }
+
+    #[test]
+    fn a_path_with_a_typing_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("src/inner")).unwrap();
+        std::fs::write(dir.path().join("src/inner/main.c"), "").unwrap();
+        let similar =
+            |path: &str| similar(dir.path(), Path::new(path)).map(|path| path.display().to_string());
+        assert_eq!(similar("scr").as_deref(), Some("src"));
+        assert_eq!(similar("src/iner/main.c").as_deref(), Some("src/inner/main.c"));
+        assert_eq!(similar("src/inner/mian.c").as_deref(), Some("src/inner/main.c"));
+        assert_eq!([similar("scr/nothing"), similar("quite other"), similar("")], [None, None, None]);
     }
 
     #[test]

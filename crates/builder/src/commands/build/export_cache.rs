@@ -54,7 +54,8 @@ impl Layers {
     fn document(&self, steps: &[&CarriedStep]) -> Document {
         let record = |step: &&CarriedStep| {
             let places = step.layers.iter().map(|layer| self.places.get(&LayerId::of(layer)).copied());
-            Some(Record { keys: step.keys.clone(), layers: places.collect::<Option<_>>()? })
+            let layers = places.collect::<Option<_>>()?;
+            Some(Record { keys: step.keys.clone(), layers, took: step.took })
         };
         Document { layers: self.layers.clone(), records: steps.iter().filter_map(record).collect() }
     }

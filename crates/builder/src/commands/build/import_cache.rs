@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use image::{BlobSource, Descriptor, Reference, ResolveError};
-use registry::{Artifact, Client};
+use registry::{Artifact, Client, Config};
 use warm::{Caches, Import, Imported, LayoutOrigin, Origin, TopDocument, Watcher};
 
 use super::cache_args::{CacheSource, Place};
@@ -24,14 +24,12 @@ pub(super) fn caches(
     if sources.is_empty() {
         return Ok(None);
     }
-    let mut insecure = Vec::new();
-    for source in sources {
-        if let Place::Registry { name, insecure: true } = &source.place {
-            insecure.push(name.clone());
-        }
-    }
     let mut config = remotes::config()?;
-    config.transport.insecure.extend(insecure.into_iter().map(|name| name.registry));
+    config.transport.insecure.extend(sources.iter().filter_map(|source| match &source.place {
+        Place::Registry { name, insecure: true } => Some(name.registry.clone()),
+        _ => None,
+    }));
+    let insecure = insecure(&config);
     // A step can always be executed instead.
     config.retry.attempts = 2;
     config.retry.first_delay = Duration::from_millis(200);
@@ -42,7 +40,7 @@ pub(super) fn caches(
             Place::Local { path, tag, digest } => Arc::new(LayoutOrigin::new(path, tag, *digest)),
             Place::Registry { name, .. } => {
                 let artifact = client.artifact(name).map_err(|error| Failure::usage(error.to_string()))?;
-                Arc::new(Named { name: name.clone(), artifact })
+                Arc::new(Named { name: name.clone(), artifact, insecure: insecure(&name.registry) })
             }
         };
         Ok(Import { origin, patience: source.patience })
@@ -51,16 +49,33 @@ pub(super) fn caches(
     Ok(Some(Arc::new(Caches::new(imports, Arc::new(Shown(progress.clone()))))))
 }
 
+/// Tells whether what a registry sends may be anybody's: because it, or a mirror of it, is talked to without a certificate, whoever
+/// said so. (The machine itself is not.)
+fn insecure(config: &Config) -> impl Fn(&str) -> bool + use<> {
+    let (mirrors, hosts) = (config.mirrors.clone(), config.transport.insecure.clone());
+    move |registry| {
+        let own = mirrors.get(registry).into_iter().flatten().map(String::as_str);
+        own.chain([registry]).any(|host| hosts.iter().any(|insecure| insecure == host))
+    }
+}
+
 /// A cache in a registry.
 struct Named {
     name: Reference,
     artifact: Artifact,
+    /// Nobody vouches for it being this registry.
+    insecure: bool,
 }
 
 #[async_trait]
 impl Origin for Named {
     fn name(&self) -> String {
         self.name.to_string()
+    }
+
+    /// What came over a line that anybody may write to is for builds alone that take it so.
+    fn identity(&self) -> String {
+        if self.insecure { format!("{} (insecure)", self.name) } else { self.name.to_string() }
     }
 
     async fn top(&self) -> Result<TopDocument, ResolveError> {
@@ -102,5 +117,20 @@ impl Imported for Importing {
             self.task.warn(&format!("the cache {} is not used: {problem}", self.name));
         }
         self.task.done();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_says_that_a_registry_is_insecure_it_is() {
+        let mut config = Config::default();
+        config.transport.insecure = vec!["lab:5000".to_owned(), "mirror.example".to_owned()];
+        config.mirrors.insert("docker.io".to_owned(), vec!["mirror.example".to_owned()]);
+        let insecure = insecure(&config);
+        let found = ["lab:5000", "docker.io", "lab", "127.0.0.1:5000"].map(insecure);
+        assert_eq!(found, [true, true, false, false]);
     }
 }

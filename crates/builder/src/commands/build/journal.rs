@@ -1,5 +1,6 @@
 //! Keeps a record of the build while it goes on: what happened to each step, how long it took, what it printed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -7,8 +8,8 @@ use std::time::SystemTime;
 use cache::{BuildId, CacheBackend as _, Store};
 use frontend::Plan;
 use graph::{Definition, Event, Op, Outcome, ProgressSink, SecretValues, Source, VertexId};
-use hash::StableHasher;
-use insight::{BuildRecord, BuildResult, StepInput, StepOutcome, StepRecord};
+use hash::{Digest, StableHasher};
+use insight::{BuildRecord, BuildResult, StepInput, StepOutcome, StepRecord, Subjects};
 use parser::InstructionKind;
 use solver::{Notes, StepNote};
 
@@ -28,6 +29,7 @@ const LOG_TAIL: usize = 256 << 10;
 pub(super) struct Journal {
     progress: Arc<Progress>,
     began: SystemTime,
+    id: BuildId,
     notes: Arc<Notes>,
     state: Mutex<State>,
 }
@@ -41,6 +43,7 @@ struct State {
     steps: BTreeMap<VertexId, Seen>,
     /// By name and platform.
     images: BTreeMap<String, String>,
+    fetched: BTreeMap<String, String>,
 }
 
 /// What was seen of a vertex.
@@ -61,7 +64,14 @@ struct Log {
 
 impl Journal {
     pub(super) fn new(progress: Arc<Progress>) -> Journal {
-        Journal { progress, began: SystemTime::now(), notes: Arc::default(), state: Mutex::default() }
+        let began = SystemTime::now();
+        let id = BuildId::new(began);
+        Journal { progress, began, id, notes: Arc::default(), state: Mutex::default() }
+    }
+
+    /// What the build can be asked for by later.
+    pub(super) fn id(&self) -> &str {
+        self.id.name()
     }
 
     /// Where the solver tells what it learned.
@@ -83,30 +93,55 @@ impl Journal {
         self.state().images = images;
     }
 
+    /// Says what repositories and files elsewhere were.
+    pub(super) fn fetched(&self, found: BTreeMap<String, String>) {
+        self.state().fetched = found;
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the record. That a build cannot be asked about later is no reason to fail it.
+    /// Keeps the record, and gives it back. That a build cannot be asked about later is no reason to fail it.
     pub(super) fn keep(
         &self,
         store: &Store,
         request: &Request,
         context: &str,
         result: Result<&Made, &Failure>,
-    ) {
-        let id = BuildId::new(self.began);
-        let record = self.record(store, &id, request, context, result);
-        let kept = store.put_build(&id, &record.to_json(), &self.log());
+    ) -> BuildRecord {
+        let record = self.record(store, request, context, result);
+        let kept = store.put_build(&self.id, &record.to_json(), &self.log());
         if let Err(error) = kept {
             tracing::warn!(%error, "cannot keep a record of the build");
         }
+        record
+    }
+
+    /// The same without values that nobody should read: addresses that could not be fetched have them.
+    pub(super) fn conceal(&self, failure: Failure) -> Failure {
+        let state = self.state();
+        failure.reworded(|text| state.hidden.conceal(text).into_owned())
+    }
+
+    /// Which steps of the record the numbers of a trace mean.
+    pub(super) fn subjects(&self) -> Subjects {
+        let state = self.state();
+        let mut subjects = Subjects::default();
+        subjects.steps.extend(state.needed.iter().enumerate().map(|(place, id)| (id.0, place)));
+        for note in self.notes.steps() {
+            let is_merge = matches!(state.definition.vertex(note.vertex).op, Op::Merge);
+            let layer = note.record.as_ref().and_then(|record| record.layers.last()).filter(|_| !is_merge);
+            if let (Some(layer), Some(place)) = (layer, subjects.steps.get(&note.vertex.0)) {
+                subjects.layers.insert(layer.0, *place);
+            }
+        }
+        subjects
     }
 
     fn record(
         &self,
         store: &Store,
-        id: &BuildId,
         request: &Request,
         context: &str,
         result: Result<&Made, &Failure>,
@@ -119,14 +154,14 @@ impl Journal {
         let steps = state.needed.iter().map(|id| self.step(store, &state, &place, *id, notes.remove(id)));
         BuildRecord {
             version: insight::RECORD_VERSION,
-            id: id.name().to_owned(),
+            id: self.id.name().to_owned(),
             builder: VERSION.to_owned(),
             store: identity(store),
             scope: request.scope(),
             dockerfile: request.dockerfile.path.clone(),
             context: context.to_owned(),
             target: request.options.target.clone(),
-            options: options(&request.options),
+            options: options(request),
             names: request.delivery.tags.iter().map(ToString::to_string).collect(),
             started: millis(self.began, SystemTime::UNIX_EPOCH),
             took: millis(SystemTime::now(), self.began),
@@ -139,7 +174,9 @@ impl Journal {
             },
             image: result.ok().and_then(|made| made.image_id).map(|id| id.to_string()),
             invocation: again::invocation(std::env::args_os(), &state.hidden),
-            images: state.images.clone(),
+            images: concealed(&state.images, &state.hidden),
+            dockerfile_digest: Some(Digest::of(request.dockerfile.text.as_bytes()).to_string()),
+            fetched: concealed(&state.fetched, &state.hidden),
             steps: steps.collect(),
             listings: BTreeMap::new(),
         }
@@ -169,7 +206,7 @@ impl Journal {
         let ended = seen.and_then(|seen| seen.finished.as_ref());
         let started = seen.and_then(|seen| seen.started);
         StepRecord {
-            name: state.hidden.conceal(&vertex.name).into_owned(),
+            name: vertex.name.clone(),
             lines: vertex.lines,
             source: matches!(vertex.op, Op::Source(_)),
             inputs: inputs.collect(),
@@ -177,7 +214,9 @@ impl Journal {
             outcome: ended.map(|(_, outcome)| outcome_of(outcome, note.as_ref(), &state.hidden)),
             began: started.map(|started| millis(started, self.began)),
             took: started.zip(ended).map(|(started, (ended, _))| millis(*ended, started)),
-            cost: record.map(|record| u64::try_from(record.run.duration.as_millis()).unwrap_or(u64::MAX)),
+            cost: record
+                .and_then(|record| record.run.took())
+                .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             bytes: snapshot.map(|snapshot| snapshot.changes().size),
             parts: note.map(|note| note.parts),
         }
@@ -194,8 +233,18 @@ impl Journal {
     }
 }
 
+/// What names mean, the names without values that nobody should read.
+fn concealed(meant: &BTreeMap<String, String>, hidden: &SecretValues) -> BTreeMap<String, String> {
+    meant.iter().map(|(name, meaning)| (hidden.conceal(name).into_owned(), meaning.clone())).collect()
+}
+
 impl ProgressSink for Journal {
-    fn event(&self, event: Event) {
+    fn event(&self, mut event: Event) {
+        if let Event::Finished { outcome: Outcome::Failed { message }, .. } = &mut event
+            && let Cow::Owned(concealed) = self.state().hidden.conceal(message)
+        {
+            *message = concealed;
+        }
         match &event {
             Event::Started { vertex, at } => {
                 self.state().steps.entry(*vertex).or_default().started = Some(*at);
@@ -274,14 +323,17 @@ fn outcome_of(outcome: &Outcome, note: Option<&StepNote>, hidden: &SecretValues)
 }
 
 /// What of the options tells one build from another.
-fn options(options: &frontend::Options) -> BTreeMap<String, String> {
+fn options(request: &Request) -> BTreeMap<String, String> {
     let mut told = BTreeMap::new();
+    let options = &request.options;
     for (name, value) in &options.build_args {
         let shown = if graph::is_secret_like(name) { "(hidden)" } else { value };
         told.insert(format!("build-arg {name}"), shown.to_owned());
     }
     for name in options.named_contexts.keys() {
-        told.insert(format!("build-context {name}"), "given".to_owned());
+        let readable = |typed: &&String| typed.starts_with("docker-image://") || !again::has_login(typed);
+        let typed = request.typed_contexts.get(name).filter(readable);
+        told.insert(format!("build-context {name}"), typed.map_or("given", String::as_str).to_owned());
     }
     let platforms: Vec<String> = options.platforms.iter().map(ToString::to_string).collect();
     if !platforms.is_empty() {

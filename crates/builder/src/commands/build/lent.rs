@@ -89,6 +89,9 @@ impl Secrets {
     /// A file that is missing, or a variable, is told before the build.
     pub(super) fn resolve(args: &[SecretArg]) -> Result<Secrets, Failure> {
         let mut secrets = Secrets::default();
+        if !args.is_empty() {
+            executor::leave_memory_out_of_core_dumps();
+        }
         for SecretArg { id, from, .. } in args {
             match from {
                 From::File(path) => {

@@ -170,14 +170,16 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-fn size_or_none(text: &str) -> Result<i64, String> {
+/// The same, or -1 for none.
+pub(crate) fn size_or_none(text: &str) -> Result<i64, String> {
     if text == "-1" {
         return Ok(-1);
     }
     i64::try_from(size(text)?).map_err(|error| error.to_string())
 }
 
-fn ulimit(text: &str) -> Result<Ulimit, String> {
+/// `NAME=SOFT[:HARD]`.
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
     let (name, values) = text.split_once('=').ok_or("expected NAME=SOFT[:HARD]")?;
     let value = |text: &str| match text {
         "-1" | "unlimited" => Ok(u64::MAX),

@@ -13,6 +13,7 @@ mod elsewhere;
 mod examine;
 mod explain;
 mod export_cache;
+mod foreground;
 mod images;
 mod import_cache;
 mod journal;
@@ -23,8 +24,11 @@ mod output;
 mod packing;
 mod replay;
 mod request;
+mod stats;
+mod timings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,14 +37,15 @@ use executor::Sandbox;
 use files::StatCache;
 use frontend::{EpochSource, EpochTime, Lowered, MissingImage, Plan};
 use futures::future::try_join_all;
-use graph::ProgressSink;
+use graph::{ProgressSink, SecretValues};
 use hash::SystemClock;
 use image::ResolvedImage;
 use solver::{Peeked, Solver};
+use trace::{Subject, Trace, Work};
 use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
 
 pub(crate) use again::{Again, again};
-pub(crate) use args::Args;
+pub(crate) use args::{Args, extra_host, hide};
 use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
@@ -48,18 +53,20 @@ use debug::Shell;
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 pub(crate) use examine::{Examined, examine};
+use foreground::Foreground;
 use images::{Finder, Found};
 use journal::Journal;
 pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
-pub(crate) use limits::{duration, size};
+pub(crate) use limits::{duration, size, size_or_none, ulimit};
 use replay::Heard;
 use request::{Delivery, Request};
+use stats::Believed;
 
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{Machine, interrupt, remotes, space, terminal};
+use crate::{remotes, space, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
@@ -92,24 +99,27 @@ pub(crate) fn debug_at(args: Args, line: u32, command: Option<String>) -> Result
 pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>) -> Result<u8, Failure> {
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
     let options = args.limits.resolve()?;
-    let store = Machine::enter()?.store()?;
+    let mut foreground = Foreground::default();
+    let store = foreground.machine()?.existing_store()?;
     let agents = Arc::new(Agents::resolve(&args.ssh)?);
     let Some(id) = id.or(store.kept_steps()?.last().map(|step| step.id)) else {
         return Err(Failure::build("no step failed lately")
             .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
     };
-    let runtime = crate::runtime()?;
     let shell = Shell { store, sandbox: Sandbox::new(), secrets, agents, options, command };
-    let code = shell.in_kept(&runtime, id);
-    runtime.shutdown_timeout(CANCEL_TIME);
+    let code = shell.in_kept(foreground.threads()?, id);
+    foreground.end();
     code
 }
 
 /// Tells which store it used, once that is open.
-fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
+fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
     if let Some(Call { question: Question::Describe, json }) = args.call() {
         return call::describe(json).print();
     }
+    let trace = args.trace();
+    let solving = |what| trace.begin(Subject::Build, Work::Solve, what);
+    let reading = solving("read the Dockerfile");
     let wanted = Wanted::of(&args)?;
     // Mistakes in the Dockerfile are told before anything is opened or created.
     let early = if wanted.is_empty() { Some(read(&args, &Brought::default())?) } else { None };
@@ -119,17 +129,21 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
     {
         return answer.print();
     }
+    reading.end();
+    let opening = solving("open the store");
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
     let (machine, store) = match &args.again {
         Some(again) => (again.machine.clone(), again.store.clone()),
         None => {
-            let machine = Arc::new(Machine::enter()?);
+            let machine = foreground.machine()?;
             let store = machine.store()?;
             (machine, store)
         }
     };
     attempt.store = Some(store.clone());
-    let session = store.session()?;
+    // From here on until the end: a signal that comes between two things to do ends the next.
+    let threads = foreground.threads()?;
+    let session = threads.session(&store)?;
     let limits = space::limits(store.root())?;
     store.keep_within(limits, space::whys(&limits));
     if let Some(warning) = machine.warning().filter(|_| !done::is_silent(args.progress())) {
@@ -141,8 +155,12 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
     ));
     let agents = Arc::new(Agents::resolve(&args.ssh)?);
     let remote = remote::Client::new(remote::Config::from_env(|name| std::env::var_os(name)));
+    let remote = match &args.again {
+        Some(again) => remote.finding_again(again.fetched.clone()),
+        None => remote,
+    };
     let cancel = Cancel::new();
-    let runtime = crate::runtime()?;
+    opening.end();
     let brought = if wanted.is_empty() {
         Brought::default()
     } else {
@@ -154,10 +172,11 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
             progress: &progress,
             cancel: &cancel,
         };
-        let brought = runtime.block_on(async {
+        let _timed = trace.begin(Subject::Build, Work::Fetch, "bring the context");
+        let brought = threads.runtime.block_on(async {
             tokio::select! {
                 brought = bringing.bring(&wanted) => brought,
-                () = interrupt::received() => Err(Failure::interrupted()),
+                _ = threads.signals.next() => Err(Failure::interrupted()),
             }
         });
         match brought {
@@ -167,7 +186,7 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
                 progress.give_up();
                 progress.finish();
                 // Whoever reads standard input may never hear of it.
-                runtime.shutdown_timeout(READING_TIME);
+                threads.leave_alone();
                 return Err(failure);
             }
         }
@@ -180,7 +199,9 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
         progress.finish();
         return answer.print();
     }
+    let opening = solving("open the context");
     let context = contexts::main_context(&args, &brought)?;
+    opening.end();
     let mut request = request;
     request.options.ignore = context.ignore.clone();
     request.options.epoch = epoch(&request, &parsed, &brought)?;
@@ -203,6 +224,7 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
     let journal = Arc::new(Journal::new(progress.clone()));
     let (records, place) = (store.clone(), context.path.display().to_string());
     let caches = import_cache::caches(&request.caches.from, &progress)?;
+    let fetching = remote.clone();
     let build = Build {
         request: &request,
         parsed: &parsed,
@@ -218,22 +240,23 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
         agents,
         caches,
         notices: &notices,
+        trace: trace.clone(),
     };
     if let Some(call) = args.call() {
-        let answer = runtime.block_on(async {
+        let answer = threads.runtime.block_on(async {
             tokio::select! {
                 answer = build.answer(call) => answer,
-                () = interrupt::received() => Err(Failure::interrupted()),
+                _ = threads.signals.next() => Err(Failure::interrupted()),
             }
         });
         progress.finish();
         return answer?.print();
     }
     if let Some(at) = &args.inside {
-        let found = runtime.block_on(async {
+        let found = threads.runtime.block_on(async {
             tokio::select! {
                 found = build.inside(at.line) => found,
-                () = interrupt::received() => Err(Failure::interrupted()),
+                _ = threads.signals.next() => Err(Failure::interrupted()),
             }
         });
         if found.is_err() {
@@ -244,14 +267,12 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
         let (name, inside) = found.map_err(|failure| {
             failure.with_details_first(report.failed.iter().map(ToString::to_string).collect())
         })?;
-        let code = shell.open(&runtime, &inside, &name);
-        runtime.shutdown_timeout(CANCEL_TIME);
-        return code;
+        return shell.open(threads, &inside, &name);
     }
-    let result = runtime.block_on(async {
+    let result = threads.runtime.block_on(async {
         tokio::select! {
             result = build.run() => result,
-            () = interrupt::received() => Err(Failure::interrupted()),
+            _ = threads.signals.next() => Err(Failure::interrupted()),
         }
     });
     if result.is_err() {
@@ -259,19 +280,26 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
         progress.give_up();
     }
     let report = progress.finish();
-    journal.keep(&records, &request, &place, result.as_ref());
+    let (recorded, subjects) = (timings::Recorded::of(&trace), journal.subjects());
+    journal.fetched(fetching.found());
+    let record = journal.keep(&records, &request, &place, result.as_ref());
+    let context = (Path::new(&place), request.options.ignore.as_deref());
+    let timed = recorded.write(&args, &record, &subjects, context);
     let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failure = match result {
         Ok(made) => {
-            runtime.shutdown_timeout(CANCEL_TIME);
             records.wait_for_collection(COLLECTION_TIME);
             if request.again.is_some() {
                 return Ok(0);
             }
-            return Done { made, notices }.print(&request).map(|()| 0);
+            Done { made, notices }.print(&request)?;
+            return timed.map(|()| 0);
         }
-        Err(failure) => failure,
+        Err(failure) => journal.conceal(failure),
     };
+    if let Err(untold) = timed {
+        untold.print();
+    }
     attempt.step_failed = notices.kept.is_some();
     if !done::is_silent(request.progress) && failure.code() != INTERRUPTED {
         terminal::tell(&notices.text(&request.dockerfile));
@@ -285,19 +313,17 @@ fn build(args: Args, attempt: &mut damage::Attempt) -> Result<u8, Failure> {
     };
     let failure = failure.with_details_first(blocks);
     // Of what is built once more nothing stays.
-    let failure = match notices.kept.filter(|_| request.again.is_none()) {
+    match notices.kept.filter(|_| request.again.is_none()) {
         Some(id) if args.on_error == args::OnError::Shell => {
             let failure = failure.of_build();
             failure.print();
             let code = failure.code();
             // How the shell ended says nothing of the build.
-            shell.in_kept(&runtime, id).map(|_| code)
+            shell.in_kept(threads, id).map(|_| code)
         }
         Some(id) => Err(failure.hint(format!("look into it: builder debug {}", id.0))),
         None => Err(failure),
-    };
-    runtime.shutdown_timeout(CANCEL_TIME);
-    failure
+    }
 }
 
 /// What is asked for, with the Dockerfile read and parsed.
@@ -381,6 +407,7 @@ struct Build<'a> {
     caches: Option<Arc<warm::Caches>>,
     /// For what is noticed, also by a build that fails.
     notices: &'a Mutex<Notices>,
+    trace: Trace,
 }
 
 impl Build<'_> {
@@ -389,7 +416,7 @@ impl Build<'_> {
         let Planned { plan, images, finder } = self.plan().await?;
         *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = Notices {
             warnings: plan.warnings.clone(),
-            unused_build_args: plan.unused_build_args.clone(),
+            unused_build_args: done::unused_build_args(&plan.unused_build_args, &self.parsed.dockerfile),
             kept: None,
         };
         if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
@@ -400,7 +427,9 @@ impl Build<'_> {
         let definition = Arc::new(plan.definition.clone());
         self.journal.define(&plan);
         self.journal.stands_on(finder.used());
+        let recalling = self.trace.begin(Subject::Build, Work::Solve, "recall what files hold");
         let stats = self.stat_caches()?;
+        recalling.end();
         let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
@@ -415,15 +444,17 @@ impl Build<'_> {
             let _ = solver.ensure(definition.clone(), &replay::steps(&definition)).await;
         }
         // What was learned is of use to the next build, however this one ended.
+        let saving = self.trace.begin(Subject::Build, Work::Solve, "remember what files hold");
         for cache in stats.values() {
             cache.save()?;
         }
+        saving.end();
         let solved = match solved {
             Ok(solved) => solved,
             Err(error) => {
                 finder.remember()?;
                 self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
-                return Err(explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error));
+                return Err(explain::step(self.request, &self.context, &plan, &error));
             }
         };
         let mut results = Vec::new();
@@ -448,15 +479,21 @@ impl Build<'_> {
             with_index: plan.multi_platform.unwrap_or(results.len() > 1),
             epoch: plan.source_date_epoch,
             inline: carries.then_some(&steps),
+            trace: &self.trace,
+            build: self.journal.id(),
         })
         .await;
         // An output may have wanted layers that no step did.
         finder.remember()?;
         let image_id = delivered?;
         // What was built and delivered stays, whatever becomes of the caches.
+        let exporting = self.trace.begin(Subject::Build, Work::Export, "export caches");
         let exported = self.export_caches(&worker, &targets, &steps).await;
-        let (session, kept) = (self.session, image_id.is_some());
-        // Whoever asked for an image finds it after a power failure too.
+        exporting.end();
+        let _timed = self.trace.begin(Subject::Build, Work::Export, "end the session");
+        let (session, kept) = (self.session, !self.request.delivery.kept.is_empty());
+        // Whoever put an image into the store finds it after a power failure too. A file is the user's own, as one that `cp` wrote; to wait
+        // until a gigabyte of it is on the disk would take longer than all the rest.
         crate::blocking(move || {
             let ended = if kept { session.finish_durably() } else { session.finish() };
             ended.map_err(Failure::from)
@@ -489,7 +526,7 @@ impl Build<'_> {
         match (call.question, self.lowered().await?) {
             (Question::Outline, Ok(Planned { plan, .. })) => {
                 let outline = plan.targets.first().map(|target| target.outline.clone()).unwrap_or_default();
-                Ok(call::outline(&outline, source, call.json))
+                Ok(call::outline(outline, &SecretValues::of(&plan.definition), source, call.json))
             }
             (Question::Graph(format), Ok(planned)) => self.picture(planned, format).await,
             (Question::Check, Ok(Planned { plan, .. })) => {
@@ -514,10 +551,14 @@ impl Build<'_> {
             |vertex: &graph::Vertex| vertex.lines.is_some_and(|(first, last)| (first..=last).contains(&line));
         // The last one: what an instruction is made of comes before it.
         let Some((id, vertex)) = definition.iter().filter(|(_, vertex)| at(vertex)).last() else {
+            let lines: BTreeSet<u32> =
+                definition.iter().filter_map(|(_, vertex)| vertex.lines).map(|(first, _)| first).collect();
+            let lines: Vec<String> = lines.iter().map(u32::to_string).collect();
             return Err(Failure::usage(format!(
-                "line {line} of {} holds no instruction of the stages that are built that makes files",
+                "--at {line}: no instruction that makes files is there in {}, or its stage is not built",
                 self.request.dockerfile.path
-            )));
+            ))
+            .hint(format!("a shell opens behind the instructions at the lines {}", lines.join(", "))));
         };
         self.progress.define(&definition);
         let stats = self.stat_caches()?;
@@ -528,9 +569,7 @@ impl Build<'_> {
         for cache in stats.values() {
             cache.save()?;
         }
-        let solved = solved.map_err(|error| {
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
+        let solved = solved.map_err(|error| explain::step(self.request, &self.context, &plan, &error))?;
         let trees: Vec<Tree> = solved.into_iter().map(|solved| solved.tree).collect();
         let Some((tree, inputs)) = trees.split_first() else {
             return Err(Failure::build("internal error: the step has no result"));
@@ -566,9 +605,7 @@ impl Build<'_> {
         for cache in stats.values() {
             cache.save()?;
         }
-        let peeked = peeked.map_err(|error| {
-            explain::step(self.request, self.context.ignore_file.as_deref(), &plan, &error)
-        })?;
+        let peeked = peeked.map_err(|error| explain::step(self.request, &self.context, &plan, &error))?;
         let picture = insight::Picture::new(&plan, |id| match peeked.get(&id) {
             Some(Peeked::Cached) => insight::CacheState::Cached,
             Some(Peeked::Missing) => insight::CacheState::Missing,
@@ -581,11 +618,12 @@ impl Build<'_> {
     /// What works and what decides.
     fn solver(
         &self,
-        definition: Arc<graph::Definition>,
+        mut definition: Arc<graph::Definition>,
         images: Vec<Arc<ResolvedImage>>,
         stats: &BTreeMap<String, Arc<DiskStatCache>>,
         sink: Arc<dyn ProgressSink>,
     ) -> Result<(Arc<LocalWorker>, Solver<LocalWorker>), Failure> {
+        graph::hide_cache_mounts(&mut definition, || cache::CacheBackend::secret(&self.store.records()))?;
         let worker = Arc::new(LocalWorker::new(worker::Config {
             definition,
             store: self.store.clone(),
@@ -603,11 +641,16 @@ impl Build<'_> {
             run: self.request.run.clone(),
             caches: self.caches.clone(),
             cancel: self.cancel.clone(),
+            trace: self.trace.clone(),
         }));
         let records = Arc::new(self.store.records());
         let solver = Solver::new(worker.clone(), records, sink, Arc::new(SystemClock), PARALLEL_STEPS);
         let args = journal::arg_names(self.parsed);
-        Ok((worker, solver.explaining(self.request.scope(), args).noting(self.journal.notes())))
+        let solver = solver
+            .explaining(self.request.scope(), args)
+            .noting(self.journal.notes())
+            .tracing(self.trace.clone());
+        Ok((worker, solver))
     }
 
     /// Lowers the Dockerfile; its mistakes are the user's.
@@ -626,10 +669,12 @@ impl Build<'_> {
         };
         let mut found = Found::new();
         loop {
+            let lowering = self.trace.begin(Subject::Build, Work::Solve, "understand the Dockerfile");
             let lowered = match frontend::lower(self.parsed, &self.request.options, &found) {
                 Ok(lowered) => lowered,
                 Err(findings) => return Ok(Err(findings)),
             };
+            lowering.end();
             match lowered {
                 Lowered::Plan(plan) => {
                     return Ok(Ok(Planned { plan: *plan, images: found.into_values().collect(), finder }));
@@ -644,15 +689,20 @@ impl Build<'_> {
 
     async fn find(&self, finder: &Finder, image: &MissingImage) -> Result<Arc<ResolvedImage>, Failure> {
         let name = images::describe(&image.request, &image.name);
+        let name = image.hidden.conceal(&name);
         let task = self.progress.task(&format!("[internal] load metadata for {name}"));
+        let _timed = self.trace.begin(Subject::Task(task.title()), Work::Fetch, "find the image");
         match finder.find(&image.request).await {
             Ok(found) => {
                 task.done();
                 Ok(found)
             }
             Err(error) => {
-                task.failed(&error.to_string());
-                Err(explain::image(image, error, &self.request.dockerfile))
+                task.failed(&image.hidden.conceal(&error.to_string()));
+                let stages = self.parsed.dockerfile.stages.iter().filter_map(parser::Stage::name);
+                let others = stages.chain(self.request.named_contexts.keys().map(String::as_str));
+                let failure = explain::image(image, error, &self.request.dockerfile, others);
+                Err(failure.reworded(|text| image.hidden.conceal(text).into_owned()))
             }
         }
     }
@@ -666,6 +716,9 @@ impl Build<'_> {
         }
         for (name, path) in self.directories() {
             let path = path.canonicalize().map_err(|error| Failure::io("resolve", path, &error))?;
+            if !stats::are_believed(&path) {
+                continue;
+            }
             caches.insert(name, Arc::new(self.store.stat_cache(path.as_os_str().as_bytes())?));
         }
         Ok(caches)
@@ -691,7 +744,7 @@ impl Build<'_> {
                 _ => contexts::named_directory(path, self.request.context_mode)?,
             };
             let stats: Arc<dyn StatCache> = match stats.get(&name) {
-                Some(stats) => stats.clone(),
+                Some(stats) => Arc::new(Believed::new(stats.clone(), path)),
                 None => Arc::new(files::NoCache),
             };
             contexts.insert(name, (tree, stats));

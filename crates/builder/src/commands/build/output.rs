@@ -1,6 +1,6 @@
 //! `--output`: where a result goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use exporter::{Annotations, DirectoryMode};
@@ -160,6 +160,9 @@ impl Output {
     }
 }
 
+const NO_DIRECTORY: &str = "type=docker without dest loads into a daemon, which takes no directory: for one give dest=DIRECTORY \
+                           with tar=false";
+const NO_TAR: &str = "tar=false writes a directory: give dest=DIRECTORY";
 const TYPES: &str = "one of image, registry, oci, docker, local, tar";
 
 /// Parses the value of `--output`: `type=…,key=value,…`, a directory (`type=local`), or `-` (`type=tar` on standard output).
@@ -195,17 +198,30 @@ fn output(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
             let dest = dest()?;
             let tar = attributes.boolean("tar", true)?;
             if !tar && dest == Dest::Stdout {
-                return Err("tar=false writes a directory: give dest=DIRECTORY".to_owned());
+                return Err(NO_TAR.to_owned());
             }
             Ok(Output::Oci { dest, tar, form: attributes.image_form()? })
         }
         "docker" if has_dest => {
-            if !attributes.boolean("tar", true)? {
-                return Err("type=docker,tar=false is not supported yet: type=oci,tar=false is".to_owned());
+            let (dest, tar) = (dest()?, attributes.boolean("tar", true)?);
+            let mut form = attributes.image_form()?;
+            match (tar, &dest) {
+                (true, _) => Ok(Output::Docker { dest, form }),
+                (false, Dest::Stdout) => Err(NO_TAR.to_owned()),
+                // As upstream: a layout, with Docker's media types.
+                (false, Dest::Path(_)) => {
+                    form.types = form.types.or(match form.compression {
+                        Compression::Zstd => None,
+                        Compression::None | Compression::Gzip => Some(MediaTypes::Docker),
+                    });
+                    Ok(Output::Oci { dest, tar, form })
+                }
             }
-            Ok(Output::Docker { dest: dest()?, form: attributes.image_form()? })
         }
         "docker" => {
+            if !attributes.boolean("tar", true)? {
+                return Err(NO_DIRECTORY.to_owned());
+            }
             let context = attributes.take("context").filter(|context| !context.is_empty());
             Ok(Output::Daemon { context, form: attributes.image_form()? })
         }
@@ -263,7 +279,11 @@ fn has_tag(name: &str) -> bool {
 
 /// What is left to be understood of `key=value,…`.
 #[derive(Default)]
-pub(super) struct Attributes(BTreeMap<String, String>);
+pub(super) struct Attributes {
+    given: BTreeMap<String, String>,
+    /// What somebody asked for.
+    known: BTreeSet<String>,
+}
 
 impl Attributes {
     pub(super) fn of(fields: &[String]) -> Result<Attributes, String> {
@@ -275,7 +295,7 @@ impl Attributes {
             let key = key.trim();
             // What an annotation is called is the user's affair.
             let key = if key.starts_with("annotation") { key.to_owned() } else { key.to_lowercase() };
-            if attributes.0.insert(key.clone(), value.to_owned()).is_some() {
+            if attributes.given.insert(key.clone(), value.to_owned()).is_some() {
                 return Err(format!("`{key}` is given twice"));
             }
         }
@@ -284,14 +304,16 @@ impl Attributes {
 
     /// Fails when something was not understood.
     pub(super) fn end(&self, kind: &str) -> Result<(), String> {
-        match self.0.keys().next() {
-            None => Ok(()),
-            Some(key) => Err(format!("attribute `{key}` of type={kind} is not supported yet")),
-        }
+        let Some(key) = self.given.keys().next() else { return Ok(()) };
+        Err(match frontend::closest(key, self.known.iter().map(String::as_str)) {
+            Some(near) => format!("type={kind} has no attribute `{key}`: did you mean `{near}`?"),
+            None => format!("attribute `{key}` of type={kind} is not supported yet"),
+        })
     }
 
     pub(super) fn take(&mut self, key: &str) -> Option<String> {
-        self.0.remove(key)
+        self.known.insert(key.to_owned());
+        self.given.remove(key)
     }
 
     /// As Go's strconv.ParseBool, which upstream uses; a key without value is true.
@@ -310,7 +332,13 @@ impl Attributes {
             None | Some("gzip") => Compression::Gzip,
             Some("uncompressed") => Compression::None,
             Some("zstd") => Compression::Zstd,
-            Some("estargz") => return Err("compression=estargz is not supported yet: gzip is".to_owned()),
+            Some("estargz") => {
+                return Err(
+                    "compression=estargz is not supported yet: compression=gzip makes layers of the \
+                            same media type that every client reads, compression=zstd smaller ones"
+                        .to_owned(),
+                );
+            }
             Some(other) => {
                 return Err(format!("compression={other}: one of uncompressed, gzip, zstd"));
             }
@@ -330,7 +358,7 @@ impl Attributes {
 
     /// The media types that are asked for.
     pub(super) fn types(&mut self, compression: Compression) -> Result<Option<MediaTypes>, String> {
-        Ok(match self.0.contains_key("oci-mediatypes") {
+        Ok(match self.given.contains_key("oci-mediatypes") {
             false => None,
             true if self.boolean("oci-mediatypes", true)? => Some(MediaTypes::Oci),
             true if compression == Compression::Zstd => {
@@ -349,6 +377,10 @@ impl Attributes {
         if self.boolean("prefer-nondist-layers", false)? {
             return Err("prefer-nondist-layers is not supported yet".to_owned());
         }
+        // How attestations are kept; images are made without any.
+        for attribute in ["attestation-inline", "oci-artifact"] {
+            self.boolean(attribute, false)?;
+        }
         let names = self.take("name").unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
         Ok(ImageForm {
@@ -364,10 +396,12 @@ impl Attributes {
     }
 
     fn tree_form(&mut self) -> Result<TreeForm, String> {
-        let split = match self.0.contains_key("platform-split") {
+        let split = match self.given.contains_key("platform-split") {
             true => Some(self.boolean("platform-split", true)?),
             false => None,
         };
+        // What the files of attestations begin with; there are none.
+        self.take("attestation-prefix");
         Ok(TreeForm { split, epoch: self.epoch()? })
     }
 
@@ -384,7 +418,7 @@ impl Attributes {
 
     fn annotations(&mut self) -> Result<Annotations, String> {
         let is_one = |key: &String| annotation::is_attribute(key);
-        let keys: Vec<String> = self.0.keys().filter(|key| is_one(key)).cloned().collect();
+        let keys: Vec<String> = self.given.keys().filter(|key| is_one(key)).cloned().collect();
         keys.into_iter()
             .map(|key| annotation::of_attribute(&key, &self.take(&key).unwrap_or_default()))
             .collect()
@@ -433,6 +467,18 @@ mod tests {
         );
         assert_eq!(parse("type=docker,dest=-"), Ok(Output::Docker { dest: Dest::Stdout, form: named(&[]) }));
         assert_eq!(parse("type=docker"), Ok(Output::daemon()));
+        // Of attestations, of which there are none.
+        for text in
+            ["type=docker,attestation-inline=true,oci-artifact=true", "type=docker,attestation-inline=false"]
+        {
+            assert_eq!(parse(text), Ok(Output::daemon()));
+        }
+        assert_eq!(parse("type=tar,attestation-prefix=a."), parse("type=tar"));
+        let form = ImageForm { types: Some(MediaTypes::Docker), ..named(&[]) };
+        assert_eq!(
+            parse("type=docker,tar=false,dest=a"),
+            Ok(Output::Oci { dest: path("a"), tar: false, form })
+        );
         assert_eq!(
             parse("type=image,name=app"),
             Ok(Output::Image { push: None, keep: true, form: named(&["app"]) })
@@ -462,14 +508,19 @@ mod tests {
             ("type=zip,dest=x", "unknown type `zip`"),
             ("dest=x", "`type` is missing"),
             ("type=oci", "needs dest="),
+            ("type=docker,tar=false", "a daemon, which takes no directory: for one give dest=DIRECTORY"),
+            ("type=docker,tar=false,dest=-", "tar=false writes a directory"),
             ("type=oci,dest=x,compression=estargz", "estargz is not supported yet"),
             ("type=oci,dest=x,compression=lz4", "one of uncompressed, gzip, zstd"),
             ("type=oci,dest=x,compression-level=10", "gzip has the levels 0 to 9"),
             ("type=oci,dest=x,compression=zstd,oci-mediatypes=false", "no media type"),
-            ("type=oci,dest=x,attestation-inline=true", "`attestation-inline` of type=oci is not supported"),
+            ("type=oci,dest=x,attestation-inline=x", "attestation-inline=x: expected true or false"),
+            ("type=image,dangling-name-prefix=x", "`dangling-name-prefix` of type=image is not supported"),
+            ("type=oci,dest=x,prefer-nondist-layers=true", "prefer-nondist-layers is not supported"),
             ("type=oci,dest=x,annotation-layer.a=b", "annotation"),
             ("type=oci,dest=x,dest=y", "given twice"),
             ("type=oci,dest=-,tar=false", "directory"),
+            ("type=docker,dest=-,tar=false", "directory"),
             ("type=oci,dest=x,tar=maybe", "expected true or false"),
             ("type=image,dest=x", "has no dest"),
             ("type=image,push-by-digest=true,name=a", "needs push=true"),

@@ -6,6 +6,7 @@ use frontend::Target;
 use futures::{StreamExt as _, TryStreamExt as _};
 use hash::Digest;
 use image::{Compression, Image, Layer};
+use trace::{Subject, Work};
 use worker::{LayerForm, LayerTree, Packed};
 
 use super::deliver::Built;
@@ -51,7 +52,7 @@ impl Built<'_> {
             image.layers =
                 futures::stream::iter(converted).buffered(PARALLEL_CONVERSIONS).try_collect().await?;
         }
-        let carried = self.carried(tree, &image, packing.layers).await?;
+        let carried = self.carried(tree, &image, packing).await?;
         warm::inline(&mut image.config, carried.as_ref());
         Ok(image)
     }
@@ -73,6 +74,8 @@ impl Built<'_> {
             Some((snapshot, None)) => Some(snapshot),
             None => None,
         };
+        let subject = Subject::Task("converting layers".into());
+        let _timed = self.trace.begin(subject, Work::Compress, "compress a layer again");
         let blobs = Arc::new(self.store.blobs().clone());
         let converted = exporter::recompressed(layer, blobs, compression, level).await?;
         if let Some(snapshot) = snapshot {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use exporter::LayoutExporter;
 use image::{Platform, Reference};
 
 use super::again::Again;
@@ -21,6 +22,8 @@ use crate::{external, remotes};
 pub(super) struct Request {
     pub(super) dockerfile: DockerfileText,
     pub(super) named_contexts: BTreeMap<String, NamedContext>,
+    /// What they are, as typed, for the record of the build.
+    pub(super) typed_contexts: BTreeMap<String, String>,
     pub(super) options: frontend::Options,
     pub(super) pull: bool,
     pub(super) progress: ProgressMode,
@@ -92,7 +95,16 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
     let tags = args.tag.iter().map(|name| tag("-t ", name)).collect::<Result<Vec<_>, _>>()?;
     for output in &outputs {
         if let Some((path, is_directory)) = output.destination() {
-            check_destination("-o", path, is_directory)?;
+            let hint = match output {
+                Output::Oci { .. } => ": type=oci,tar=false writes one",
+                Output::Tar { .. } => ": type=local writes one",
+                _ => "",
+            };
+            check_destination("-o", path, is_directory, hint)?;
+            if matches!(output, Output::Oci { tar: false, .. }) {
+                let refused = |error| Failure::usage(format!("-o {error}"));
+                LayoutExporter::new(path).check_destination().map_err(refused)?;
+            }
         }
     }
     for output in &outputs {
@@ -102,13 +114,17 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         }
     }
     let kept = kept(args, &outputs, &tags)?;
-    for (flag, path) in [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file)] {
-        path.as_ref().map_or(Ok(()), |path| check_destination(flag, path, false))?;
+    let timings = args.timings.as_ref().map(|file| file.path.clone());
+    let files =
+        [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file), ("--timings", &timings)];
+    for (flag, path) in files {
+        path.as_ref().map_or(Ok(()), |path| check_destination(flag, path, false, ""))?;
     }
     Ok(Request {
         dockerfile: contexts::read_dockerfile(args, brought)?,
         options: options(args, &named_contexts)?,
         named_contexts,
+        typed_contexts: args.build_context.iter().cloned().collect(),
         pull: args.pull,
         progress: args.progress(),
         run: args.limits.resolve()?,
@@ -127,12 +143,14 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
     })
 }
 
-/// A place that cannot be written to is told before the build, not after it.
-fn check_destination(flag: &str, path: &Path, is_directory: bool) -> Result<(), Failure> {
+/// A place that cannot be written to is told before the build, not after it. `hint`: what to do where a directory stands.
+fn check_destination(flag: &str, path: &Path, is_directory: bool, hint: &str) -> Result<(), Failure> {
     let shown = path.display();
     let refuse = |reason: String| Err(Failure::usage(format!("{flag} {shown}: {reason}")));
     match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() && !is_directory => refuse("it is a directory, not a file".to_owned()),
+        Ok(found) if found.is_dir() && !is_directory => {
+            refuse(format!("it is a directory, not a file{hint}"))
+        }
         Ok(found) if !found.is_dir() && is_directory => refuse("it is a file, not a directory".to_owned()),
         Ok(_) => Ok(()),
         // A directory is made with those above it, a file is not.
@@ -191,7 +209,7 @@ fn kept(args: &Args, outputs: &[Output], tags: &[Reference]) -> Result<Vec<Kept>
     let mut kept = Vec::new();
     for output in outputs {
         let Output::Image { push, keep, form: own } = output else { continue };
-        if own.names.is_empty() && tags.is_empty() {
+        if own.names.is_empty() && tags.is_empty() && args.again.is_none() {
             return Err(Failure::usage(match push {
                 Some(_) => "a push needs to know where to: give -t REGISTRY/NAME, or name= in -o",
                 None => "type=image needs name=NAME, or -t NAME",
@@ -204,7 +222,8 @@ fn kept(args: &Args, outputs: &[Output], tags: &[Reference]) -> Result<Vec<Kept>
             kept.push(Kept { names, form: own.clone() });
         }
     }
-    if !tags.is_empty() || (kept.is_empty() && (args.quiet || args.iidfile.is_some())) {
+    let is_wanted = args.quiet || args.iidfile.is_some() || args.again.is_some();
+    if !tags.is_empty() || (kept.is_empty() && is_wanted) {
         let default = || ImageForm { annotations: annotations(args), ..ImageForm::default() };
         kept.insert(0, Kept { names: tags.to_vec(), form: form.unwrap_or_else(default) });
     }
@@ -299,7 +318,7 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         let check =
-            |path: &Path, is_directory| check_destination("-o", path, is_directory).map_err(|f| f.code());
+            |path: &Path, is_directory| check_destination("-o", path, is_directory, "").map_err(|f| f.code());
         assert_eq!(check(&dir.path().join("new.tar"), false), Ok(()));
         assert_eq!(check(&file, false), Ok(()));
         assert_eq!(check(dir.path(), true), Ok(()));

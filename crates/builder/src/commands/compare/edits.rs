@@ -8,7 +8,8 @@ use insight::Edit;
 use super::uses::Uses;
 use crate::commands::build::Examined;
 use crate::failure::Failure;
-use crate::format;
+use crate::progress::harmless;
+use crate::{format, terminal};
 
 /// For each ordering, the steps that an edit hits.
 type Hits = Vec<BTreeSet<usize>>;
@@ -30,11 +31,15 @@ impl Edits<'_> {
                 let mut hits = vec![BTreeSet::new(); self.uses.len()];
                 for path in change.split(',').filter(|path| !path.is_empty()) {
                     let path = self.relative(Path::new(path))?;
-                    self.add(&mut hits, self.hit_by(&path));
+                    let mut of_path = self.hit_by(&path);
                     // A directory stands for its files.
                     for file in self.files().into_iter().filter(|file| file.starts_with(&path)) {
-                        self.add(&mut hits, self.hit_by(file));
+                        self.add(&mut of_path, self.hit_by(file));
                     }
+                    if !self.is_there(&path) {
+                        self.warn_of_nothing(&path, of_path.iter().all(BTreeSet::is_empty));
+                    }
+                    self.add(&mut hits, of_path);
                 }
                 Ok((Edit { name: change.clone(), weight: 1 }, hits))
             })
@@ -123,6 +128,35 @@ impl Edits<'_> {
         for (hits, more) in hits.iter_mut().zip(more) {
             hits.extend(more);
         }
+    }
+
+    /// Whether the context has such a path, be it one that no build looks at.
+    fn is_there(&self, path: &Path) -> bool {
+        let seen = self.examined.iter().any(|one| one.tree.metadata(path).is_ok_and(|found| found.is_some()));
+        seen || self.path.join(path).symlink_metadata().is_ok()
+    }
+
+    /// A file may well come into being, also one that nobody uses. More often its name is misspelt.
+    fn warn_of_nothing(&self, path: &Path, is_unused: bool) {
+        let path = path.display().to_string();
+        let names: BTreeSet<String> = self
+            .files()
+            .into_iter()
+            .flat_map(|file| file.ancestors())
+            .map(|path| path.display().to_string())
+            .collect();
+        let hint = match frontend::closest(&path, names.iter().map(String::as_str)) {
+            Some(name) => format!("; did you mean {name}?"),
+            None => String::new(),
+        };
+        let then = match is_unused {
+            true => ", and neither Dockerfile would use it",
+            false => "; it counts as a new one",
+        };
+        terminal::tell(&harmless(&format!(
+            "warning: --change {path}: the context has no such file{then}{hint}"
+        )));
+        terminal::tell("\n");
     }
 
     /// A path that a user gives, relative to the context; as in a Dockerfile, `/` is the context.

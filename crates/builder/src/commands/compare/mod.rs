@@ -24,7 +24,7 @@ use uses::Uses;
 ///
 /// Both Dockerfiles are read, and for each edit it is worked out which steps of either would run again, how long that took when they ran
 /// last and how many bytes of layers it makes. Nothing is run. Without --change and --history, every directory of the context is edited
-/// in turn.
+/// in turn. Where it is not known what a step takes, since it never ran here, sums say "at least".
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -130,7 +130,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     };
     let comparison = Comparison::new(orderings, edits, unit);
     let text = match args.format {
-        Format::Text => comparison.text(),
+        Format::Text => comparison.text(terminal::columns()),
         Format::Json => format!("{:#}\n", comparison.json()),
         Format::Html => comparison.html(),
     };
@@ -191,12 +191,14 @@ fn ordering(store: &Store, records: &[BuildRecord], examined: &Examined) -> Orde
         let layer = record.and_then(|record| record.layers.last()).filter(|_| vertex.op != Op::Merge);
         let size =
             layer.and_then(|layer| store.snapshot(*layer).ok().flatten()).map(|layer| layer.changes().size);
-        let took = record.map(|record| u64::try_from(record.run.duration.as_millis()).unwrap_or(u64::MAX));
+        // What came from elsewhere took its time there.
+        let took = record.and_then(|record| record.run.took());
+        let took = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         let key = note.map(|note| note.key.to_string());
         let steps = || records.iter().flat_map(|record| &record.steps).filter(|step| step.cost.is_some());
         // The same work, or else what has the same name: with other files it takes about as long.
         let known = || steps().find(|step| step.key.is_some() && step.key == key);
-        let alike = || steps().find(|step| step.title() == title(&vertex.name));
+        let alike = || steps().find(|step| title(&step.name) == title(&vertex.name));
         let remembered = if took.is_some() { None } else { known().or_else(alike) };
         let input = |input: &Input| {
             let whole = input.selection == Selection::Whole || is_all(definition, input);

@@ -1,6 +1,7 @@
 //! `verify`.
 
 mod difference;
+mod inputs;
 mod report;
 
 use std::path::PathBuf;
@@ -9,21 +10,24 @@ use std::sync::Arc;
 use cache::{Store, StoredImage};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
-use image::{Platform, Reference};
+use image::Platform;
 use insight::{BuildRecord, BuildResult};
 
 use super::build::{self, Again};
+use super::is_id_name;
 use super::stored::{self, Found};
 use crate::failure::Failure;
 use crate::{Machine, terminal};
+use inputs::Inputs;
 use report::Report;
 
 /// Build an image again from nothing, and say what differs
 ///
 /// Nothing of the cache is used: the steps run in an empty state directory, which goes away afterwards. Without --context the build
-/// that made the image is repeated as it was recorded: with its options, in its directory, on the same base images. With it, it is built
-/// from there; the build's other options can then be given as to `builder build`. Exit code 0 means that every byte is the same, 1 that
-/// something differs or that the build failed.
+/// that made the image is repeated as it was recorded: with its options, in its directory, on the same base images and commits. With it,
+/// it is built from there; the build's other options can then be given as to `builder build`. When something differs, it is said first what
+/// changed since that build of what went into it. Exit code 0 means that every byte is the same, 1 that something differs or that the build
+/// failed.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(
@@ -60,7 +64,7 @@ pub(crate) struct Args {
 }
 
 /// Options of `build` that say where a result goes, or that something else is wanted.
-const OUTPUTS: [&str; 14] = [
+const OUTPUTS: [&str; 15] = [
     "tag",
     "output",
     "cache_from",
@@ -75,29 +79,39 @@ const OUTPUTS: [&str; 14] = [
     "check",
     "call",
     "pull",
+    "timings",
 ];
 
-/// Options that do not say how to build.
-const OWN: [&str; 6] = ["image", "directory", "ignore_times", "format", "progress", "context"];
+/// Options that say nothing about the result: they can be given to a recorded build as well. What is built from nothing takes nothing
+/// from a cache.
+const OWN: [&str; 9] = [
+    "image",
+    "directory",
+    "ignore_times",
+    "format",
+    "progress",
+    "context",
+    "runtime",
+    "no_cache",
+    "no_cache_filter",
+];
 
 /// Hides what this command has no use for.
 pub(crate) fn without_outputs(command: Command) -> Command {
-    let command =
-        command.mut_arg("context", |argument| argument.required(false).default_value(".").hide(true));
-    OUTPUTS.iter().fold(command, |command, name| command.mut_arg(*name, |argument| argument.hide(true)))
+    build::hide(command, &OUTPUTS)
 }
 
-/// An option that would change nothing.
+/// Says of an option that it would change nothing: those of outputs ever, those of the build where that is the recorded one.
 pub(crate) fn misplaced(matches: &ArgMatches) -> Option<String> {
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let from_here = is_given("directory");
-    let ids = matches.ids().map(|id| id.as_str().to_owned());
-    let misplaced = |id: &String| is_given(id) && !OWN.contains(&id.as_str()) && !from_here;
-    ids.filter(misplaced).map(|id| id.replace('_', "-")).next()
+    let given = || matches.ids().map(|id| id.as_str()).filter(|id| is_given(id));
+    let option = |id: &str| id.replace('_', "-");
+    if let Some(id) = given().find(|id| OUTPUTS.contains(id) && !OWN.contains(id)) {
+        return Some(format!("--{} is for `builder build`: verify has no use for it", option(id)));
+    }
+    let own = given().find(|id| !OWN.contains(id) && !is_given("directory"))?;
+    Some(format!("--{} says how to build: it needs --context as well", option(own)))
 }
-
-/// What the rebuilt image is called in its state directory.
-const REBUILT: &str = "verify:rebuilt";
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     if args.build.context() != std::path::Path::new(".") {
@@ -106,7 +120,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         );
     }
     let machine = Arc::new(Machine::enter()?);
-    let store = machine.store()?;
+    let store = machine.existing_store()?;
     // What is compared with must not be pruned meanwhile.
     let _session = store.session()?;
     let found = stored::find(&store, &args.image)?;
@@ -121,26 +135,31 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         store: rebuilt.clone(),
         images: store.clone(),
         meant: Default::default(),
+        fetched: Default::default(),
         epoch: std::env::var("SOURCE_DATE_EPOCH").ok(),
     };
-    let (build, arguments) = match args.directory {
+    let from_here = args.directory.is_some();
+    let (record, arguments) = match args.directory {
         Some(directory) => {
             let platforms: Vec<Platform> = images.iter().map(|image| image.platform.clone()).collect();
             let platforms =
                 platforms.into_iter().filter(|platform| images.len() > 1 || *platform != Platform::host());
-            (None, args.build.with_context(directory).or_platforms(platforms))
+            // Where none is known, nothing can be said about what went into it.
+            (recorded(&store, &images).ok(), args.build.with_context(directory).or_platforms(platforms))
         }
         None => {
             let record = recorded(&store, &images)?;
-            let arguments = repeated(&record, &mut again)?.with_progress_of(&args.build);
-            (Some(record.id), arguments)
+            let arguments = repeated(&record, &mut again)?.in_the_way_of(&args.build);
+            (Some(record), arguments)
         }
     };
-    let rebuilt_name: Reference =
-        REBUILT.parse().map_err(|error| Failure::build(format!("internal error: {error}")))?;
-    build::again(arguments, again, &name, &rebuilt_name)?;
-    let made = rebuilt.images_named(&rebuilt_name)?;
+    build::again(arguments, again, &name)?;
+    // Names are those of base images.
+    let made: Vec<_> = rebuilt.list_images()?.into_iter().filter(|image| is_id_name(&image.name)).collect();
+    let build = record.as_ref().filter(|_| !from_here).map(|record| record.id.clone());
     let report = Report::new(args.image, build, (&store, &images), (&rebuilt, &made), args.ignore_times)?;
+    let inputs = record.map(|record| Inputs::new(&record, &store, &rebuilt)).transpose()?.unwrap_or_default();
+    let report = report.made_from(inputs);
     terminal::print(&match args.format.as_str() {
         "json" => format!("{:#}\n", report.json()),
         _ => report.text(),
@@ -211,6 +230,7 @@ fn repeated(record: &BuildRecord, again: &mut Again) -> Result<build::Args, Fail
     again.epoch = invocation.epoch.clone();
     let meant = record.images.iter().filter_map(|(name, digest)| Some((name.clone(), digest.parse().ok()?)));
     again.meant = meant.collect();
+    again.fetched = record.fetched.clone();
     Ok(arguments)
 }
 

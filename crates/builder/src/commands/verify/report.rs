@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::difference::{Difference, differences};
+use super::inputs::Inputs;
 use crate::commands::stored;
 use crate::failure::Failure;
 use crate::format;
@@ -29,6 +30,8 @@ pub(super) struct Report {
     platforms: Vec<Compared>,
     /// Whether times count.
     with_times: bool,
+    /// What they were made from.
+    inputs: Inputs,
 }
 
 /// The image of one platform.
@@ -82,7 +85,12 @@ impl Report {
             Compared::new((store, image), (other, twin), ignore_times)
         };
         let platforms = images.iter().map(compared).collect::<Result<_, _>>()?;
-        Ok(Report { image, build, platforms, with_times: !ignore_times })
+        Ok(Report { image, build, platforms, with_times: !ignore_times, inputs: Inputs::default() })
+    }
+
+    /// Tells as well what changed of what the image was made from.
+    pub(super) fn made_from(self, inputs: Inputs) -> Report {
+        Report { inputs, ..self }
     }
 
     pub(super) fn is_identical(&self) -> bool {
@@ -109,7 +117,8 @@ impl Report {
             Some(build) => format!("what build {build} makes"),
             None => "what is built".to_owned(),
         };
-        let mut text = String::new();
+        // It comes first: whoever reads on knows why.
+        let mut text = if self.is_identical() { String::new() } else { self.inputs.text() };
         for one in &self.platforms {
             let name = format!("{} ({})", harmless(&self.image), one.platform);
             match (&one.rebuilt, one.is_identical()) {
@@ -136,6 +145,7 @@ impl Report {
             "build": self.build,
             "identical": self.is_identical(),
             "times": if self.with_times { "compared" } else { "ignored" },
+            "inputs": self.inputs.json(),
             "platforms": self.platforms.iter().map(Compared::json).collect::<Vec<_>>(),
         })
     }
@@ -359,7 +369,7 @@ fn time((seconds, nanos): (i64, u32)) -> String {
     Timestamp::new(seconds, nanos).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
-/// A range as its first and last byte, counted from 0.
+/// A range as the offsets of its first and last byte, which count from 0.
 fn range(range: &Range<u64>) -> String {
     match range.end - range.start {
         1 => range.start.to_string(),
@@ -383,17 +393,35 @@ fn in_words(change: &EntryChange) -> String {
         }
         EntryChange::Time { left, right } => format!("time {}, rebuilt {}", time(*left), time(*right)),
         EntryChange::Xattr { name, .. } => format!("attribute {}", text(name)),
-        EntryChange::Content { left, right, ranges, bytes } => {
-            let size = match left == right {
-                true => format!("of {left}"),
-                false => format!("(size {left}, rebuilt {right})"),
+        EntryChange::Content { left, right, ranges, bytes, first } => {
+            let sizes = match left == right {
+                true => String::new(),
+                false => format!("size {left}, rebuilt {right}; "),
             };
-            let Some(bytes) = bytes else { return format!("content {size}") };
+            let (Some(count), Some(from)) = (bytes, ranges.first().map(|range| range.start)) else {
+                return format!("{sizes}content differs");
+            };
+            let which = match (left == right, count) {
+                (true, 1) => format!("1 of its {left} bytes differs, at offset"),
+                (true, _) => format!("{count} of its {left} bytes differ, at offsets"),
+                (false, 1) => "1 byte differs, at offset".to_owned(),
+                (false, _) => format!("{count} bytes differ, at offsets"),
+            };
             let listed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
             let places: Vec<String> = ranges.iter().map(range).collect();
-            let more = if listed < *bytes { ", …" } else { "" };
-            format!("{} {size} differ: {}{more}", format::count(*bytes, "byte"), places.join(", "))
+            let more = if listed < *count { ", …" } else { "" };
+            let (ours, theirs) = (byte(first.0), byte(first.1));
+            format!("{sizes}{which} {}{more}; offset {from}: {ours}, rebuilt {theirs}", places.join(", "))
         }
+    }
+}
+
+/// A byte, and the character that it is, where it is one.
+fn byte(byte: Option<u8>) -> String {
+    match byte {
+        Some(byte) if byte.is_ascii_graphic() => format!("0x{byte:02x} ({})", char::from(byte)),
+        Some(byte) => format!("0x{byte:02x}"),
+        None => "the end of the file".to_owned(),
     }
 }
 
@@ -423,12 +451,15 @@ fn as_json(change: &EntryChange) -> Value {
             found["name"] = text(name).into();
             found
         }
-        EntryChange::Content { left, right, ranges, bytes } => {
+        EntryChange::Content { left, right, ranges, bytes, first } => {
             let mut found = pair("content", json!({ "size": left }), json!({ "size": right }));
             let ranges =
                 ranges.iter().map(|range| json!({ "from": range.start, "bytes": range.end - range.start }));
             found["ranges"] = ranges.collect::<Vec<_>>().into();
             found["bytes"] = json!(bytes);
+            if bytes.is_some() {
+                found["first"] = json!({ "image": first.0, "rebuilt": first.1 });
+            }
             found
         }
     }

@@ -1,17 +1,27 @@
+mod limits;
+mod mounts;
+mod variables;
+
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache::{Session, Store};
-use executor::{ProcessSpec, Sandbox};
+use cache::{ActiveRoot, Session, Store};
+use executor::{Executor as _, NetworkKind, PrivateNetwork, ProcessSpec, Sandbox};
 use graph::{Event, ProgressSink};
 use hash::SystemClock;
 use image::{ContainerConfig, ImageResolver as _, Platform, Reference, ResolvedImage};
 use worker::{Cancel, LocalWorker, Prepared};
 
-use crate::failure::{Failure, INTERRUPTED, NOT_STARTED};
-use crate::{Machine, console, external, interrupt};
+use limits::LimitArgs;
+
+use super::build::extra_host;
+use crate::failure::{Failure, NOT_STARTED};
+use crate::interrupt::Signals;
+use crate::{Machine, console, external, interrupt, terminal};
 
 /// Run one program of an image in the foreground.
 ///
@@ -19,7 +29,8 @@ use crate::{Machine, console, external, interrupt};
 /// ends. Its exit code is that of this command; 125: it could not be started, 126: it cannot be executed, 127: it is not there.
 ///
 /// The program has this command's standard input and output, so -i changes nothing. With -t it has a terminal of its own, in which a
-/// shell has job control. Ctrl-C reaches all that it runs in the foreground.
+/// shell has job control. Ctrl-C reaches all that it runs in the foreground, and ends a program that does nothing about it, as it ends any
+/// other: no --init is needed for that.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "builder run [OPTIONS] IMAGE [COMMAND]...",
@@ -34,6 +45,10 @@ pub(crate) struct Args {
     /// Set an environment variable; NAME alone takes its value from the environment; repeatable
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
+
+    /// File with a line NAME=VALUE for each variable; -e comes after it; repeatable
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
 
     /// Working directory [default: the image's]
     #[arg(short, long, value_name = "DIR")]
@@ -55,8 +70,34 @@ pub(crate) struct Args {
     )]
     volume: Vec<String>,
 
-    /// Network: host, private or none
-    #[arg(long, value_name = "MODE", default_value = "host")]
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        help = "The same in long: type=bind,source=HOST,target=PATH[,readonly] or type=tmpfs,target=PATH[,tmpfs-size=64m]; repeatable"
+    )]
+    mount: Vec<String>,
+
+    #[arg(
+        long,
+        value_name = "PATH[:OPTIONS]",
+        help = "Empty file system in memory, PATH[:size=64m,mode=1777]; repeatable"
+    )]
+    tmpfs: Vec<String>,
+
+    /// Host name that the program sees
+    #[arg(long, value_name = "NAME", default_value = "builder", hide_default_value = true)]
+    hostname: String,
+
+    /// Line for the program's /etc/hosts: host:ip, host=ip or host:host-gateway; repeatable
+    #[arg(long, value_name = "HOST:IP", value_parser = extra_host)]
+    add_host: Vec<(String, String)>,
+
+    /// Platform of the image, where there are several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH", value_parser = super::stored::platform)]
+    platform: Option<Platform>,
+
+    /// Network: default (a private one, or the host's where there is no way to make one), private, host or none
+    #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]
     network: String,
 
     /// OCI runtime that makes the process: crun, runc or a path; not with -t [default: the own sandbox]
@@ -74,6 +115,9 @@ pub(crate) struct Args {
     /// Accepted as `docker run` has it: nothing is ever left behind
     #[arg(long)]
     rm: bool,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 
     /// Image, by name or id; behind it a program with arguments that runs instead of the image's CMD
     #[arg(trailing_var_arg = true, required = true, value_name = "IMAGE [COMMAND]")]
@@ -101,8 +145,7 @@ const CANCEL_TIME: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     start(&args).map_err(|failure| match failure.code() {
-        // The program's own codes, or the user's wish.
-        PROGRAM_CANNOT_RUN | PROGRAM_NOT_FOUND | INTERRUPTED => failure,
+        PROGRAM_CANNOT_RUN | PROGRAM_NOT_FOUND => failure,
         _ => failure.with_code(NOT_STARTED),
     })
 }
@@ -110,11 +153,11 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 fn start(args: &Args) -> Result<u8, Failure> {
     let Args { interactive: _, rm: _, .. } = args;
     let network = match args.network.as_str() {
-        "host" | "default" => executor::Network::Host,
-        "private" => executor::Network::Private,
+        "host" => executor::Network::Host,
+        "default" | "private" => executor::Network::Private,
         "none" => executor::Network::None,
         other => {
-            let message = format!("--network={other} is not supported: use host, private or none");
+            let message = format!("--network={other} is not supported; use default, private, host or none");
             return Err(Failure::usage(message));
         }
     };
@@ -123,7 +166,7 @@ fn start(args: &Args) -> Result<u8, Failure> {
         return Err(Failure::usage("with --runtime a program has no terminal of its own: leave out -t"));
     }
     let machine = Machine::enter()?;
-    let store = machine.store()?;
+    let store = machine.store_or_new()?;
     let session = store.session()?;
     let runtime = crate::runtime()?;
     let code = runtime.block_on(run_image(args, network, external.as_ref(), &store, session));
@@ -138,68 +181,112 @@ async fn run_image(
     store: &Store,
     session: Session,
 ) -> Result<u8, Failure> {
-    let image = find(args.image(), store).await?;
-    let process = Process::of(args, &image.config.config)?;
+    // Those that come before there is a program end this command as they would end the program.
+    let mut signals = Signals::of_program();
     let cancel = Cancel::new();
-    let prepare = LocalWorker::prepare_run(
+    let sandbox = Sandbox::new();
+    let ready = tokio::select! {
+        ready = make_ready(args, network, &sandbox, store, &cancel) => ready?,
+        signal = signals.next() => {
+            cancel.cancel();
+            return Ok(interrupt::exit_code(signal));
+        }
+    };
+    let Ready { mut spec, root } = ready;
+    if let Some(runtime) = runtime {
+        spec = runtime.hand_over(spec)?;
+    }
+    let code = console::run(&sandbox, spec, args.tty, &mut signals).await;
+    let code = code.map_err(|error| console::not_started(error, NOT_STARTED))?;
+    drop(root);
+    session.finish()?;
+    Ok(code)
+}
+
+/// A program that can be started.
+struct Ready {
+    spec: ProcessSpec,
+    /// Its files, while the value lives.
+    root: ActiveRoot,
+}
+
+/// Finds the image, unpacks it where that was not done yet, and makes the network.
+async fn make_ready(
+    args: &Args,
+    network: executor::Network,
+    sandbox: &Sandbox,
+    store: &Store,
+    cancel: &Cancel,
+) -> Result<Ready, Failure> {
+    let image = find(args.image(), args.platform.as_ref(), store).await?;
+    let process = Process::of(args, &image.config.config)?;
+    let prepared = LocalWorker::prepare_run(
         store,
         Arc::new(image),
         &process.user,
         Arc::new(Silent),
         Arc::new(SystemClock),
-        &cancel,
+        cancel,
     );
-    let Prepared { root, user } = tokio::select! {
-        prepared = prepare => prepared.map_err(|error| Failure::from(&error))?,
-        () = interrupt::received() => {
-            cancel.cancel();
-            return Err(Failure::interrupted());
-        }
-    };
+    let Prepared { root, user } = prepared.await.map_err(|error| Failure::from(&error))?;
     let mut spec = ProcessSpec::new(worker::rootfs(root.form()), &process.args);
     spec.env = process.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
     spec.cwd = PathBuf::from(&process.cwd);
     spec.user = user;
-    spec.hostname = "builder".to_owned();
-    spec.hosts = Some("127.0.0.1\tlocalhost builder\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned());
+    spec.hostname = args.hostname.clone();
     spec.resolv_conf = Some(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     spec.network = network;
-    spec.mounts = args.volume.iter().map(|volume| mount(volume)).collect::<Result<_, _>>()?;
-    if let Some(runtime) = runtime {
-        spec = runtime.hand_over(spec)?;
+    if network == executor::Network::Private {
+        is_apart(&sandbox.private_network().await?, args.network == "private")?;
     }
-    let ended = console::run(&Sandbox::new(), spec, args.tty).await;
-    let ended = ended.map_err(|error| console::not_started(error, NOT_STARTED))?;
-    drop(root);
-    session.finish()?;
-    Ok(ended.code())
+    spec.hosts = Some(hosts(args, network, sandbox).await?);
+    let volumes = args.volume.iter().map(|text| mounts::volume(text));
+    let others = args.mount.iter().map(|text| mounts::mount(text));
+    let memory = args.tmpfs.iter().map(|text| mounts::tmpfs(text));
+    spec.mounts = volumes.chain(others).chain(memory).collect::<Result<_, _>>()?;
+    spec.limits = args.limits.of_all();
+    spec.shm_size = args.limits.shm_size;
+    spec.ulimits = args.limits.ulimit.clone();
+    Ok(Ready { spec, root })
 }
 
-/// `HOST:PATH[:ro]`, as `docker run -v` has it.
-fn mount(volume: &str) -> Result<executor::Mount, Failure> {
-    let wrong = |reason: &str| Failure::usage(format!("-v {volume}: {reason}"));
-    let mut parts = volume.split(':');
-    let (host, target) = match (parts.next(), parts.next()) {
-        (Some(host), Some(target)) if !host.is_empty() => (Path::new(host), Path::new(target)),
-        _ => return Err(wrong("give HOST:PATH, a place of this machine and one of the program's")),
-    };
-    let read_only = match (parts.next(), parts.next()) {
-        (None | Some("rw"), None) => false,
-        (Some("ro"), None) => true,
-        _ => return Err(wrong("behind the paths only ro or rw can stand")),
-    };
-    if !target.is_absolute() || target == Path::new("/") {
-        return Err(wrong("the program's path must be absolute, and not /"));
+/// The program's `/etc/hosts`.
+async fn hosts(args: &Args, network: executor::Network, sandbox: &Sandbox) -> Result<String, Failure> {
+    let name = &args.hostname;
+    let mut text = format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &args.add_host {
+        let address = match (address.as_str(), network) {
+            ("host-gateway", executor::Network::Private) => {
+                let gateway = sandbox.private_network().await?.host_gateway();
+                let missing =
+                    || Failure::machine(format!("--add-host {name}:{address}: this machine has no address"));
+                gateway.ok_or_else(missing)?.to_string()
+            }
+            // Nothing is nearer.
+            ("host-gateway", _) => Ipv4Addr::LOCALHOST.to_string(),
+            _ => address.clone(),
+        };
+        let _ = writeln!(text, "{address}\t{name}");
     }
-    let source = host.canonicalize().map_err(|_| {
-        wrong("there is no such file or directory").hint("named volumes do not exist here: name a directory")
-    })?;
-    let kind = executor::MountKind::Bind { source };
-    Ok(executor::Mount { target: target.to_owned(), kind, read_only })
+    Ok(text)
+}
+
+/// Says where a private network is not what it should be. Where it has to be one, the host's is none.
+fn is_apart(network: &PrivateNetwork, required: bool) -> Result<(), Failure> {
+    match (network.kind(), network.reason(), network.note()) {
+        (NetworkKind::Host, Some(why), _) if required => {
+            Err(Failure::machine(format!("--network=private: {why}")))
+        }
+        (.., Some(note)) => {
+            terminal::tell(&format!("WARNING: {note}\n"));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The image of a name or of an id's beginning.
-async fn find(text: &str, store: &Store) -> Result<ResolvedImage, Failure> {
+async fn find(text: &str, platform: Option<&Platform>, store: &Store) -> Result<ResolvedImage, Failure> {
     let by_id = |id: &str| -> Result<Option<Reference>, Failure> {
         let images = store.list_images()?;
         Ok(images.into_iter().find(|image| image.config.hex().starts_with(id)).map(|image| image.name))
@@ -207,15 +294,13 @@ async fn find(text: &str, store: &Store) -> Result<ResolvedImage, Failure> {
     let id = text.strip_prefix("sha256:").unwrap_or(text);
     let looks_like_id = id.len() >= 6 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let name: Reference = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-    let platform = Platform::host();
+    let platform = platform.cloned().unwrap_or_else(Platform::host);
     match store.resolve(&name, &platform).await {
         Err(image::ResolveError::NotFound(_)) if looks_like_id && let Some(name) = by_id(id)? => {
             Ok(store.resolve(&name, &platform).await?)
         }
-        Err(image::ResolveError::NotFound(_)) => {
-            Err(Failure::build(format!("there is no image {}", name.familiar()))
-                .hint("`builder images` lists those that are here; `builder build -t NAME .` makes one"))
-        }
+        Err(image::ResolveError::NotFound(_)) => Err(super::stored::not_there(store, text)
+            .hint("`builder pull NAME` brings one, `builder build -t NAME .` makes one")),
         found => Ok(found?),
     }
 }
@@ -254,7 +339,9 @@ impl Process {
             Some((_, existing)) => *existing = value,
             None => env.push((name.to_owned(), value)),
         };
-        for pair in config.env.iter().flatten().chain(&args.env) {
+        let files = args.env_file.iter().map(|path| variables::from_file(path));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        for pair in config.env.iter().flatten().chain(files.iter().flatten()).chain(&args.env) {
             match pair.split_once('=') {
                 Some((name, value)) => set(name, value.to_owned()),
                 None => {
@@ -325,18 +412,6 @@ mod tests {
         assert_eq!(args(&["--entrypoint", "/sh", "image"]), Some(vec!["/sh".into()]));
         assert_eq!(args(&["--entrypoint=", "image"]), None);
         assert_eq!(args(&["--entrypoint=", "image", "ls"]), Some(vec!["ls".into()]));
-    }
-
-    #[test]
-    fn volumes() {
-        let mount =
-            |text: &str| mount(text).map(|mount| (mount.target, mount.read_only)).map_err(|f| f.code());
-        assert_eq!(mount("/usr:/x"), Ok(("/x".into(), false)));
-        assert_eq!(mount("/usr:/x/y:ro"), Ok(("/x/y".into(), true)));
-        for wrong in ["/usr", ":/x", "/usr:x", "/usr:/", "/usr:/x:rx", "/usr:/x:ro:ro", "name-of-a-volume:/x"]
-        {
-            assert_eq!(mount(wrong), Err(2), "{wrong}");
-        }
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! Which file systems are believed when they say that a file is what it was.
+//!
+//! A file counts as unchanged when its number, size, time of modification and time of change are what they were. That says something
+//! where numbers stay and the time of change is the file system's own affair. Where a program may set it, where it comes out of an image, or
+//! where another machine may not have told yet, it says nothing: there every file is read.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use files::{StatCache, StatIdentity};
+use rustix::fs::{makedev, statfs};
+
+/// `f_type` of those that are believed (`statfs(2)`, linux/magic.h), and their names in /proc/self/mountinfo.
+const BELIEVED: [(u64, &str); 10] = [
+    (0xef53, "ext"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683e, "btrfs"),
+    (0x0102_1994, "tmpfs"),
+    (0x8584_58f6, "ramfs"),
+    (0x794c_7630, "overlay"),
+    (0x2fc1_2fc1, "zfs"),
+    (0xf2f5_2010, "f2fs"),
+    (0xca45_1a4e, "bcachefs"),
+    (0x3153_464a, "jfs"),
+];
+
+/// Whether what is remembered of the files of a directory counts.
+pub(super) fn are_believed(directory: &Path) -> bool {
+    // The type is 32 bits; on some architectures they are signed.
+    let kind = statfs(directory).map(|found| u64::from(found.f_type as u32));
+    kind.is_ok_and(|kind| BELIEVED.iter().any(|(known, _)| *known == kind))
+}
+
+/// What is remembered, without the files of file systems that are mounted inside of the directory and are not believed.
+pub(super) struct Believed {
+    stats: Arc<dyn StatCache>,
+    /// Where the directory itself is.
+    device: Option<u64>,
+    /// Of other mounts; those that the kernel does not list under this number are parts of listed ones.
+    others: OnceLock<HashMap<u64, bool>>,
+}
+
+impl Believed {
+    pub(super) fn new(stats: Arc<dyn StatCache>, directory: &Path) -> Believed {
+        let device = std::fs::metadata(directory).ok().map(|found| found.dev());
+        Believed { stats, device, others: OnceLock::new() }
+    }
+
+    fn is_believed(&self, identity: &StatIdentity) -> bool {
+        // A kernel's clock is never at a whole second. Such times were made up by what wrote an image, and another image may have the same:
+        // an overlay over one shows them as its own.
+        if identity.ctime.1 == 0 {
+            return false;
+        }
+        if self.device == Some(identity.file_system) {
+            return true;
+        }
+        let mounts = || of_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+        self.others.get_or_init(mounts).get(&identity.file_system).copied().unwrap_or(true)
+    }
+}
+
+impl StatCache for Believed {
+    fn get(&self, identity: &StatIdentity) -> Option<[u8; 32]> {
+        if self.is_believed(identity) { self.stats.get(identity) } else { None }
+    }
+
+    fn put(&self, identity: &StatIdentity, digest: [u8; 32]) {
+        if self.is_believed(identity) {
+            self.stats.put(identity, digest);
+        }
+    }
+}
+
+/// Devices that are mounted somewhere, and whether they are believed; `proc_pid_mountinfo(5)`.
+fn of_mounts(mountinfo: &str) -> HashMap<u64, bool> {
+    let mount = |line: &str| {
+        let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+        let kind = line.split_once(" - ")?.1.split(' ').next()?;
+        // ext2, ext3 and ext4 are one.
+        let is_known =
+            |name: &str| kind == name || (name == "ext" && kind.starts_with("ext") && kind.len() == 4);
+        let believed = BELIEVED.iter().any(|(_, name)| is_known(name));
+        Some((makedev(major.parse().ok()?, minor.parse().ok()?), believed))
+    };
+    mountinfo.lines().filter_map(mount).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_that_are_not_believed() {
+        let text = "\
+36 35 98:0 / / rw,noatime shared:1 - ext4 /dev/root rw,errors=continue
+37 36 7:1 / /mnt/a\\040b rw - squashfs /dev/loop1 ro
+38 36 0:44 / /net rw shared:2 master:1 - nfs4 server:/x rw
+39 36 0:45 / /tmp rw - tmpfs tmpfs rw
+40 36 0:46 / /fat rw - exfat /dev/sdb1 rw
+nonsense";
+        let mounts = of_mounts(text);
+        let believed = |major, minor| mounts.get(&makedev(major, minor)).copied();
+        assert_eq!((believed(98, 0), believed(0, 45)), (Some(true), Some(true)));
+        assert_eq!(
+            (believed(7, 1), believed(0, 44), believed(0, 46)),
+            (Some(false), Some(false), Some(false))
+        );
+        assert_eq!((believed(1, 1), mounts.len()), (None, 5));
+    }
+}

@@ -1,0 +1,73 @@
+//! Looking results up, and on whose word what is found counts.
+
+use cache::{CacheRecord, NewRecord, Origins};
+use graph::VertexId;
+use hash::CacheKey;
+use trace::Work;
+
+use super::{Answer, Run, Solved, lock, operation};
+use crate::worker::Worker;
+
+/// What a lookup brought.
+pub(super) enum Found<T> {
+    Hit(T, CacheRecord),
+    /// Records, but nothing that they name.
+    Gone,
+    Nothing,
+}
+
+impl<W: Worker> Run<W> {
+    /// Looks a key up; each candidate counts only if it rests on nobody's word but that of caches which this build names, and if the
+    /// worker can load it.
+    pub(super) async fn look_up(&self, id: VertexId, key: CacheKey) -> Answer<Found<W::Tree>, W::Error> {
+        let _timed = self.trace.step(id.0, Work::Solve, "look up");
+        let candidates = self.blocking(id, move |cache| cache.lookup(&key)).await?;
+        let (mut candidates, distrusted): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|record| record.origins.is_subset(&self.trusted));
+        if let Some(cache) =
+            distrusted.first().and_then(|record| record.origins.difference(&self.trusted).next())
+        {
+            lock(&self.distrusted).insert(id, cache.clone());
+        }
+        CacheRecord::prefer_fewest_origins(&mut candidates);
+        let any = !candidates.is_empty();
+        for record in candidates {
+            if let Some(tree) = self.worker.load(id, &record).await.map_err(|error| operation(id, error))? {
+                return Ok(Found::Hit(tree, record));
+            }
+        }
+        Ok(if any { Found::Gone } else { Found::Nothing })
+    }
+
+    /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too, unless somebody
+    /// else vouches for what the inputs hold. That the definition leads to it rests on the word that the inputs rest on.
+    pub(super) async fn look_up_content(
+        &self,
+        id: VertexId,
+        [definition, content]: [CacheKey; 2],
+        seen: bool,
+        origins: &Origins,
+    ) -> Answer<Option<Solved<W::Tree>>, W::Error> {
+        let Found::Hit(tree, mut record) = self.look_up(id, content).await? else { return Ok(None) };
+        let known = record.id;
+        let origins: Origins = record.origins.union(origins).cloned().collect();
+        if seen && origins == record.origins {
+            self.blocking(id, move |cache| cache.alias(known, &definition)).await?;
+        } else if seen {
+            let (new, origins) = (self.new_record(id, &record), origins.clone());
+            // Under both keys, and it is this build's from now on: what is told of a build names results with their definition.
+            record = self
+                .blocking(id, move |cache| cache.save_from(&[definition, content], &new, &origins))
+                .await?;
+        }
+        let hit = self.hit(id, tree, &record);
+        Ok(Some(Solved { origins, ..hit }))
+    }
+
+    /// The same result, to be saved once more.
+    fn new_record(&self, id: VertexId, record: &CacheRecord) -> NewRecord {
+        let CacheRecord { content, layers, run, .. } = record.clone();
+        let description = self.definition.vertex(id).name.clone();
+        NewRecord { content, layers, description, run }
+    }
+}
