@@ -1,4 +1,5 @@
-//! The page of `builder compare --format=html` in a real browser: what its picture shows is what the numbers say.
+//! The pages of `builder compare --format=html` and `builder build --timings` in a real browser: what their pictures show is what the
+//! numbers say.
 
 use std::fs;
 use std::io::Read as _;
@@ -69,6 +70,21 @@ impl Picture {
         Self { width, pixels }
     }
 
+    /// The longest run of a colour in some line: where it begins and how long it is.
+    fn longest(&self, color: [u8; 3]) -> (usize, usize) {
+        let mut longest = (0, 0);
+        for line in self.pixels.chunks(self.width * 3) {
+            let mut length = 0;
+            for (x, pixel) in line.chunks(3).enumerate() {
+                length = if pixel == color { length + 1 } else { 0 };
+                if length > longest.1 {
+                    longest = (x + 1 - length, length);
+                }
+            }
+        }
+        longest
+    }
+
     /// How many bars of a colour stand between two columns: the borders of steps.
     fn bars(&self, color: [u8; 3], from: usize, to: usize) -> usize {
         let is = |x: usize, y: usize| self.pixels[(y * self.width + x) * 3..][..3] == color;
@@ -113,6 +129,11 @@ const WIDTH: usize = 1200;
 
 /// A picture of a page.
 fn screenshot(page: &Path) -> Picture {
+    screenshot_of(page, WIDTH)
+}
+
+/// The same in a window of some width.
+fn screenshot_of(page: &Path, width: usize) -> Picture {
     let dir = tempdir();
     let picture = dir.path().join("picture.png");
     let mut browser = Command::new(browser());
@@ -124,7 +145,7 @@ fn screenshot(page: &Path) -> Picture {
     ]);
     // It asks nobody for anything.
     browser.args(["--disable-dev-shm-usage", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]);
-    browser.arg(format!("--window-size={WIDTH},1400")).arg(format!("--screenshot={}", picture.display()));
+    browser.arg(format!("--window-size={width},1400")).arg(format!("--screenshot={}", picture.display()));
     browser.arg(format!("--user-data-dir={}", dir.path().join("profile").display()));
     let done = run(browser.arg(format!("file://{}", page.display()))).ok();
     assert!(picture.is_file(), "{done}");
@@ -177,4 +198,39 @@ fn the_picture_shows_what_each_edit_reruns() {
             }
         }
     }
+}
+
+/// As the style sheet of timings has it for light pages.
+const RUN: [u8; 3] = [0xcf, 0x22, 0x2e];
+
+#[test]
+fn timings_are_drawn_to_scale() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox AS quick\nRUN sleep 0.3\nFROM busybox\nRUN sleep 1.2\nCOPY --from=quick /bin/busybox /other\n",
+    );
+    let pages = tempdir();
+    let page = pages.path().join("timings.html");
+    let mut build = home.build(&context);
+    run(build.arg(format!("--timings={}", page.display()))).ok();
+    // The bar of a step, as the page says it.
+    let text = fs::read_to_string(&page).expect("the page");
+    let steps = text.split("class=\"chart steps\"").nth(1).expect("steps");
+    let widths = steps.split("<span class=\"bar run").skip(1).map(|bar| {
+        let percent = bar.split("width:").nth(1).and_then(|rest| rest.split('%').next()).expect("a width");
+        percent.parse::<f64>().expect("a number")
+    });
+    let widest = widths.fold(0.0, f64::max) / 100.0;
+    assert!(widest > 0.5, "the second sleep takes most of it: {widest}");
+    let mut scales = Vec::new();
+    for width in [WIDTH, 1000, 800] {
+        let picture = screenshot_of(&page, width);
+        // Two steps, each in its row, and the legend; what is in the lanes is not as high.
+        assert_eq!(picture.bars(RUN, 0, width), 3, "{width} wide");
+        let (from, length) = picture.longest(RUN);
+        assert!(from + length < width, "nothing is cut off");
+        scales.push(length as f64 / widest / width as f64);
+    }
+    // The time takes most of the width, whatever that is.
+    assert!(scales.iter().all(|scale| (0.6..0.8).contains(scale)), "{scales:?}");
 }

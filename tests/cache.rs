@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-use e2e::{Context, Home, run, tempdir, tool};
+use e2e::{Context, Home, Steps, run, tempdir, tool};
 
 const TWO_STAGES: &str = "\
 FROM busybox AS left
@@ -153,6 +153,32 @@ fn the_same_result_of_a_changed_input_stops_the_change() {
     context.write("text", "c\nd\n");
     let steps = home.steps(&context, &[]);
     assert_eq!(sorted(steps.executed()), ["COPY text /text", "RUN wc -l < /text > /lines"]);
+}
+
+#[test]
+fn lists_of_packages_that_bring_nothing_new_rerun_nothing() {
+    let home = Home::new();
+    let package = |name: &str| {
+        format!(
+            "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: n\nFilename: ./{name}.deb\nSize: 1\n\n"
+        )
+    };
+    let context = Context::new(
+        "FROM debian AS lists\n\
+         RUN --mount=type=bind,source=repo,target=/repo echo 'deb [trusted=yes] copy:/repo ./' > /etc/apt/sources.list \\\n\
+          && apt-get update -qq -o Dir::Etc::SourceParts=/none\n\
+         FROM lists\n\
+         RUN apt-cache pkgnames | sort > /names && cat /names\n",
+    )
+    .file("repo/Packages", package("one"));
+    assert!(home.steps(&context, &[]).named("RUN apt-cache").log.contains("one\n"));
+    let updated = |steps: &Steps| steps.executed().iter().any(|step| step.contains("apt-get update"));
+    let steps = home.steps(&context, &["--no-cache-filter=lists"]);
+    assert!(updated(&steps) && steps.cached().contains(&steps.named("RUN apt-cache").text()), "{steps:#?}");
+    // And when there is something new, it arrives.
+    context.write("repo/Packages", package("one") + &package("two"));
+    let steps = home.steps(&context, &["--no-cache-filter=lists"]);
+    assert!(updated(&steps) && steps.named("RUN apt-cache").log.contains("two\n"), "{steps:#?}");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::{
-    Context, Done, Home, Image, Running, eventually, json, mounts_with, processes_with, run, tempdir, tool,
+    Context, Done, Home, Image, Running, Terminal, eventually, json, mounts_with, processes_with, run,
+    tempdir, tool,
 };
 use rustix::process::Signal;
 
@@ -211,6 +212,9 @@ fn iidfile_and_metadata_file_agree_with_the_image() {
     assert_eq!(metadata["containerimage.digest"], image.digest.as_str());
     assert_eq!(metadata["containerimage.config.digest"], image.id());
     assert_eq!(metadata["containerimage.descriptor"]["digest"], image.digest.as_str());
+    // By its name there the build is found in the history.
+    let build = metadata["buildx.build.ref"].as_str().expect("a name of the build");
+    run(home.builder("history").args(["inspect", build])).ok();
     assert!(metadata["image.name"].as_str().is_some_and(|name| name.ends_with("app:1")), "{metadata:#}");
 }
 
@@ -324,6 +328,37 @@ fn interruption_leaves_nothing() {
     assert_eq!(home.steps(&after, &[]).named("RUN").log, "fine\n");
 }
 
+/// A step whose output nobody takes is waiting, and ends all the same when the build is interrupted.
+#[test]
+fn interruption_reaches_a_step_whose_output_is_stuck() {
+    let home = Home::new();
+    let marker = format!("89{}", std::process::id());
+    let context = Context::new(&format!("FROM busybox\nRUN yes {marker}\n"));
+    let mut build = Running::start(
+        home.build(&context)
+            .args(["--progress=plain", "--log-size=-1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped()),
+    );
+    let stderr = build.0.stderr.take().expect("just asked for");
+    eventually(Duration::from_secs(60), "the step to be stuck", || {
+        // State and times of the program itself: the words behind the name.
+        let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let pid = build.0.id().to_string();
+        let before = stat(&pid);
+        std::thread::sleep(Duration::from_millis(300));
+        !processes_with(&format!("yes {marker}")).is_empty() && before == stat(&pid)
+    });
+    build.signal(Signal::TERM);
+    eventually(Duration::from_secs(5), "the step to be gone", || {
+        processes_with(&format!("yes {marker}")).is_empty()
+    });
+    // Now somebody reads.
+    let said = std::io::read_to_string(stderr).expect("read");
+    assert_eq!(build.wait(Duration::from_secs(5)).code(), Some(130), "{}", &said[..said.len().min(2000)]);
+}
+
 /// As [`interruption_leaves_nothing`], with a signal that cannot be handled.
 #[test]
 fn a_killed_build_leaves_no_process() {
@@ -340,7 +375,9 @@ fn a_killed_build_leaves_no_process() {
     eventually(Duration::from_secs(5), "all processes to be gone", || {
         processes_with(&format!("sleep {marker}")).is_empty()
     });
-    assert_eq!(mounts_with(&home.path().display().to_string()), [""; 0], "mounts left");
+    // Nobody waits for the sandbox to be taken down: its last process may still be on its way out.
+    let state = home.path().display().to_string();
+    eventually(Duration::from_secs(5), "all mounts to be gone", || mounts_with(&state).is_empty());
     let after = Context::new("FROM busybox\nRUN echo fine\n");
     assert_eq!(home.steps(&after, &[]).named("RUN").log, "fine\n");
 }
@@ -377,12 +414,6 @@ fn terminal(columns: usize) {
          FROM busybox\nCOPY --from=first /etc/passwd /1\nCOPY --from=second /etc/passwd /2\n"
     ));
     let dir = tempdir();
-    let socket = dir.path().join("tmux");
-    let tmux = || {
-        let mut command = tool("tmux");
-        command.arg("-S").arg(&socket).args(["-f", "/dev/null"]);
-        command
-    };
     let raw = dir.path().join("raw");
     let script = dir.path().join("script");
     let build = home.build(&context);
@@ -391,19 +422,14 @@ fn terminal(columns: usize) {
         .map(|w| format!("'{}'", w.to_string_lossy()))
         .collect();
     // Nothing starts before the recording does.
-    let text = format!(
-        "export BUILDER_HOME='{}'\nread _\n{}\necho \"status=$?\"\nread _\n",
-        home.path().display(),
-        words.join(" ")
-    );
+    let text = format!("read _\n{}\necho \"status=$?\"\nread _\n", words.join(" "));
     fs::write(&script, text).expect("a script");
-    let width = columns.to_string();
-    run(tmux().args(["new-session", "-d", "-x", &width, "-y", "24", "sh"]).arg(&script)).ok();
-    let _server = Server(socket.clone());
-    run(tmux().args(["pipe-pane", &format!("cat > '{}'", raw.display())])).ok();
-    run(tmux().args(["send-keys", "Enter"])).ok();
+    let script = script.to_str().expect("UTF-8");
+    let terminal = Terminal::start(columns, 24, &home.path(), &["sh", script]);
+    run(&mut terminal.tmux(&["pipe-pane", &format!("cat > '{}'", raw.display())])).ok();
+    terminal.keys(&["Enter"]);
 
-    let screen = || run(tmux().args(["capture-pane", "-p", "-J", "-S", "-"])).ok().stdout;
+    let screen = || run(&mut terminal.tmux(&["capture-pane", "-p", "-J", "-S", "-"])).ok().stdout;
     let mut frames = Vec::new();
     eventually(Duration::from_secs(60), "the build to end", || {
         frames.push(screen());
@@ -435,14 +461,5 @@ fn terminal(columns: usize) {
     );
     if text.contains("\u{1b}[?25l") {
         assert!(text.rfind("\u{1b}[?25h") > text.rfind("\u{1b}[?25l"), "the cursor comes back");
-    }
-}
-
-/// Ends the tmux server of one test.
-struct Server(std::path::PathBuf);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = tool("tmux").arg("-S").arg(&self.0).arg("kill-server").output();
     }
 }

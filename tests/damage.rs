@@ -105,7 +105,7 @@ impl Subject {
     /// A build that was disturbed is right or says that it failed.
     #[track_caller]
     fn honest(&self, done: &Done, layout: &Path, version: usize, after: &str) {
-        // strace fails any write; no disk makes that of an eventfd fail, with which the runtime wakes itself.
+        // strace fails any write; no disk makes that of an eventfd fail, with which the runtime wakes itself. It ends then, or is ended.
         let of_the_runtime = done.stderr.contains("failed to wake I/O driver");
         match done.code {
             Some(0) => self.right(layout, version, after, done),
@@ -210,6 +210,8 @@ fn a_write_that_fails() {
     let traced = |build: &Command, options: &[&str]| {
         let mut strace = tool("strace");
         strace.args(["-f", "-qq", "--seccomp-bpf", "-o"]).arg(&trace).args(options);
+        // A runtime that could not wake itself may never end.
+        strace.args(["timeout", "--foreground", "--signal=KILL", "60"]);
         strace.arg(build.get_program()).args(build.get_args());
         strace.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
         strace
@@ -241,6 +243,9 @@ fn a_write_that_fails() {
     let rounds = subject.rounds.unwrap_or(10);
     let (mut failed, mut tried) = (0, 0);
     for round in 0..rounds.min(all.len() as u64) {
+        if round > 0 && round % 100 == 0 {
+            println!("{round} of {} calls", all.len());
+        }
         let at = if rounds >= all.len() as u64 { round } else { random.below(all.len() as u64) };
         let (call, number, error) = all[at as usize];
         let after = format!("{error} of {call} number {number} of each thread");
@@ -513,12 +518,17 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     run(home.build(&subject.contexts[0]).arg("-o").arg(output.path())).ok();
     let sums = layer_files(&state, &fs::read(output.path().join("sums")).expect("read"));
     assert_eq!((copied.len(), sums.len()), (1, 1));
+    // What a killed process left is listed, and no damage.
+    fs::create_dir(state.join("snapshots-v1/4711")).expect("make a stray");
+    fs::create_dir_all(state.join("tmp-v1/4711-killed/1/upper")).expect("make a stray");
+    fs::write(state.join("tmp-v1/4711-killed.lock"), "").expect("make a stray");
+    let told = fsck(&state, &[], 0);
+    assert!(told.to_string().contains("snapshots-v1/4711"), "{told:#}");
     rewrite(&copied[0]);
     rewrite(&sums[0]);
     let blob =
         pages(&state).into_iter().find(|(path, _)| path.starts_with(state.join("blobs"))).expect("a blob").0;
     rewrite(&blob);
-    fs::create_dir(state.join("snapshots-v1/4711")).expect("make a stray");
     let unseal = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n\
                   db.execute('UPDATE records SET content = randomblob(32) WHERE id = (SELECT min(id) FROM records)')\ndb.commit()";
     run(tool("python3").args(["-c", unseal]).arg(state.join("cache-v1.db"))).ok();
@@ -544,12 +554,108 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     assert!(text.contains("nothing is damaged"), "{text}");
     subject.sound(&state, 0, "a repair");
 
-    // A database that is not one.
-    fs::write(state.join("cache-v1.db"), vec![7; 10_000]).expect("write");
-    assert_eq!(kinds(&fsck(&state, &[], 1)), ["database", "stray"]);
-    assert_eq!(kinds(&fsck(&state, &["--repair"], 1)), ["stray"]);
+    // A database that is not one. Those who only look leave it alone; names of images are saved.
+    run(Home::builder(&home, "build").args(bases()).args(["-t", "app"]).arg(subject.contexts[0].path())).ok();
+    let mut garbage = vec![7; 10_000];
+    fs::write(state.join("cache-v1.db"), &garbage).expect("write");
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(state.join(format!("cache-v1.db{suffix}")));
+    }
+    for command in [
+        &["images"][..],
+        &["du"],
+        &["history", "ls"],
+        &["prune", "--all"],
+        &["inspect", "app"],
+        &["rmi", "app"],
+    ] {
+        let refused = run(Command::new(binary()).env("BUILDER_HOME", &state).args(command)).code_is(3);
+        assert!(refused.stderr.contains("is damaged"), "{refused}");
+        assert!(refused.stderr.contains("builder fsck --repair"), "{refused}");
+    }
+    assert_eq!(kinds(&fsck(&state, &[], 1)), ["database"]);
+    assert_eq!(fs::read(state.join("cache-v1.db")).expect("read"), garbage);
+    let repaired = fsck(&state, &["--repair"], 1);
+    assert_eq!(kinds(&repaired), ["database", "stray"]);
+    assert!(
+        repaired["findings"][0]["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("1 image and 0 cached steps were saved")),
+        "{repaired:#}"
+    );
     fsck(&state, &[], 0);
+    let images = || run(Command::new(binary()).env("BUILDER_HOME", &state).arg("images")).ok().stdout;
+    assert!(images().contains("app"), "{}", images());
+    garbage.push(1);
+    fs::write(state.join("cache-v1.db"), &garbage).expect("write");
+    let built = subject.sound(&state, 0, "a lost database");
+    assert!(built.stderr.contains("WARNING: the cache database was damaged"), "{built}");
+    assert!(built.stderr.contains("1 image and 0 cached steps were saved"), "{built}");
+    assert!(images().contains("app"), "{}", images());
     subject.sound(&state, 0, "a lost database");
+}
+
+/// Nobody who only looks makes a state directory where none is.
+/// Its bytes make no sense long before the end, where its digest is known.
+#[test]
+fn a_compressed_layer_that_is_damaged_is_fetched_again() {
+    need_root();
+    let (maker, places) = (Home::new(), tempdir());
+    let mut random = Random(1);
+    let bytes: Vec<u8> = (0..3 << 20).map(|_| random.below(256) as u8).collect();
+    let base = Context::new("FROM busybox\nCOPY large /\n");
+    fs::write(base.path().join("large"), bytes).expect("write");
+    let context = Context::new("FROM base\nRUN echo x > /x\n");
+    for compression in ["gzip", "zstd"] {
+        let place = places.path().join(compression);
+        let output = format!(
+            "type=oci,tar=false,compression={compression},force-compression=true,dest={}",
+            place.display()
+        );
+        run(maker.build(&base).args(["-o", &output])).ok();
+        let other = if compression == "gzip" { "zstd" } else { "gzip" };
+        for more in [String::new(), format!(",compression={other},force-compression=true")] {
+            let image = |home: &Home| {
+                let out = tempdir();
+                let layout = out.path().join("layout");
+                let output = format!("type=oci,tar=false,dest={}{more}", layout.display());
+                let mut build = home.build(&context);
+                build.arg(format!("--build-context=base=oci-layout://{}", place.display()));
+                let done = run(build.env("SOURCE_DATE_EPOCH", "1600000000").args(["-o", &output])).ok();
+                (Image::open(layout, Some(out)).digest, done)
+            };
+            let home = Home::new();
+            let (digest, _) = image(&home);
+            let blobs = pages(&home.path()).into_iter().map(|(path, _)| path);
+            let size = |path: &PathBuf| fs::metadata(path).expect("examine").len();
+            let blobs =
+                blobs.filter(|path| path.starts_with(home.path().join("blobs")) && size(path) > 2 << 20);
+            for blob in blobs.collect::<BTreeSet<_>>() {
+                let mut bytes = fs::read(&blob).expect("read");
+                bytes[1 << 19..][..100].fill(0);
+                fs::set_permissions(&blob, fs::Permissions::from_mode(0o600)).expect("set a mode");
+                fs::write(&blob, bytes).expect("write");
+            }
+            // It has to be unpacked again, and packed.
+            run(Command::new("sh").arg("-c").arg("rm -r snapshots-v1/*").current_dir(home.path())).ok();
+            let (again, done) = image(&home);
+            assert!(done.stderr.contains("was damaged and thrown away; building again"), "{done}");
+            assert_eq!(digest, again, "{compression}{more}: {done}");
+        }
+    }
+}
+
+#[test]
+fn a_mistyped_state_directory_is_not_made() {
+    let home = Home::new();
+    let mistyped = home.path().join("mistyped");
+    for command in ["images", "du", "fsck", "prune", "history ls", "cache ls", "inspect app", "debug --list"]
+    {
+        let mut look = Command::new(binary());
+        let refused = run(look.env("BUILDER_HOME", &mistyped).args(command.split(' '))).code_is(1);
+        assert!(refused.stderr.contains("there is no state directory at"), "{command}: {refused}");
+        assert!(!mistyped.exists(), "{command}");
+    }
 }
 
 /// What was damaged and is healed is no reason to do again what fails by itself.

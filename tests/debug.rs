@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Context, Done, Home, bases, binary, eventually, run, tempdir, tool};
+use e2e::{Context, Done, Home, Running, Terminal, bases, binary, run, tempdir};
+use rustix::process::Signal;
 
 /// A Dockerfile whose third step fails after it did something.
 fn failing() -> Context {
@@ -46,6 +47,8 @@ const LOOK: &str =
 #[test]
 fn a_failed_step_can_be_looked_into_later() {
     let (home, dir) = (Home::new(), tempdir());
+    run(&mut debug(&home, &[])).code_is(1).says("there is no state directory at");
+    run(&mut home.build(&Context::new("FROM busybox\n"))).ok();
     run(&mut debug(&home, &[])).code_is(1).says("no step failed lately");
     let context = failing();
     run(&mut build(&home, &context, &[])).code_is(1).says("look into it: builder debug 1");
@@ -65,6 +68,22 @@ fn a_failed_step_can_be_looked_into_later() {
     run(&mut debug(&home, &["/nowhere"])).code_is(2).says("is no number of a failed step");
     run(home.builder("prune").args(["--all", "--force"])).ok();
     run(&mut debug(&home, &["1"])).code_is(1).says("is gone");
+}
+
+/// `prune --all` and `fsck --repair` hold the store for themselves.
+#[test]
+fn who_waits_for_the_store_can_be_interrupted() {
+    let (home, context) = (Home::new(), failing());
+    run(&mut build(&home, &context, &[])).code_is(1);
+    let lock =
+        std::fs::File::options().write(true).open(home.path().join("session-v1.lock")).expect("a lock");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    for mut command in [debug(&home, &["--command", "true"]), build(&home, &context, &[])] {
+        let mut waiting = Running::start(&mut command);
+        std::thread::sleep(Duration::from_millis(500));
+        waiting.signal(Signal::INT);
+        assert_eq!(waiting.wait(Duration::from_secs(3)).code(), Some(130));
+    }
 }
 
 #[test]
@@ -106,7 +125,13 @@ fn any_instruction_can_be_looked_into() {
     let behind_copy = at("5", "pwd; ls").code_is(0);
     assert_eq!(behind_copy.stdout, "/src\nDockerfile\n");
     assert!(!behind_copy.stderr.contains("0 first"), "it comes from the cache: {behind_copy}");
-    at("2", "true").code_is(2).says("Dockerfile holds no instruction");
+    at("2", "true").code_is(2).says("no instruction that makes files is there in");
+    let help = run(debug(&home, &["--help"]).stdin(Stdio::null())).ok().stdout;
+    assert!(help.contains("--build-arg") && help.contains("--secret"), "{help}");
+    for of_a_build in ["--tag", "--output", "--push", "--iidfile", "--cache-to", "--on-error"] {
+        assert!(!help.contains(of_a_build), "{of_a_build}: {help}");
+    }
+    run(debug(&home, &["-t", "x"]).arg("1")).code_is(2).says("--tag is for `builder build`");
     at("7", "true").code_is(1).says("exit code: 7");
 }
 
@@ -167,59 +192,32 @@ impl Says for Done {
 fn a_terminal_of_its_own() {
     let home = Home::new();
     run(home.build(&Context::new("FROM busybox\nCMD [\"sh\"]\n")).args(["-t", "app"])).ok();
-    let server = Tmux(tempdir());
-    let tmux = || server.command();
-    let mut start = tmux();
-    start.args(["new-session", "-d", "-x", "90", "-y", "30", "sh"]).env("BUILDER_HOME", home.path());
-    run(&mut start).ok();
-    let keys = |keys: &[&str]| run(tmux().arg("send-keys").args(keys)).ok();
-    let screen = || run(tmux().args(["capture-pane", "-p"])).ok().stdout;
-    let shows = |text: &str| {
-        let so = || screen().lines().any(|line| line.trim_end() == text);
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        while !so() {
-            assert!(std::time::Instant::now() < end, "{text:?} is not on the screen:\n{}", screen());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
-    keys(&[&format!("'{}' run -it app", binary().display()), "Enter"]);
-    eventually(Duration::from_secs(10), "a prompt", || screen().contains("/ #"));
-    keys(&["stty size; tty", "Enter"]);
-    shows("30 90");
-    shows("/dev/pts/0");
+    let terminal = Terminal::start(90, 30, &home.path(), &["sh"]);
+    terminal.keys(&[&format!("'{}' run -it app", binary().display()), "Enter"]);
+    terminal.until("prompt", |screen| screen.contains("/ #"));
+    terminal.keys(&["stty size; tty", "Enter"]);
+    terminal.shows("30 90");
+    terminal.shows("/dev/pts/0");
     // Job control, which needs a terminal that is the shell's own.
-    keys(&["sleep 1000", "Enter"]);
-    eventually(Duration::from_secs(10), "a stopped job", || {
+    terminal.keys(&["sleep 1000", "Enter"]);
+    terminal.until("stopped job", |_| {
         // Before the program is in the foreground the key reaches nobody.
-        keys(&["C-z"]);
-        screen().contains("Stopped")
+        terminal.keys(&["C-z"]);
+        terminal.screen().contains("Stopped")
     });
-    run(tmux().args(["resize-window", "-x", "70", "-y", "20"])).ok();
-    keys(&["kill -KILL %1; wait; stty size", "Enter"]);
-    shows("20 70");
-    keys(&["exit 5", "Enter"]);
+    run(&mut terminal.tmux(&["resize-window", "-x", "70", "-y", "20"])).ok();
+    terminal.keys(&["kill -KILL %1; wait; stty size", "Enter"]);
+    terminal.shows("20 70");
+    terminal.until("end of the job, without which the shell stays", |_| {
+        terminal.keys(&["Enter"]);
+        terminal.screen().contains("Killed")
+    });
+    terminal.keys(&["exit 5", "Enter"]);
     // What is typed before the program has ended is the program's.
-    eventually(Duration::from_secs(10), "the outer prompt", || screen().trim_end().ends_with("\n#"));
+    terminal.until("outer prompt", |screen| screen.trim_end().ends_with("\n#"));
     // The terminal is as it was.
-    keys(&["echo code=$?", "Enter"]);
-    shows("code=5");
-}
-
-/// A terminal multiplexer that ends with the test.
-struct Tmux(tempfile::TempDir);
-
-impl Tmux {
-    fn command(&self) -> Command {
-        let mut command = tool("tmux");
-        command.arg("-S").arg(self.0.path().join("socket")).args(["-f", "/dev/null"]);
-        command
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        let _ = self.command().arg("kill-server").output();
-    }
+    terminal.keys(&["echo code=$?", "Enter"]);
+    terminal.shows("code=5");
 }
 
 #[test]

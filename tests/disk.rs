@@ -1,5 +1,7 @@
 //! What the cache takes on the disk, and what goes when it has to become smaller.
 
+use std::collections::BTreeSet;
+
 use e2e::{Context, Done, Home, Image, run, tempdir, tool};
 use serde_json::Value;
 
@@ -54,6 +56,95 @@ fn what_can_be_removed_is_listed_with_what_goes_with_it() {
     run(home.builder("du").args(["--filter", "label=x"])).code_is(2).says("there is no filter `label`");
 }
 
+/// The rows of a table, in words.
+fn table(home: &Home, by: &str) -> Vec<Vec<String>> {
+    let text = run(home.builder("du").args(["--by", by])).ok().stdout;
+    text.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn what_images_stages_steps_and_mounts_take() {
+    let context = Context::new(
+        "FROM busybox AS tools\nRUN --mount=type=cache,id=m,target=/m head -c 70000 /dev/zero > /m/f; head -c 2000000 /dev/zero > /big\n\
+         FROM tools AS app\nRUN head -c 1000000 /dev/zero > /small\n",
+    );
+    let home = Home::new();
+    run(home.build(&context).args(["-t", "app"])).ok();
+    let stages = table(&home, "stage");
+    let of = |name: &str| {
+        let row = stages.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}: {stages:?}"));
+        (row[1].clone(), row[2].clone(), row[3].clone())
+    };
+    let megabytes = |text: &str| text.trim_end_matches("MB").parse::<f64>().expect("MB");
+    let (layers, size, frees) = of("tools");
+    assert!(layers == "1" && (2.0..2.1).contains(&megabytes(&size)), "{stages:?}");
+    // What stands on it goes with it.
+    assert!((3.0..3.2).contains(&megabytes(&frees)), "{stages:?}");
+    assert_eq!(of("(images)").0, "1", "{stages:?}");
+    assert_eq!(table(&home, "step").iter().filter(|row| row.iter().any(|word| word == "RUN")).count(), 2);
+    let mounts = table(&home, "mount");
+    assert!(mounts[0][0] == "m" && mounts[0][1] == "exec.cachemount", "{mounts:?}");
+    let images = table(&home, "image");
+    assert!(images.iter().any(|row| row[0].starts_with("app")), "{images:?}");
+    // What stands on a stage goes with it, also where only the stage is asked for.
+    let filtered = run(home.builder("du").args(["--by=stage", "--filter=description=/big"])).ok().stdout;
+    assert_eq!(filtered.lines().count(), 2, "{filtered}");
+    let row: Vec<&str> = filtered.lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!((row[0], row[3]), ("tools", &*frees), "{filtered}");
+}
+
+/// Two images that were built elsewhere, with one layer in common: it stays with the other.
+#[test]
+fn an_image_frees_what_no_other_has() {
+    let home = Home::new();
+    let text = "FROM busybox\nRUN head -c 2000000 /dev/urandom > /common\n";
+    let folder = tempdir();
+    for (name, own) in [("one", 1_000_000), ("two", 3_000_000)] {
+        let context = Context::new(&format!("{text}RUN head -c {own} /dev/urandom > /own\n"));
+        let file = folder.path().join(name);
+        run(home.build(&context).args(["-o", &format!("type=docker,name={name},dest={}", file.display())]))
+            .ok();
+    }
+    let other = Home::new();
+    for name in ["one", "two"] {
+        run(other.builder("load").arg("-i").arg(folder.path().join(name))).ok();
+    }
+    let images = table(&other, "image");
+    let megabytes = |text: &str| {
+        let (number, unit) = text.split_at(text.find(|c: char| c.is_alphabetic()).expect("a unit"));
+        number.parse::<f64>().expect("a number") * if unit == "MB" { 1.0 } else { 0.001 }
+    };
+    for (name, own) in [("one", 1.0), ("two", 3.0)] {
+        let row = images.iter().find(|row| row[0].starts_with(name)).unwrap_or_else(|| panic!("{images:?}"));
+        let (size, frees) = (megabytes(&row[2]), megabytes(&row[3]));
+        assert!((own..own + 0.5).contains(&frees), "{images:?}");
+        assert!(size > frees + 2.0, "{images:?}");
+    }
+}
+
+/// What a failed step left keeps all that it stands on: it is listed all the same, with what it takes.
+#[test]
+fn what_a_failed_step_holds_is_listed() {
+    let (home, _context) = built();
+    let before = parts(&home, &["type=regular"]);
+    let failing = Context::new(&format!("{DOCKERFILE}RUN echo more > /d; exit 3\n"));
+    run(&mut home.build(&failing)).code_is(1);
+    let after = parts(&home, &["type=regular"]);
+    assert_eq!(after.len(), before.len() + 1, "{after:#?}");
+    for part in &after {
+        assert_eq!(
+            (&part["Frees"], &part["HeldBy"], &part["Reclaimable"]),
+            (&0.into(), &1.into(), &false.into())
+        );
+    }
+    assert!(after.iter().any(|part| part["Size"] == 3_000_000), "{after:#?}");
+    let steps = table(&home, "step");
+    assert!(steps.iter().any(|row| row.join(" ").contains("3MB 0B (debug 1)")), "{steps:?}");
+    let stages = table(&home, "stage");
+    assert!(stages.iter().all(|row| row[3] == "0B"), "{stages:?}");
+    assert!(prune(&home, &["--filter=type=regular"]).contains("nothing to remove"));
+}
+
 #[test]
 fn only_what_filters_match_goes() {
     let (home, context) = built();
@@ -66,6 +157,55 @@ fn only_what_filters_match_goes() {
     home.steps(&context, &[]).all_cached();
     prune(&home, &["--filter=description=/cache/x"]);
     assert_eq!(home.steps(&context, &[]).executed().len(), 1);
+}
+
+/// Each filter, and each with `!=`: both sides together are everything.
+#[test]
+fn every_filter_has_two_sides() {
+    let (home, context) = built();
+    run(home.build(&context).args(["-t", "app"])).ok();
+    let names = |filters: &[&str]| -> BTreeSet<String> {
+        parts(&home, filters).iter().map(|part| part["ID"].as_str().expect("an id").to_owned()).collect()
+    };
+    let (all, everything) = (parts(&home, &[]), names(&[]));
+    let of = |text: &str| {
+        let found = all.iter().find(|part| part["Description"].as_str().is_some_and(|of| of.contains(text)));
+        found
+            .and_then(|part| part["ID"].as_str())
+            .unwrap_or_else(|| panic!("no {text} in {all:#?}"))
+            .to_owned()
+    };
+    let (a, b, c, mount) = (of("> /a"), of("> /b"), of("> /c"), "/cache".to_owned());
+    let steps = [a.clone(), b.clone(), c.clone(), mount.clone()];
+    // The base's layer was made by no step.
+    let base = everything.iter().find(|id| !steps.contains(id)).expect("a base").clone();
+    let set = |names: &[&String]| names.iter().map(|name| (*name).clone()).collect::<BTreeSet<_>>();
+    for (key, value, want) in [
+        ("id", a.as_str(), set(&[&a])),
+        ("parents", a.as_str(), set(&[&b])),
+        ("description", "/dev/zero > /b", set(&[&b])),
+        ("type", "exec.cachemount", set(&[&mount])),
+        ("type", "regular", set(&[&a, &b, &c, &base])),
+        ("mutable", "true", set(&[&mount])),
+        ("immutable", "true", set(&[&a, &b, &c, &base])),
+        ("shared", "true", set(&[&a, &b, &c, &base])),
+        ("private", "true", set(&[&mount])),
+        ("inuse", "true", set(&[])),
+        ("until", "1h", set(&[])),
+        ("unused-for", "1h", set(&[])),
+    ] {
+        assert_eq!(names(&[&format!("{key}={value}")]), want, "{key}={value} of {all:#?}");
+        if key == "until" || key == "unused-for" {
+            continue;
+        }
+        let rest: BTreeSet<String> = everything.difference(&want).cloned().collect();
+        assert_eq!(names(&[&format!("{key}!={value}")]), rest, "{key}!={value} of {all:#?}");
+        // Several must all be so.
+        assert_eq!(names(&[&format!("{key}={value}"), &format!("{key}!={value}")]), set(&[]), "{key}");
+    }
+    // `prune` has the same ones.
+    prune(&home, &[&format!("--filter=id={c}")]);
+    assert_eq!(names(&[]), set(&[&a, &b, &base, &mount]));
 }
 
 #[test]

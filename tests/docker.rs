@@ -15,11 +15,13 @@ fn the_archive_loads_and_runs() {
     let docker = Docker::start();
     let home = Home::new();
     let context = Context::new(
-        "FROM busybox\nCOPY message /message\nRUN mkdir /gone && echo x > /gone/x\nRUN rm -r /gone && echo me:x:1000:1000::/:/bin/sh >> /etc/passwd\n\
+        "FROM busybox\nCOPY message /message\nCOPY numbers /numbers\nRUN mkdir /gone && echo x > /gone/x\nRUN rm -r /gone && echo me:x:1000:1000::/:/bin/sh >> /etc/passwd\n\
          WORKDIR /work\nUSER me\nENV WHO=docker\nLABEL kind=test\nENTRYPOINT [\"sh\", \"-c\"]\n\
-         CMD [\"cat /message; echo $WHO; id -un; pwd; ls -d /gone 2>/dev/null || echo gone\"]\nHEALTHCHECK CMD true\n",
+         CMD [\"cat /message; echo $WHO; id -un; pwd; ls -d /gone 2>/dev/null || echo gone; seq 400000 | cmp - /numbers && echo whole\"]\nHEALTHCHECK CMD true\n",
     )
-    .file("message", "from the context\n");
+    .file("message", "from the context\n")
+    // Several members of gzip.
+    .file("numbers", (1..=400_000).map(|n| format!("{n}\n")).collect::<String>());
     let dir = tempdir();
     let archive = dir.path().join("image.tar");
     let iid = dir.path().join("iid");
@@ -39,7 +41,7 @@ fn the_archive_loads_and_runs() {
     assert_eq!(inspect[0]["Config"]["Labels"]["kind"], "test");
     assert_eq!(inspect[0]["Config"]["Healthcheck"]["Test"], serde_json::json!(["CMD-SHELL", "true"]));
     let out = run(docker.command().args(["run", "--rm", "--network=none", "example:1"])).ok().stdout;
-    assert_eq!(out, "from the context\ndocker\nme\n/work\ngone\n");
+    assert_eq!(out, "from the context\ndocker\nme\n/work\ngone\nwhole\n");
     eventually(Duration::from_secs(5), "no container to be left", || {
         run(docker.command().args(["ps", "-aq"])).ok().stdout.is_empty()
     });

@@ -207,3 +207,28 @@ fn copied_base(dir: &Path) -> std::path::PathBuf {
     run(Command::new("chmod").args(["-R", "a+rX"]).arg(&copy)).ok();
     copy
 }
+
+/// Also before there is a plan, and in what is kept of a build that failed.
+#[test]
+fn secret_like_values_are_in_no_message() {
+    let home = Home::new();
+    let argument = "--build-arg=API_TOKEN=hunter22";
+    for (dockerfile, call) in [
+        ("ARG API_TOKEN\nFROM 127.0.0.1:1/${API_TOKEN}/img\n", "build"),
+        ("ARG API_TOKEN\nFROM busybox:${API_TOKEN}@@\n", "build"),
+        ("FROM busybox\nARG API_TOKEN\nEXPOSE $API_TOKEN\n", "build"),
+        ("FROM busybox\nARG API_TOKEN\nCOPY $API_TOKEN /\n", "build"),
+        ("FROM busybox\nARG API_TOKEN\nARG A=a-$API_TOKEN\nRUN true\n", "outline"),
+    ] {
+        for progress in ["plain", "rawjson"] {
+            let context = Context::new(dockerfile);
+            let mut build = home.build(&context);
+            build.args([argument, "--progress", progress, "--call", call]);
+            let done = run(&mut build);
+            let said = format!("{}{}", done.stdout, done.stderr);
+            assert!(said.contains("***") && !said.contains("hunter22"), "{dockerfile}: {done}");
+        }
+    }
+    let records = run(home.builder("history").args(["export"]));
+    assert!(!records.stdout.contains("hunter22"), "{records}");
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{Context, Done, Home, run, tempdir};
+use e2e::{Context, Done, Home, run, tempdir, tool};
 use serde_json::Value;
 
 const NPM: &str = "\
@@ -106,6 +106,35 @@ fn a_command_changed() {
     );
 }
 
+/// Ids of cache mounts are kept and shown.
+#[test]
+fn a_cache_mount_named_by_a_secret_does_not_tell_it() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nARG NPM_TOKEN\nARG PART\n\
+         RUN --mount=type=cache,id=npm-$NPM_TOKEN,target=/c echo $PART >> /c/parts && cat /c/parts > /parts\n",
+    );
+    let parts = |token: &str, part: &str| {
+        let (token, part) = (format!("--build-arg=NPM_TOKEN={token}"), format!("--build-arg=PART={part}"));
+        let output = tempdir();
+        let to = format!("--output={}", output.path().display());
+        run(home.build(&context).args([&token, &part, &to])).ok();
+        fs::read_to_string(output.path().join("parts")).expect("read")
+    };
+    assert_eq!(parts("hunter22", "1"), "1\n");
+    // Which one it is still depends on the value.
+    assert_eq!(parts("hunter33", "2"), "2\n");
+    assert_eq!(parts("hunter22", "3"), "1\n3\n");
+    for command in [&["cache", "ls"][..], &["du", "--verbose"], &["history", "inspect"]] {
+        let told = run(home.builder(command[0]).args(&command[1..])).ok().stdout;
+        assert!(!told.contains("hunter"), "{command:?}: {told}");
+    }
+    let listed = run(home.builder("cache").arg("ls")).ok().stdout;
+    assert_eq!(listed.matches("npm-***-").count(), 2, "{listed}");
+    let found = run(tool("grep").args(["-rlE", "hunter(22|33)"]).arg(home.path()));
+    assert_eq!(found.stdout, "", "no file of the store has it");
+}
+
 #[test]
 fn an_argument_changed_and_a_secret_one_is_not_shown() {
     let home = Home::new();
@@ -164,6 +193,74 @@ fn never_built_switched_off_and_removed() {
     assert_eq!(explain(&home, &[]).matches("evicted").count(), 1, "one cause");
 }
 
+/// What was built before is not known after the database was lost, and nobody says that it never was.
+#[test]
+fn a_lost_database_is_named() {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(home.path().join(format!("cache-v1.db{suffix}")));
+    }
+    fs::write(home.path().join("cache-v1.db"), vec![7; 10_000]).expect("damage the database");
+    build(&home, &context, &[]).says("WARNING: the cache database was damaged");
+    let told = sentence(&home, "RUN sh");
+    assert_eq!(
+        told, "RUN sh ./run.sh: not built here since the damaged cache database was replaced just now",
+        "{told}"
+    );
+    context.write("run.sh", "echo changed\n");
+    build(&home, &context, &[]);
+    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: run.sh changed (COPY . .)");
+}
+
+/// A step whose own files changed may stand on another that ran for a reason of its own: undoing one of them would not be enough.
+#[test]
+fn each_of_two_causes_is_named() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nCOPY a /a\nCOPY b /b\nRUN cat /a /b > /c\n");
+    let context = context.file("a", "1").file("b", "1");
+    build(&home, &context, &[]);
+    context.write("a", "2");
+    context.write("b", "2");
+    build(&home, &context, &[]);
+    // By the numbers that it shows.
+    let text = explain(&home, &[]);
+    assert!(text.contains("  1  [2/4] COPY a /a") && text.contains("  3  [4/4] RUN cat"), "{text}");
+    assert_eq!(explain(&home, &[":1"]), "COPY a /a: a changed\n");
+    assert_eq!(explain(&home, &[":2"]), "COPY b /b: b changed\n  and a changed (COPY a /a)\n");
+    assert_eq!(
+        explain(&home, &[":3"]),
+        "RUN cat /a /b > /c: a changed (COPY a /a)\n  and b changed (COPY b /b)\n"
+    );
+}
+
+#[test]
+fn tables_fit_into_a_narrow_terminal() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nRUN echo a command that is longer than any terminal of sixty columns could ever show in one line\n",
+    );
+    build(&home, &context, &["-t", "a-registry.example/with/a/long/path/and/a/long/name:of-a-tag"]);
+    let piped = run(home.builder("history").arg("inspect")).ok().stdout;
+    assert!(!piped.contains('…') && piped.contains("could ever show in one line"), "{piped}");
+    for command in
+        ["history ls", "history inspect", "explain", "du --by=step", "du --by=image", "du --by=stage"]
+    {
+        let line = format!(
+            "stty rows 24 cols 60; exec env BUILDER_HOME={} {} {command}",
+            home.path().display(),
+            e2e::binary().display()
+        );
+        let shown = run(tool("script").args(["-qec", &line, "/dev/null"])).ok().stdout;
+        for line in shown.lines() {
+            let columns = line.trim_end().chars().count();
+            // A sentence is not cut; a table is.
+            assert!(columns <= 60 || !line.contains("  "), "{command}: {columns} columns\n{shown}");
+        }
+    }
+}
+
 #[test]
 fn a_failed_step_is_explained_too() {
     let home = Home::new();
@@ -218,6 +315,8 @@ fn builds_of_two_machines() {
     let text = fs::read_to_string(&record).expect("the record");
     assert!(text.contains("run.sh"), "it has the files' digests");
 
+    let itself = ["--against-record", record.to_str().expect("text")];
+    assert!(explain(&server, &itself).contains("Nothing is different"), "{}", explain(&server, &itself));
     build(&laptop, &context, &[]);
     let against = ["--against-record", record.to_str().expect("text")];
     assert!(explain(&laptop, &against).contains("Nothing is different"), "{}", explain(&laptop, &against));
@@ -260,7 +359,10 @@ fn what_is_kept_of_builds() {
     let home = Home::new();
     let context = npm();
     let history = |arguments: &[&str]| run(home.builder("history").args(arguments));
-    history(&["inspect"]).code_is(2).says("no builds are recorded yet");
+    history(&["inspect"]).code_is(1).says("there is no state directory at");
+    build(&home, &Context::new("FROM busybox\n"), &[]);
+    run(home.builder("history").args(["rm", "--all"])).ok();
+    history(&["inspect"]).code_is(1).says("no builds are recorded yet");
     assert_eq!(history(&["ls"]).ok().stdout, "");
     build(&home, &context, &["-t", "app"]);
     build(&home, &context, &["--build-arg=GIT_SHA=x"]);
@@ -273,11 +375,33 @@ fn what_is_kept_of_builds() {
     assert!(list[1]["image"].as_str().expect("an id").starts_with("sha256:"));
     let shown = history(&["inspect", &ids[0][..6]]).ok().stdout;
     assert!(shown.contains("build-arg GIT_SHA:") && shown.contains("[4/6] RUN cat"), "{shown}");
+    // An image stands for the build that made it last, also with a step.
+    let image = list[1]["image"].as_str().expect("an id");
+    for name in ["app", "app:latest", "docker.io/library/app", image, &image["sha256:".len()..][..12]] {
+        let shown = history(&["inspect", name]).ok().stdout;
+        assert!(shown.contains(ids[1]), "{name}: {shown}");
+    }
+    for name in ["app", "app:latest", image] {
+        assert_eq!(
+            explain(&home, &[&format!("{name}:6/6")]),
+            "RUN sh ./run.sh: never built here\n",
+            "{name}"
+        );
+    }
+    history(&["inspect", "app:other"]).code_is(1).says("there is no build `app:other`");
     let logs = history(&["logs", "^0"]).ok().stdout;
     assert_eq!(logs, "[6/6] RUN sh ./run.sh\nsaid\n");
-    history(&["inspect", "zz"]).code_is(2).says("there is no build `zz`");
+    history(&["inspect", "zz"]).code_is(1).says("there is no build `zz`");
+    // What is cached prints nothing; who ran it has the logs.
+    build(&home, &context, &["--build-arg=GIT_SHA=x"]);
+    let cached = history(&["logs"]).ok();
+    assert_eq!(cached.stdout, "");
+    assert!(cached.stderr.contains("All steps were cached. Built by"), "{cached}");
+    assert!(cached.stderr.contains(&format!("`builder history logs {}`", ids[0])), "{cached}");
+    history(&["logs", ":6/6"]).ok().says("The step was cached");
+    history(&["rm", "^0"]).ok();
     history(&["rm", ids[1]]).ok();
-    history(&["inspect", ids[1]]).code_is(2);
+    history(&["inspect", ids[1]]).code_is(1);
     history(&["rm", "--all"]).ok();
     assert_eq!(history(&["ls", "--format=json"]).ok().stdout.trim(), "[]");
 }

@@ -1,10 +1,15 @@
 //! The forms in which images are written: compressions, media types, annotations, several platforms, several outputs at once.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use e2e::{Context, Docker, Home, Image, Registry, base, json, run, tempdir, tool};
+use e2e::{
+    Context, Docker, Done, Home, Image, Registry, Running, base, eventually, json, need_root, run, tempdir,
+    tool,
+};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn app() -> Context {
@@ -107,6 +112,12 @@ fn media_types_of_docker() {
     let output = format!("type=registry,oci-mediatypes=false,name={}/app:1", registry.address);
     run(home.build(&context).args(["-o", &output])).ok();
     assert_eq!(registry.manifest("app:1")["mediaType"], docker.manifest["mediaType"]);
+    // The same as a layout, in upstream's words.
+    let dir = tempdir();
+    let path = dir.path().join("layout");
+    let output = format!("type=docker,tar=false,name=app:1,dest={}", path.display());
+    run(home.build(&context).args(["-o", &output])).ok();
+    assert_eq!(Image::open(path, Some(dir)).digest, docker.digest);
     // A base in zstd has no type among Docker's: it is compressed again.
     let zstd = layout(&home, &context, "compression=zstd,force-compression=true,name=base", &[]);
     let named = format!("--build-context=zipped=oci-layout://{}", zstd.layout.display());
@@ -318,5 +329,92 @@ fn several_outputs_of_one_build() {
     run(home.build(&context).args(["-o", &format!("type=local,mode=delete,dest={}", at("files").display())]))
         .ok();
     assert!(!at("files/stale").exists() && at("files/made").exists());
+    // What is no layout is not made one, and that is said before anything is built.
+    let output = format!("type=oci,tar=false,dest={}", at("files").display());
+    let done = run(home.build(&context).args(["--progress=plain", "-o", &output])).code_is(2);
+    assert!(done.says("not an OCI layout").stderr.lines().count() < 3);
     assert!(base("busybox").is_dir());
+}
+
+/// Who is interrupted leaves no part of an archive.
+#[test]
+fn an_interrupted_archive_leaves_nothing() {
+    let (home, dir) = (Home::new(), tempdir());
+    // Nothing that compresses, so that it takes a while.
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33).to_le_bytes()
+    });
+    let noise: Vec<u8> = noise.take(64 << 17).flatten().collect();
+    let context = Context::new("FROM scratch\nCOPY large /\n").file("large", noise);
+    run(home.build(&context).args(["-o", "type=image,name=app,compression=uncompressed"])).ok();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).expect("make a directory");
+    let files = || fs::read_dir(&out).expect("list").count();
+    for command in ["save", "export"] {
+        let mut running = Running::start(home.builder(command).arg("app").arg("-o").arg(out.join("tar")));
+        eventually(Duration::from_secs(20), "it to begin", || files() > 0);
+        running.signal(Signal::INT);
+        running.wait(Duration::from_secs(20));
+        let left: Vec<_> = fs::read_dir(&out).expect("list").flatten().map(|one| one.file_name()).collect();
+        assert!(left.is_empty() || left == ["tar"], "{command}: {left:?}");
+        let _ = fs::remove_file(out.join("tar"));
+    }
+}
+
+/// Runs a command on a small disk mounted at `at`, in a mount namespace of its own. Then tells the files there, and what an old one holds.
+fn on_small_disk(at: &Path, command: &Command) -> (Done, String) {
+    need_root();
+    let found = at.with_extension("found");
+    let script = "mount -t tmpfs -o size=400k tmpfs \"$1\" || exit 99\necho old > \"$1/old\"\nat=$1 found=$2; shift 2\n\
+                  \"$@\"; code=$?\n(cd \"$at\" && find . -type f ! -path './*/sha256/*' ! -name '[ab]' | sort && cat old) > \"$found\"\nexit $code";
+    let mut all = tool("unshare");
+    all.args(["--mount", "--propagation=private", "sh", "-c", script, "sh"]).arg(at).arg(&found);
+    all.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => all.env(name, value),
+            None => all.env_remove(name),
+        };
+    }
+    (run(&mut all), fs::read_to_string(found).expect("what was found"))
+}
+
+/// What cannot be written is named, and neither half of it stays nor is what stood there lost.
+#[test]
+fn a_full_disk_is_named_and_leaves_no_half() {
+    let (home, context) = (Home::new(), app());
+    let dir = tempdir();
+    let at = dir.path().join("small");
+    fs::create_dir(&at).expect("make a directory");
+    run(home.build(&context).args(["-t", "app"])).ok();
+    for kind in ["type=tar", "type=oci", "type=docker", "type=oci,compression=zstd,force-compression=true"] {
+        for name in ["old", "new"] {
+            let dest = at.join(name);
+            let output = format!("{kind},dest={}", dest.display());
+            let (done, found) = on_small_disk(&at, home.build(&context).args(["-o", &output]));
+            done.code_is(3).says(&format!("write {}: No space left on device", dest.display()));
+            assert_eq!(found, "./old\nold\n", "{output}");
+        }
+    }
+    for command in ["save", "export"] {
+        let dest = at.join("old");
+        let (done, found) = on_small_disk(&at, home.builder(command).arg("app").arg("-o").arg(&dest));
+        done.code_is(3).says(&format!("write {}: No space left on device", dest.display()));
+        assert_eq!(found, "./old\nold\n", "{command}");
+    }
+    // Of a directory, what is whole stays; half a file or blob does not, and a layout lists only what it has.
+    let output = format!("type=local,dest={}", at.join("files").display());
+    let (done, found) = on_small_disk(&at, home.build(&context).args(["-o", &output]));
+    done.code_is(3).says(&format!("write {}/", at.join("files").display()));
+    assert!(!found.contains("busybox"), "{found}");
+    let output = format!("type=oci,tar=false,dest={}", at.join("layout").display());
+    let (done, found) = on_small_disk(&at, home.build(&context).args(["-o", &output]));
+    done.code_is(3).says(&format!("write {}/blobs/sha256/", at.join("layout").display()));
+    assert_eq!(found, "./old\nold\n");
+    // Nowhere to write at all.
+    run(home.builder("save").arg("app").stdout(File::options().write(true).open("/dev/full").expect("open")))
+        .code_is(1)
+        .says("write to standard output: No space left on device");
 }

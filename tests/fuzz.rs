@@ -2,18 +2,19 @@
 //! nothing is explained wrongly: what is named as the cause of a miss, undone, makes the step hit.
 //!
 //! Each round edits one thing or two: files of the context, the Dockerfile, build arguments, the base image, the target, options. The same
-//! state directory builds through a whole series of edits; a new one builds once, and is then asked to explain the next edit.
+//! state directory builds through a whole series of edits, now and then beside another process that builds the same or removes what is in
+//! nobody's use; a new one builds once, and is then asked to explain the next edit.
 //!
 //! `BUILDER_FUZZ_SEED` repeats a run, `BUILDER_FUZZ_ROUNDS` and `BUILDER_FUZZ_SECONDS` (default 20) end it. `cargo xtask long fuzz-cache` is
 //! the long form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use e2e::fuzz::{PATHS, Random, dockerfile, edit_context, edit_dockerfile, fill};
@@ -43,7 +44,7 @@ struct Inputs {
 enum Kind {
     /// Something whose consequences are explained.
     Explained,
-    /// The target or the ignore file: other steps, or others of the same files.
+    /// The target, the ignore file or another context: other steps, or others of the same files.
     Other,
 }
 
@@ -68,6 +69,11 @@ impl Fuzz {
         self.dir.path().join("context")
     }
 
+    /// A context that has a name.
+    fn more(&self) -> PathBuf {
+        self.dir.path().join("more")
+    }
+
     fn build(&self, home: &Home, context: &Path, inputs: &Inputs) -> Command {
         // Not in the context: an edit of it is to be one edit.
         let file = self.dir.path().join("Dockerfile");
@@ -75,6 +81,7 @@ impl Fuzz {
         let mut build = home.builder("build");
         build.arg("--build-context");
         build.arg(format!("busybox=oci-layout://{}", self.bases[inputs.base].display()));
+        build.arg(format!("--build-context=more={}", self.more().display()));
         build.env("SOURCE_DATE_EPOCH", "0").arg("--progress=plain").arg("-f").arg(&file);
         build.args(inputs.args.iter().map(|(name, value)| format!("--build-arg={name}={value}")));
         build.args(inputs.target.iter().map(|target| format!("--target={target}")));
@@ -94,10 +101,23 @@ impl Fuzz {
         }
     }
 
+    /// Begins a build of the same in another process, which may keep next to nothing in the cache.
+    fn beside(&self, home: &Home, inputs: &Inputs, removes: bool) -> Child {
+        let mut build = self.build(home, &self.context(), inputs);
+        if removes {
+            build.env("BUILDER_MAX_USED_SPACE", "1000000").env("BUILDER_RESERVED_SPACE", "0");
+        }
+        build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a build")
+    }
+
     fn fail(&self, inputs: &Inputs, what: &str) -> ! {
-        let mut files = String::new();
+        let (mut before, mut files) = (String::new(), String::new());
+        list(&self.dir.path().join("before"), &mut before);
         list(&self.context(), &mut files);
-        panic!("{what}\n--- story\n{}\n--- inputs {inputs:#?}\n--- context\n{files}", self.story.join("\n"))
+        let story = self.story.join("\n");
+        panic!(
+            "{what}\n--- story\n{story}\n--- inputs {inputs:#?}\n--- context before\n{before}\n--- context\n{files}"
+        )
     }
 
     /// Both have one image, or both fail.
@@ -160,8 +180,20 @@ impl Fuzz {
             }
             return;
         }
-        let mut causes = Vec::new();
-        first_causes(steps, step, &mut causes);
+        let mut below = BTreeSet::new();
+        ancestors(steps, step, &mut below);
+        // What ran below it, each for a reason of its own: all of that has to be undone.
+        let is_first = |reason: &&Value| reason.get("input_changed").is_none();
+        let of_below: Vec<&Value> =
+            below.iter().filter_map(|step| Some(reason_of(&steps[*step])?.1)).filter(is_first).collect();
+        let told = &reason["input_changed"]["cause"];
+        if !told.is_null() && !of_below.contains(&told) {
+            self.fail(now, &format!("{name} ran because of {reason}, which is said of no step below it"));
+        }
+        let mut causes = of_below.clone();
+        if is_first(&reason) || causes.is_empty() {
+            causes.push(reason);
+        }
         let (context, inputs) = self.undo(&causes, before, now);
         let undone = run(&mut self.build(home, &context, &inputs));
         if undone.code != Some(0) {
@@ -179,6 +211,23 @@ impl Fuzz {
             );
             self.fail(now, &what);
         }
+        // With the others undone it must be what keeps the step from hitting.
+        let is_of_files = |reason: &&Value| reason.get("content_changed").is_some();
+        let known: BTreeSet<&str> = of_below.iter().flat_map(|reason| paths_of(reason)).collect();
+        if of_below.is_empty()
+            || !of_below.iter().all(&is_of_files)
+            || !is_of_files(&reason)
+            || paths_of(reason).any(|path| known.contains(path))
+        {
+            return;
+        }
+        let (context, inputs) = self.undo(&of_below, before, now);
+        run(&mut self.build(home, &context, &inputs)).ok();
+        let record = self.record(home);
+        let again = record["steps"].as_array().expect("a list").iter().find(same);
+        if again.is_some_and(|again| reason_of(again).is_none()) {
+            self.fail(now, &format!("{name} ran because of {reason}, but hits without that being undone"));
+        }
     }
 
     /// The inputs with what reasons name as it was before, and nothing else.
@@ -190,8 +239,7 @@ impl Fuzz {
         for reason in reasons {
             if let Some(changed) = reason.get("content_changed") {
                 assert_eq!(changed["more"], 0, "the context is small");
-                let named = changed["paths"].as_array().expect("a list").iter();
-                paths.extend(named.map(|path| path["path"].as_str().expect("a path")));
+                paths.extend(paths_of(reason));
             } else if reason.get("image_changed").is_some() {
                 inputs.base = before.1.base;
             } else if let Some(changed) = reason.get("op_changed") {
@@ -214,7 +262,7 @@ impl Fuzz {
 
     fn edit(&mut self, inputs: &mut Inputs, random: &mut Random) -> Kind {
         let context = self.context();
-        let (kind, what) = match random.below(12) {
+        let (kind, what) = match random.below(13) {
             0..6 => (Kind::Explained, edit_context(&context, random)),
             6..9 => {
                 edit_dockerfile(&mut inputs.dockerfile, random);
@@ -232,6 +280,7 @@ impl Fuzz {
                 inputs.base = 1 - inputs.base;
                 (Kind::Explained, format!("base image {}", inputs.base))
             }
+            11 => (Kind::Other, format!("of the other context: {}", edit_context(&self.more(), random))),
             _ if random.one_in(2) => {
                 inputs.target = [None, Some("one"), Some("two")][random.below(3) as usize];
                 (Kind::Other, format!("target {:?}", inputs.target))
@@ -261,18 +310,19 @@ fn reason_of(step: &Value) -> Option<(&str, &Value)> {
     (!why.is_null() && step["source"] == false).then(|| (step["name"].as_str().expect("a name"), why))
 }
 
-/// What made a step run, itself or steps that it stands on.
-fn first_causes<'a>(steps: &'a [Value], step: usize, causes: &mut Vec<&'a Value>) {
-    let Some((_, reason)) = reason_of(&steps[step]) else { return };
-    if reason.get("input_changed").is_none() {
-        return causes.push(reason);
-    }
-    let inputs = steps[step]["inputs"].as_array().expect("a list").iter();
-    let inputs = inputs.map(|input| input["step"].as_u64().expect("a number") as usize);
-    let before = causes.len();
-    inputs.for_each(|input| first_causes(steps, input, causes));
-    if causes.len() == before {
-        causes.push(reason);
+/// The files that a reason names.
+fn paths_of(reason: &Value) -> impl Iterator<Item = &str> {
+    let paths = reason["content_changed"]["paths"].as_array().into_iter().flatten();
+    paths.map(|path| path["path"].as_str().expect("a path"))
+}
+
+/// The steps that a step stands on.
+fn ancestors(steps: &[Value], step: usize, below: &mut BTreeSet<usize>) {
+    for input in steps[step]["inputs"].as_array().expect("a list") {
+        let input = input["step"].as_u64().expect("a number") as usize;
+        if below.insert(input) {
+            ancestors(steps, input, below);
+        }
     }
 }
 
@@ -330,8 +380,9 @@ fn restore(context: &Path, before: &Path, paths: &[&str]) {
 }
 
 fn list(dir: &Path, text: &mut String) {
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(dir).expect("list").map(|entry| entry.expect("an entry").path()).collect();
+    // Before the first edit there is none.
+    let Ok(found) = fs::read_dir(dir) else { return };
+    let mut entries: Vec<PathBuf> = found.map(|entry| entry.expect("an entry").path()).collect();
     entries.sort();
     for path in entries {
         let metadata = fs::symlink_metadata(&path).expect("stat");
@@ -364,13 +415,16 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
         let random = &mut Random(seed.wrapping_add(series));
         fuzz.story = vec![format!("series with the seed {}", seed.wrapping_add(series))];
         series += 1;
-        let _ = fs::remove_dir_all(fuzz.context());
-        fs::create_dir(fuzz.context()).expect("make a context");
-        fill(&fuzz.context(), random);
+        for context in [fuzz.context(), fuzz.more()] {
+            let _ = fs::remove_dir_all(&context);
+            fs::create_dir(&context).expect("make a context");
+            fill(&context, random);
+        }
         let mut inputs =
             Inputs { dockerfile: dockerfile(random), args: BTreeMap::new(), base: 0, target: None };
         fuzz.story.push(inputs.dockerfile.clone());
         let used = Home::new();
+        let mut built_last: Option<Inputs> = None;
         for _ in 0..SERIES {
             let options: &[&str] = match random.below(10) {
                 0 => &["--no-cache"],
@@ -381,8 +435,33 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
             fuzz.story.push(format!("build {options:?}"));
             let clean = Home::new();
             let want = fuzz.image(&clean, &inputs, &[]);
-            let built = fuzz.compare(&inputs, &fuzz.image(&used, &inputs, options), &want);
+            // Others may build at the same time, and what nobody uses may go meanwhile.
+            let others = random.below(6);
+            let beside = (others < 2).then(|| fuzz.beside(&used, &inputs, others == 0));
+            let got = fuzz.image(&used, &inputs, options);
+            if let Some(mut beside) = beside {
+                fuzz.story
+                    .push(format!("beside another build, which removes all that it can: {}", others == 0));
+                beside.wait().expect("wait for the other build");
+            }
+            let built = fuzz.compare(&inputs, &got, &want);
             (rounds, failures) = (rounds + 1, failures + u64::from(!built));
+            // What cannot be built shows nothing about a cache: back to what could be.
+            let good = fuzz.dir.path().join("good");
+            match (built, &mut built_last) {
+                (true, last) => {
+                    copy(&fuzz.context(), &good);
+                    copy(&fuzz.more(), &fuzz.dir.path().join("good-more"));
+                    *last = Some(inputs.clone());
+                }
+                (false, Some(last)) => {
+                    copy(&good, &fuzz.context());
+                    copy(&fuzz.dir.path().join("good-more"), &fuzz.more());
+                    inputs = last.clone();
+                    fuzz.story.push("back to what could be built".to_owned());
+                }
+                (false, None) => {}
+            }
             let (before, old) = (fuzz.dir.path().join("before"), inputs.clone());
             copy(&fuzz.context(), &before);
             let kind = fuzz.edit(&mut inputs, random);

@@ -8,7 +8,7 @@
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::fuzz::{Random, dockerfile, edit_context, edit_dockerfile, fill};
@@ -29,11 +29,17 @@ impl Round {
         let dir = tempdir();
         let tar = dir.path().join("tree.tar");
         let output = format!("type=tar,dest={}", tar.display());
-        let done = run(home.build(&self.context).args(["-o", &output]).args(arguments));
+        let done = run(self.build(home).args(["-o", &output]).args(arguments));
         match done.code {
             Some(0) => Ok(Tree::from_tar(&fs::read(tar).expect("read the tar"))),
             _ => Err(done),
         }
+    }
+
+    fn build(&self, home: &Home) -> Command {
+        let mut build = home.build(&self.context);
+        build.arg(format!("--build-context=more={}", self.context.path().display()));
+        build
     }
 
     /// The same through layers.
@@ -41,7 +47,7 @@ impl Round {
         let dir = tempdir();
         let layout = dir.path().join("layout");
         let output = format!("type=oci,tar=false,name=e2e:latest,dest={}", layout.display());
-        run(home.build(&self.context).args(["-o", &output])).ok();
+        run(self.build(home).args(["-o", &output])).ok();
         Image::open(layout, Some(dir)).tree()
     }
 
@@ -49,7 +55,7 @@ impl Round {
         let dir = tempdir();
         let kind = random.pick(&["tar", "oci"]);
         let output = format!("type={kind},dest={}", dir.path().join("x").display());
-        let mut build = self.battered.build(&self.context);
+        let mut build = self.build(&self.battered);
         if random.one_in(5) {
             build = self.battered.builder("prune");
             build.args(["--all", "--force"]);

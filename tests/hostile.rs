@@ -9,7 +9,7 @@ use std::time::Duration;
 use e2e::forge::{
     changed, directory, end, extended, file, file_with, hard_link, header, padded, record, symlink,
 };
-use e2e::{Context, Home, Tree, eventually, feed, in_parallel, run, tempdir};
+use e2e::{Context, Home, Tree, User, eventually, feed, in_parallel, run, tempdir, tool, unpack};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -674,6 +674,55 @@ fn attacks(outside: &str) -> Vec<Attack> {
     stream("gzip in gzip", Refused(""), Inside, gzip(&gzip(&tar)));
     stream("no archive at all", Refused(""), Inside, b"#!/bin/sh\necho no archive\n".repeat(40));
     attacks
+}
+
+/// What unpackers treat in different ways: devices where none can be made, hard links to files of the layer below, also through a link
+/// there, directories without entries. Whoever unpacks it, it is the tree that umoci makes.
+#[test]
+fn odd_ones_are_one_tree_for_everybody() {
+    let device = changed(&header(b"null", b'3', 0, b""), 329, b"0000001\x000000003\0");
+    let below = [
+        changed(&directory("dir/"), 100, b"0000700\0"),
+        changed(&header(b"dir/file", b'0', 6, b""), 108, b"0000007\x000000007\0"),
+        padded(b"shared"),
+        symlink("way", "dir"),
+        device,
+        file("no/entry/file", b"deep"),
+        end(),
+    ];
+    let above = [
+        hard_link("linked", "dir/file"),
+        hard_link("new/linked", "way/file"),
+        hard_link("no/entry/again", "no/entry/file"),
+        end(),
+    ];
+    let dir = tempdir();
+    let (layout, above) = (dir.path().join("odd"), above.concat());
+    image(&layout, &below.concat(), &above, &digest(&above));
+    run(tool("chmod").args(["-R", "a+rX"]).arg(dir.path())).ok();
+    let named = format!("--build-context=odd=oci-layout://{}", layout.display());
+    let context = Context::new("FROM scratch\nCOPY --from=odd / /\n");
+    let image = Home::new().export(&context, &[&named]);
+    image.tree().same(&unpack(&layout), "the tree that umoci makes");
+    let on_top = Context::new("FROM odd\n");
+    let dest = dir.path().join("tar");
+    let output = |dest: &Path| format!("type=tar,dest={}", dest.display());
+    run(Home::new().build(&on_top).args([&named, "-o", &output(&dest)])).ok();
+    for user in [User::with_range(), User::with_one_id()] {
+        let own = user.at("out").join("tar");
+        run(user.build(&on_top).args([&named, "-o", &output(&own)])).ok();
+        assert!(fs::read(&own).expect("a tar") == fs::read(&dest).expect("a tar"), "another tree");
+    }
+    // An owner that a user does not have is named.
+    let file = changed(&file("f", b""), 108, b"7777777\0");
+    let other = [file, end()].concat();
+    let foreign = dir.path().join("foreign");
+    self::image(&foreign, &end(), &other, &digest(&other));
+    let named = format!("--build-context=odd=oci-layout://{}", foreign.display());
+    let user = User::with_range();
+    run(user.build(&on_top).args([&named, "-o", &output(&user.at("out").join("tar"))]))
+        .code_is(1)
+        .says("2097151:0 is not among the ids that this user may use");
 }
 
 #[test]

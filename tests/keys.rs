@@ -209,6 +209,19 @@ fn secrets_and_what_is_in_cache_mounts_do_not_count() {
 }
 
 #[test]
+fn values_of_secret_like_names_count_and_are_not_written_down() {
+    let keys = Keys::new();
+    let text = "FROM scratch\nARG API_TOKEN\nCOPY a /to-$API_TOKEN\nWORKDIR /at/$API_TOKEN\n";
+    let with = |value: &str| {
+        let key = keys.of(&context(), text, &[&format!("--build-arg=API_TOKEN={value}")]);
+        let written = record(&keys.0).to_string();
+        assert!(!written.contains(value) && written.contains("WORKDIR /at/***"), "{written}");
+        key
+    };
+    assert_ne!(with("hunter22"), with("hunter33"));
+}
+
+#[test]
 fn bind_mounts_count_by_content() {
     let keys = Keys::new();
     let text = from_root("RUN --mount=type=bind,source=d,target=/m true");
@@ -436,6 +449,38 @@ fn keys_of(mut command: Command, home: &Home, context: &Context) -> Vec<String> 
     command.arg(build.get_program()).args(build.get_args()).env("BUILDER_HOME", home.path());
     run(&mut command).ok();
     all_keys(&record(home))
+}
+
+/// Keys are the same in years to come: what is otherwise in `testdata/keys/golden` is a new version of the keys. Without the file it is made.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn golden_keys_of_every_kind_of_step() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/keys");
+    let dockerfile = fs::read(golden.join("Dockerfile")).expect("read the Dockerfile");
+    let context = context().file("Dockerfile", dockerfile).file("archive.tar", vec![0; 1024]);
+    context.chmod("archive.tar", 0o644);
+    for directory in ["", "d"] {
+        context.chmod(directory, 0o755);
+    }
+    let home = Home::new();
+    let mut build = home.builder("build");
+    build.arg(format!("--build-context=base=oci-layout://{}", golden.join("base").display()));
+    run(build.arg(context.path())).ok();
+    let record = record(&home);
+    let steps = record["steps"].as_array().expect("a list").iter();
+    let keyed = steps.filter_map(|step| Some((step["key"].as_str()?, step["name"].as_str()?)));
+    // The steps of stages that do not depend on each other have no order.
+    let mut lines: Vec<String> = keyed.map(|(key, name)| format!("{name}\n    {key}\n")).collect();
+    lines.sort();
+    assert!(lines.len() > 15, "{lines:#?}");
+    let (found, file) = (lines.concat(), golden.join("golden"));
+    match fs::read_to_string(&file) {
+        Ok(want) => assert_eq!(found, want, "a change of keys is a new KEY_VERSION"),
+        Err(_) => {
+            fs::write(&file, &found).expect("write the golden keys");
+            panic!("made {}: look at it, and commit it", file.display());
+        }
+    }
 }
 
 /// State directory and context are other ones each time.

@@ -10,11 +10,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::{Context, Home, Registry, tempdir};
+use e2e::{Context, Home, Registry, run, tempdir};
 use sha2::{Digest as _, Sha256};
 
 /// More than this is too much, in KiB.
 const MEMORY: u64 = 100 << 10;
+
+/// From this size on, in bytes, times are compared.
+const COMPARED: u64 = 1000 << 20;
 
 fn size() -> u64 {
     let number = std::env::var("LARGE_LAYER_MB").ok().and_then(|text| text.parse::<u64>().ok());
@@ -139,6 +142,15 @@ fn hashed_and_sent(registry: &Registry, repository: &str, digest: &str, from: &P
     start.elapsed()
 }
 
+/// What a step prints goes through; none of it is held.
+#[test]
+fn a_step_prints_more_than_memory_holds() {
+    let home = Home::new();
+    let context = Context::new(&format!("FROM busybox\nRUN yes 0123456789abcdef | head -c {}\n", size() / 2));
+    let mut build = home.build(&context);
+    within_memory(build.args(["--progress=plain", "--log-size=-1"]), 64 << 10);
+}
+
 #[test]
 fn memory_does_not_grow_with_a_layer() {
     let (home, dir, registry) = (Home::new(), tempdir(), Registry::start(None));
@@ -158,13 +170,27 @@ fn memory_does_not_grow_with_a_layer() {
     within_memory(other.build(&on_top).args(["-o", &tar]), MEMORY);
     fs::remove_file(dir.path().join("tar")).expect("remove");
     drop(other);
-    within_memory(Home::new().builder("load").arg("-i").arg(&archive), MEMORY);
+    let loaded = Home::new();
+    within_memory(loaded.builder("load").arg("-i").arg(&archive), MEMORY);
     fs::remove_file(&archive).expect("remove");
 
     let manifest = registry.manifest("large:1");
     let digest = manifest["layers"][0]["digest"].as_str().expect("a digest");
-    let fetched = copied_and_hashed(&registry, "large", digest, &dir.path().join("blob"));
-    let sent = hashed_and_sent(&Registry::start(None), "large", digest, &dir.path().join("blob"));
+    let blob = dir.path().join("blob");
+    let mut fetched = copied_and_hashed(&registry, "large", digest, &blob);
+    let mut sent = hashed_and_sent(&Registry::start(None), "large", digest, &blob);
+    let (mut pulled, mut pushed) = (pulled, pushed);
+    // Turn and turn about, the best of each: what else the machine does meanwhile is nobody's fault.
+    for _ in 0..if size() >= COMPARED { 2 } else { 0 } {
+        let elsewhere = Registry::start(None);
+        let other = format!("{}/large:1", elsewhere.address);
+        run(loaded.builder("tag").args([&name, &other])).ok();
+        pushed = pushed.min(within_memory(loaded.builder("push").arg(&other), MEMORY));
+        drop(elsewhere);
+        sent = sent.min(hashed_and_sent(&Registry::start(None), "large", digest, &blob));
+        pulled = pulled.min(within_memory(Home::new().builder("pull").arg(&name), MEMORY));
+        fetched = fetched.min(copied_and_hashed(&registry, "large", digest, &blob));
+    }
     let ratio = |took: Duration, alone: Duration| took.as_secs_f64() / alone.as_secs_f64();
     let (pull, push) = (ratio(pulled, fetched), ratio(pushed, sent));
     println!(
@@ -172,7 +198,19 @@ fn memory_does_not_grow_with_a_layer() {
         fetched.as_secs_f64(),
         sent.as_secs_f64()
     );
-    if size() >= 1000 << 20 {
+    if size() >= COMPARED {
         assert!(pull <= 1.3 && push <= 1.3, "pull takes {pull:.2}, push {push:.2} times as long");
     }
+}
+
+/// What steps print, at once and without end, a line or lines.
+#[test]
+fn what_steps_print_is_not_kept_in_memory() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox AS line\nRUN dd if=/dev/zero bs=64k count=2000\n\
+         FROM busybox AS lines\nRUN yes one of very many lines | head -c 20000000\n\
+         FROM busybox\nCOPY --from=line /etc/passwd /1\nCOPY --from=lines /etc/passwd /2\n",
+    );
+    within_memory(home.build(&context).args(["--progress=plain", "--log-size=-1"]), MEMORY);
 }

@@ -198,6 +198,66 @@ fn skopeo_accepts_the_layout() {
     ]);
 }
 
+/// A layer of several MiB is a gzip stream of several members, which everybody reads as one; so is an empty layer.
+#[test]
+fn members_are_one_stream_to_everybody() {
+    need_root();
+    let numbers: String = (0..600_000).map(|n| format!("{n}\n")).collect();
+    let home = Home::new();
+    let dockerfile = "FROM busybox\nCOPY numbers /numbers\nRUN seq 600000 >> /numbers\nRUN true\n";
+    let context = Context::new(dockerfile).file("numbers", &numbers);
+    let image = home.export(&context, &[]);
+    let whole = numbers + &(1..=600_000).map(|n| format!("{n}\n")).collect::<String>();
+
+    let mut members = Vec::new();
+    for layer in image.manifest["layers"].as_array().expect("layers") {
+        let digest = layer["digest"].as_str().expect("a digest");
+        let blob = image.layout.join("blobs").join(digest.replace(':', "/"));
+        let bytes = fs::read(&blob).expect("a blob");
+        e2e::feed(tool("gzip").arg("--test"), &bytes).ok();
+        let script = "import sys, tarfile\nfor entry in tarfile.open(sys.argv[1], 'r:gz'): print(entry.name)";
+        run(Command::new("python3").args(["-c", script]).arg(&blob)).ok();
+        let mut rest = &bytes[..];
+        let mut count = 0;
+        while !rest.is_empty() {
+            let mut one = flate2::bufread::GzDecoder::new(rest);
+            std::io::copy(&mut one, &mut std::io::sink()).expect("a member");
+            rest = one.into_inner();
+            count += 1;
+        }
+        members.push(count);
+    }
+    assert!(members[1] > 3 && members[2] > 6, "{members:?}");
+
+    let from = format!("oci:{}", image.layout.display());
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    // skopeo unpacks what it makes a Docker archive of, and checks the config's digests.
+    let archive = format!("docker-archive:{}:numbers:1", at("docker.tar").display());
+    run(tool("skopeo").args(["--insecure-policy", "copy", "--quiet", &from, &archive])).ok();
+    let unpacked = e2e::unpack(&image.layout);
+    image.tree().same(&unpacked, "as it was packed, and as umoci unpacks it");
+    let buildah = |arguments: &[&str]| {
+        let mut buildah = tool("buildah");
+        buildah.arg("--root").arg(at("root")).arg("--runroot").arg(at("run")).arg("--storage-driver=vfs");
+        run(buildah.args(arguments)).ok().stdout.trim().to_owned()
+    };
+    let ours = format!("type=docker,name=numbers:1,dest={}", at("ours.tar").display());
+    run(home.build(&context).args(["-o", &ours])).ok();
+    let pulled = buildah(&["pull", "--quiet", &format!("docker-archive:{}", at("ours.tar").display())]);
+    let container = buildah(&["from", &pulled]);
+    let root = buildah(&["mount", &container]);
+    let read = fs::read_to_string(format!("{root}/numbers")).expect("the file, as buildah has it");
+    buildah(&["rm", &container]);
+    assert!(read == whole);
+    // And by this program, into an empty store.
+    let other = Home::new();
+    run(other.builder("load").arg("-i").arg(at("ours.tar"))).ok();
+    let sum = run(other.builder("run").args(["numbers:1", "md5sum", "/numbers"])).ok().stdout;
+    let expected = e2e::feed(&mut tool("md5sum"), whole.as_bytes()).ok().stdout;
+    assert_eq!(sum.split(' ').next(), expected.split(' ').next());
+}
+
 #[test]
 fn archives_hold_the_same_image() {
     let home = Home::new();

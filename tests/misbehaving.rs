@@ -138,6 +138,15 @@ fn cases() -> Vec<Case> {
     add(false, "nothing", None, Box::new(|_, _, _, right| right));
     add(false, "a manifest that fails once", None, once(Part::Manifest, |_| Reply::new(503, "busy")));
     add(false, "a layer that breaks off in the middle", None, once(Part::Layer, |right| right.cut(300_000)));
+    add(false, "a layer that is reset in the middle", None, once(Part::Layer, |right| right.reset(300_000)));
+    add(false, "a manifest that is reset", None, once(Part::Manifest, |right| right.reset(10)));
+    add(
+        false,
+        "a layer that is always reset at the same place",
+        Some("connection"),
+        always(Part::Layer, |_| Reply::new(200, made().layer).reset(300_000)),
+    );
+    add(true, "an upload that is reset", None, once(Part::Upload, |right| right.reset(0)));
     add(false, "a layer that breaks off at once", None, once(Part::Layer, |right| right.cut(0)));
     add(
         false,

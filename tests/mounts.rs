@@ -9,7 +9,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::{
-    Agent, Context, Done, Home, Running, Tree, User, eventually, processes_with, run, ssh_key, tempdir, tool,
+    Agent, Context, Done, Home, Image, Running, Tree, User, eventually, need_root, processes_with, run,
+    ssh_key, tempdir, tool,
 };
 
 /// The log of the one RUN of a build, with these arguments.
@@ -567,6 +568,44 @@ fn secrets_are_kept_nowhere() {
     assert!(!found.is_empty(), "the search would have found it");
 }
 
+/// A builder that crashes while a step has a secret leaves no memory behind; what steps run dumps as it does anywhere.
+#[test]
+fn secrets_are_in_no_core_dump() {
+    let home = Home::new();
+    let dir = tempdir();
+    let secret = sesame("dump");
+    fs::write(dir.path().join("s"), &secret).expect("write");
+    let given = format!("--secret=id=s,src={}", dir.path().join("s").display());
+    let step = "RUN --mount=type=secret,id=s,env=S cat /proc/self/coredump_filter";
+    assert_eq!(busybox(&home, step, &[&given]), "00000033\n");
+
+    let marker = format!("86{}", std::process::id());
+    let context = Context::new(&format!("FROM busybox\nRUN --mount=type=secret,id=s,env=S sleep {marker}\n"));
+    let build = home.build(&context);
+    let mut shell = tool("sh");
+    shell
+        .args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""])
+        .arg(build.get_program())
+        .args(build.get_args());
+    shell.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    // Where it crashes, so that a dump lands here.
+    let crash = tempdir();
+    let mut running = Running::start(shell.arg(&given).current_dir(crash.path()).stderr(Stdio::null()));
+    eventually(Duration::from_secs(60), "the step to run", || !processes_with(&marker).is_empty());
+    running.signal(rustix::process::Signal::ABORT);
+    running.wait(Duration::from_secs(60));
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("read");
+    let dumps: Vec<PathBuf> =
+        fs::read_dir(crash.path()).expect("list").flatten().map(|entry| entry.path()).collect();
+    assert!(!dumps.is_empty() || pattern.starts_with(['|', '/']), "a dump was made, of something");
+    for dump in dumps {
+        let bytes = fs::read(&dump).expect("read");
+        let holds = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!holds, "{}: {} bytes", dump.display(), bytes.len());
+    }
+    eventually(Duration::from_secs(60), "the step to end", || processes_with(&marker).is_empty());
+}
+
 /// Every type in one build, after a stage `tools` with `/d/f` and with this machine's `ssh-add` in the context `ssh`.
 const EVERYTHING: &str = "\
 FROM busybox AS tools
@@ -845,6 +884,150 @@ fn mounts_leave_no_trace() {
     assert!(tree.0.contains_key("a/c") && !tree.0.contains_key("a/b/d"), "{:?}", tree.0.keys());
 }
 
+/// Of an image that has none of what every step has mounted.
+#[test]
+fn an_image_without_mount_points() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox AS tools\nFROM scratch AS bare\nCOPY --from=tools /bin /bin\n\
+         FROM bare AS empty\nRUN ls / /etc && test -s /etc/hosts\n\
+         FROM empty AS made\nRUN echo x > /etc/x && mkdir /sys.d\n\
+         FROM made AS gone\nRUN rm /etc/x && ls -A /etc\n\
+         FROM gone\nRUN --mount=from=bare,target=/m ls -A /m\n",
+    );
+    let steps = home.steps(&context, &[]);
+    assert_eq!(steps.named("RUN ls /").log, "/:\nbin\ndev\netc\nproc\nsys\n\n/etc:\nhosts\nresolv.conf\n");
+    assert_eq!(steps.named("RUN rm").log, "hosts\nresolv.conf\n");
+    assert_eq!(steps.named("RUN --mount").log, "bin\n", "what is bound is what there is");
+    let layers = home.export(&context, &[]).layers();
+    let names = |index: usize| Tree::from_tar(&layers[index]).0.into_keys().collect::<Vec<_>>();
+    assert_eq!(names(1), [""; 0], "looking makes nothing");
+    assert_eq!(names(2), ["etc", "etc/x", "sys.d"]);
+    assert_eq!(Tree::from_tar(&layers[2]).0["etc"].mode, 0o755);
+}
+
+/// As above: what a step does to its mount points leaves the same, whether its root is an overlay or a copy.
+#[test]
+fn mount_points_of_a_bare_image_are_in_no_layer() {
+    let kept: [(&str, &[&str]); 15] = [
+        ("chmod 755 /etc", &[]),
+        ("chmod 700 /etc", &[]),
+        ("chown 1:1 /etc && touch -d @1 /etc", &[]),
+        ("touch /etc/x && rm /etc/x", &[]),
+        ("echo x > /etc/x", &["etc", "etc/x"]),
+        ("mv /etc /etc2", &["etc2"]),
+        ("rm -r /etc || true", &[]),
+        ("mkdir /proc2 && mv /proc2 /proc || rmdir /proc2", &[]),
+        ("rmdir /sys || mv /sys /sys2 || mv /dev /dev2 || mv /proc /proc2 || true", &[]),
+        ("chmod 700 /dev && touch -d @1 /dev /sys /proc || chown 1:1 /dev /sys || true", &[]),
+        ("rm -r /dev/* 2> /dev/null; mkdir -p /dev/x/y", &[]),
+        ("ls / /etc > /listing && stat -c '%n %F %a %u:%g' /dev /etc /proc /sys >> /listing", &["listing"]),
+        ("mkdir /a && cp -a /etc /a", &["a", "a/etc", "a/etc/hosts", "a/etc/resolv.conf"]),
+        ("ln -s /etc /l && chmod 711 /l", &["l"]),
+        ("touch -d @1 /", &[]),
+    ];
+    let privileged = [
+        "umount -l /sys && chmod 700 /sys",
+        "umount -l /sys && rmdir /sys",
+        "umount -l /dev && touch -d @1 /dev",
+        "umount -l /proc && touch /proc/x && rm /proc/x",
+        "umount -l /sys && mv /sys /sys2",
+        "umount -l /etc/hosts && chmod 600 /etc/hosts",
+    ];
+    let homes = [("", Home::new()), ("overlay", Home::new())];
+    let bare = "FROM busybox AS tools\nFROM scratch AS bare\nCOPY --from=tools /bin /bin\n";
+    let layer = |home: &Home, disabled: &str, from: &str, step: &str| {
+        let dir = tempdir();
+        let output = format!("type=oci,tar=false,dest={}", dir.path().join("layout").display());
+        let context = Context::new(&format!("{bare}{from}RUN {step}\n"));
+        let mut build = home.build(&context);
+        build.env("SOURCE_DATE_EPOCH", "1600000000").env("BUILDER_DISABLE", disabled);
+        run(build.args(["--allow", "security.insecure", "-o", &output])).ok();
+        Image::open(dir.path().join("layout"), None).layers().pop().expect("a layer")
+    };
+    let same = |from: &str, step: &str| {
+        let layers =
+            homes.each_ref().map(|(disabled, home)| Tree::from_tar(&layer(home, disabled, from, step)));
+        let names = layers.each_ref().map(|tree| tree.0.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(names[0], names[1], "{step}");
+        assert_eq!(layers[0].0, layers[1].0, "{step}");
+        names[0].clone()
+    };
+    for (step, kept) in kept {
+        assert_eq!(same("FROM bare\n", step), kept, "{step}");
+    }
+    for step in privileged {
+        same("FROM bare\n", &format!("--security=insecure {step}"));
+    }
+    // What an image has of them is its own.
+    let has = "FROM bare\nCOPY --from=tools /bin/busybox /dev/\nRUN echo x > /etc/x && chmod 711 /etc\n";
+    for step in ["chmod 700 /dev /etc", "touch /etc/y && rm -f /etc/y", "rm /etc/x", "true"] {
+        same(has, step);
+    }
+    // Of an /etc that it has, the same: whole, made anew over another, without a file that was there, behind a link.
+    let refused = "for try in 'rm /etc/hosts' 'mv /etc/resolv.conf /a' 'ln /etc/hosts /b' 'chmod 600 /etc/hosts' 'rm -r /etc' \
+                   'touch -d @1 /etc/resolv.conf'; do $try || echo $try >> /refused; done; ls -a /etc/ > /listing || true";
+    let etc = "FROM bare\nRUN mkdir -p /etc && echo x > /etc/x && chmod 711 /etc\n";
+    for more in [
+        "",
+        "RUN mv /etc /old && mkdir -m 700 /etc || true\n",
+        "COPY Dockerfile /etc/hosts\nRUN --security=insecure umount /etc/hosts && rm /etc/hosts\n",
+        "RUN --security=insecure umount /etc/hosts /etc/resolv.conf && mv /etc /here && ln -s here /etc\n",
+    ] {
+        let kept = same(&format!("{etc}{more}"), refused);
+        let kept: Vec<&str> = kept.iter().map(String::as_str).filter(|name| name.contains("hosts")).collect();
+        assert_eq!(kept, [""; 0], "{more}");
+    }
+    let file = Context::new(&format!("{bare}FROM bare\nCOPY Dockerfile /proc\nRUN true\n"));
+    for (disabled, home) in &homes {
+        run(home.build(&file).env("BUILDER_DISABLE", disabled)).code_is(1).says("/proc");
+    }
+}
+
+/// A description of devices among the machine's own.
+struct Described(std::path::PathBuf);
+
+impl Described {
+    fn new(text: &str) -> Self {
+        let dir = Path::new("/var/run/cdi");
+        fs::create_dir_all(dir).expect("make a directory");
+        let file = dir.join(format!("builder-e2e-{}.json", std::process::id()));
+        fs::write(&file, text).expect("write a description");
+        Self(file)
+    }
+}
+
+impl Drop for Described {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A device of the machine is there for the step that names it, and in no layer; and only where the command line allows it.
+#[test]
+fn a_device_of_the_machine_by_its_name() {
+    need_root();
+    let kind = format!("e2e.example/thing{}", std::process::id());
+    let _described = Described::new(&format!(
+        r#"{{"cdiVersion": "0.6.0", "kind": "{kind}", "devices": [{{"name": "full", "containerEdits":
+        {{"env": ["THING=1"], "deviceNodes": [{{"path": "/dev/thing", "hostPath": "/dev/full"}}]}}}}]}}"#
+    ));
+    let uses =
+        "test \"$THING\" = 1 && ! echo x 2> /said > /dev/thing && grep 'No space left' /said && rm /said";
+    let context = Context::new(&format!(
+        "FROM busybox\nRUN --device={kind}=full,required {uses}\nRUN test ! -e /dev/thing && test -z \"$THING\"\n"
+    ));
+    let home = Home::new();
+    run(&mut home.build(&context)).code_is(1).says("--allow device");
+    let dir = tempdir();
+    let output = format!("type=oci,tar=false,dest={}", dir.path().join("layout").display());
+    run(home.build(&context).args(["--allow", "device", "-o", &output])).ok();
+    let layers = Image::open(dir.path().join("layout"), None).layers();
+    for layer in &layers[layers.len() - 2..] {
+        assert!(Tree::from_tar(layer).0.is_empty());
+    }
+}
+
 #[test]
 fn a_look_into_cache_mounts() {
     let home = Home::new();
@@ -853,6 +1036,7 @@ fn a_look_into_cache_mounts() {
         command.args(arguments);
         run(&mut command)
     };
+    busybox(&home, "RUN true", &[]);
     assert_eq!(cache(&["ls"]).ok().stdout, "", "none yet");
     busybox(
         &home,
@@ -876,6 +1060,17 @@ fn a_look_into_cache_mounts() {
     cache(&["cp", "a:b:d", &at("all")]).ok();
     assert_eq!(fs::read_to_string(at("all/f")).expect("read"), "x\n");
     assert_eq!(fs::read_link(at("all/l")).expect("read"), Path::new("f"));
+    // `-` is standard output, which gets a tar as that of `docker cp`.
+    let piped = |from: &str, read: &str| {
+        let line = format!("cd \"$1\" && \"$0\" cache cp \"$2\" - | {read} && ! test -e ./-");
+        let mut shell = tool("sh");
+        shell.args(["-ec", &line]).arg(e2e::binary()).arg(dir.path()).arg(from);
+        run(shell.env("BUILDER_HOME", home.path())).ok().stdout
+    };
+    assert_eq!(piped("a:b:/d/f", "tar -xO f"), "x\n");
+    assert_eq!(piped("a:b:/d", "tar -t"), "d/\nd/e/\nd/f\nd/l\n");
+    assert_eq!(piped("a:b:/", "tar -t | grep -c d/"), "4\n");
+    cache(&["cp", "a:b:/d/none", "-"]).code_is(1).says("a:b:/d/none: there is nothing");
 
     // To another machine and back.
     cache(&["export", "a:b", "-o", &at("a.tar")]).ok();

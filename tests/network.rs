@@ -266,7 +266,7 @@ fn every_mode_is_what_it_says() {
     let machine = Machine::new();
     let context = Context::new(
         "FROM busybox\nRUN --network=none ls /sys/class/net && ping -c 1 -w 2 127.0.0.1 > /dev/null\n\
-         RUN ls /sys/class/net && readlink /proc/self/ns/net\n",
+         RUN ls /sys/class/net && { grep eth0 /proc/net/if_inet6 | grep -v ' 20 '; readlink /proc/self/ns/net; }\n",
     );
     let host = machine.host.run("readlink /proc/self/ns/net");
     let mode = |arguments: &[&str]| {
@@ -279,6 +279,7 @@ fn every_mode_is_what_it_says() {
     for private in [&["--network=default"][..], &["--network=private"]] {
         let seen = mode(private);
         assert!(seen.starts_with("eth0\nlo\n") && !seen.contains(host.trim()), "{seen}");
+        assert_eq!(seen.lines().count(), 3, "no address of IPv6 but that of the link: {seen}");
     }
     // The network is part of what identifies a step.
     machine.built(&context, &[]).steps().all_cached();
@@ -286,6 +287,42 @@ fn every_mode_is_what_it_says() {
     let refused = Context::new("FROM busybox\nRUN --network=host ip route\n");
     run(&mut machine.build(&refused, &[])).code_is(1).says("--allow network.host");
     machine.built(&refused, &["--allow=network.host"]);
+}
+
+/// A program has the network that a step has.
+#[test]
+fn programs_have_the_network_of_steps() {
+    let machine = Machine::new();
+    let context = Context::new("FROM busybox\nENTRYPOINT [\"sh\", \"-c\"]\n");
+    machine.built(&context, &["-t", "app"]);
+    let host = machine.host.run("readlink /proc/self/ns/net");
+    let seen = "ls /sys/class/net; readlink /proc/self/ns/net";
+    let program = |tools: Option<&str>, mode: &[&str], command: &str| {
+        let mut program = machine.home.builder("run");
+        let mut program = machine.command(program.args(mode).args(["app", command]));
+        if let Some(tools) = tools {
+            program.env("TOOLS", tools);
+        }
+        run(&mut program)
+    };
+    for private in [&[][..], &["--network=default"], &["--network=private"]] {
+        let done = program(None, private, seen).ok();
+        assert!(done.stdout.starts_with("eth0\nlo\n") && !done.stdout.contains(host.trim()), "{done}");
+    }
+    let port = machine.port;
+    let fetched = program(None, &[], &format!("wget -q -O - http://{WORLD}:{port}/")).ok();
+    assert_eq!(fetched.stdout, format!("from {HOST}\n"));
+    let none = program(None, &["--network=none"], seen).ok();
+    assert!(none.stdout.starts_with("lo\n") && !none.stdout.contains(host.trim()), "{none}");
+    assert!(program(None, &["--network=host"], seen).ok().stdout.ends_with(&format!("up0\n{host}")));
+    program(None, &["--network=other"], seen).code_is(125).says("use default, private, host or none");
+    program(None, &["-p", "80:80"], seen).code_is(125).says("--network=host");
+    machine.is_clean();
+    // Where there is none, that is said, or refused.
+    machine.host.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("no router any more"));
+    let done = program(Some(NO_TOOLS), &[], seen).ok().says("WARNING: ").says("ip_forward");
+    assert!(done.stdout.ends_with(&host), "{done}");
+    program(Some(NO_TOOLS), &["--network=private"], seen).code_is(125).says("--network=private");
 }
 
 #[test]

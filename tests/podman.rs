@@ -62,11 +62,17 @@ impl Drop for Podman {
     }
 }
 
+fn numbers() -> String {
+    (1..=400_000).map(|n| format!("{n}\n")).collect()
+}
+
 fn app() -> Context {
     Context::new(
-        "FROM busybox\nCOPY message /message\nRUN mkdir /d && ln /message /d/link && rm /etc/group\nENV A=b\nCMD [\"cat\", \"/message\"]\n",
+        "FROM busybox\nCOPY message numbers /\nRUN mkdir /d && ln /message /d/link && rm /etc/group\nENV A=b\nCMD [\"cat\", \"/message\"]\n",
     )
     .file("message", "kept\n")
+    // Several members of gzip.
+    .file("numbers", numbers())
 }
 
 #[test]
@@ -87,6 +93,7 @@ fn podman_takes_what_is_made() {
         let id = fs::read_to_string(&iid).expect("the iidfile");
         assert_eq!(format!("sha256:{}", podman.id(&loaded)), id, "{name}");
         assert_eq!(podman.file(&loaded, "d/link"), "kept\n", "{name}");
+        assert!(podman.file(&loaded, "numbers") == numbers(), "{name}");
     }
     // Of the store, and through its socket.
     run(home.build(&context).args(["-t", "saved:1"])).ok();
@@ -94,8 +101,22 @@ fn podman_takes_what_is_made() {
     run(podman.command().args(["load", "--quiet", "--input"]).arg(at("saved"))).ok();
     assert_eq!(podman.file("saved:1", "message"), "kept\n");
     let (address, _service) = podman.service();
-    run(home.build(&context).args(["-t", "loaded:1", "--load"]).env("DOCKER_HOST", address)).ok();
+    run(home.build(&context).args(["-t", "loaded:1", "--load"]).env("DOCKER_HOST", &address)).ok();
     assert_eq!(podman.file("loaded:1", "message"), "kept\n");
+    // Only what is new of a changed one.
+    let changed = app().file("Dockerfile", "FROM busybox\nCOPY message numbers /\nRUN echo new > /new\n");
+    run(home.build(&changed).args(["-t", "loaded:1", "--load"]).env("DOCKER_HOST", &address))
+        .ok()
+        .says(", which has 2 of 3 layers");
+    assert_eq!(podman.file("loaded:1", "message"), "kept\n");
+    assert_eq!(podman.file("loaded:1", "new"), "new\n");
+    assert!(podman.file("loaded:1", "numbers") == numbers());
+    // It has the layers, but not these blobs: then it gets them.
+    let other = "FROM busybox\nCOPY message numbers /\nRUN echo newer > /new\n";
+    let other = app().file("Dockerfile", other);
+    let output = "type=docker,name=loaded:1,compression=gzip,compression-level=1,force-compression=true";
+    run(home.build(&other).args(["-o", output]).env("DOCKER_HOST", &address)).ok();
+    assert_eq!(podman.file("loaded:1", "new"), "newer\n");
     // By way of a registry.
     let registry = Registry::start(None);
     let name = format!("{}/app:1", registry.address);

@@ -1,12 +1,15 @@
 //! The programs of Dockerfiles/, built and run.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Home, Running, dockerfiles, eventually, free_port, mounts_with, processes_with, run};
+use e2e::{
+    Home, Running, dockerfiles, eventually, free_port, mounts_with, processes_with, run, tempdir, tool,
+};
 
 /// Builds one of the programs under its folder's name.
 fn built(name: &str, arguments: &[&str]) -> Home {
@@ -34,6 +37,17 @@ fn c_scratch() {
     let tree = image.tree();
     assert_eq!(tree.0.keys().collect::<Vec<_>>(), ["gcd"]);
     assert_eq!(tree.at("gcd").mode, 0o555);
+    // A comment makes no other program: what stands on that is found.
+    let edited = tempdir();
+    run(tool("cp").arg("-a").arg(folder("c-scratch").join(".")).arg(edited.path())).ok();
+    let source = edited.path().join("src/gcd.c");
+    let text = fs::read_to_string(&source).expect("read the source");
+    fs::write(&source, format!("{text}/* The oldest algorithm that is still in use. */\n")).expect("write");
+    let steps = home.steps(edited.path(), &[]);
+    let ran = steps.executed();
+    assert_eq!(ran.len(), 2, "{ran:?}");
+    assert!(ran.contains(&"COPY src/ .") && ran.iter().any(|step| step.starts_with("RUN gcc")), "{ran:?}");
+    assert!(steps.cached().iter().any(|step| step.starts_with("COPY --from=build")), "{steps:#?}");
 }
 
 #[test]
@@ -117,7 +131,7 @@ impl Service {
     fn start(home: &Home, image: &str) -> Self {
         let port = free_port();
         let mut command: Command = home.builder("run");
-        command.args([image, &port.to_string()]).stdin(Stdio::null());
+        command.args(["--network=host", image, &port.to_string()]).stdin(Stdio::null());
         let process = Running::start(&mut command);
         eventually(Duration::from_secs(30), "the server to listen", || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()

@@ -1,6 +1,7 @@
 //! Images on their way to registries and daemons.
 
 use std::fs;
+use std::io::Write as _;
 
 use e2e::{Context, Docker, Home, Registry, base, json, need_root, run, tempdir, tool};
 use serde_json::Value;
@@ -39,6 +40,20 @@ fn pushed_and_pulled_back() {
     assert_eq!(config["config"]["Labels"]["kind"], "test");
     // `-t` keeps it here as well.
     assert_eq!(run(home.builder("run").arg(&name)).ok().stdout, "from afar\n");
+    // Nothing refers to it: this registry does not know the question, and has no list under a tag.
+    let referrers = run(home.builder("image").args(["referrers", &name])).ok().stdout;
+    assert_eq!(referrers.split_whitespace().collect::<Vec<_>>(), ["TYPE", "DIGEST", "SIZE"]);
+    refer(&registry, "team/app", metadata["containerimage.digest"].as_str().expect("a digest"));
+    let referrers = |arguments: &[&str]| {
+        run(home.builder("image").args(["referrers", &name]).args(arguments)).ok().stdout
+    };
+    assert!(referrers(&[]).contains("application/vnd.test.note"), "{}", referrers(&[]));
+    assert_eq!(referrers(&["--artifact-type=application/vnd.other"]).lines().count(), 1);
+    let listed: Value = serde_json::from_str(&referrers(&["--format=json"])).expect("JSON");
+    assert!(
+        listed.to_string().contains(metadata["containerimage.digest"].as_str().expect("a digest")),
+        "{listed}"
+    );
     // Nobody sends twice what is there.
     let before = registry.count("\"POST ");
     run(home.build(&context).args(["-t", &name, "--push"])).ok();
@@ -47,6 +62,33 @@ fn pushed_and_pulled_back() {
     let pulled = run(other.builder("pull").arg(&name)).ok();
     assert!(pulled.stdout.contains(&name), "{pulled}");
     assert_eq!(run(other.builder("run").arg(&name)).ok().stdout, "from afar\n");
+}
+
+/// Lists the image itself as what refers to it, under the tag that is for registries that do not know the question (distribution-spec,
+/// "Referrers Tag Schema").
+fn refer(registry: &Registry, repository: &str, digest: &str) {
+    let image = registry.manifest("team/app:1");
+    let size = registry.inspect(&["--raw"], "team/app:1").len();
+    let index = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{
+            "mediaType": image["mediaType"], "digest": digest, "size": size, "artifactType": "application/vnd.test.note",
+        }],
+    });
+    let index = index.to_string();
+    let mut stream = std::net::TcpStream::connect(&registry.address).expect("connect");
+    write!(
+        stream,
+        "PUT /v2/{repository}/manifests/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: \
+         application/vnd.oci.image.index.v1+json\r\nContent-Length: {}\r\n\r\n{index}",
+        digest.replace(':', "-"),
+        registry.address,
+        index.len()
+    )
+    .expect("send");
+    let answer = std::io::read_to_string(stream).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
 }
 
 #[test]
@@ -152,7 +194,11 @@ fn logins() {
         build.env("DOCKER_CONFIG", config.path()).args(["-t", &name, "--push"]);
         build
     };
-    run(&mut build()).code_is(1).says("builder login");
+    run(&mut build())
+        .code_is(1)
+        .says(&format!("cannot push {name}: it needs a login: there is none for {} in ", registry.address))
+        .says(&format!("`builder login {}` stores a login", registry.address))
+        .says("the right to write to the repository app");
     let login = |password: &str| {
         let mut login = tool("sh");
         login
@@ -244,6 +290,28 @@ fn loaded_into_a_daemon() {
     }
     let out = run(docker.command().args(["run", "--rm", "--network=none", "loaded:1"])).ok().stdout;
     assert_eq!(out, "from afar\n");
+    // What is there is not sent again: it gets its names.
+    let again = ["-t", "loaded:1", "-t", "again:4", "--load"];
+    run(home.build(&context).args(again).env("DOCKER_HOST", docker.host())).ok();
+    for name in ["loaded:1", "again:4"] {
+        let id = run(docker.command().args(["image", "inspect", "--format={{.Id}}", name])).ok().stdout;
+        assert_eq!(id.trim(), fs::read_to_string(&iid).expect("the iidfile").trim());
+    }
+    // Of a changed one only what is new is sent, also when it has a layer twice or has lost one.
+    for (number, dockerfile) in [
+        "FROM busybox\nCOPY message /message\nCOPY added /added\nCMD [\"cat\", \"/message\", \"/added\"]\n",
+        "FROM busybox\nCOPY message /message\nCOPY added /added\nRUN rm /message && echo other > /message\nCMD [\"cat\", \"/message\", \"/added\"]\n",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let changed = Context::new(dockerfile).file("message", "from afar\n").file("added", "more\n");
+        run(home.build(&changed).args(["-t", "loaded:1", "--load"]).env("DOCKER_HOST", docker.host()))
+            .ok()
+            .says(&format!(", which has {} of {} layers", number + 2, number + 3));
+        let out = run(docker.command().args(["run", "--rm", "--network=none", "loaded:1"])).ok().stdout;
+        assert_eq!(out, ["from afar\nmore\n", "other\nmore\n"][number]);
+    }
     // Without any archive in between, and under a name of its own.
     run(home.build(&context).args(["-o", "type=docker,name=own:3"]).env("DOCKER_HOST", docker.host())).ok();
     run(docker.command().args(["image", "inspect", "own:3"])).ok();
@@ -284,39 +352,162 @@ fn a_mirror_is_asked_first() {
     run(home.build(&context).env(variable.0, "nonsense").arg("--pull")).code_is(2).says("REGISTRY=MIRROR");
 }
 
+/// A daemon that answers requests that begin so, one connection each, and others with "not found"; how they began that came until `last`
+/// came so many times, each with its length.
+fn daemon_until(
+    answers: &'static [(&'static str, &'static str)],
+    last: &'static str,
+    times: usize,
+) -> (String, std::thread::JoinHandle<Vec<(String, usize)>>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let host = format!("tcp://127.0.0.1:{}", listener.local_addr().expect("an address").port());
+    let serve = move || {
+        let mut came = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let (mut all, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+            // What has no body ends with its head.
+            let ends = |all: &[u8]| match all
+                .windows(19)
+                .any(|some| some.eq_ignore_ascii_case(b"transfer-encoding: "))
+            {
+                true => all.ends_with(b"0\r\n\r\n"),
+                false => all.ends_with(b"\r\n\r\n"),
+            };
+            while !ends(&all) {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => all.extend_from_slice(&buffer[..read]),
+                }
+            }
+            let line = String::from_utf8_lossy(&all).lines().next().unwrap_or_default().to_owned();
+            let answer = answers.iter().find(|(start, _)| line.starts_with(start));
+            let (status, body) = answer
+                .map_or(("404 Not Found", ""), |(_, answer)| answer.split_once('|').unwrap_or((answer, "")));
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).expect("answer");
+            came.push((line, all.len()));
+            if came.iter().filter(|(line, _)| line.contains(last)).count() == times {
+                return came;
+            }
+        }
+    };
+    (host, std::thread::spawn(serve))
+}
+
+/// The same, until `last` came once; without the lengths.
+fn daemon(
+    answers: &'static [(&'static str, &'static str)],
+    last: &'static str,
+) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    let (host, server) = daemon_until(answers, last, 1);
+    let lines = move || server.join().expect("the server").into_iter().map(|(line, _)| line).collect();
+    (host, std::thread::spawn(lines))
+}
+
+/// Layers that a daemon has are left out, but not of one that would take an image without them; what it then refuses it gets whole.
+#[test]
+fn layers_that_the_daemon_has_are_left_out() {
+    let (home, context) = (Home::new(), app());
+    run(home.build(&context).args(["-t", "x"])).ok();
+    let inspect = run(home.builder("inspect").arg("x")).ok().stdout;
+    let inspect: serde_json::Value = serde_json::from_str(&inspect).expect("JSON");
+    let layers = inspect[0]["RootFS"]["Layers"].as_array().expect("layers").clone();
+    let there =
+        serde_json::json!({ "Id": "sha256:old", "RootFS": { "Type": "layers", "Layers": layers[..1] } });
+    let there: &str = format!("200 OK|{there}").leak();
+    let own = r#"200 OK|{"Driver":"overlay2","DriverStatus":[["Backing Filesystem","extfs"]]}"#;
+    let containerd =
+        r#"200 OK|{"Driver":"overlayfs","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#;
+    let load = |info: &'static str, answer: &'static str, times: usize| {
+        let answers = [
+            ("GET /info", info),
+            ("GET /images/json", r#"200 OK|[{"Id":"sha256:old"}]"#),
+            ("GET /images/sha256:old/json", there),
+            ("POST /images/load", answer),
+        ];
+        let (host, server) = daemon_until(Vec::from(answers).leak(), "/images/load", times);
+        let done = run(home.build(&context).args(["-t", "x", "--load"]).env("DOCKER_HOST", &host));
+        let came = server.join().expect("the server");
+        let sent: Vec<usize> =
+            came.iter().filter(|(line, _)| line.contains("/load")).map(|(_, length)| *length).collect();
+        (done, sent)
+    };
+    let (done, few) = load(own, "200 OK", 1);
+    done.ok().says(&format!(", which has 1 of {} layers", layers.len()));
+    let (done, all) = load(containerd, "200 OK", 1);
+    done.ok();
+    assert!(few[0] * 4 < all[0], "{few:?} {all:?}");
+    let (done, both) = load(own, "500 No|{\"message\":\"no such file\"}", 2);
+    done.code_is(1).says("refuses the image: no such file");
+    assert!(both[0] * 4 < both[1], "{both:?}");
+}
+
+/// What a daemon has is not sent to it again: it gets its names.
+#[test]
+fn an_image_that_the_daemon_has_is_not_sent() {
+    let (home, context) = (Home::new(), app());
+    let answers = &[("GET /images/sha256:", "200 OK|{}"), ("POST /images/sha256:", "201 Created")];
+    let (host, server) = daemon(answers, "tag=last");
+    let names = ["-t", "x", "-t", "r.example:5000/team/y:last", "--load"];
+    run(home.build(&context).args(names).env("DOCKER_HOST", &host)).ok();
+    let came = server.join().expect("the server");
+    let id = run(home.builder("images").args(["-q", "--no-trunc", "x"])).ok().stdout.trim().to_owned();
+    let tag = |query: &str| format!("POST /images/{id}/tag?{query} HTTP/1.1");
+    let wanted = [
+        format!("GET /images/{id}/json HTTP/1.1"),
+        tag("repo=x&tag=latest"),
+        tag("repo=r.example%3A5000%2Fteam%2Fy&tag=last"),
+    ];
+    assert_eq!(came, wanted);
+}
+
 /// A registry that breaks off, and a daemon that does not take what it is sent.
 #[test]
 fn what_fails_is_said() {
-    use std::io::{Read, Write};
-    let home = Home::new();
-    let context = app();
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    // Every connection is answered with an error of a daemon that has no room.
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        let mut buffer = vec![0; 1 << 16];
-        let mut all = Vec::new();
-        while !all.ends_with(b"0\r\n\r\n") {
-            match stream.read(&mut buffer) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => all.extend_from_slice(&buffer[..read]),
-            }
-        }
-        let body = r#"{"errorDetail":{"message":"no room"},"error":"no room"}"#;
-        let answer =
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-        stream.write_all(answer.as_bytes()).expect("answer");
-        all
-    });
-    let host = format!("tcp://127.0.0.1:{port}");
+    let (home, context) = (Home::new(), app());
+    // An error of a daemon that has no room.
+    let answers =
+        &[("POST /images/load", r#"200 OK|{"errorDetail":{"message":"no room"},"error":"no room"}"#)];
+    let (host, server) = daemon(answers, "/images/load");
     run(home.build(&context).args(["-t", "x", "--load"]).env("DOCKER_HOST", &host))
         .code_is(1)
         .says("refuses the image: no room");
-    let sent = server.join().expect("the server");
-    assert!(sent.starts_with(b"POST /images/load?quiet=1 HTTP/1.1\r\n"));
+    let came = server.join().expect("the server");
+    assert_eq!(came.last().expect("a request"), "POST /images/load?quiet=1 HTTP/1.1");
     // Nobody there.
-    run(home.build(&context).args(["-t", &format!("127.0.0.1:{port}/x"), "--push"]))
-        .code_is(1)
-        .says("cannot push");
+    let place = host.replace("tcp://", "");
+    run(home.build(&context).args(["-t", &format!("{place}/x"), "--push"])).code_is(1).says("cannot push");
+}
+
+/// Plain HTTP is for this machine, and for those of which it is said. (A network of its own has an address that is not the loopback's.)
+#[test]
+fn a_registry_without_a_certificate_has_to_be_allowed() {
+    need_root();
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+         http: {{addr: \"192.0.2.1:5000\", secret: test}}\n",
+        at("data").display()
+    );
+    fs::write(at("config.yml"), config).expect("write the configuration");
+    let (home, context) = (Home::new(), Context::new("FROM scratch\nCOPY Dockerfile /\n"));
+    let script = "\
+ip link set lo up && ip address add 192.0.2.1/32 dev lo || exit 99
+docker-registry serve \"$1\" >\"$1.log\" 2>&1 & registry=$!
+trap 'kill $registry' EXIT
+build() { \"$2\" build --progress=plain -o \"type=registry,name=192.0.2.1:5000/app:1$1\" \"$3\"; }
+tries=0; until build ,registry.insecure=true \"$2\" \"$3\" 2>/dev/null; do tries=$((tries + 1)); [ $tries = 100 ] && exit 98; sleep 0.1; done
+build '' \"$2\" \"$3\" 2>&1 && exit 97
+\"$2\" pull 192.0.2.1:5000/app:1 2>/dev/null && exit 96
+BUILDER_INSECURE_REGISTRIES=192.0.2.1:5000 \"$2\" pull -q 192.0.2.1:5000/app:1";
+    let mut all = tool("unshare");
+    all.args(["--net", "sh", "-c", script, "sh"]).arg(at("config.yml")).arg(e2e::binary());
+    let done = run(all.arg(context.path()).env("BUILDER_HOME", home.path())).ok();
+    assert!(done.stdout.ends_with("\n192.0.2.1:5000/app:1\n"), "{done}");
+    assert!(done.stdout.contains("192.0.2.1:5000: ") && done.stdout.contains("ERROR"), "{done}");
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use base64::Engine;
 use e2e::{Context, Home, Registry, base, run, tempdir, tool};
@@ -96,6 +97,22 @@ fn credentials_from_dockers_configuration() {
     );
 }
 
+/// An image of one platform is kept as what it is, also when another platform was asked for.
+#[test]
+fn a_wrong_platform_is_said() {
+    let (registry, home) = (registry(None), Home::new());
+    let name = format!("{}/library/tool:1", registry.address);
+    let platforms =
+        || run(home.builder("images").args(["--format", "{{.Platform}}"])).ok().stdout.trim().to_owned();
+    run(home.builder("pull").arg(&name)).ok();
+    let own = platforms();
+    run(home.builder("pull").args(["--platform=linux/s390x", &name]))
+        .ok()
+        .says(&format!("is there for {own} alone, not for linux/s390x"));
+    assert_eq!(platforms(), own);
+    run(home.builder("run").args(["--platform=linux/s390x", &name, "true"])).code_is(125).says("linux/s390x");
+}
+
 #[test]
 fn an_image_that_is_not_there() {
     let registry = registry(None);
@@ -104,4 +121,47 @@ fn an_image_that_is_not_there() {
         let done = run(&mut Home::new().build(&context)).code_is(1).says(name);
         assert!(done.stderr.contains("not found"), "{done}");
     }
+}
+
+/// Commands that change something say what in a form for programs, too.
+#[test]
+fn what_was_done_is_told() {
+    let (home, context) = (Home::new(), Context::new("FROM busybox\nCOPY Dockerfile /\n"));
+    let id =
+        run(home.build(&context).args(["-q", "-t", "app:1", "-t", "app:2"])).ok().stdout.trim().to_owned();
+    let out = |command: &mut Command| run(command).ok().stdout;
+    let objects = |text: &str| -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+    };
+    let registry = Registry::start(None);
+    let name = format!("{}/app:1", registry.address);
+    out(home.builder("tag").args(["app:1", &name]));
+    let pushed = objects(&out(home.builder("push").args([&name, "--json"])));
+    let digest = pushed[0]["Digest"].as_str().expect("a digest");
+    assert_eq!((pushed.len(), pushed[0]["Name"].as_str()), (1, Some(name.as_str())));
+    registry.manifest(&format!("app@{digest}"));
+    let other = Home::new();
+    let format = "--format={{.Name}} {{.Digest}} {{.ID}} {{.Platform}}";
+    let platform = out(home.builder("inspect").args(["app:1", "-f", "{{.Os}}/{{.Architecture}}"]));
+    let platform = platform.trim();
+    let pulled = out(other.builder("pull").args([&name, format]));
+    assert_eq!(pulled, format!("{name} {digest} {id} {platform}\n"));
+    let archive = home.path().join("archive");
+    out(home.builder("save").args(["app:1", "-o"]).arg(&archive));
+    let loaded = objects(&out(other.builder("load").arg("--json").arg("-i").arg(&archive)));
+    assert_eq!((loaded[0]["Name"].as_str(), loaded[0]["ID"].as_str()), (Some("app:1"), Some(id.as_str())));
+    let removed = objects(&out(other.builder("rmi").args(["--json", &name, "app:1"])));
+    assert_eq!(removed.last().and_then(|last| last["Deleted"].as_str()), Some(id.as_str()));
+    assert_eq!(removed.iter().filter(|one| one["Untagged"] != "").count(), 2);
+    // What shows something has both forms as well.
+    for command in [&["inspect", "app:1"][..], &["images"], &["image", "history", "app:1"]] {
+        let mut shown = home.builder(command[0]);
+        let of = |extra: &str| out(home.builder(command[0]).args(&command[1..]).arg(extra));
+        assert_eq!(out(shown.args(&command[1..]).arg("--json")), of("--format=json"), "{command:?}");
+        assert!(!of("--format={{json .}}").is_empty());
+    }
+    // A template that makes no sense is refused before anything is done.
+    run(home.builder("rmi").args(["app:2", "--format={{"])).code_is(2).says("--format");
+    run(home.builder("inspect").arg("app:2")).ok();
+    run(home.builder("push").args([&name, "--json", "-q"])).code_is(2);
 }

@@ -107,7 +107,7 @@ const SURROUNDINGS: [Surroundings; 7] = [
     Surroundings {
         what: "without fast paths",
         wrapped: &[],
-        variables: &[("BUILDER_DISABLE", "versions,stat-cache,chunks,overlay")],
+        variables: &[("BUILDER_DISABLE", "versions,stat-cache,chunks,overlay,reflink")],
     },
 ];
 
@@ -181,4 +181,103 @@ fn one_digest_whatever_is_around() {
     digests.push(("an ordinary user".to_owned(), user.image(&inputs).digest));
     let first = &digests[0].1;
     assert!(digests.iter().all(|(_, digest)| digest == first), "{digests:#?}");
+}
+
+/// An image that carries its cache has the same digest on every machine, whatever was built there before, and is found by it.
+#[test]
+fn a_cache_in_the_image_is_the_same_everywhere() {
+    let text = "FROM busybox\nRUN echo always > /same\nCOPY a /a\nRUN cat /a > /b && chmod 700 /b\n";
+    let image = |home: &Home, options: &[&str]| {
+        let context = Context::new(text).file("a", "a");
+        let out = tempdir();
+        let layout = out.path().join("layout");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let mut build = home.build(&context);
+        build.env("SOURCE_DATE_EPOCH", EPOCH.to_string()).args(["--cache-to=type=inline", "-o", &output]);
+        run(build.args(options)).ok();
+        Image::open(layout, Some(out))
+    };
+    let (one, other) = (Home::new(), Home::new());
+    // Another way to the same files, and a build of the same without an epoch: both leave keys and times of their own.
+    let variant = Context::new(&text.replace("echo always", "echo  always")).file("a", "a");
+    run(one.build(&variant).args(["-t", "variant", "--cache-to=type=inline"])).ok();
+    run(one.build(&Context::new(text).file("a", "a")).args(["-t", "plain", "--cache-to=type=inline"])).ok();
+    let first = image(&one, &[]);
+    let carried = &first.config["builder.cache.v1"];
+    assert_eq!(*carried, image(&other, &[]).config["builder.cache.v1"], "on a machine that knows nothing");
+    assert_eq!(first.digest, image(&one, &[]).digest, "all from the cache");
+    assert_eq!(first.digest, image(&other, &[]).digest, "all from the cache of the other");
+    assert_eq!(first.digest, image(&other, &["--no-cache"]).digest, "nothing from the cache");
+    assert_eq!(carried["records"].as_array().map(Vec::len), Some(3), "{carried:#}");
+    // What a step stands on came from a cache elsewhere, and the step itself is known by what that holds.
+    let (third, folder) = (Home::new(), tempdir());
+    let begin = Context::new("FROM busybox\nRUN echo always > /same\n");
+    let place = folder.path().join("cache");
+    run(one.build(&begin).args(["-t", "begin", &format!("--cache-to=type=local,dest={}", place.display())]))
+        .ok();
+    run(third.build(&variant).args(["-t", "variant"])).ok();
+    let from = format!("--cache-from=type=local,src={}", place.display());
+    run(third.build(&begin).args(["-t", "begin", &from])).ok();
+    for what in ["found by its content", "filed by that build"] {
+        let third = image(&third, &[&from]);
+        assert_eq!(*carried, third.config["builder.cache.v1"], "{what}");
+        assert_eq!(first.digest, third.digest, "{what}");
+    }
+    // Nor does it matter that what it stands on still lies there.
+    let fourth = Home::new();
+    run(fourth.build(&variant).args(["-t", "variant"])).ok();
+    let fourth = image(&fourth, &[&from]);
+    assert_eq!(*carried, fourth.config["builder.cache.v1"]);
+    assert_eq!(first.digest, fourth.digest);
+    for layer in carried["layers"].as_array().expect("layers") {
+        assert_eq!(layer["created"], EPOCH * 1000, "{carried:#}");
+    }
+}
+
+/// The names that `BUILDER_DISABLE` knows, as the program itself tells them.
+fn fast_paths() -> Vec<String> {
+    let told =
+        run(Home::new().build(&context(&["a"], SystemTime::now())).env("BUILDER_DISABLE", "?")).code_is(2);
+    let list =
+        told.stderr.split("there are ").nth(1).and_then(|rest| rest.split(';').next()).expect("a list");
+    list.replace(" and ", ", ").split(", ").map(str::to_owned).collect()
+}
+
+/// Each of them in turn, for a first build and one after a change: the images are what they are with all.
+#[test]
+fn each_fast_path_can_be_left_out() {
+    let inputs = context(&["a", "b", "c/d", "c/e"], SystemTime::now());
+    // Large enough to be copied by the kernel, and to be compressed in pieces.
+    let noise = |seed: u32| -> Vec<u8> {
+        let next = |state: &mut u32| {
+            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            Some((*state >> 24) as u8)
+        };
+        std::iter::successors(Some(seed), |state| Some(state.wrapping_add(1)))
+            .scan(seed, |state, _| next(state))
+            .take(3 << 20)
+            .collect()
+    };
+    inputs.write("c/large", noise(1));
+    (0..60).for_each(|number| inputs.write(&format!("many/{number}"), number.to_string()));
+    let paths = fast_paths();
+    assert!(paths.len() >= 5 && paths.contains(&"reflink".to_owned()), "{paths:?}");
+    let mut homes: Vec<(String, Home)> = vec![(String::new(), Home::new())];
+    homes.extend(paths.into_iter().map(|path| (path, Home::new())));
+    for change in ["first", "second"] {
+        inputs.write("b", change);
+        inputs.write("c/large", noise(change.len() as u32));
+        let mut digests = Vec::new();
+        for (path, home) in &homes {
+            let dir = tempdir();
+            let output = format!("type=oci,tar=false,dest={}", dir.path().join("layout").display());
+            let mut build = home.build(&inputs);
+            build.env("SOURCE_DATE_EPOCH", EPOCH.to_string()).env("BUILDER_DISABLE", path);
+            run(build.args(["-o", &output])).ok();
+            digests.push((path, Image::open(dir.path().join("layout"), None).digest));
+        }
+        for (path, digest) in &digests {
+            assert_eq!(*digest, digests[0].1, "{change} build without {path:?}");
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! `--runtime`: what runc and crun make of a RUN is what the builder itself makes of it.
 
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use e2e::{
-    Case, Context, Done, Home, Image, Steps, User, in_parallel, need_root, processes_with, run, tempdir,
+    Case, Context, Done, Home, Image, Steps, User, eventually, in_parallel, need_root, processes_with, run,
+    tempdir,
 };
 
 /// The runtimes, which `cargo xtask test` installs.
@@ -140,6 +143,21 @@ fn no_way_out() {
     }
 }
 
+/// Also of what goes to standard error: `set -x` says what follows.
+#[test]
+fn output_has_the_order_in_which_it_was_written() {
+    need_root();
+    let script = "i=0; while [ $i -lt 200 ]; do echo $i; i=$((i+1)); echo $i >&2; i=$((i+1)); done";
+    let context = Context::new(&format!("FROM busybox\nRUN {script}\n"));
+    let expected: String = (0..200).map(|number| format!("{number}\n")).collect();
+    let home = Home::new();
+    assert_eq!(home.steps(&context, &[]).named("RUN").log, expected);
+    for runtime in RUNTIMES {
+        let steps = home.steps(&context, &["--no-cache", &format!("--runtime={runtime}")]);
+        assert_eq!(steps.named("RUN").log, expected, "{runtime}");
+    }
+}
+
 #[test]
 fn an_ordinary_user_has_them_too() {
     let context = Context::new(
@@ -194,9 +212,11 @@ fn ends_are_the_same() {
         failing(runtime, many, &["--pids-limit=20"]).says("fork");
         assert!(processes_with("sleep 297").is_empty(), "{runtime}");
     }
-    let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-name", "builder-*"])).ok().stdout;
-    let mine = |line: &&str| processes_with(line).is_empty();
-    assert_eq!(groups.lines().filter(mine).filter(|path| is_empty(path)).count(), 0, "{groups}");
+    // Other tests kill builds, whose groups go with the next.
+    eventually(Duration::from_secs(30), "no group to be left", || {
+        let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-name", "builder-*"])).stdout;
+        !groups.lines().any(is_left)
+    });
     failing("./no/such", "true", &[]).code_is(2).says("--runtime=./no/such: there is no runtime ./no/such");
     failing("no-such", "true", &[]).code_is(2).says("there is no runtime no-such: it is not in PATH");
     failing("/bin/false", "true", &[]).code_is(3).says("/bin/false create: it ended with exit code 1");
@@ -245,12 +265,10 @@ fn images_run_in_them() {
     }
 }
 
-/// Whether a control group has no process. Other tests run at the same time, and theirs have.
-fn is_empty(group: &str) -> bool {
-    let read = || std::fs::read_to_string(format!("{group}/cgroup.procs"));
-    // A group that is about to be removed is gone soon.
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    read().is_ok_and(|text| text.trim().is_empty())
+/// Whether a group's guard, whose number is in the name, has ended. One that ends removes its group first.
+fn is_left(group: &str) -> bool {
+    let guard = group.rsplit("/builder-").next().and_then(|name| name.split('-').next());
+    guard.is_some_and(|guard| !Path::new("/proc").join(guard).exists())
 }
 
 /// Who made a layer is not in its key.
@@ -262,4 +280,18 @@ fn the_cache_is_the_same() {
     home.steps(&context, &[]).all_cached();
     let info = run(&mut home.builder("info")).ok().stdout;
     assert!(info.contains("OCI runtimes") && info.contains("/runc"), "{info}");
+}
+
+/// Whoever named it, what is wrong is told with its name.
+#[test]
+fn a_runtime_that_is_not_there_is_named() {
+    let (home, context) = (Home::new(), Context::new("FROM busybox\nRUN true\n"));
+    run(home.build(&context).arg("--runtime=/nonexistent")).code_is(2).says("--runtime=/nonexistent: ");
+    run(home.build(&context).env("BUILDER_RUNTIME", "/nonexistent"))
+        .code_is(2)
+        .says("BUILDER_RUNTIME=/nonexistent: ");
+    let info = run(home.builder("info").env("BUILDER_RUNTIME", "/nonexistent")).ok();
+    assert!(info.stdout.contains("BUILDER_RUNTIME: ") && info.stdout.contains("cannot run"), "{info}");
+    let info = run(home.builder("info").env("BUILDER_RUNTIME", "runc")).ok();
+    assert!(!info.stdout.contains("BUILDER_RUNTIME"), "{info}");
 }

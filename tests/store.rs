@@ -35,7 +35,14 @@ fn listed_and_named() {
     let title = table.lines().next().expect("a title");
     assert!(title.starts_with("REPOSITORY") && title.ends_with("SIZE"), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
-    assert_eq!(out(home.builder("images").args(["-q", "app"])).trim(), id);
+    assert_eq!(out(home.builder("images").args(["-q", "app"])).trim(), &id[7..19]);
+    assert_eq!(out(home.builder("images").args(["-q", "--no-trunc", "app"])).trim(), id);
+    // When it says that it was made, not when it came here.
+    let old = home.build(&app()).args(["-q", "-t", "old"]).env("SOURCE_DATE_EPOCH", "86400").status();
+    assert!(old.expect("start").success());
+    let created = out(home.builder("images").args(["old", "--format", "{{.CreatedAt}}"]));
+    assert_eq!(created, "1970-01-02 00:00:00 +0000 UTC\n");
+    run(home.builder("rmi").arg("old")).ok();
     let line = out(home.builder("images").args(["--format", "{{.Repository}}:{{.Tag}} {{.ID}}", "app:1"]));
     assert_eq!(line, format!("app:1 {}\n", &id[7..19]));
     let line = out(home.builder("images").args(["--json", "--no-trunc", "--filter", "reference=other/*"]));
@@ -47,7 +54,7 @@ fn listed_and_named() {
     assert_eq!(out(home.builder("images").args(["-q", "-f", "label=kind=x"])), "");
     // Without a name.
     let (nameless, id) = built(&[]);
-    assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=true"])).trim(), id);
+    assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=true"])).trim(), &id[7..19]);
     assert_eq!(out(nameless.builder("images").args(["-q", "-f", "dangling=false"])), "");
     run(home.builder("images").args(["-f", "before=x"])).code_is(2).says("dangling");
     run(home.builder("images").args(["--format", "{{.Nothing}}"]))
@@ -60,7 +67,10 @@ fn names_come_and_go() {
     let (home, id) = built(&["app:1"]);
     run(home.builder("tag").args(["app:1", "localhost:5000/copy"])).ok();
     run(home.builder("tag").args([&id[7..17], "by-id:3"])).ok();
-    assert_eq!(out(home.builder("images").arg("-q")).lines().filter(|line| *line == id).count(), 3);
+    assert_eq!(
+        out(home.builder("images").arg("-q")).lines().filter(|line| id[7..].starts_with(line)).count(),
+        3
+    );
     run(home.builder("tag").args(["nothing", "x"])).code_is(1).says("there is no image nothing:latest");
     run(home.builder("rmi").arg(&id)).code_is(1).says("has 3 names");
     assert_eq!(out(home.builder("rmi").arg("app:1")), "Untagged: app:1\n");
@@ -130,7 +140,11 @@ fn saved_and_loaded_by_everybody() {
     run(docker.command().args(["save", "app:1", "-o"]).arg(at("docker.tar"))).ok();
     let other = Home::new();
     assert_eq!(out(other.builder("load").arg("-i").arg(at("docker.tar"))), "Loaded image: app:1\n");
-    assert_eq!(out(other.builder("images").arg("-q")).trim(), id, "the config is the same, so is the id");
+    assert_eq!(
+        out(other.builder("images").args(["-q", "--no-trunc"])).trim(),
+        id,
+        "the config is the same, so is the id"
+    );
     assert_eq!(out(other.builder("run").arg("app:1")), "kept\n");
     run(tool("gzip").arg(at("docker.tar"))).ok();
     let third = Home::new();
@@ -206,7 +220,14 @@ fn archives_that_lie_are_refused() {
     fs::write(other.join("manifest.json"), docker.to_string()).expect("write");
     refused("outside", "there is no file");
     fs::write(at("text"), "no archive at all").expect("write");
-    run(Home::new().builder("load").arg("-i").arg(at("text"))).code_is(1).says("archive");
+    let done = run(Home::new().builder("load").arg("-i").arg(at("text"))).code_is(1);
+    assert!(done.stderr.contains("text: it is no tar archive") && done.stderr.contains("hint: "), "{done}");
+    fs::write(at("empty"), "").expect("write");
+    run(Home::new().builder("load").arg("-i").arg(at("empty"))).code_is(1).says("empty is empty");
+    run(Home::new().builder("load").arg("-i").arg(dir.path())).code_is(2).says("tar -C ");
+    e2e::feed(&mut Home::new().builder("load"), b"text")
+        .code_is(1)
+        .says("standard input: it is no tar archive");
     run(Home::new().builder("load").arg("-i").arg(at("none"))).code_is(1).says("none");
     let cut = fs::read(at("good.tar")).expect("read");
     fs::write(at("cut"), &cut[..cut.len() / 2]).expect("write");
@@ -256,19 +277,27 @@ fn shells_and_readers_are_helped() {
     let home = Home::new();
     let dir = tempdir();
     let script = |shell: &str| out(home.builder("completion").arg(shell));
-    // bash itself reads it, and completes a command and a flag by it.
+    // bash itself reads it, and completes by it a command, a flag, an image, a stage.
+    let context = Context::new("FROM busybox AS first\nFROM busybox\n");
+    run(home.build(&context).args(["-q", "-t", "app"])).ok();
     let bash = dir.path().join("bash");
     fs::write(&bash, script("bash")).expect("write the script");
     let complete = |words: &str, index: usize| {
         let program = format!(
-            ". {}; COMP_WORDS=({words}); COMP_CWORD={index}; _builder builder \"${{COMP_WORDS[{index}]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            ". {}; COMP_WORDS=({words}); COMP_CWORD={index}; _clap_complete_builder builder \"${{COMP_WORDS[{index}]}}\"; echo \"${{COMPREPLY[@]}}\"",
             bash.display()
         );
-        out(tool("bash").args(["-c", &program]))
+        let path = format!("{}:/usr/bin:/bin", e2e::binary().parent().expect("a directory").display());
+        out(tool("bash").args(["-c", &program]).env("PATH", path).env("BUILDER_HOME", home.path()))
     };
     assert_eq!(complete("builder bui", 1).trim(), "build");
     assert_eq!(complete("builder build --metad", 2).trim(), "--metadata-file");
-    assert!(script("zsh").starts_with("#compdef builder") && script("fish").contains("__fish_builder"));
+    assert!(complete("builder rmi ''", 2).starts_with("app "));
+    let stage = format!("builder build {} --target ''", context.path().display());
+    assert_eq!(complete(&stage, 4).trim(), "first");
+    assert!(
+        script("zsh").starts_with("#compdef builder") && script("fish").contains("complete --keep-order")
+    );
     run(home.builder("completion").arg("dos")).code_is(2);
     let pages = dir.path().join("man1");
     run(home.builder("man").arg(&pages)).ok();

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Context, Home, Running, base, binary, eventually, need_root, run, tempdir, tool};
+use e2e::{Context, Home, Running, Terminal, base, binary, eventually, need_root, run, tempdir, tool};
 use rustix::process::Signal;
 
 /// An image `app` that holds busybox.
@@ -24,11 +25,110 @@ fn run_takes_the_flags_of_docker_run() {
     }
     // What stands behind the image is the program's.
     assert_eq!(run(home.builder("run").args(["app", "echo", "-e", "-u", "x"])).ok().stdout, "-u x\n");
-    for (flag, name) in [("-d", "--detach"), ("-p=80:80", "--publish"), ("--name=x", "--name")] {
+    for (flag, name) in [
+        ("-d", "--detach"),
+        ("-p=80:80", "--publish"),
+        ("--name=x", "--name"),
+        ("--init", "--init"),
+        ("--read-only", "--read-only"),
+        ("--pull=always", "--pull"),
+    ] {
         run(home.builder("run").args([flag, "app", "true"]))
             .code_is(125)
-            .says(&format!("{name} is not supported yet"));
+            .says(&format!("{name} is not supported yet"))
+            .says("tip: ");
     }
+    run(home.builder("run").args(["--pull=never", "app", "true"])).ok();
+}
+
+#[test]
+fn run_gives_a_program_its_surroundings() {
+    let (home, dir) = (with_app(), tempdir());
+    let variables = dir.path().join("variables");
+    fs::write(&variables, "# a comment\nA=of the file\nB=1\nOUTER\n").expect("write");
+    let given = |arguments: &[&str], script: &str| {
+        run(home.builder("run").env("OUTER", "here").args(arguments).args(["app", "sh", "-c", script]))
+            .ok()
+            .stdout
+    };
+    let file = format!("--env-file={}", variables.display());
+    assert_eq!(given(&[&file, "-e", "B=2"], "echo $A $B $OUTER"), "of the file 2 here\n");
+    let hosts =
+        given(&["--hostname=box", "--add-host=db:10.1.2.3"], "hostname; grep -w -e db -e box /etc/hosts");
+    assert_eq!(hosts, "box\n127.0.0.1\tlocalhost box\n10.1.2.3\tdb\n");
+    let memory = given(
+        &["--tmpfs=/t:size=1m,mode=700", "--shm-size=2m"],
+        "stat -c %a /t; df -k /t /dev/shm | awk '/^[^F]/ {print $2}'",
+    );
+    assert_eq!(memory, "700\n1024\n2048\n");
+    let bound = format!("--mount=type=bind,src={},dst=/d,ro", dir.path().display());
+    assert_eq!(given(&[&bound], "ls /d; touch /d/x 2>/dev/null || echo kept"), "variables\nkept\n");
+    assert_eq!(given(&["--ulimit=nofile=99", "--platform=linux"], "ulimit -n"), "99\n");
+    for (wrong, said) in [
+        ("--env-file=/no-such", "read /no-such"),
+        ("--mount=source=name,target=/x", "named volumes do not exist here"),
+        ("--tmpfs=/x:noexec", "`noexec` is not supported"),
+        ("--platform=linux/s390x", "it has linux/amd64"),
+        ("--cpus=0", "is not a number of processors"),
+    ] {
+        run(home.builder("run").args([wrong, "app", "true"])).code_is(125).says(said);
+    }
+}
+
+/// What is named and not there is 1 everywhere; 2 is for command lines that make no sense.
+#[test]
+fn what_is_not_there_is_1() {
+    let home = with_app();
+    for line in [
+        "rmi nope",
+        "inspect nope",
+        "tag nope x",
+        "save nope",
+        "export nope",
+        "push nope",
+        "image history nope",
+        "explain nope",
+        "history inspect nope",
+        "history logs nope",
+        "history rm nope",
+        "history logs :nope",
+        "cache inspect nope",
+        "cache rm nope",
+        "debug 99",
+        "build nope",
+        "build -f nope .",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let done = run(home.builder(words[0]).args(&words[1..]).current_dir("/proc/self"));
+        assert!(
+            done.code == Some(1) && done.stderr.contains("nope") | done.stderr.contains("99"),
+            "{line}: {done}"
+        );
+    }
+    run(home.builder("run").arg("apq"))
+        .code_is(125)
+        .says("hint: did you mean app?")
+        .says("`builder pull NAME`");
+    // Each of those that are not there is told.
+    let both = run(home.builder("rmi").args(["one", "app", "two"])).code_is(1);
+    assert!(both.stderr.contains("no image one:") && both.stderr.contains("no image two:"), "{both}");
+    assert_eq!(both.stdout.lines().next(), Some("Untagged: app:latest"));
+    run(home.builder("rmi").args(["--force", "one"])).ok();
+    let builds = |arguments: &[&str]| {
+        run(home.builder("history").arg("ls").args(arguments)).ok().stdout.lines().count()
+    };
+    run(home.build(&Context::new("FROM busybox\n")).arg("-q")).ok();
+    assert_eq!([builds(&[]), builds(&["-n", "1"]), builds(&["--last=9"])], [3, 2, 3]);
+}
+
+#[test]
+fn a_run_says_when_its_memory_was_too_little() {
+    need_root();
+    let home = with_app();
+    let hungry = ["-m", "16m", "app", "sh", "-c", "exec tail -c 200m /dev/zero"];
+    let done = run(home.builder("run").args(hungry));
+    assert_eq!(done.code, Some(137), "{done}");
+    done.says("killed for want of memory: its limit is 16777216 bytes");
 }
 
 #[test]
@@ -52,20 +152,21 @@ fn a_run_reads_standard_input() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "through\n");
 }
 
-/// The first process of a pid namespace is given no signal that it does not handle; here it ends all the same.
+/// The first process of a pid namespace is given no signal that it does not handle; here it ends all the same. A signal that comes
+/// before there is a program, while the image is looked up and the sandbox made, ends it as well.
 #[test]
 fn signals_end_a_run_as_they_end_any_program() {
     let home = with_app();
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let marker = format!("85{}", std::process::id());
-        let mut command = home.builder("run");
-        command.args(["app", "sleep", &marker]).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut sleeping = Running::start(&mut command);
-        let sandboxed = || e2e::processes_with(&format!("sleep {marker}"));
-        eventually(Duration::from_secs(20), "the program to run", || sandboxed().len() >= 2);
-        sleeping.signal(signal);
-        assert_eq!(sleeping.wait(Duration::from_secs(5)).code(), Some(code));
-        assert!(sandboxed().is_empty(), "processes left");
+    let moments = [0, 2, 5, 10, 15, 20, 30, 50, 80, 120, 200, 300].map(Duration::from_millis);
+    for (at, moment) in moments.into_iter().enumerate() {
+        for network in ["host", "private"] {
+            let (signal, code) = [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)][at % 3];
+            let marker = format!("85{}", std::process::id());
+            let mut command = home.builder("run");
+            command.args(["--network", network, "app", "sleep", &marker]);
+            ends_with(&mut command, moment, signal, code);
+            assert!(e2e::processes_with(&format!("sleep {marker}")).is_empty(), "processes left");
+        }
     }
     // A program with a handler decides by itself.
     let script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; done";
@@ -81,40 +182,58 @@ fn signals_end_a_run_as_they_end_any_program() {
     assert_eq!(trapping.wait(Duration::from_secs(5)).code(), Some(9));
 }
 
+/// Also of a build, and of a look into one: what was not begun yet has to end as promptly as what was.
+#[test]
+fn signals_end_builds_and_looks_into_them_at_any_moment() {
+    let home = with_app();
+    let context = Context::new("FROM busybox\nRUN sleep 85\n");
+    run(&mut home.build(&Context::new("FROM busybox\nRUN false\n"))).code_is(1);
+    for moment in [0, 3, 8, 20, 40, 80, 160, 320].map(Duration::from_millis) {
+        ends_with(&mut home.build(&context), moment, Signal::INT, 130);
+        ends_with(home.builder("debug").args(["--command", "sleep 85"]), moment, Signal::INT, 130);
+    }
+}
+
+/// Starts something that would take long, sends it a signal after a while, and compares how it ends with what a shell would say.
+fn ends_with(command: &mut Command, after: Duration, signal: Signal, code: i32) {
+    let mut running =
+        Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+    std::thread::sleep(after);
+    running.signal(signal);
+    let status = running.wait(Duration::from_secs(5));
+    let as_shells_say = status.code().or(status.signal().map(|signal| 128 + signal));
+    assert_eq!(as_shells_say, Some(code), "{command:?}: {signal:?} after {after:?}");
+}
+
 /// A shell in a terminal: Ctrl-C ends what it runs, not the shell.
 #[test]
 fn a_shell_survives_ctrl_c() {
     let home = with_app();
-    let dir = tempdir();
-    let socket = dir.path().join("tmux");
-    let tmux = || {
-        let mut command = tool("tmux");
-        command.arg("-S").arg(&socket).args(["-f", "/dev/null"]);
-        command
-    };
-    let mut start = tmux();
-    start.args(["new-session", "-d", "-x", "80", "-y", "24", "sh"]).env("BUILDER_HOME", home.path());
-    run(&mut start).ok();
-    let keys = |keys: &[&str]| run(tmux().arg("send-keys").args(keys)).ok();
-    let screen = || run(tmux().args(["capture-pane", "-p"])).ok().stdout;
-    let shows = |text: &str| {
-        eventually(Duration::from_secs(10), text, || {
-            screen().lines().any(|line| line.trim_end().ends_with(text))
-        });
-    };
-    keys(&[&format!("'{}' run -it app sh", binary().display()), "Enter"]);
-    shows("/ #");
-    keys(&["echo begun; sleep 1000; echo 'slept'", "Enter"]);
-    shows("begun");
-    keys(&["C-c"]);
-    keys(&["echo still $((40 + 2))", "Enter"]);
-    shows("still 42");
-    keys(&["exit 6", "Enter"]);
+    let terminal = Terminal::start(80, 24, &home.path(), &["sh"]);
+    terminal.keys(&[&format!("'{}' run -it app sh", binary().display()), "Enter"]);
+    terminal.shows("/ #");
+    terminal.keys(&["echo be''gun; sleep 1000; echo 'slept'", "Enter"]);
+    terminal.shows("begun");
+    terminal.keys(&["C-c"]);
+    terminal.keys(&["echo still $((40 + 2))", "Enter"]);
+    terminal.shows("still 42");
+    terminal.keys(&["exit 6", "Enter"]);
     // What is typed before the program has ended is the program's.
-    eventually(Duration::from_secs(10), "the outer prompt", || screen().trim_end().ends_with("\n#"));
-    keys(&["echo code=$?", "Enter"]);
-    shows("code=6");
-    let _ = tmux().arg("kill-server").output();
+    terminal.until("outer prompt", |screen| screen.trim_end().ends_with("\n#"));
+    terminal.keys(&["echo code=$?", "Enter"]);
+    terminal.shows("code=6");
+    // The first process of a sandbox is not ended by a signal that it has no handler for, where any other is.
+    terminal.keys(&[
+        &format!("clear; '{}' run -it app sh -c 'echo wait\"\"ing; sleep 1000; echo on'", binary().display()),
+        "Enter",
+    ]);
+    // Put together, since what was typed may be broken into lines anywhere.
+    terminal.shows("waiting");
+    terminal.keys(&["C-c"]);
+    terminal.until("outer prompt", |screen| screen.trim_end().ends_with('#'));
+    assert!(!terminal.screen().contains("\non"), "it went on: {}", terminal.screen());
+    terminal.keys(&["echo ended=$?", "Enter"]);
+    terminal.shows("ended=130");
 }
 
 #[test]
@@ -126,7 +245,9 @@ fn output_that_cannot_be_written_is_no_panic() {
         let output = command.stdin(Stdio::null()).output().expect("start");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for mut command in [home.builder("images"), home.builder("du"), home.builder("info")] {
+    let mut help = home.builder("build");
+    help.arg("--help");
+    for mut command in [home.builder("images"), home.builder("du"), home.builder("info"), help] {
         // The standard library captures what is piped, so a shell gives the descriptor.
         let line = format!("exec {} >/dev/full", shell_words(&command));
         let mut shell = Command::new("sh");
@@ -172,7 +293,9 @@ fn hints_lead_on() {
     let home = Home::new();
     let fails = |dockerfile: &str| run(&mut home.build(&Context::new(dockerfile))).code_is(1);
     let copy = fails("FROM busybox AS base\nRUN true\nFROM busybox\nCOPY --from=base /none /x\n");
-    copy.says("\"/none\": not found in the result of [base 2/2] RUN true");
+    copy.says("\"/none\": not found in the stage base");
+    fails("FROM busybox\nCOPY ../up /x\n").says("`../up` was taken as `/up`: `..` leads no further up than");
+    fails("FROM --platform=linux/amd46 busybox\nRUN true\n").says("did you mean linux/amd64?");
     fails("FROM busybox\nCOPY --from=127.0.0.1:1/nope /a /b\n")
         .says("no stage and no --build-context is called");
     fails("FROM busybox\nRUN false\n").says(
@@ -258,7 +381,7 @@ fn a_single_id_is_told_about() {
     assert!(info.stdout.contains("single id") && info.stdout.contains("usermod --add-subuids"), "{info}");
 }
 
-/// Names of images are not thrown away without a question; scripts are not asked.
+/// Names of images are not thrown away without a question; scripts have to say that they mean it.
 #[test]
 fn prune_asks_a_person_before_images_go() {
     let home = with_app();
@@ -276,5 +399,37 @@ fn prune_asks_a_person_before_images_go() {
     assert!(typed("y").contains("Removed"));
     assert!(!run(&mut home.builder("images")).ok().stdout.contains("app"));
     let scripted = with_app();
-    assert!(run(scripted.builder("prune").arg("--all")).ok().stdout.contains("Removed"));
+    run(scripted.builder("prune").arg("--all")).code_is(2).says("--force");
+    assert!(run(&mut scripted.builder("images")).ok().stdout.contains("app"));
+    assert!(run(scripted.builder("prune").args(["--all", "-f"])).ok().stdout.contains("Removed"));
+}
+
+/// Lines of tables end where a narrow terminal does; what is written to a pipe is whole.
+#[test]
+fn tables_fit_a_narrow_terminal() {
+    let (home, dir) = (with_app(), tempdir());
+    let long = "registry.example.com:5000/a-team-with-a-long-name/app";
+    run(home.builder("tag").args(["app", &format!("{long}:1")])).ok();
+    let tmux = || {
+        let mut command = tool("tmux");
+        command.arg("-S").arg(dir.path().join("tmux")).args(["-f", "/dev/null"]);
+        command
+    };
+    let mut start = tmux();
+    start.args(["new-session", "-d", "-x", "60", "-y", "40", "sh"]).env("BUILDER_HOME", home.path());
+    run(&mut start).ok();
+    let builder = binary().display().to_string();
+    let script = format!("b='{builder}'; clear; $b images; $b image history app; echo the-end");
+    run(tmux().args(["send-keys", &script, "Enter"])).ok();
+    // Wrapped lines are joined, so that they would be longer.
+    let screen = || run(tmux().args(["capture-pane", "-p", "-J"])).ok().stdout;
+    let ends = |screen: &str| screen.lines().any(|line| line.trim_end() == "the-end");
+    eventually(Duration::from_secs(20), "both tables", || ends(&screen()));
+    let screen = screen();
+    let _ = tmux().arg("kill-server").output();
+    let tables: Vec<&str> = screen.lines().skip_while(|line| !line.starts_with("REPOSITORY")).collect();
+    assert!(tables.iter().all(|line| line.trim_end().chars().count() <= 60), "{screen}");
+    assert!(tables.iter().any(|line| line.starts_with("registry…app")), "{screen}");
+    assert!(tables.iter().any(|line| line.starts_with("IMAGE ")), "{screen}");
+    assert!(run(&mut home.builder("images")).ok().stdout.contains(long));
 }

@@ -1,8 +1,9 @@
 //! `builder verify`: an image is built again from nothing, and what differs is named.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 
-use e2e::{Context, Done, Home, bases, run};
+use e2e::{Context, Done, Home, Reply, Repositories, Server, bases, run};
 use serde_json::{Value, json};
 
 const EPOCH: &str = "1600000000";
@@ -54,7 +55,12 @@ fn a_recorded_build_is_repeated() {
     assert_eq!(images.lines().count(), 1, "the rebuilt image does not stay: {images}");
     // Another value gives another file.
     let other = again("hunter33").code_is(1);
-    assert!(other.stdout.contains("/made  2 bytes of 33 differ: 25-26"), "{other}");
+    assert!(
+        other.stdout.contains(
+            "/made  2 of its 33 bytes differ, at offsets 25-26; offset 25: 0x32 (2), rebuilt 0x33 (3)\n"
+        ),
+        "{other}"
+    );
     // What is found wrong with the recorded directory is said.
     fs::remove_file(context.path().join("Dockerfile")).expect("remove");
     again("hunter22").code_is(1).says("Dockerfile");
@@ -143,8 +149,8 @@ fn another_context_is_compared_file_by_file() {
     assert!(places.contains(&"/config/Labels/v"), "{places:?}");
     let text = verify(&home, &arguments).code_is(1).stdout;
     for line in [
-        "  /dir/bytes  3 bytes of 10 differ: 2, 8-9\n",
-        "  /dir/longer  3 bytes (size 3, rebuilt 6) differ: 3-5\n",
+        "  /dir/bytes  3 of its 10 bytes differ, at offsets 2, 8-9; offset 2: 0x32 (2), rebuilt 0x78 (x)\n",
+        "  /dir/longer  size 3, rebuilt 6; 3 bytes differ, at offsets 3-5; offset 3: the end of the file, rebuilt 0x64 (d)\n",
         "  /dir/mode  mode 0644, rebuilt 0750\n",
         "  /dir/old-place  only in the image\n",
         "  /config/Labels/v: \"1\", rebuilt \"2\"\n",
@@ -187,8 +193,8 @@ fn every_platform_is_built_again() {
 fn what_cannot_be_repeated_is_said() {
     let home = Home::new();
     let context = Context::new("FROM scratch\nCOPY f /\n").file("f", "f");
-    verify(&home, &["nothing"]).code_is(1).says("there is no image nothing:latest");
     run(home.build(&context).args(["-t", "app"])).ok();
+    verify(&home, &["nothing"]).code_is(1).says("there is no image nothing:latest");
     verify(&home, &["app", "--build-arg=A=1"]).code_is(2).says("--build-arg says how to build");
     verify(&home, &["--ignore-times", "app", "."]).code_is(0).says("exporting");
     verify(&home, &["app", "elsewhere"]).code_is(2).says("--context PATH");
@@ -208,4 +214,92 @@ fn what_cannot_be_repeated_is_said() {
     let piped = e2e::feed(home.builder("build").args(["-t", "piped", "-"]), b"FROM scratch\nLABEL a=b\n");
     piped.ok();
     verify(&home, &["piped"]).code_is(2).says("standard input");
+}
+
+/// What the image was made from may be another by now: that is told before anybody looks for the reason in the steps.
+#[test]
+fn what_changed_since_the_build_is_named() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nCOPY src /src\nRUN cat /src/a > /made\nLABEL v=1\n")
+        .file("src/a", "a")
+        .file("src/gone", "gone")
+        .file("src/same", "same");
+    for _ in 0..2 {
+        // The second one finds all in the cache, and is the one that is repeated.
+        run(home.build(&context).env("SOURCE_DATE_EPOCH", EPOCH).args(["-t", "app"])).ok();
+    }
+    let (found, code) = report(&home, &["app"]);
+    assert_eq!((code, &found["inputs"]), (Some(0), &json!([])));
+    context.write("src/a", "b");
+    context.write("src/new", "new");
+    fs::remove_file(context.path().join("src/gone")).expect("remove");
+    let done = verify(&home, &["app"]).code_is(1);
+    let expected = "  files of COPY src /src\n    src/a changed\n    src/new added\n    src/gone removed\n";
+    assert!(done.stdout.contains(expected) && done.stdout.contains("changed since build "), "{done}");
+    assert!(!done.stdout.contains("the text of"), "{done}");
+    context.write("Dockerfile", "FROM busybox\nCOPY src /src\nRUN cat /src/a > /made\nLABEL v=2\n");
+    let (found, code) = report(&home, &["app"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(found["inputs"][0]["what"], "Dockerfile");
+    let files = &found["inputs"][1];
+    assert_eq!((&files["what"], &files["steps"]), (&json!("files"), &json!(["COPY src /src"])));
+    assert_eq!(files["paths"][0]["path"], "src/a");
+    assert_eq!(found["inputs"].as_array().map(Vec::len), Some(2), "{found}");
+    // From a context that is given it is told as well, and what the build is asked for.
+    context.write("Dockerfile", "FROM busybox\nARG A\nCOPY src /src\nRUN cat /src/a > /made\nLABEL v=2\n");
+    let place = context.path().display().to_string();
+    let bases = bases();
+    let mut arguments = vec!["app", "--context", &place, "--build-arg=A=1"];
+    arguments.extend(bases.iter().map(String::as_str));
+    let done = verify(&home, &arguments).code_is(1);
+    assert!(done.stdout.contains(expected) && done.stdout.contains("the text of"), "{done}");
+    assert!(done.stdout.contains("  ARG A: now 1 (RUN "), "{done}");
+    assert!(!done.stdout.contains("COPY src /src changed"), "a step that is named already: {done}");
+}
+
+/// A branch moves, and a file is replaced: the commits of the build are taken again, and of the file it is told.
+#[test]
+fn what_is_fetched_is_what_was_fetched() {
+    let (home, repositories) = (Home::new(), Repositories::new());
+    let git = repositories.serve();
+    let content = Arc::new(Mutex::new("first"));
+    let given = content.clone();
+    let server = Server::start(move |_| Reply::new(200, *given.lock().expect("a lock")));
+    // A context that is a branch, one of two names, and what steps add: a tag that is an object of its own, with the commit in it.
+    let (url, file, first) = (git.url("/app.git"), server.url("/f"), &repositories.first);
+    let text = format!(
+        "FROM scratch\nADD {url} /added\nADD --checksum={first} {url}#v1 /tagged\nADD {file} /\nCOPY --from=x file /x\n"
+    );
+    let context = Context::new(&text);
+    let build = |context: &str, arguments: &[&str]| {
+        let mut build = home.builder("build");
+        run(build.env("SOURCE_DATE_EPOCH", EPOCH).arg(context).args(arguments)).ok();
+    };
+    build(&context.path().display().to_string(), &["-t", "app", &format!("--build-context=x={url}#main")]);
+    build(&url, &["-t", "of-git"]);
+    repositories.edit("another");
+    for image in ["app", "of-git"] {
+        let (found, code) = report(&home, &[image]);
+        assert_eq!((code, &found["inputs"]), (Some(0), &json!([])), "{found}");
+    }
+    *content.lock().expect("a lock") = "second";
+    let (found, code) = report(&home, &["app"]);
+    assert_eq!(code, Some(1));
+    let download = &found["inputs"][0];
+    assert_eq!((&download["what"], &download["url"]), (&json!("download"), &json!(file)));
+    let text = verify(&home, &["app"]).code_is(1).stdout;
+    assert!(text.contains(&format!("  {file}: sha256:")), "{text}");
+}
+
+/// Options that say nothing about the result need no context.
+#[test]
+fn who_makes_the_processes_says_nothing_of_the_image() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nRUN echo made > /f\n");
+    run(home.build(&context).env("SOURCE_DATE_EPOCH", EPOCH).args(["-t", "app"])).ok();
+    for options in [&["--no-cache"][..], &["--runtime=runc"], &["--no-cache-filter=x", "--progress=plain"]] {
+        let arguments = [options, &["app"]].concat();
+        assert_eq!(report(&home, &arguments).1, Some(0), "{options:?}");
+    }
+    verify(&home, &["app", "--runtime=/nonexistent"]).code_is(2).says("/nonexistent");
 }

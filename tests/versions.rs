@@ -128,7 +128,7 @@ fn a_version_takes_what_it_changes() {
     context.write("new", "0");
     run(&mut home.build(&context)).ok();
     assert_eq!(of_versions(), 3);
-    run(home.builder("prune").arg("--all")).ok();
+    run(home.builder("prune").args(["--all", "--force"])).ok();
     assert_eq!((of_versions(), stored_files(&home).len()), (0, 0));
 }
 
@@ -395,7 +395,7 @@ fn builds_beside_each_other_and_prunes() {
             assert_eq!(tree.0.get(&format!("src/{path}")), Some(node), "{path}");
         }
     }
-    run(home.builder("prune").arg("--all")).ok();
+    run(home.builder("prune").args(["--all", "--force"])).ok();
     let tree = home.export(&contexts[0], &[]).tree();
     for (path, node) in &expected(&contexts[0]).0 {
         assert_eq!(tree.0.get(&format!("src/{path}")), Some(node), "{path}");
@@ -437,7 +437,7 @@ fn an_export_compresses_only_what_changed() {
     context.write("f000", "changed");
     let third = export(&home, &context, "");
     assert_eq!(export(&Home::new(), &context, "chunks").digest, third.digest);
-    run(home.builder("prune").arg("--all")).ok();
+    run(home.builder("prune").args(["--all", "--force"])).ok();
     assert_eq!(chunks(), (0, 0));
 }
 

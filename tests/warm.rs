@@ -1,9 +1,12 @@
 //! Results that travel between machines: `--cache-to` and `--cache-from`.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -130,10 +133,10 @@ fn another_machine_executes_nothing_and_makes_the_same_image() {
     assert!(done.stderr.contains("importing cache manifest from "), "{done}");
     let image = e2e::Image::open(layout.path().join("o"), None);
     assert_eq!(image.digest, digest, "the image of whoever executed it");
-    // Everything is here now.
+    // Everything is here now, for whoever names the cache: nobody asks it again.
     fs::remove_dir_all(dir.path()).expect("remove the cache");
-    home.steps(&again, &[]).all_cached();
-    assert_eq!(home.export(&again, &[]).digest, digest);
+    home.steps(&again, &[&dir.from()]).all_cached();
+    assert_eq!(home.export(&again, &[&dir.from()]).digest, digest);
     // What was unpacked is what was packed: in another form, of which the cache said nothing.
     let executed = Home::new();
     executed.steps(&again, &[&dir.to(",mode=max")]);
@@ -144,12 +147,13 @@ fn another_machine_executes_nothing_and_makes_the_same_image() {
         let layout = tempdir();
         let path = layout.path().join("o");
         let output = format!("type=oci,tar=false,name=e2e:latest,compression=zstd,dest={}", path.display());
-        run(home.build(&again).args(["--progress=rawjson", "-o", &output])).ok().steps().all_cached();
+        let done = run(home.build(&again).args(["--progress=rawjson", "-o", &output, &dir.from()])).ok();
+        done.steps().all_cached();
         e2e::Image::open(path, None).digest
     };
     assert_eq!(zstd(&brought), zstd(&executed));
     // And it runs.
-    run(home.build(&again).args(["-t", "app"])).ok();
+    run(home.build(&again).args(["-t", "app", &dir.from()])).ok();
     assert_eq!(run(home.builder("run").arg("app")).ok().stdout, "LEFT\nthgir\n");
 }
 
@@ -215,6 +219,44 @@ fn what_was_brought_is_passed_on_with_all_that_is_known_of_it() {
         .file("right.txt", "right\n");
     let steps = Home::new().steps(&commented, &[&second.from()]);
     assert_eq!(steps.executed(), ["RUN echo ran-left && tr a-z A-Z < /in > /out"]);
+}
+
+/// How long steps took goes with their results, and is worth nothing where nobody would believe it.
+#[test]
+fn times_are_passed_on() {
+    let context = Context::new("FROM busybox\nRUN sleep 0.4 && echo slow > /slow\nRUN echo quick > /quick\n");
+    let (dir, _) = filled(&context);
+    let times = |dir: &Dir| -> Vec<Option<u64>> {
+        let document = dir.document();
+        let records = document["records"].as_array().expect("records").iter();
+        let mut times: Vec<_> = records
+            .map(|record| (record["layers"].as_array().map(Vec::len), record["took"].as_u64()))
+            .collect();
+        times.sort_unstable();
+        times.into_iter().map(|(_, took)| took).collect()
+    };
+    let told = times(&dir);
+    assert!(told.len() == 2 && told[0] >= Some(400) && told[1] >= Some(1), "{told:?}");
+    let (home, passed) = (Home::new(), Dir::new());
+    home.steps(&context, &["-t", "app", &dir.from(), &passed.to(",mode=max")]).all_cached();
+    assert_eq!(times(&passed), told);
+    // Also from here: the last step was brought, and nothing but that is known.
+    let kept = Dir::new();
+    home.steps(&context, &[&dir.from(), &kept.to("")]).all_cached();
+    assert_eq!(times(&kept), told[1..]);
+    dir.edit(|document| {
+        let records = document["records"].as_array_mut().expect("records");
+        records.iter_mut().for_each(|record| record["took"] = json!(u64::MAX));
+    });
+    let (home, passed) = (Home::new(), Dir::new());
+    home.steps(&context, &["-t", "app", &dir.from(), &passed.to(",mode=max")]).all_cached();
+    assert_eq!(times(&passed), [None, None]);
+    // One without them is as good.
+    dir.edit(|document| {
+        let records = document["records"].as_array_mut().expect("records");
+        records.iter_mut().for_each(|record| drop(record.as_object_mut().and_then(|it| it.remove("took"))));
+    });
+    Home::new().steps(&context, &[&dir.from()]).all_cached();
 }
 
 /// All that a layer can hold arrives as it was, also where owners cannot be set.
@@ -400,6 +442,17 @@ fn images_carry_their_own() {
     let again = format!("{}/again:1", registry.address);
     run(home.build(&context).args(["-t", &again, "--push", "--cache-to=type=inline", &from])).ok();
     assert_eq!(registry.manifest("again:1"), registry.manifest("app:1"));
+    // One whose times are all the same is as good.
+    let fixed = format!("{}/fixed:1", registry.address);
+    let mut build = first.build(&context);
+    run(build.env("SOURCE_DATE_EPOCH", "1600000000").args([
+        "-t",
+        &fixed,
+        "--push",
+        "--cache-to=type=inline",
+    ]))
+    .ok();
+    Home::new().steps(&context, &[&format!("--cache-from={fixed}")]).all_cached();
     // One that carries nothing is no help and no harm; nor does an image carry what its base did.
     run(first.build(&context).args(["-t", &plain, "--push"])).ok();
     let steps = Home::new().steps(&context, &[&format!("--cache-from={plain}")]);
@@ -454,6 +507,12 @@ fn documents_that_are_no_good() {
     let good = dir.document();
     survives(&format!("--cache-from=type=local,src={}/none", dir.path().display()), "there is none yet");
     survives(&format!("{},tag=none", dir.from()), "there is none yet");
+    // A part that is missing is another thing.
+    let config = dir.blob(&dir.manifest()["config"]["digest"]);
+    let aside = config.with_extension("aside");
+    fs::rename(&config, &aside).expect("take the document away");
+    survives(&dir.from(), "it is incomplete");
+    fs::rename(&aside, &config).expect("put the document back");
     let nobody = format!("--cache-from=type=registry,ref=127.0.0.1:{}/cache", free_port());
     survives(&nobody, "cannot reach registry");
     dir.replace(b"{\"version\":1,");
@@ -647,6 +706,38 @@ fn an_export_that_fails_loses_no_image() {
     Home::new().steps(&context, &[&good.from()]).all_cached();
 }
 
+/// What has to be brought here is asked for at the same time, each blob once.
+#[test]
+fn layers_are_pulled_side_by_side() {
+    let context = context();
+    let (dir, digest) = filled(&context);
+    let flights = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let counted = Arc::clone(&flights);
+    let registry = fake(&dir, move |request, reply| {
+        if request.method == "GET" && request.target.contains("/blobs/") {
+            let flying = counted.0.fetch_add(1, SeqCst) + 1;
+            counted.1.fetch_max(flying, SeqCst);
+            sleep(Duration::from_millis(400));
+            counted.0.fetch_sub(1, SeqCst);
+        }
+        reply
+    });
+    let home = Home::new();
+    let from = format!("--cache-from=type=registry,ref={}/cache", registry.host());
+    assert_eq!(home.export(&context, &[&from]).digest, digest);
+    let blobs: Vec<String> = registry
+        .take()
+        .into_iter()
+        .filter(|request| request.method == "GET" && request.target.contains("/blobs/"))
+        .map(|request| request.target)
+        .collect();
+    let each: std::collections::BTreeSet<&String> = blobs.iter().collect();
+    assert_eq!(each.len(), blobs.len(), "{blobs:#?}");
+    // The document of the cache is fetched before it is known which layers there are.
+    let most = flights.1.load(SeqCst);
+    assert!(blobs.len() > 3 && most >= 3, "{most} of {} at the same time", blobs.len());
+}
+
 #[test]
 fn several_at_once() {
     let (dir, digest) = filled(&context());
@@ -702,6 +793,82 @@ fn root_and_an_ordinary_user_share() {
     Home::new().steps(&context, &[&from]).all_cached();
 }
 
+/// A cache that lies: it gives one step the result of another. That is believed where the cache is named, and nowhere else.
+#[test]
+fn a_lie_reaches_nobody_who_does_not_name_the_liar() {
+    let context = |word: &str| {
+        Context::new(&format!(
+            "FROM busybox\nRUN echo {word} > /word\nRUN cat /word /word > /twice\nCMD [\"cat\", \"/twice\"]\n"
+        ))
+    };
+    let (good, evil) = (context("good"), context("evil"));
+    let ((honest, _), (liar, _)) = (filled(&good), filled(&evil));
+    let first = |dir: &Dir| {
+        let document = dir.document();
+        let records = document["records"].as_array().expect("records");
+        let is_first = |record: &&Value| record["layers"].as_array().is_some_and(|layers| layers.len() == 1);
+        records.iter().find(is_first).expect("the result of the first step").clone()
+    };
+    let (keys, layers) = (first(&honest)["keys"].clone(), first(&liar)["layers"].clone());
+    liar.edit(|document| document["records"] = json!([{ "keys": keys, "layers": layers }]));
+    let home = Home::new();
+    let said = |more: &[&str]| {
+        let done = run(home.build(&good).args(["-t", "app", "--progress=plain"]).args(more)).ok();
+        (run(home.builder("run").arg("app")).ok().stdout, done)
+    };
+    let (text, done) = said(&[&liar.from()]);
+    assert_eq!(
+        (&*text, done.stderr.matches("CACHED").count()),
+        ("evil\nevil\n", 2),
+        "the base and the first step: {done}"
+    );
+    // Nor what was made of it. What another cache is named for does not matter.
+    let other = Dir::new();
+    let path = liar.path().display().to_string();
+    for from in [&[&*honest.from()][..], &[]] {
+        let (text, done) = said(from);
+        assert_eq!(text, "good\ngood\n", "{done}");
+        assert_eq!(done.stderr.contains("not cached: what is here came from"), from.is_empty(), "{done}");
+    }
+    home.steps(&good, &[&other.to(",mode=max")]).all_cached();
+    assert_eq!(run(Home::new().build(&good).args(["-t", "app", &other.from()])).ok().code, Some(0));
+    let home = Home::new();
+    run(home.build(&good).args(["-t", "app", &other.from()])).ok();
+    assert_eq!(run(home.builder("run").arg("app")).ok().stdout, "good\ngood\n");
+    // A build that names nobody says why it runs what is there; what it makes then counts for everybody.
+    let home = Home::new();
+    run(home.build(&good).args(["-t", "app", &liar.from()])).ok();
+    let done = run(home.build(&good).arg("--progress=plain")).ok();
+    assert_eq!(done.stderr.matches("not cached: what is here came from the cache").count(), 2, "{done}");
+    assert!(done.stderr.contains(&path), "{done}");
+    home.steps(&good, &[]).all_cached();
+    home.steps(&good, &[&liar.from()]).all_cached();
+    // Nothing of it goes on to others by way of a build that does not name it, though its steps stand below what is found.
+    let home = Home::new();
+    run(home.build(&good).args(["-t", "app", &liar.from()])).ok();
+    let twice = Dir::new();
+    run(home.build(&good).args(["-t", "app", &honest.from(), &twice.to(",mode=max")])).ok();
+    let bytes = twice.document().to_string();
+    let lie = liar.document()["layers"][0]["diffId"].as_str().expect("a digest").to_owned();
+    assert!(!bytes.contains(&lie), "{bytes}");
+}
+
+/// Also steps that were only found, and never brought, are said to be known by a cache that is not named; and no variable's secret value is
+/// shown with them.
+#[test]
+fn every_step_says_that_its_cache_is_not_named() {
+    let text = "FROM busybox\nARG API_TOKEN\nCOPY a /a\nRUN cat /a > /b\nRUN echo \"$API_TOKEN\" > /dev/null; cat /b > /c\n";
+    let context = Context::new(text).file("a", "a");
+    let given = "--build-arg=API_TOKEN=sesame-and-lilies";
+    let cache = Dir::new();
+    run(Home::new().build(&context).args([given, &cache.to(",mode=max")])).ok();
+    let home = Home::new();
+    home.steps(&context, &[given, &cache.from()]).all_cached();
+    let done = run(home.build(&context).args([given, "--progress=plain"])).ok();
+    assert_eq!(done.stderr.matches("which --cache-from does not name").count(), 3, "{done}");
+    assert!(done.stderr.contains("RUN echo \"***\"") && !done.stderr.contains("sesame"), "{done}");
+}
+
 /// Values of arguments with secret-like names are in no document, nor is anything else of what steps say.
 #[test]
 fn documents_hold_hashes_and_numbers_alone() {
@@ -718,6 +885,125 @@ fn documents_hold_hashes_and_numbers_alone() {
     // Another value is another step.
     let steps = Home::new().steps(&context, &["--build-arg=API_TOKEN=other", arguments[1], &dir.from()]);
     assert_eq!(steps.executed().len(), 1);
+}
+
+/// Every byte below a directory: files as they are, what is compressed in them, every cell of a database.
+fn all_bytes(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let cells = "import sqlite3,sys\ndb = sqlite3.connect('file:%s?mode=ro' % sys.argv[1], uri=True)\n\
+                 for (table,) in db.execute(\"SELECT name FROM sqlite_schema WHERE type = 'table'\").fetchall():\n\
+                 \x20for row in db.execute('SELECT * FROM \"%s\"' % table):\n\
+                 \x20 for cell in row: sys.stdout.buffer.write((cell if isinstance(cell, bytes) else str(cell).encode()) + b'\\n')";
+    let mut found = Vec::new();
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(&dir).expect("list").flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().expect("a type"));
+            if kind.is_dir() {
+                waiting.push(path);
+            } else if kind.is_file() {
+                let name = path.display().to_string();
+                if name.ends_with(".db") {
+                    let dump = tool("python3").args(["-c", cells]).arg(&path).output().expect("start Python");
+                    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+                    found.push((format!("{name}: cells"), dump.stdout));
+                }
+                found.push((name, fs::read(&path).expect("read")));
+            }
+        }
+    }
+    let mut packed = Vec::new();
+    for (name, bytes) in &found {
+        for at in 0..bytes.len().saturating_sub(4) {
+            let mut plain = Vec::new();
+            let kind = match bytes[at..at + 4] {
+                [0x28, 0xb5, 0x2f, 0xfd] => {
+                    let decoder = zstd::Decoder::new(&bytes[at..]).expect("a decoder");
+                    let _ = decoder.take(1 << 24).read_to_end(&mut plain);
+                    "zstd"
+                }
+                [0x1f, 0x8b, 8, _] => {
+                    let _ = flate2::read::GzDecoder::new(&bytes[at..]).take(1 << 24).read_to_end(&mut plain);
+                    "gzip"
+                }
+                _ => continue,
+            };
+            packed.push((format!("{name}: {kind} at {at}"), plain));
+        }
+    }
+    assert!(packed.iter().any(|(_, plain)| !plain.is_empty()), "something is compressed");
+    found.extend(packed);
+    found
+}
+
+/// Values of arguments with secret-like names, and secrets, are nowhere in what is kept or told: as they are, encoded or hashed in a way
+/// that anybody could repeat.
+#[test]
+fn nothing_leaks() {
+    use base64::Engine as _;
+    let (token, password, secret) =
+        ("hunter2-of-the-token", "swordfish-of-the-argument", "opensesame-of-the-file");
+    let text = "FROM busybox AS one\nARG API_TOKEN\nARG VISIBLE\nRUN echo $VISIBLE | wc -c > /length\n\
+                RUN --mount=type=secret,id=key cat /run/secrets/key; wc -c < /run/secrets/key > /secret\n\
+                FROM one\nARG DB_PASSWORD\nARG FAIL\nRUN [ -z \"$FAIL\" ]\n";
+    let context = Context::new(text);
+    let (home, dir, out) = (Home::new(), Dir::new(), tempdir());
+    fs::write(out.path().join("key"), secret).expect("write a secret");
+    let key = format!("--secret=id=key,src={}", out.path().join("key").display());
+    let arguments = |token: &str, password: &str| {
+        [format!("--build-arg=API_TOKEN={token}"), format!("--build-arg=DB_PASSWORD={password}")]
+    };
+    let mut told = Vec::new();
+    let mut build = |password: &str, more: &[&str]| {
+        let mut build = home.build(&context);
+        build.args(["--progress=plain", "--build-arg=VISIBLE=see-me", &key]).args(more);
+        let done = run(build.args(arguments(token, password)));
+        told.push(done.stderr.clone());
+        done
+    };
+    build("before-the-argument", &[]).ok();
+    let layout = format!("-otype=oci,tar=false,dest={}", out.path().join("layout").display());
+    build(password, &["-t", "app", &layout, &dir.to(",mode=max"), "--cache-to=type=inline"]).ok();
+    build(password, &[&dir.from(), "--build-arg=FAIL=1"]).code_is(1);
+    let subcommands: [&[&str]; 8] = [
+        &["history", "ls", "--format=json"],
+        &["history", "inspect", "^0"],
+        &["history", "export", "^0"],
+        &["history", "export", "^1"],
+        &["history", "logs", "^1"],
+        &["explain", "^0", "--format=json"],
+        &["explain", "^1", "--against", "^2"],
+        &["inspect", "app"],
+    ];
+    for words in subcommands {
+        let done = run(home.builder(words[0]).args(&words[1..])).ok();
+        told.push(done.stdout);
+    }
+    let whole = told.concat();
+    assert!(whole.contains("see-me") && whole.contains("ARG DB_PASSWORD changed"), "{whole}");
+    let mut haystacks = all_bytes(&home.path());
+    assert!(
+        haystacks.iter().any(|(name, _)| name.ends_with("-wal")),
+        "the log of the database is among them"
+    );
+    assert!(
+        haystacks.iter().any(|(_, bytes)| String::from_utf8_lossy(bytes).contains("see-me")),
+        "it looks well"
+    );
+    haystacks.extend(all_bytes(&dir.path()));
+    haystacks.extend(all_bytes(&out.path().join("layout")));
+    haystacks.push(("what was told".to_owned(), whole.into_bytes()));
+    let text =
+        |(name, bytes): &(String, Vec<u8>)| (name.clone(), String::from_utf8_lossy(bytes).into_owned());
+    let haystacks: Vec<(String, String)> = haystacks.iter().map(text).collect();
+    for value in [token, password, secret, "before-the-argument"] {
+        let base64 = base64::engine::general_purpose::STANDARD.encode(value);
+        let (digest, upper) = (hex(value.as_bytes()), hex(value.as_bytes()).to_uppercase());
+        for needle in [value, &base64[..base64.len() - 4], &digest, &upper] {
+            for (name, text) in &haystacks {
+                assert!(!text.contains(needle), "{value} is in {name}");
+            }
+        }
+    }
 }
 
 /// A checkout with another umask is the same to whoever says so, in the key and in the layer.
@@ -787,6 +1073,8 @@ fn wrong_usage_is_told_before_the_build() {
         ("--cache-from=type=local", "needs src="),
         ("--cache-to=type=registry,ref=UPPER CASE", "UPPER CASE"),
         ("--cache-to=type=local,dest=x,mode=most", "min or max"),
+        ("--cache-to=type=local,dest=x,mdoe=max", "did you mean `mode`?"),
+        ("--cache-from=./cache", "type=local,src=./cache"),
     ] {
         run(home.build(&context).arg(argument)).code_is(2).says(said);
     }

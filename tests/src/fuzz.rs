@@ -39,7 +39,9 @@ impl Random {
 }
 
 /// Where the files of a context are.
-pub const PATHS: [&str; 8] = ["a", "b", "d/a", "d/b", "d/sub/c", "e/x", "e/y", "f"];
+pub const PATHS: [&str; 9] = ["a", "b", "d/a", "d/b", "d/sub/c", "e/x", "e/y", "f", ARCHIVE];
+/// A file that often is an archive.
+const ARCHIVE: &str = "t.tar";
 const CONTENTS: [&str; 4] = ["one\n", "two\n", "", "a longer content\n"];
 const MODES: [u32; 4] = [0o644, 0o755, 0o600, 0o4755];
 
@@ -53,6 +55,35 @@ pub fn fill(context: &Path, random: &mut Random) {
         fs::create_dir_all(path.parent().expect("a parent")).expect("make directories");
         fs::write(path, random.pick(&CONTENTS)).expect("write");
     }
+    fs::write(context.join(ARCHIVE), archive(random)).expect("write");
+}
+
+/// A tar of a few entries.
+fn archive(random: &mut Random) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for path in ["in", "in/a", "in/b", "c"] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(MODES[random.below(4) as usize] | 0o100);
+        header.set_uid(random.below(2));
+        let content = random.pick(&CONTENTS);
+        let appended = match (path, random.below(6)) {
+            ("in", _) => {
+                header.set_entry_type(tar::EntryType::Directory);
+                archive.append_data(&mut header, path, &b""[..])
+            }
+            (_, 0) => continue,
+            (_, 1) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                archive.append_link(&mut header, path, random.pick(&["a", "../c", "/etc/passwd"]))
+            }
+            _ => {
+                header.set_size(content.len() as u64);
+                archive.append_data(&mut header, path, content.as_bytes())
+            }
+        };
+        appended.expect("append to an archive");
+    }
+    archive.into_inner().expect("an archive")
 }
 
 /// One edit of a context; what it was.
@@ -74,7 +105,7 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
         }
         fs::create_dir_all(at(path).parent().expect("a parent")).expect("make directories");
     };
-    let choice = random.below(11);
+    let choice = random.below(12);
     // What these do follows links, and links lead to files of this machine.
     if matches!(choice, 4 | 9 | 10) && fs::symlink_metadata(at(path)).is_ok_and(|found| found.is_symlink()) {
         return "nothing".to_owned();
@@ -109,6 +140,11 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
             clear(other);
             format!("rename {path} to {other}: {}", fs::rename(at(path), at(other)).is_ok())
         }
+        11 => {
+            clear(ARCHIVE);
+            fs::write(at(ARCHIVE), archive(random)).expect("write");
+            format!("write another archive to {ARCHIVE}")
+        }
         8 => {
             clear(path);
             fs::create_dir_all(at(path)).expect("make a directory");
@@ -133,7 +169,7 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
     }
 }
 
-const LINES: [&str; 44] = [
+const LINES: [&str; 59] = [
     "COPY . /ctx/",
     "COPY d /d",
     "COPY d /ctx/d",
@@ -168,6 +204,21 @@ const LINES: [&str; 44] = [
     "RUN --mount=type=tmpfs,target=/tmpfs echo # > /tmpfs/x && cp /tmpfs/x /fromtmpfs",
     "RUN --mount=type=cache,target=/kept echo x >> /kept/x && echo # > /withcache",
     "RUN true",
+    "ADD t.tar /unpacked/",
+    "ADD --link t.tar /linked/",
+    "ADD --unpack=false t.tar /ctx/",
+    "COPY t.* e /ctx/",
+    "COPY --chmod=u+x,go-w d /ctx/d",
+    "COPY --from=more d /more/d",
+    "COPY --from=more --link . /more/",
+    "COPY --from=more --exclude=d . /ctx/",
+    "COPY --from=busybox /etc /ctx/etc",
+    "RUN --mount=type=bind,from=more,target=/bound cat /bound/a /bound/d/a > /ofmore 2>/dev/null; true",
+    "RUN [ ! -f /ctx/a ] || { rm -f /ctx/hard && ln /ctx/a /ctx/hard; }; true",
+    "RUN rm -rf /moved; [ ! -d /d ] || mv /d /moved; true",
+    "RUN rm -rf /ctx && mkdir -p /ctx/new && echo # > /ctx/new/f; true",
+    "RUN touch -d @10000000# /n /ctx/a 2>/dev/null; true",
+    "RUN chmod 75# / && rm -rf /unpacked/in; true",
     "WORKDIR /w/#",
     "ENV KEY=#",
     "USER #",
@@ -193,6 +244,8 @@ fn stage(random: &mut Random, text: &mut String, from_first: bool) {
                 "COPY --from=one /ctx /d2/",
                 "COPY --from=one --link /etc /linked/etc",
                 "RUN --mount=type=bind,from=one,source=/etc,target=/one ls /one > /ofone",
+                "RUN --mount=type=cache,from=one,source=/etc,target=/seeded ls -l /seeded | cut -c1-10 > /ofseed",
+                "COPY --from=one --parents /e*/./ /pa/",
             ]),
             _ => random.pick(&LINES),
         };

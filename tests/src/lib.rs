@@ -24,6 +24,7 @@ mod progress;
 mod serve;
 mod server;
 mod servers;
+mod terminal;
 mod tree;
 mod user;
 
@@ -34,6 +35,7 @@ pub use progress::{Step, Steps};
 pub use serve::Served;
 pub use server::{Reply, Request, Server};
 pub use servers::{Docker, Registry};
+pub use terminal::Terminal;
 pub use tree::{Node, Tree};
 pub use user::User;
 

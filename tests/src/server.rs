@@ -34,6 +34,7 @@ pub struct Reply {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     cut: Option<usize>,
+    reset: bool,
 }
 
 impl Reply {
@@ -58,6 +59,12 @@ impl Reply {
     #[must_use]
     pub fn cut(self, bytes: usize) -> Self {
         Self { cut: Some(bytes), ..self }
+    }
+
+    /// The same, and the connection is reset: what is on its way may be lost.
+    #[must_use]
+    pub fn reset(self, bytes: usize) -> Self {
+        Self { reset: true, ..self.cut(bytes) }
     }
 
     /// To another address.
@@ -145,6 +152,9 @@ fn serve(
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     if request.method != "HEAD" && reply.status != 304 {
         stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
+    }
+    if reply.reset {
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     }
     Ok(())
 }

@@ -1,0 +1,201 @@
+//! Work is in proportion to what changed: what builds open, read, hash, compress, link and write, counted from outside (strace) and
+//! inside (`--timings`). Times are of no account here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use e2e::{Context, Home, json, run, tempdir, tool};
+
+const FILES: usize = 2_000;
+const DIRECTORIES: usize = 30;
+
+/// A file that has just changed is read again for two seconds, in case it changes within the clock's resolution.
+fn settle() {
+    sleep(Duration::from_millis(2_300));
+}
+
+/// Some 14 MB.
+fn many() -> Context {
+    let context = Context::new("FROM busybox\nCOPY . /src\nRUN true\n")
+        .file(".dockerignore", "Dockerfile\n.dockerignore\n");
+    let mut state = 1_u32;
+    for file in 0..FILES {
+        let letter = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b'a' + (state >> 28) as u8
+        };
+        let text: Vec<u8> = (0..file * 7).map(letter).collect();
+        context.write(&path_of(file), text);
+    }
+    context
+}
+
+fn path_of(file: usize) -> String {
+    format!("d{:02}/f{file:04}", file % DIRECTORIES)
+}
+
+/// The calls of a build that ended well, file descriptors with their paths.
+struct Calls(Vec<String>);
+
+impl Calls {
+    fn of(build: &Command, home: &Home, calls: &str) -> Calls {
+        let set = build.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let dir = tempdir();
+        let trace = dir.path().join("trace");
+        let mut strace = tool("strace");
+        strace.args(["-f", "-z", "-qq", "-y", "-e", &format!("trace={calls}"), "-o"]).arg(&trace);
+        run(strace
+            .arg(build.get_program())
+            .args(build.get_args())
+            .env("BUILDER_HOME", home.path())
+            .envs(set))
+        .ok();
+        let text = fs::read_to_string(&trace).expect("the trace");
+        Calls(text.lines().map(str::to_owned).collect())
+    }
+
+    fn with<'a>(&'a self, calls: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        let is = |line: &&str| calls.iter().any(|call| line.contains(&format!(" {call}(")));
+        self.0.iter().map(String::as_str).filter(is)
+    }
+
+    /// The files of the context that are opened for their contents.
+    fn opened(&self) -> BTreeSet<String> {
+        let opens = self.with(&["openat", "openat2", "open"]);
+        let opens = opens.filter(|line| !line.contains("O_PATH") && !line.contains("O_DIRECTORY"));
+        let name = |line: &str| Some(line.split("/f").nth(1)?.get(..4)?.to_owned());
+        opens.filter_map(name).filter(|name| name.parse::<usize>().is_ok()).collect()
+    }
+
+    /// Bytes that are read of files with a text in their paths.
+    fn read(&self, path: &str) -> u64 {
+        let reads = self.with(&["read", "pread64"]).filter(|line| line.contains(path));
+        reads.filter_map(|line| line.rsplit("= ").next()?.trim().parse::<u64>().ok()).sum()
+    }
+}
+
+const OPENS: &str = "open,openat,openat2,read,pread64,mmap";
+/// What makes processes and mounts.
+const STARTS: &str = "clone,clone3,fork,vfork,execve,mount,fsopen,fsmount,move_mount,open_tree,unshare,setns";
+
+/// S1 to S3: nothing changed.
+#[test]
+fn a_build_of_which_nothing_changed_opens_no_file_and_starts_nothing() {
+    e2e::need_root();
+    let (home, context) = (Home::new(), many());
+    settle();
+    // So that none means something below.
+    assert_eq!(
+        Calls::of(&home.build(&context), &home, OPENS).opened().len(),
+        FILES,
+        "a first build opens all"
+    );
+    let calls = Calls::of(&home.build(&context), &home, &format!("{OPENS},{STARTS}"));
+    assert_eq!(calls.opened(), BTreeSet::new());
+    // Unless what files looked like is not to be trusted.
+    let mut distrusting = home.build(&context);
+    distrusting.env("BUILDER_DISABLE", "stat-cache");
+    assert_eq!(Calls::of(&distrusting, &home, OPENS).opened().len(), FILES);
+    let processes: Vec<&str> = calls
+        .with(&["clone", "clone3", "fork", "vfork", "execve"])
+        .filter(|line| !line.contains("CLONE_THREAD"))
+        .collect();
+    // The one that strace starts.
+    assert_eq!(processes.len(), 1, "{processes:#?}");
+    let mounts: Vec<&str> =
+        calls.with(&["mount", "fsopen", "fsmount", "move_mount", "open_tree", "unshare", "setns"]).collect();
+    assert_eq!(mounts, Vec::<&str>::new());
+}
+
+/// S4 and S6, then S5 and S7: one file changed.
+#[test]
+fn what_one_changed_file_costs_is_that_file() {
+    e2e::need_root();
+    let (home, context) = (Home::new(), many());
+    settle();
+    let out = tempdir();
+    let archive = |name: &str| format!("type=oci,dest={}", out.path().join(name).display());
+    run(home.build(&context).args(["-o", &archive("before.tar")])).ok();
+    let changed = "changed\n".repeat(1_000);
+    context.write(&path_of(1_234), &changed);
+    settle();
+    let timings = out.path().join("timings.json");
+    let mut build = home.build(&context);
+    build.args(["-o", &archive("after.tar")]).arg(format!("--timings={}", timings.display()));
+    let calls = Calls::of(&build, &home, &format!("{OPENS},linkat,mkdirat,copy_file_range,sendfile,ioctl"));
+    // The layer is packed from its own copy of the files, each opened for that; the context's are not touched.
+    let context_path = context.path().display().to_string();
+    let of_context = Calls(calls.0.iter().filter(|line| line.contains(&context_path)).cloned().collect());
+    assert_eq!(of_context.opened(), BTreeSet::from(["1234".to_owned()]));
+    let size = changed.len() as u64;
+    // Once to hash it, once to copy it, and what shows that there is no more.
+    assert!((1..=3 * size).contains(&of_context.read("/f1234")), "{} bytes", of_context.read("/f1234"));
+    assert!(calls.with(&["linkat"]).next().is_none());
+    let unfinished = format!("{}/tmp-v1/", home.path().display());
+    let made = calls
+        .with(&["openat"])
+        .filter(|line| line.contains(&unfinished) && line.contains("/upper") && line.contains("O_CREAT"));
+    assert_eq!(made.count(), 1, "files that are written");
+    let told = json(&timings);
+    let bytes = |work: &str| -> u64 {
+        let spans = told["spans"].as_array().expect("spans").iter().filter(|span| span["work"] == work);
+        spans.filter_map(|span| span["bytes"].as_u64()).sum()
+    };
+    // The piece that it is in, and the next where that begins elsewhere now: at most 1 MiB each.
+    assert!((1..=2 << 20).contains(&bytes("compress")), "{} bytes compressed", bytes("compress"));
+    let all = fs::metadata(out.path().join("before.tar")).expect("the archive").size();
+    assert!(all > 6 << 20, "there is much more that is not: {all}");
+}
+
+/// The form that a layer is kept in takes what changed, and no link or copy of what did not.
+#[test]
+fn a_version_has_the_files_that_changed() {
+    let (home, context) = (Home::new(), many());
+    run(&mut home.build(&context)).ok();
+    let count = || {
+        let dirs = ["snapshots-v1", "versions-v1"].map(|dir| home.path().join(dir));
+        let existing = dirs.iter().filter(|dir| dir.exists());
+        let found = run(tool("find").args(existing).args(["-name", "f[0-9]*"])).ok().stdout;
+        found.lines().count()
+    };
+    assert_eq!(count(), FILES);
+    for file in [7, 8, 9] {
+        context.write(&path_of(file), "changed\n");
+    }
+    run(&mut home.build(&context)).ok();
+    assert_eq!(count(), FILES + 3);
+    fs::remove_file(context.path().join(path_of(10))).expect("remove");
+    run(&mut home.build(&context)).ok();
+    // The three again, and a mark for the one that is gone.
+    assert_eq!(count(), FILES + 3 + 4);
+}
+
+/// Start-up: bounds on what is asked of the kernel, with room for other versions of the C library.
+#[test]
+fn starting_takes_little() {
+    e2e::need_root();
+    let (home, context) = (Home::new(), Context::new("FROM busybox\nRUN true\nRUN true\n"));
+    run(&mut home.build(&context)).ok();
+    let count = |command: &Command| {
+        let calls = Calls::of(command, &home, "all");
+        let opened: Vec<String> = calls.with(&["open", "openat", "openat2"]).map(str::to_owned).collect();
+        (calls.0.len(), opened)
+    };
+    let mut version = Command::new(e2e::binary());
+    version.arg("--version");
+    let (calls, opened) = count(&version);
+    println!("--version: {calls} calls, {} opened", opened.len());
+    assert!(calls <= 120 && opened.len() <= 12, "{calls} calls: {opened:#?}");
+    let home_path = home.path().display().to_string();
+    assert!(
+        !opened.iter().any(|line| line.contains(&home_path)),
+        "the store is nobody's business: {opened:#?}"
+    );
+    let (calls, opened) = count(&home.build(&context));
+    println!("cached build: {calls} calls, {} opened", opened.len());
+    assert!(calls <= 900 && opened.len() <= 90, "{calls} calls: {opened:#?}");
+}

@@ -1,0 +1,200 @@
+//! `build --timings`: what it says of builds whose times are known, and that it says it of every build.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use e2e::{Context, Home, json, run, tempdir};
+use serde_json::Value;
+
+/// A build that writes its timings as JSON.
+fn timed(home: &Home, context: &Context, arguments: &[&str]) -> Value {
+    let dir = tempdir();
+    let file = dir.path().join("timings.json");
+    run(told(home, context, &file).args(arguments)).ok();
+    read(&file)
+}
+
+fn told(home: &Home, context: &Context, file: &Path) -> Command {
+    let mut build = home.build(context);
+    build.arg(format!("--timings={}", file.display()));
+    build
+}
+
+/// Reads what was written, which is as the schema says, and adds up.
+fn read(file: &Path) -> Value {
+    let timings = json(file);
+    let schema = json(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/timings.schema.json"));
+    let schema = jsonschema::validator_for(&schema).expect("a schema");
+    let wrong: Vec<String> =
+        schema.iter_errors(&timings).map(|error| format!("{error} at {}", error.instance_path())).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let (rows, spans) = (list(&timings, "rows"), list(&timings, "spans"));
+    for span in spans {
+        assert!(
+            number(&span["begin"]) <= number(&span["end"])
+                && number(&span["end"]) <= number(&timings["total"])
+        );
+        assert!(number(&span["row"]) < rows.len() as u64);
+    }
+    let path = list(&timings, "critical_path");
+    let length = |link: &Value| {
+        let span = &spans[number(&link["span"]) as usize];
+        number(&span["end"]) - number(&span["begin"])
+    };
+    let sum = path.iter().map(length).sum::<u64>() + number(&timings["idle"]);
+    let blur = 201 * path.len() as u64;
+    assert!(sum.abs_diff(number(&timings["total"])) <= blur, "{sum} of {}: {timings:#}", timings["total"]);
+    timings
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().unwrap_or_else(|| panic!("{name} is no list"))
+}
+
+/// The spans of a kind for the steps with a text in their names.
+fn spans<'a>(timings: &'a Value, name: &str, work: &str) -> Vec<&'a Value> {
+    let rows = list(timings, "rows");
+    let is = |span: &&Value| {
+        let row = &rows[span["row"].as_u64().expect("a row") as usize];
+        span["work"] == work && row["name"].as_str().is_some_and(|row| row.contains(name))
+    };
+    list(timings, "spans").iter().filter(is).collect()
+}
+
+/// Milliseconds.
+fn took(span: &Value) -> u64 {
+    (span["end"].as_u64().expect("a time") - span["begin"].as_u64().expect("a time")) / 1000
+}
+
+const STAGES: &str = "\
+FROM busybox AS slow
+RUN sleep 0.7 && echo slow > /slow
+FROM busybox AS quick
+RUN sleep 0.2 && echo quick > /quick
+FROM busybox
+COPY --from=quick /quick /
+COPY --from=slow /slow /
+COPY data /data
+RUN sleep 0.1 && cat /slow /quick > /both
+";
+
+#[test]
+fn the_slower_of_two_stages_is_what_counts() {
+    let home = Home::new();
+    let context = Context::new(STAGES).file("data", "x".repeat(3 << 20));
+    let dir = tempdir();
+    let archive = format!("type=oci,dest={}", dir.path().join("a.tar").display());
+    let timings = timed(&home, &context, &["-t", "app", "-o", &archive]);
+    let one = |name: &str| match spans(&timings, name, "run")[..] {
+        [span] => span,
+        ref other => panic!("{name}: {other:?}"),
+    };
+    let (slow, quick, last) = (one("sleep 0.7"), one("sleep 0.2"), one("sleep 0.1"));
+    assert!((700..3_000).contains(&took(slow)) && (200..2_000).contains(&took(quick)), "{slow} {quick}");
+    // They ran at the same time.
+    assert!(slow["begin"].as_u64() < quick["end"].as_u64() && quick["begin"].as_u64() < slow["end"].as_u64());
+    let critical = |span: &Value| span["critical"] == true;
+    assert!(critical(slow) && critical(last) && !critical(quick), "{timings:#}");
+    for (name, work) in [
+        ("COPY data", "hash"),
+        ("COPY data", "copy"),
+        ("COPY data", "pack"),
+        ("COPY data", "compress"),
+        ("RUN sleep 0.7", "mount"),
+        ("exporting to oci", "export"),
+        ("FROM busybox", "fetch"),
+        ("builder", "solve"),
+    ] {
+        assert!(!spans(&timings, name, work).is_empty(), "no {work} of {name}: {timings:#}");
+    }
+    assert_eq!(timings["result"], "done");
+    // Nothing of that happens again, and nothing of it is told.
+    let again = timed(&home, &context, &["-t", "app"]);
+    let works: Vec<&str> = list(&again, "lanes").iter().filter_map(|lane| lane["work"].as_str()).collect();
+    for work in ["run", "mount", "copy", "compress", "pack"] {
+        assert!(!works.contains(&work), "{work}: {again:#}");
+    }
+    assert!(again["total"].as_u64() < timings["total"].as_u64());
+}
+
+#[test]
+fn builds_that_fail_are_told_as_well() {
+    let (home, dir) = (Home::new(), tempdir());
+    let context = Context::new("FROM busybox\nRUN sleep 0.1\nRUN sleep 0.2; exit 7\nRUN true\n");
+    let file = dir.path().join("timings.json");
+    let failed = run(&mut told(&home, &context, &file)).code_is(1);
+    assert!(failed.stderr.contains(&file.display().to_string()), "{failed}");
+    let timings = read(&file);
+    assert_eq!(timings["result"], "failed");
+    assert!(timings["message"].as_str().is_some_and(|message| message.contains('7')), "{timings:#}");
+    let outcome = |name: &str| {
+        let rows = list(&timings, "rows");
+        rows.iter().find(|row| row["name"].as_str().is_some_and(|row| row.contains(name))).expect(name)["outcome"].clone()
+    };
+    assert_eq!(
+        (outcome("sleep 0.1"), outcome("exit 7"), outcome("true")),
+        ("ran".into(), "failed".into(), Value::Null)
+    );
+    assert_eq!(spans(&timings, "exit 7", "run")[0]["critical"], true);
+}
+
+#[test]
+fn it_goes_to_a_file_and_nowhere_else() {
+    let home = Home::new();
+    let context = Context::new("FROM scratch\nCOPY data /data\n").file("data", "data");
+    let dir = tempdir();
+    let build = |arguments: &[&str]| {
+        let mut build = home.build(&context);
+        build.current_dir(dir.path()).args(arguments);
+        build
+    };
+    let told = run(build(&["-o", "-", "--timings"]).arg("--progress=plain")).ok();
+    let page = dir.path().join("builder-timings.html");
+    assert!(told.stderr.contains(&page.display().to_string()), "{told}");
+    assert!(told.stdout.contains("data") && !told.stdout.contains("<html"), "an archive");
+    let text = fs::read_to_string(&page).expect("the page");
+    assert!(text.starts_with("<!DOCTYPE html>") && text.trim_end().ends_with("</html>"));
+    for quiet in ["--progress=quiet", "--progress=rawjson"] {
+        let file = dir.path().join("builder-timings.json");
+        let told = run(&mut build(&["--timings=json", quiet])).ok();
+        assert!(!told.stderr.contains("builder-timings"), "{told}");
+        fs::remove_file(file).expect("the file");
+    }
+    run(&mut build(&[])).ok();
+    assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "without being asked nothing is written");
+    run(&mut build(&["--timings=out.svg"])).code_is(2).says(".html");
+    run(&mut build(&["--timings=no/such/place.html"])).code_is(2).says("--timings");
+    run(&mut build(&["--timings", "--check"])).code_is(2);
+}
+
+#[test]
+fn secrets_do_not_stand_in_it() {
+    let (home, dir) = (Home::new(), tempdir());
+    let context = Context::new(
+        "FROM busybox\nARG API_TOKEN\nWORKDIR /at/$API_TOKEN\nRUN --mount=type=secret,id=key echo $API_TOKEN > /dev/null; cat /run/secrets/key\nRUN echo \"<b>${API_TOKEN}\"; false\n",
+    );
+    let secret = dir.path().join("key");
+    fs::write(&secret, "of-the-mount").expect("write");
+    for form in ["html", "json"] {
+        let file = dir.path().join(format!("timings.{form}"));
+        let mut build = told(&home, &context, &file);
+        build.arg(format!("--secret=id=key,src={}", secret.display()));
+        run(build.args(["--build-arg", "API_TOKEN=of-the-argument"])).code_is(1);
+        let text = fs::read_to_string(&file).expect("the file");
+        assert!(!text.contains("of-the-") && text.contains("RUN"), "{text}");
+        assert!(text.contains("/at/***"), "{text}");
+        assert!(form == "json" || !text.contains("<b>$"), "names are anybody's");
+    }
+}
+
+#[test]
+fn steps_of_several_platforms_are_told_apart() {
+    let context = Context::new("FROM scratch\nARG TARGETARCH\nCOPY data /$TARGETARCH\n").file("data", "data");
+    let timings = timed(&Home::new(), &context, &["--platform=linux/amd64,linux/arm64", "-t", "app"]);
+    for arch in ["amd64", "arm64"] {
+        assert_eq!(spans(&timings, &format!("/{arch}"), "copy").len(), 1, "{timings:#}");
+        assert_eq!(spans(&timings, &format!("/{arch}"), "pack").len(), 1, "{timings:#}");
+    }
+}

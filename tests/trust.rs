@@ -1,0 +1,239 @@
+//! Nothing is taken for unchanged that may have changed: files that look as they did, files that change while they are read, clocks
+//! that jump, file systems that know less.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use e2e::{Context, Home, bases, binary, need_root, run, tempdir, tool};
+
+fn copying() -> Context {
+    Context::new("FROM scratch\nCOPY f /f\n")
+}
+
+/// Writes over a file, byte by byte where it was, and gives it a time.
+fn write_over(path: &Path, content: &[u8], time: SystemTime) {
+    let mut file = File::options().write(true).open(path).expect("open");
+    file.write_all(content).expect("write");
+    file.set_modified(time).expect("set a time");
+}
+
+/// What a build of the file gives.
+fn built(build: &mut Command) -> String {
+    let out = tempdir();
+    run(build.arg("-o").arg(out.path())).ok();
+    fs::read_to_string(out.path().join("f")).expect("the file")
+}
+
+/// The same size and the same time, right after a build and when everything has settled: the time of change tells, or it is read again.
+#[test]
+fn a_file_that_looks_as_it_did_is_seen_to_have_changed() {
+    let (home, context) = (Home::new(), copying().file("f", "0000"));
+    let path = context.path().join("f");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for round in 0..12 {
+        let content = format!("{round:04}");
+        write_over(&path, content.as_bytes(), time);
+        assert_eq!(built(&mut home.build(&context)), content, "right after another");
+    }
+    sleep(Duration::from_millis(2_300));
+    assert_eq!(built(&mut home.build(&context)), "0011", "now it is remembered");
+    write_over(&path, b"9999", time);
+    assert_eq!(built(&mut home.build(&context)), "9999", "with its times restored");
+    // Another file of the same size and time in its place.
+    let other = context.path().join("other");
+    fs::write(&other, "8888").expect("write");
+    write_over(&other, b"8888", time);
+    fs::rename(&other, &path).expect("rename");
+    assert_eq!(built(&mut home.build(&context)), "8888", "another inode");
+}
+
+/// Either the build says so, or it has the file as it was at one moment; and what it leaves in the cache is right.
+#[test]
+fn a_file_that_changes_during_builds_is_never_a_mix() {
+    const SIZE: usize = 24 << 20;
+    let (home, context) = (Home::new(), copying().file("f", vec![b'a'; SIZE]));
+    let path = context.path().join("f");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let stop = AtomicBool::new(false);
+    let (mut refused, mut whole) = (0, 0);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut letters = [b'a', b'b'].into_iter().cycle();
+            while !stop.load(Ordering::Relaxed) {
+                write_over(&path, &vec![letters.next().expect("a letter"); SIZE], time);
+                sleep(Duration::from_millis(150));
+            }
+        });
+        for _ in 0..12 {
+            let out = tempdir();
+            let done = run(home.build(&context).arg("-o").arg(out.path()));
+            if done.code == Some(0) {
+                let bytes = fs::read(out.path().join("f")).expect("the file");
+                assert_eq!(bytes.len(), SIZE);
+                let mixed = bytes.iter().any(|byte| *byte != bytes[0]);
+                assert!(!mixed, "a mix of two states");
+                whole += 1;
+            } else {
+                done.code_is(1).says("changed while it was read");
+                refused += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer");
+    });
+    println!("{whole} built, {refused} refused");
+    for letter in [b'b', b'a'] {
+        write_over(&path, &vec![letter; SIZE], time);
+        assert!(built(&mut home.build(&context)).bytes().all(|byte| byte == letter));
+    }
+}
+
+/// The clock goes forth and back by years between builds, and files have times of any year.
+#[test]
+fn clocks_that_jump_change_nothing() {
+    let (home, context) = (Home::new(), copying().file("f", "----"));
+    let path = context.path().join("f");
+    let jumps = ["+0", "+3y", "-3y", "+1d", "-1d", "-0.5s", "+0"];
+    let years = [0_u64, 1_000_000_000, 4_000_000_000];
+    for (round, jump) in jumps.iter().cycle().take(21).enumerate() {
+        let content = format!("{:04}", round / 2);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(years[round % years.len()]);
+        write_over(&path, content.as_bytes(), time);
+        let mut faked = tool("faketime");
+        let build = home.build(&context);
+        faked
+            .args(["-f", jump])
+            .arg(build.get_program())
+            .args(build.get_args())
+            .env("BUILDER_HOME", home.path());
+        assert_eq!(built(&mut faked), content, "{jump}");
+    }
+    // What was recorded in other years is still of use, and can be cleaned up.
+    home.steps(&context, &[]).all_cached();
+    run(home.builder("prune").args(["--all", "--force"])).ok();
+    run(&mut home.builder("fsck")).ok();
+}
+
+/// Runs a script in a mount namespace of its own: what it mounts is gone with it. `$1` is a directory of its own, `$2` the context; `build
+/// CONTEXT OUT` builds.
+fn in_namespace(script: &str, dir: &Path, context: &Path) -> String {
+    let bases = bases().iter().map(|base| format!("'{base}'")).collect::<Vec<_>>().join(" ");
+    let script = format!(
+        "set -eu\nbuild() {{ '{}' build --progress=plain {bases} -o \"type=oci,tar=false,dest=$2\" \"$1\" 2>> \"$d/log\"; }}\n\
+         d=$1 c=$2\n{script}",
+        binary().display()
+    );
+    let mut command = tool("unshare");
+    command.args(["--mount", "--propagation=private", "sh", "-c", &script, "sh"]).args([dir, context]);
+    command.env("BUILDER_HOME", dir.join("state")).env("SOURCE_DATE_EPOCH", "1600000000");
+    let done = run(&mut command);
+    let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+    assert_eq!(done.code, Some(0), "{done}\n{log}");
+    done.stdout
+}
+
+/// The digest of the image in a layout that a build wrote.
+const DIGEST: &str = "digest() { grep -o 'sha256:[0-9a-f]*' \"$1/index.json\" | head -1; }\n";
+
+/// Whole seconds, 128 bytes of inode, no extended attributes, no reflinks; for the context and for the state directory.
+#[test]
+fn file_systems_that_know_less_give_the_same() {
+    need_root();
+    let context = Context::new("FROM busybox\nCOPY . /src\nRUN cat /src/f > /copy && mkdir /made\nCOPY --from=busybox /bin/busybox /other\n")
+        .file("f", "0000")
+        .file("sub/g", "g");
+    let script = |mount: &str| {
+        format!(
+            "{DIGEST}mkdir -p \"$d/m\"\n{mount}\ncp -a \"$c\" \"$d/m/c\"\nexport BUILDER_HOME=\"$d/m/state\"\n\
+             for n in 1111 2222 3333 1111; do\n\
+             printf $n 1<> \"$d/m/c/f\"; touch -d @1000000000 \"$d/m/c/f\"\n\
+             build \"$d/m/c\" \"$d/m/out-$n\"; digest \"$d/m/out-$n\"; rm -r \"$d/m/out-$n\"\ndone"
+        )
+    };
+    let digests = |mount: &str| {
+        let dir = tempdir();
+        let told = in_namespace(&script(mount), dir.path(), context.path());
+        told.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let plain = digests("");
+    assert_eq!(plain.len(), 4);
+    assert!(plain[0] != plain[1] && plain[1] != plain[2] && plain[3] == plain[0], "{plain:?}");
+    let disk = |make: &str| {
+        format!(
+            "truncate -s 256M \"$d/disk\"\n{make} \"$d/disk\" > /dev/null 2>&1\nmount -o loop \"$d/disk\" \"$d/m\""
+        )
+    };
+    for (name, mount) in [
+        ("tmpfs", "mount -t tmpfs tmpfs \"$d/m\"".to_owned()),
+        ("ext2", disk("mke2fs -q -F -t ext2 -I 128")),
+        ("ext3 without attributes", disk("mke2fs -q -F -t ext3 -I 128 -O ^ext_attr")),
+    ] {
+        assert_eq!(digests(&mount), plain, "{name}");
+    }
+}
+
+/// Numbers of files and all their times come out of an image, so that two images may agree in them and in nothing else.
+#[test]
+fn file_systems_whose_times_may_be_made_up_are_not_believed() {
+    need_root();
+    let dir = tempdir();
+    let context = copying();
+    let image = |content: &str| -> PathBuf {
+        context.write("f", content);
+        let image = dir.path().join(format!("{content}.squashfs"));
+        let mut make = tool("mksquashfs");
+        make.arg(context.path()).arg(&image).args([
+            "-quiet",
+            "-no-progress",
+            "-all-time",
+            "1000000000",
+            "-mkfs-time",
+            "0",
+        ]);
+        run(&mut make).ok();
+        image
+    };
+    let squashed = [image("0000"), image("1111")];
+    // A file system that is written to elsewhere, made as a whole: the second image differs in the bytes of the file alone.
+    let made = [dir.path().join("0.ext4"), dir.path().join("1.ext4")];
+    context.write("f", "content number zero");
+    run(tool("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(context.path()).arg(&made[0]).arg("4m")).ok();
+    let mut bytes = std::fs::read(&made[0]).expect("read an image");
+    let at =
+        bytes.windows(19).position(|window| window == b"content number zero").expect("the file's content");
+    bytes[at..at + 19].copy_from_slice(b"content number one!");
+    std::fs::write(&made[1], bytes).expect("write an image");
+    let plain = "mount -o loop \"$image\" \"$at\"";
+    // What an overlay lies over, it shows as its own.
+    let over = "mkdir -p \"$d/low\" \"$d/up\" \"$d/work\"; mount -o loop \"$image\" \"$d/low\"; \
+                mount -t overlay overlay -o \"lowerdir=$d/low,upperdir=$d/up,workdir=$d/work\" \"$at\"";
+    for (kind, images, mount) in
+        [("squashfs", &squashed, plain), ("made", &made, plain), ("overlay", &squashed, over)]
+    {
+        // As a context of its own, and mounted inside of one.
+        for inside in [false, true] {
+            let (at, around) = if inside { ("m/sub", "m") } else { ("m", "m") };
+            let mut script = format!(
+                "mkdir -p \"$d/m/sub\"\nexport BUILDER_HOME=\"$d/state-{kind}-{inside}\"\nat=\"$d/{at}\"\n"
+            );
+            if inside {
+                script += "printf 'FROM scratch\\nCOPY sub/f /f\\n' > \"$d/m/Dockerfile\"\n";
+            }
+            for (number, image) in images.iter().enumerate() {
+                let (image, out) = (image.display(), format!("$d/out-{kind}-{inside}-{number}"));
+                script +=
+                    &format!("image=\"{image}\"\n{mount}\nbuild \"$d/{around}\" \"{out}\"\numount \"$at\"\n");
+                script += &format!("umount \"$d/low\" 2>/dev/null || true\n{DIGEST}digest \"{out}\"\n");
+            }
+            let told = in_namespace(&script, dir.path(), context.path());
+            let digests: Vec<&str> = told.lines().collect();
+            assert_eq!(digests.len(), 2, "{kind}, inside: {inside}");
+            assert_ne!(digests[0], digests[1], "{kind}, inside: {inside}");
+        }
+    }
+}
