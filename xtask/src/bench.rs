@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::shell::{self, Result};
 use crate::{bases, packages};
 
 mod contexts;
+mod counts;
+mod growth;
+mod machine;
 mod report;
+mod results;
 mod scenarios;
 mod tools;
 
@@ -18,14 +22,14 @@ use tools::Tool;
 /// Measures the scenarios of benches/README.md, builder side by side with Buildah, and with BuildKit when `buildctl` is
 /// on the PATH and BUILDKIT_HOST is set. Prints a table of medians and ratios.
 ///
-/// The tools take turns (A B A B), so that a machine that becomes slower or faster on the way does so for all. Peak
-/// memory is measured in runs of its own.
+/// The tools take turns (A B A B), so that a machine that becomes slower or faster on the way does so for all. A tool that has used up its
+/// time in a scenario gets no more turns in it: all scenarios take some fifteen minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which scenarios: S1 to S15, M1; all of them when none is named.
+    /// Which scenarios: S1 to S16, M1, G (growth); all of them when none is named.
     scenario: Vec<String>,
-    /// Fewer runs, and only the scenarios that take seconds.
-    #[arg(long)]
+    /// Counts what builder asks of the kernel instead of measuring times, and compares that with benches/counts.json.
+    #[arg(long, conflicts_with_all = ["scenario", "alone", "pairs", "json", "check", "budget"])]
     quick: bool,
     /// Only builder, no peers.
     #[arg(long)]
@@ -33,12 +37,22 @@ pub(crate) struct Args {
     /// Measures this binary instead of building one: for comparing two versions.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// How many times each tool takes its turn.
-    #[arg(long)]
-    pairs: Option<usize>,
-    /// Also writes the figures, each single run included, to this file.
+    /// How many times each tool takes its turn, at most.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// After how many seconds a tool gets no more turns in a scenario; it always gets one.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    budget: u64,
+    /// Also writes the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Writes the figures to benches/results/ and the short table of README.md; with --quick the counts.
+    #[arg(long)]
+    write: bool,
+    /// Measures nothing: says whether the table of README.md is that of benches/results/, and whether each target that was missed has its
+    /// reason there.
+    #[arg(long, conflicts_with_all = ["scenario", "write", "json"])]
+    check: bool,
 }
 
 /// One tool's figures in one scenario.
@@ -48,6 +62,10 @@ pub(crate) struct Figures {
     pub(crate) times: Vec<Duration>,
     /// Peak resident memory of the largest process, in bytes.
     pub(crate) memory: Option<u64>,
+    /// The same of the tool's daemon, where it has one, since that was started.
+    pub(crate) daemon: Option<u64>,
+    /// Processor time of the tool's own processes.
+    pub(crate) processor: Option<Duration>,
     /// Why there are no figures.
     pub(crate) note: Option<String>,
 }
@@ -55,6 +73,7 @@ pub(crate) struct Figures {
 /// One scenario's figures, builder's first.
 pub(crate) struct Row {
     pub(crate) scenario: &'static Scenario,
+    pub(crate) context: String,
     pub(crate) figures: Vec<Figures>,
 }
 
@@ -65,60 +84,92 @@ pub(crate) struct Lab {
 }
 
 pub(crate) fn run(args: &Args) -> Result {
+    if args.check {
+        return results::check();
+    }
     packages::ensure(packages::BASES)?;
-    packages::ensure(packages::BENCH)?;
+    packages::ensure(if args.quick { packages::COUNTS } else { packages::BENCH })?;
     let lab = Lab { bases: bases::ensure(false)?, dir: shell::target().join("bench") };
     fs::create_dir_all(&lab.dir)?;
     let binary = match &args.binary {
         Some(binary) => fs::canonicalize(binary)?,
-        None => shell::builder(true)?,
+        None => shell::builder(!args.quick)?,
     };
-    let mut tools = vec![Tool::builder(binary, &lab)];
+    if args.quick {
+        return counts::run(&binary, &lab, args.write);
+    }
+    if args.write && !args.scenario.is_empty() {
+        return Err("--write is for all scenarios, from one run".into());
+    }
+    let start = Instant::now();
+    let mut tools = vec![Tool::builder(binary, &lab)?];
     if !args.alone {
         tools.push(Tool::buildah(&lab)?);
         tools.extend(Tool::buildkit(&lab)?);
     }
-    let wanted = scenarios::select(&args.scenario, args.quick)?;
-    let pairs = args.pairs.unwrap_or(if args.quick { 3 } else { 7 });
+    let (names, growing) = growth::asked(&args.scenario);
+    let wanted = scenarios::select(&names, !args.scenario.is_empty())?;
     let mut rows = Vec::new();
     for scenario in wanted {
         shell::heading(&format!("{} {}", scenario.id, scenario.what));
-        let row = measure(scenario, &tools, &lab, pairs)?;
+        let row = measure(scenario, &mut tools, &lab, args)?;
         report::row(&row);
         rows.push(row);
     }
+    let mut grown = Vec::new();
+    if growing {
+        shell::heading("growth: builder alone, at a tenth and ten times the size");
+        grown = growth::run(&mut tools[0], &lab)?;
+    }
+    for tool in tools {
+        tool.clean()?;
+    }
     report::table(&rows);
+    report::growth(&grown);
+    println!("\nall of it: {}", shell::seconds(start.elapsed()));
+    let figures = report::json(&rows, &grown);
     if let Some(file) = &args.json {
-        fs::write(file, report::json(&rows)?)?;
+        fs::write(file, serde_json::to_string_pretty(&figures)? + "\n")?;
         println!("written to {}", file.display());
     }
-    Ok(())
+    if args.write { results::write(&figures) } else { Ok(()) }
 }
 
-fn measure(scenario: &'static Scenario, tools: &[Tool], lab: &Lab, pairs: usize) -> Result<Row> {
+fn measure(scenario: &'static Scenario, tools: &mut [Tool], lab: &Lab, args: &Args) -> Result<Row> {
     let context = scenario.context(lab)?;
     println!("context: {}", context.about);
     let mut figures: Vec<Figures> = Vec::new();
-    for tool in tools {
+    for tool in tools.iter_mut() {
         let note = scenario.prepare(tool, &context, lab).err().map(|error| error.to_string());
-        figures.push(Figures { tool: tool.name, times: Vec::new(), memory: None, note });
+        let tool = tool.name;
+        figures.push(Figures { tool, times: Vec::new(), memory: None, daemon: None, processor: None, note });
     }
-    // The longest scenarios get fewer turns: their relative spread is small.
-    let pairs = if scenario.long { pairs.min(3) } else { pairs };
-    for _ in 0..pairs {
-        for (tool, figures) in tools.iter().zip(&mut figures) {
-            if figures.note.is_none() {
-                match scenario.once(tool, &context, lab) {
-                    Ok(time) => figures.times.push(time),
-                    Err(error) => figures.note = Some(error.to_string()),
-                }
+    let mut spent = vec![Duration::ZERO; tools.len()];
+    let budget = Duration::from_secs(args.budget);
+    for turn in 0..args.pairs.max(1) {
+        for ((tool, figures), spent) in tools.iter_mut().zip(&mut figures).zip(&mut spent) {
+            if figures.note.is_some() || (turn > 0 && *spent >= budget) {
+                continue;
             }
+            let start = Instant::now();
+            match scenario.once(tool, &context, lab) {
+                Ok(run) => {
+                    figures.times.push(run.wall);
+                    // Only the turns under time(1) know of these.
+                    figures.memory = figures.memory.max(run.memory);
+                    figures.processor = run.processor.or(figures.processor);
+                }
+                Err(error) => figures.note = Some(error.to_string()),
+            }
+            *spent += start.elapsed();
         }
     }
-    for (tool, figures) in tools.iter().zip(&mut figures) {
-        if figures.note.is_none() {
-            figures.memory = Some(scenario.memory(tool, &context, lab)?);
+    for (tool, figures) in tools.iter_mut().zip(&mut figures) {
+        if figures.note.is_none() && figures.memory.is_none() {
+            let run = scenario.watched(tool, &context, lab)?;
+            (figures.memory, figures.processor) = (run.memory, run.processor);
         }
+        figures.daemon = tool.daemon_memory();
     }
-    Ok(Row { scenario, figures })
+    Ok(Row { scenario, context: context.about, figures })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::shell::{self, Result};
-use crate::{bases, packages};
+use crate::{bases, growth, packages};
 
 /// Runs a suite of tests that takes its time, within a budget.
 #[derive(clap::Args)]
@@ -45,6 +45,12 @@ enum Suite {
     History,
     /// Interrupts and kills builds 200 times, root's and an ordinary user's: nothing may stay, and the next build be a clean one.
     Kills,
+    /// Contexts of a million files, 10,000 steps, 400 layers, a file of 5 GB: time and memory grow linearly at worst (ten minutes, 8 GB of disk).
+    Growth,
+    /// What `builder compare` says that edits take, against what they take then, of steps that keep a processor busy (3 rounds): within a
+    /// fifth, at the fifth try at the latest. What ran while the machine had other things to do is measured again; `chrt --rr 1` before the
+    /// command keeps others away.
+    Predictions,
     /// Property tests of the crates with many more cases (600 s).
     Properties,
 }
@@ -62,6 +68,8 @@ pub(crate) fn run(args: &Args) -> Result {
         Suite::Power => end_to_end("damage", "the_power", "BUILDER_DAMAGE", args, 100, seed),
         Suite::History => history(budget(600), seed),
         Suite::Kills => kills(seed),
+        Suite::Growth => growth::run(),
+        Suite::Predictions => end_to_end("compare", "times_are", "BUILDER_PREDICTIONS", args, 3, seed),
         Suite::Properties => properties(budget(600)),
     }
 }
@@ -116,7 +124,7 @@ fn crash(budget: Duration, rounds: Option<u64>, random: &mut Random) -> Result {
 
     let start = Instant::now();
     let want = build.finish("clean")?;
-    let whole = start.elapsed();
+    let mut whole = start.elapsed();
     println!("undisturbed build: {want} [{}]", shell::seconds(whole));
     let (mut killed, mut finished) = (0, 0);
     let goes_on = |killed: u64| rounds.map_or(start.elapsed() < budget, |rounds| killed < rounds);
@@ -127,7 +135,10 @@ fn crash(budget: Duration, rounds: Option<u64>, random: &mut Random) -> Result {
             let after = Duration::from_micros(random.between(0, (whole.as_micros() as u64 * 5 / 4).max(2)));
             killed += u64::from(build.kill("battered", after)?);
         }
+        // The next ones take about as long: what they have in common is cached.
+        let begun = Instant::now();
         let battered = build.finish("battered")?;
+        whole = begun.elapsed();
         let fresh = build.finish("fresh")?;
         shell::output(build.command("fresh", "prune").args(["--all", "--force"]))?;
         if battered != fresh {
@@ -136,6 +147,12 @@ fn crash(budget: Duration, rounds: Option<u64>, random: &mut Random) -> Result {
             );
         }
         finished += 1;
+        // Every kept image has a megabyte of new bytes.
+        if finished % 25 == 0 {
+            println!("{killed} killed, {finished} finished");
+            let mut prune = build.command("battered", "prune");
+            shell::output(prune.args(["--all", "--force", "--max-used-space=500MB"]))?;
+        }
     }
     let left = fs::read_to_string("/proc/self/mountinfo")?;
     if let Some(mount) = left.lines().find(|line| line.contains(&*dir.path().to_string_lossy())) {
@@ -201,11 +218,28 @@ fn history(budget: Duration, seed: u64) -> Result {
 /// A test of an end-to-end part, for many rounds. Its variables begin with `prefix`.
 fn end_to_end(name: &str, filter: &str, prefix: &str, args: &Args, rounds: u64, seed: u64) -> Result {
     let mut test = part(name, filter)?;
+    // Times are those of a disk; the power goes on one of its own.
+    let memory = if matches!(args.suite, Suite::Predictions | Suite::Power) { None } else { in_memory()? };
+    if let Some(memory) = memory.as_ref().filter(|_| std::env::var_os("BUILDER_E2E_DIR").is_none()) {
+        println!("in {}: BUILDER_E2E_DIR names another place", memory.path().display());
+        test.env("BUILDER_E2E_DIR", memory.path());
+    }
     test.env(format!("{prefix}_ROUNDS"), args.rounds.unwrap_or(rounds).to_string());
     if let Some(budget) = args.budget {
         test.env(format!("{prefix}_SECONDS"), budget.to_string());
     }
     shell::show(test.env(format!("{prefix}_SEED"), seed.to_string())).map(drop)
+}
+
+/// A directory in memory, where there is room: thousands of rounds wait for a disk more than they compute, and what they show is the same. The
+/// stat cache has tests of its own on disks.
+fn in_memory() -> Result<Option<tempfile::TempDir>> {
+    const ROOM: u64 = 4 << 30;
+    let Ok(free) = rustix::fs::statvfs("/dev/shm") else { return Ok(None) };
+    if free.f_bavail.saturating_mul(free.f_frsize) < ROOM {
+        return Ok(None);
+    }
+    Ok(Some(tempfile::Builder::new().prefix("builder-long.").tempdir_in("/dev/shm")?))
 }
 
 /// The tests of an end-to-end part whose names hold `filter`.

@@ -12,6 +12,7 @@ mod bench;
 mod corpus;
 mod demo;
 mod dist;
+mod growth;
 mod long;
 mod packages;
 mod shell;

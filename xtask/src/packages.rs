@@ -41,6 +41,8 @@ pub(crate) const TESTS: &[Need] = &[
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mksquashfs", "squashfs-tools"),
+    ("faketime", "faketime"),
 ];
 
 /// What looking at pages takes: the smallest of Debian's browsers, 64 MB to fetch.
@@ -63,6 +65,9 @@ pub(crate) const BENCH: &[Need] = &[
     ("time", "time"),
     ("dpkg-source", "dpkg-dev"),
 ];
+
+/// What counting system calls takes.
+pub(crate) const COUNTS: &[Need] = &[("strace", "strace")];
 
 /// Makes sure that every program is there, installing packages where one is not.
 ///

@@ -74,8 +74,14 @@ enum Part {
     Processes,
     /// The table of what enters a cache key, row by row.
     Keys,
-    /// The comparison's page in a browser.
+    /// Pages in a browser.
     Browser,
+    /// What builds open, read, compress and write: as much as changed.
+    Counters,
+    /// What is taken for unchanged, and what is not.
+    Trust,
+    /// What `build --timings` says of a build.
+    Timings,
     /// Messages and exit codes.
     Errors,
     /// Exports, against skopeo and umoci.

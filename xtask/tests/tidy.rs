@@ -264,3 +264,11 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .take_while(move |(_, line)| !tests(line))
         .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
+
+/// What README.md says of speed is what was measured, and what is slower than it should be has its reason.
+#[test]
+fn the_table_of_figures_is_the_measured_one() {
+    let checked = std::process::Command::new(env!("CARGO_BIN_EXE_xtask")).args(["bench", "--check"]).output();
+    let checked = checked.expect("run xtask");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}

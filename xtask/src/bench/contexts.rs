@@ -20,16 +20,39 @@ pub(crate) enum Content {
     Small,
     /// A real source tree of 7,578 files.
     Source,
-    /// 400 directories of 250 files of 100 to 4,000 random bytes.
-    Many,
+    /// So many directories of 250 files of 100 to 4,000 random bytes.
+    Many(u32),
     /// One file of 1.1 GB: a tar of /usr/lib, repeated or cut.
     Large,
+    /// A list of packages and a source file, under two orders of instructions.
+    Order,
 }
 
 /// A tree that real people work on, pinned so that figures can be compared between machines and months.
 const SOURCE: (&str, &str) = ("golang-1.19", "1.19.8-2");
 
+/// The packages are installed before the source is copied; the other order is in the Dockerfile of the scenario.
+const RIGHT_ORDER: &str = "\
+FROM busybox
+WORKDIR /app
+COPY packages .
+RUN sleep 1 && cp packages installed
+COPY . .
+RUN cat installed touched > program
+";
+
 impl Content {
+    /// The folder of the context, where scenarios share it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Content::Small => "small".to_owned(),
+            Content::Source => "source".to_owned(),
+            Content::Many(directories) => format!("many-{}", directories * 250),
+            Content::Large => "large".to_owned(),
+            Content::Order => "order".to_owned(),
+        }
+    }
+
     /// The context with this content, made when it is not there yet.
     pub(crate) fn make(self, lab: &Lab, name: &str, dockerfile: &str) -> Result<Context> {
         let dir = lab.dir.join("contexts").join(name);
@@ -55,12 +78,17 @@ impl Content {
                 Ok("one small file".to_owned())
             }
             Content::Source => source(dir, lab),
-            Content::Many => {
+            Content::Many(directories) => {
                 let mut random = Random(3);
-                let bytes = tree(dir, 400, 250, || random.between(100, 4_001), 3)?;
-                Ok(format!("generated: 100,000 files, {} MB", bytes / 1_000_000))
+                let bytes = tree(dir, directories, 250, || random.between(100, 4_001), 3)?;
+                Ok(format!("generated: {} files, {} MB", directories * 250, bytes / 1_000_000))
             }
             Content::Large => large(dir),
+            Content::Order => {
+                fs::write(dir.join("packages"), "one\ntwo\n")?;
+                fs::write(dir.join("right.Dockerfile"), RIGHT_ORDER)?;
+                Ok("a list of packages, and a source file that changes".to_owned())
+            }
         }
     }
 }

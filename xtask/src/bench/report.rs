@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bench::{Figures, Row};
-use crate::shell::{self, Result};
+use crate::bench::growth::Grown;
+use crate::bench::scenarios::Scenario;
+use crate::bench::{Figures, Row, results};
+use crate::shell;
 
 /// The middle of the times, the lower one of two.
 fn median(figures: &Figures) -> Option<Duration> {
@@ -23,8 +25,14 @@ pub(crate) fn row(row: &Row) {
                 let least = figures.times.iter().min().copied().unwrap_or_default();
                 let most = figures.times.iter().max().copied().unwrap_or_default();
                 let memory = figures.memory.map(|m| format!(", {} MB", m / 1_000_000)).unwrap_or_default();
+                let daemon =
+                    figures.daemon.map(|m| format!(" + daemon {} MB", m / 1_000_000)).unwrap_or_default();
+                let processor = figures
+                    .processor
+                    .map(|p| format!(", {} processor time", shell::seconds(p)))
+                    .unwrap_or_default();
                 println!(
-                    "{name:9} {} (of {}: {} to {}){memory}",
+                    "{name:9} {} (of {}: {} to {}){processor}{memory}{daemon}",
                     shell::seconds(median),
                     figures.times.len(),
                     shell::seconds(least),
@@ -56,7 +64,9 @@ pub(crate) fn table(rows: &[Row]) {
             "| {} {} | {} | {} | {} | {} |",
             row.scenario.id,
             row.scenario.what,
-            row.scenario.target,
+            row.scenario
+                .target
+                .map_or("–".to_owned(), |target| shell::seconds(Duration::from_secs_f64(target))),
             time.map_or("–".to_owned(), shell::seconds),
             memory(ours),
             if peers.is_empty() { "–".to_owned() } else { peers.join(", ") },
@@ -68,26 +78,71 @@ fn memory(figures: &Figures) -> String {
     figures.memory.map_or("–".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000))
 }
 
+/// How builder's costs grow.
+pub(crate) fn growth(grown: &[Grown]) {
+    if grown.is_empty() {
+        return;
+    }
+    shell::heading("growth (time, memory)");
+    for Grown { id, what, points } in grown {
+        let points: Vec<String> = points
+            .iter()
+            .map(|(size, time, memory)| {
+                format!("{size}: {} ({} MB)", shell::seconds(*time), memory / 1_000_000)
+            })
+            .collect();
+        println!("{id:4} {what:28} {}", points.join("  "));
+    }
+}
+
 /// Everything that was measured.
-pub(crate) fn json(rows: &[Row]) -> Result<String> {
-    let scenarios: Vec<_> = rows
+pub(crate) fn json(rows: &[Row], grown: &[Grown]) -> Value {
+    let scenarios: Vec<Value> = rows
         .iter()
         .map(|row| {
-            let figures: Vec<_> = row
+            let tools: Vec<Value> = row
                 .figures
                 .iter()
                 .map(|figures| {
                     json!({
                         "tool": figures.tool,
-                        "seconds": figures.times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
-                        "median": median(figures).map(|time| time.as_secs_f64()),
+                        "seconds": figures.times.iter().map(|time| rounded(*time)).collect::<Vec<_>>(),
+                        "median": median(figures).map(rounded),
                         "memory": figures.memory,
-                        "note": figures.note,
+                        "daemon": figures.daemon,
+                        "processor": figures.processor.map(rounded),
+                        "note": figures.note.as_deref().map(without_places),
                     })
                 })
                 .collect();
-            json!({ "id": row.scenario.id, "what": row.scenario.what, "tools": figures })
+            let Scenario { id, what, target, target_memory, .. } = row.scenario;
+            let mut scenario = results::scenario(id, what, *target, *target_memory);
+            scenario["context"] = json!(row.context);
+            scenario["tools"] = json!(tools);
+            scenario
         })
         .collect();
-    Ok(serde_json::to_string_pretty(&scenarios)? + "\n")
+    let grown: Vec<Value> = grown
+        .iter()
+        .map(|Grown { id, what, points }| {
+            let points: Vec<Value> = points
+                .iter()
+                .map(|(size, time, memory)| {
+                    json!({ "size": size, "seconds": rounded(*time), "memory": memory })
+                })
+                .collect();
+            json!({ "id": id, "what": what, "points": points })
+        })
+        .collect();
+    json!({ "scenarios": scenarios, "growth": grown })
+}
+
+/// Ten microseconds are less than any two runs have in common.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e5
+}
+
+/// What a tool says, without what only means something on this machine: paths, addresses.
+fn without_places(note: &str) -> String {
+    note.split(": ").take(2).filter(|part| !part.contains('/')).collect::<Vec<_>>().join(": ")
 }

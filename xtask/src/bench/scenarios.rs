@@ -2,23 +2,29 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::bases::Registry;
 use crate::bench::Lab;
 use crate::bench::contexts::{Content, Context};
-use crate::bench::tools::{Build, Tool};
+use crate::bench::tools::{Build, Run, Tool};
 use crate::shell::Result;
 
 /// Something that people wait for.
 pub(crate) struct Scenario {
     pub(crate) id: &'static str,
     pub(crate) what: &'static str,
-    pub(crate) target: &'static str,
-    /// Takes long enough that few turns are enough.
-    pub(crate) long: bool,
+    /// In seconds; `None` where none was set.
+    pub(crate) target: Option<f64>,
+    /// Peak memory, in bytes, likewise.
+    pub(crate) target_memory: Option<u64>,
+    /// Takes so long that memory can be measured on the way: time(1) adds a millisecond.
+    long: bool,
     content: Content,
     dockerfile: &'static str,
+    /// Another Dockerfile of the context.
+    file: Option<&'static str>,
     state: State,
     /// Writes an archive, with this compression.
     archive: Option<Option<&'static str>>,
@@ -41,9 +47,9 @@ enum State {
     Remote,
 }
 
-const THREE_STEPS: &str = "FROM busybox\nCOPY file /file\nRUN cat /file > /copy\nRUN rm /copy\n";
-const COPY_ALL: &str = "FROM busybox\nCOPY . /src\nRUN true\n";
-const COPY_LARGE: &str = "FROM busybox\nCOPY large /large\n";
+pub(crate) const THREE_STEPS: &str = "FROM busybox\nCOPY file /file\nRUN cat /file > /copy\nRUN rm /copy\n";
+pub(crate) const COPY_ALL: &str = "FROM busybox\nCOPY . /src\nRUN true\n";
+pub(crate) const COPY_LARGE: &str = "FROM busybox\nCOPY large /large\n";
 const REMOTE: &str = "FROM 127.0.0.1:5999/debian\nRUN true\n";
 const TWENTY: &str = "\
 FROM busybox
@@ -68,6 +74,14 @@ RUN echo 18 > /18
 RUN echo 19 > /19
 RUN echo 20 > /20
 ";
+/// What it installs does not depend on the source, but its step does.
+const WRONG_ORDER: &str = "\
+FROM busybox
+WORKDIR /app
+COPY . .
+RUN sleep 1 && cp packages installed
+RUN cat installed touched > program
+";
 const PARALLEL: &str = "\
 FROM busybox AS a
 RUN sleep 2 && echo a > /a
@@ -81,89 +95,92 @@ COPY --from=b /b /
 COPY --from=c /c /
 ";
 
-const fn scenario(id: &'static str, what: &'static str, target: &'static str) -> Scenario {
+const fn scenario(id: &'static str, what: &'static str, target: f64) -> Scenario {
     Scenario {
         id,
         what,
-        target,
+        target: if target > 0.0 { Some(target) } else { None },
+        target_memory: None,
         long: false,
         content: Content::Small,
         dockerfile: THREE_STEPS,
+        file: None,
         state: State::Built,
         archive: None,
     }
 }
 
 static ALL: &[Scenario] = &[
-    scenario("S1", "nothing changed, 3 steps", "10 ms"),
+    Scenario { target_memory: Some(15_000_000), ..scenario("S1", "nothing changed, 3 steps", 0.01) },
     Scenario {
         content: Content::Source,
         dockerfile: COPY_ALL,
-        ..scenario("S2", "nothing changed, COPY of 7,578 files", "30 ms")
+        ..scenario("S2", "nothing changed, COPY of 7,578 files", 0.03)
     },
     Scenario {
-        content: Content::Many,
+        content: Content::Many(400),
         dockerfile: COPY_ALL,
-        ..scenario("S3", "nothing changed, COPY of 100,000 files", "0.20 s")
+        ..scenario("S3", "nothing changed, COPY of 100,000 files", 0.2)
     },
     Scenario {
         content: Content::Source,
         dockerfile: COPY_ALL,
         state: State::Changed,
-        ..scenario("S4", "S2, one file changed", "0.13 s")
+        ..scenario("S4", "S2, one file changed", 0.13)
     },
     Scenario {
         content: Content::Source,
         dockerfile: COPY_ALL,
         state: State::Changed,
         archive: Some(None),
-        ..scenario("S5", "S4 and an OCI archive", "0.24 s")
+        ..scenario("S5", "S4 and an OCI archive", 0.24)
     },
     Scenario {
-        content: Content::Many,
+        content: Content::Many(400),
         dockerfile: COPY_ALL,
         state: State::Changed,
         long: true,
-        ..scenario("S6", "S3, one file changed", "0.8 s")
+        ..scenario("S6", "S3, one file changed", 0.8)
     },
     Scenario {
-        content: Content::Many,
+        content: Content::Many(400),
         dockerfile: COPY_ALL,
         state: State::Changed,
         archive: Some(None),
         long: true,
-        ..scenario("S7", "S6 and an OCI archive", "1.5 s")
+        ..scenario("S7", "S6 and an OCI archive", 1.5)
     },
     Scenario {
         content: Content::Source,
         dockerfile: COPY_ALL,
         state: State::Empty,
-        ..scenario("S8", "first build of S2", "0.6 s")
+        ..scenario("S8", "first build of S2", 0.6)
     },
     Scenario {
-        content: Content::Many,
+        content: Content::Many(400),
         dockerfile: COPY_ALL,
         state: State::Empty,
         long: true,
-        ..scenario("S9", "first build of S3", "3 s")
+        target_memory: Some(80_000_000),
+        ..scenario("S9", "first build of S3", 3.0)
     },
     Scenario {
         dockerfile: TWENTY,
         state: State::Disabled,
-        ..scenario("S10", "20 RUN steps, no cache", "0.11 s")
+        ..scenario("S10", "20 RUN steps, no cache", 0.11)
     },
     Scenario {
         dockerfile: TWENTY,
         state: State::Disabled,
         archive: Some(None),
-        ..scenario("S11", "S10 and an OCI archive", "0.16 s")
+        ..scenario("S11", "S10 and an OCI archive", 0.16)
     },
     Scenario {
         content: Content::Large,
         dockerfile: COPY_LARGE,
         state: State::Empty,
         long: true,
-        ..scenario("S12", "COPY of one file of 1.1 GB", "1.5 s")
+        ..scenario("S12", "COPY of one file of 1.1 GB", 1.5)
     },
     Scenario {
         content: Content::Large,
@@ -171,7 +188,7 @@ static ALL: &[Scenario] = &[
         state: State::Fresh,
         archive: Some(None),
         long: true,
-        ..scenario("S13", "S12 exported, gzip", "6 s")
+        ..scenario("S13", "S12 exported, gzip", 6.0)
     },
     Scenario {
         content: Content::Large,
@@ -179,7 +196,7 @@ static ALL: &[Scenario] = &[
         state: State::Fresh,
         archive: Some(Some("zstd")),
         long: true,
-        ..scenario("S13z", "S12 exported, zstd", "2.5 s")
+        ..scenario("S13z", "S12 exported, zstd", 2.5)
     },
     Scenario {
         content: Content::Large,
@@ -187,27 +204,40 @@ static ALL: &[Scenario] = &[
         state: State::Fresh,
         archive: Some(Some("uncompressed")),
         long: true,
-        ..scenario("S13u", "S12 exported, uncompressed", "1.5 s")
+        ..scenario("S13u", "S12 exported, uncompressed", 1.5)
     },
     Scenario {
         dockerfile: REMOTE,
         state: State::Remote,
-        ..scenario("S14", "pull the debian base, one RUN", "0.9 s")
+        ..scenario("S14", "pull the debian base, one RUN", 0.9)
     },
     Scenario {
         dockerfile: PARALLEL,
         state: State::Disabled,
-        ..scenario("S15", "three stages of sleep 2", "2.05 s")
+        ..scenario("S15", "three stages of sleep 2", 2.05)
+    },
+    Scenario {
+        content: Content::Order,
+        dockerfile: WRONG_ORDER,
+        state: State::Changed,
+        ..scenario("S16", "COPY before the install, one source file changed", 0.0)
+    },
+    Scenario {
+        content: Content::Order,
+        dockerfile: WRONG_ORDER,
+        file: Some("right.Dockerfile"),
+        state: State::Changed,
+        ..scenario("S16r", "S16 in the right order", 0.0)
     },
 ];
 
-/// The scenarios with these names; all of them for no name, without the long ones for `quick`.
+/// The scenarios with these names; all of them for no name, unless growth alone was asked for.
 ///
 /// # Errors
 /// When there is no scenario of a name.
-pub(crate) fn select(names: &[String], quick: bool) -> Result<Vec<&'static Scenario>> {
-    if names.is_empty() {
-        return Ok(ALL.iter().filter(|scenario| !(quick && scenario.long)).collect());
+pub(crate) fn select(names: &[String], growth_alone: bool) -> Result<Vec<&'static Scenario>> {
+    if names.is_empty() && !growth_alone {
+        return Ok(ALL.iter().collect());
     }
     let mut chosen = Vec::new();
     for name in names {
@@ -216,80 +246,86 @@ pub(crate) fn select(names: &[String], quick: bool) -> Result<Vec<&'static Scena
         let ids: &[&str] = if name == "M1" { &["S1", "S9"] } else { &[&name] };
         for id in ids {
             let found = ALL.iter().find(|scenario| scenario.id.eq_ignore_ascii_case(id));
-            chosen.push(found.ok_or_else(|| format!("no scenario {id}; there are S1 to S15 and M1"))?);
+            chosen.push(found.ok_or_else(|| format!("no scenario {id}; there are S1 to S16, M1 and G"))?);
         }
     }
     Ok(chosen)
 }
 
+/// Changes one file to what it never was before.
+pub(crate) fn touch(context: &Context) -> Result {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    fs::write(context.dir.join("touched"), format!("{now}\n"))?;
+    Ok(())
+}
+
 impl Scenario {
     /// The context, made when it is not there.
     pub(crate) fn context(&self, lab: &Lab) -> Result<Context> {
+        // Scenarios that build something else from the same content must not overwrite each other's Dockerfile.
         let name = match self.content {
-            Content::Small => self.id,
-            Content::Source => "source",
-            Content::Many => "many",
-            Content::Large => "large",
+            Content::Small => self.id.to_owned(),
+            content => content.name(),
         };
-        let context = self.content.make(lab, name, self.dockerfile)?;
-        self.touch(&context)?;
+        let context = self.content.make(lab, &name, self.dockerfile)?;
+        touch(&context)?;
         Ok(context)
     }
 
     /// Brings a tool into the state that the scenario begins with, as far as it lasts for all turns.
-    pub(crate) fn prepare(&self, tool: &Tool, context: &Context, lab: &Lab) -> Result {
+    pub(crate) fn prepare(&self, tool: &mut Tool, context: &Context, lab: &Lab) -> Result {
         if self.archive.is_some_and(|compression| compression.is_some()) && tool.name == "buildah" {
             return Err("buildah has no choice of compression for an archive".into());
         }
         let _registry = self.registry(lab)?;
-        tool.reset(true)?;
         if matches!(self.state, State::Built | State::Changed | State::Disabled) {
-            tool.time(&Build { context: &context.dir, no_cache: false, archive: None })?;
+            tool.ensure_bases()?;
+            // What other scenarios built stays, as it would; twice, so that a first build's files are no longer new in the second.
+            tool.run(&self.build(context, None), false)?;
+            sleep(SETTLED);
+            tool.run(&self.build(context, None), false)?;
         }
         Ok(())
     }
 
-    /// One measured build.
-    pub(crate) fn once(&self, tool: &Tool, context: &Context, lab: &Lab) -> Result<Duration> {
+    /// One measured build. Memory and processor time are known only of long ones: learning them takes a millisecond.
+    pub(crate) fn once(&self, tool: &mut Tool, context: &Context, lab: &Lab) -> Result<Run> {
         let _registry = self.before(tool, context, lab)?;
-        tool.time(&self.build(context, &archive(lab)))
+        tool.run(&self.measured(context, &archive(lab)), self.long)
     }
 
     /// The same build again, measured for its memory.
-    pub(crate) fn memory(&self, tool: &Tool, context: &Context, lab: &Lab) -> Result<u64> {
+    pub(crate) fn watched(&self, tool: &mut Tool, context: &Context, lab: &Lab) -> Result<Run> {
         let _registry = self.before(tool, context, lab)?;
-        tool.memory(&self.build(context, &archive(lab)))
+        tool.run(&self.measured(context, &archive(lab)), true)
     }
 
-    fn build<'a>(&self, context: &'a Context, archive: &'a Path) -> Build<'a> {
-        Build {
-            context: &context.dir,
-            no_cache: self.state == State::Disabled,
-            archive: self.archive.map(|compression| (archive, compression)),
-        }
+    fn build<'a>(&self, context: &'a Context, archive: Option<(&'a Path, Option<&'a str>)>) -> Build<'a> {
+        Build { context: &context.dir, dockerfile: self.file, no_cache: false, archive }
+    }
+
+    fn measured<'a>(&self, context: &'a Context, archive: &'a Path) -> Build<'a> {
+        let no_cache = self.state == State::Disabled;
+        Build { no_cache, ..self.build(context, self.archive.map(|compression| (archive, compression))) }
     }
 
     /// What comes before each measured build and is not measured.
-    fn before(&self, tool: &Tool, context: &Context, lab: &Lab) -> Result<Option<Registry>> {
+    fn before(&self, tool: &mut Tool, context: &Context, lab: &Lab) -> Result<Option<Registry>> {
         match self.state {
             State::Built | State::Disabled => {}
-            State::Changed => self.touch(context)?,
+            State::Changed => touch(context)?,
             State::Empty => tool.reset(true)?,
             State::Remote => tool.reset(false)?,
             State::Fresh => {
                 tool.reset(true)?;
-                tool.time(&Build { context: &context.dir, no_cache: false, archive: None })?;
+                tool.run(&self.build(context, None), false)?;
             }
+        }
+        if matches!(self.content, Content::Large) {
+            tool.discard()?;
         }
         let _ = fs::remove_file(archive(lab));
         self.registry(lab)
-    }
-
-    /// Changes one file to what it never was before.
-    fn touch(&self, context: &Context) -> Result {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
-        fs::write(context.dir.join("touched"), format!("{now}\n"))?;
-        Ok(())
     }
 
     fn registry(&self, lab: &Lab) -> Result<Option<Registry>> {
@@ -301,6 +337,10 @@ impl Scenario {
         Ok(Some(registry))
     }
 }
+
+/// Files that changed within the last two seconds are read again, whatever their times say: a build right after the first one would
+/// measure that.
+pub(crate) const SETTLED: Duration = Duration::from_millis(2_100);
 
 fn archive(lab: &Lab) -> PathBuf {
     lab.dir.join("archive.tar")

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,8 +14,24 @@ use crate::shell::{self, Result};
 pub(crate) struct Tool {
     pub(crate) name: &'static str,
     kind: Kind,
-    dir: PathBuf,
+    /// Where its stores are.
+    parent: PathBuf,
+    /// Which of them it uses.
+    number: usize,
+    /// Whether that one has what the tool needs of base images.
+    has_bases: bool,
+    /// Those that it used before, and that are still there.
+    old: Vec<PathBuf>,
     bases: PathBuf,
+}
+
+/// What one build took.
+pub(crate) struct Run {
+    pub(crate) wall: Duration,
+    /// Peak resident memory of the largest process in bytes, where it was watched.
+    pub(crate) memory: Option<u64>,
+    /// Processor time, likewise.
+    pub(crate) processor: Option<Duration>,
 }
 
 enum Kind {
@@ -27,29 +44,21 @@ enum Kind {
 #[derive(Clone, Copy)]
 pub(crate) struct Build<'a> {
     pub(crate) context: &'a Path,
+    /// Its name, where it is not `Dockerfile`.
+    pub(crate) dockerfile: Option<&'a str>,
     pub(crate) no_cache: bool,
     /// Writes an archive: the file and the compression (`gzip`, `zstd`, `uncompressed`, or the tool's default).
     pub(crate) archive: Option<(&'a Path, Option<&'a str>)>,
 }
 
 impl Tool {
-    pub(crate) fn builder(binary: PathBuf, lab: &Lab) -> Self {
-        Self {
-            name: "builder",
-            kind: Kind::Builder(binary),
-            dir: lab.dir.join("builder"),
-            bases: lab.bases.clone(),
-        }
+    pub(crate) fn builder(binary: PathBuf, lab: &Lab) -> Result<Self> {
+        Tool::new("builder", Kind::Builder(binary), lab)
     }
 
     /// Buildah with a store of its own on overlay.
     pub(crate) fn buildah(lab: &Lab) -> Result<Self> {
-        let tool = Self {
-            name: "buildah",
-            kind: Kind::Buildah,
-            dir: lab.dir.join("buildah"),
-            bases: lab.bases.clone(),
-        };
+        let mut tool = Tool::new("buildah", Kind::Buildah, lab)?;
         tool.reset(true)?;
         Ok(tool)
     }
@@ -60,39 +69,85 @@ impl Tool {
             println!("no BuildKit: buildctl is not on the PATH or BUILDKIT_HOST is not set");
             return Ok(None);
         }
-        let tool = Self {
-            name: "buildkit",
-            kind: Kind::BuildKit,
-            dir: lab.dir.join("buildkit"),
-            bases: lab.bases.clone(),
-        };
+        let mut tool = Tool::new("buildkit", Kind::BuildKit, lab)?;
+        tool.reset(true)?;
         Ok(Some(tool))
     }
 
-    /// Empties the tool's store, so that nothing is cached; with `bases`, loads them where a tool needs that beforehand.
-    pub(crate) fn reset(&self, bases: bool) -> Result {
-        match &self.kind {
-            Kind::Builder(_) => shell::remove(&self.dir),
-            Kind::Buildah => {
-                if self.dir.exists() {
-                    shell::output(self.buildah_command("rmi").args(["--all", "--force"]))?;
-                }
-                shell::remove(&self.dir)?;
-                fs::create_dir_all(&self.dir)?;
-                for name in ["busybox", "debian"].into_iter().filter(|_| bases) {
-                    let mut pull = self.buildah_command("pull");
-                    let layout = format!("oci:{}:latest", self.bases.join(name).display());
-                    let id = shell::output(pull.arg("--quiet").arg(layout))?;
-                    shell::output(
-                        self.buildah_command("tag").args([id.trim(), &format!("localhost/{name}:latest")]),
-                    )?;
-                }
-                Ok(())
+    fn new(name: &'static str, kind: Kind, lab: &Lab) -> Result<Self> {
+        let parent = lab.dir.join(name);
+        let mut tool = Tool {
+            name,
+            kind,
+            parent,
+            number: 0,
+            has_bases: false,
+            old: Vec::new(),
+            bases: lab.bases.clone(),
+        };
+        // What an earlier run left.
+        if tool.parent.exists() {
+            for entry in fs::read_dir(&tool.parent)? {
+                tool.old.push(entry?.path());
             }
-            Kind::BuildKit => {
-                shell::run(shell::command("buildctl").args(["prune", "--all"]).stdout(Stdio::null()))
+            tool.discard()?;
+        }
+        fs::create_dir_all(&tool.parent)?;
+        Ok(tool)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.parent.join(self.number.to_string())
+    }
+
+    /// Gives the tool an empty store, so that nothing is cached; with `bases`, loads them where a tool needs that beforehand.
+    ///
+    /// The store of before stays until [`Tool::discard`]: after a removal ext4 makes files slowly for minutes.
+    pub(crate) fn reset(&mut self, bases: bool) -> Result {
+        self.has_bases = bases;
+        if matches!(self.kind, Kind::BuildKit) {
+            return shell::run(shell::command("buildctl").args(["prune", "--all"]).stdout(Stdio::null()));
+        }
+        self.old.push(self.dir());
+        self.number += 1;
+        fs::create_dir_all(self.dir())?;
+        if matches!(self.kind, Kind::Buildah) {
+            for name in ["busybox", "debian"].into_iter().filter(|_| bases) {
+                let mut pull = buildah_command(&self.dir(), "pull");
+                let layout = format!("oci:{}:latest", self.bases.join(name).display());
+                let id = shell::output(pull.arg("--quiet").arg(layout))?;
+                shell::output(
+                    buildah_command(&self.dir(), "tag")
+                        .args([id.trim(), &format!("localhost/{name}:latest")]),
+                )?;
             }
         }
+        Ok(())
+    }
+
+    /// Gives the tool a store with the base images, if it has none.
+    pub(crate) fn ensure_bases(&mut self) -> Result {
+        if self.has_bases { Ok(()) } else { self.reset(true) }
+    }
+
+    /// Removes the stores of before.
+    pub(crate) fn discard(&mut self) -> Result {
+        for dir in std::mem::take(&mut self.old) {
+            if matches!(self.kind, Kind::Buildah) && dir.join("root").exists() {
+                shell::output(buildah_command(&dir, "rmi").args(["--all", "--force"]))?;
+            }
+            shell::remove(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all that it made.
+    pub(crate) fn clean(mut self) -> Result {
+        if matches!(self.kind, Kind::BuildKit) {
+            return self.reset(true);
+        }
+        self.old.push(self.dir());
+        self.discard()
     }
 
     /// The command line of a build.
@@ -106,7 +161,7 @@ impl Tool {
 
     fn builder_build(&self, binary: &Path, build: &Build<'_>) -> Command {
         let mut command = shell::command(binary);
-        command.env("BUILDER_HOME", &self.dir).args(["build", "--progress=quiet"]);
+        command.env("BUILDER_HOME", self.dir()).args(["build", "--progress=quiet"]);
         for name in ["busybox", "debian"] {
             command
                 .arg("--build-context")
@@ -118,12 +173,15 @@ impl Tool {
         if let Some((file, compression)) = build.archive {
             command.arg("-o").arg(archive_output(file, compression));
         }
+        if let Some(file) = build.dockerfile {
+            command.arg("-f").arg(build.context.join(file));
+        }
         command.arg(build.context);
         command
     }
 
     fn buildah_build(&self, build: &Build<'_>) -> Command {
-        let mut command = self.buildah_command("bud");
+        let mut command = buildah_command(&self.dir(), "bud");
         command.args([
             "--layers",
             "--runtime",
@@ -138,6 +196,9 @@ impl Tool {
         }
         if let Some((file, _)) = build.archive {
             command.arg("-t").arg(format!("oci-archive:{}", file.display()));
+        }
+        if let Some(file) = build.dockerfile {
+            command.arg("-f").arg(build.context.join(file));
         }
         command.arg(build.context);
         command
@@ -162,6 +223,9 @@ impl Tool {
             command.arg("--oci-layout").arg(format!("{name}={}", layout.display()));
             command.arg("--opt").arg(format!("context:{name}=oci-layout://{name}@{digest}"));
         }
+        if let Some(file) = build.dockerfile {
+            command.arg("--opt").arg(format!("filename={file}"));
+        }
         if build.no_cache {
             command.arg("--no-cache");
         }
@@ -171,45 +235,63 @@ impl Tool {
         command
     }
 
-    fn buildah_command(&self, subcommand: &str) -> Command {
-        let mut command = shell::command("buildah");
-        command.arg("--root").arg(self.dir.join("root")).arg("--runroot").arg(self.dir.join("run"));
-        command.args(["--storage-driver", "overlay", subcommand]);
-        command
-    }
-
-    /// Runs a build and returns its wall time.
-    pub(crate) fn time(&self, build: &Build<'_>) -> Result<Duration> {
+    /// Runs a build to its end; `watched`, under time(1).
+    pub(crate) fn run(&mut self, build: &Build<'_>, watched: bool) -> Result<Run> {
+        let report = self.parent.with_extension("time");
         let mut command = self.build(build);
+        if watched {
+            let inner = command;
+            command = shell::command("time");
+            command
+                .args(["-f", "%M %U %S", "-o"])
+                .arg(&report)
+                .arg(inner.get_program())
+                .args(inner.get_args());
+            command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let start = Instant::now();
         let output = command.output()?;
-        let took = start.elapsed();
+        let wall = start.elapsed();
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
             return Err(format!("{}: {}: {last}", self.name, output.status).into());
         }
-        Ok(took)
+        if !watched {
+            return Ok(Run { wall, memory: None, processor: None });
+        }
+        let text = fs::read_to_string(&report)?;
+        let numbers: Vec<f64> =
+            text.lines().last().unwrap_or("").split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [kib, user, system] = numbers[..] else {
+            return Err(format!("time(1) says {text:?}").into());
+        };
+        // What a daemon does is in neither.
+        let processor =
+            (!matches!(self.kind, Kind::BuildKit)).then(|| Duration::from_secs_f64(user + system));
+        Ok(Run { wall, memory: Some(kib as u64 * 1024), processor })
     }
 
-    /// Runs a build under time(1) and returns the peak resident memory of its largest process, in bytes. What a daemon
-    /// takes is not in it.
-    pub(crate) fn memory(&self, build: &Build<'_>) -> Result<u64> {
-        let report = self.dir.with_extension("time");
-        let inner = self.build(build);
-        let mut time = shell::command("time");
-        time.args(["-f", "%M", "-o"]).arg(&report).arg(inner.get_program()).args(inner.get_args());
-        for (key, value) in inner.get_envs() {
-            if let Some(value) = value {
-                time.env(key, value);
-            }
+    /// Peak memory of the tool's daemon since it was started, where there is one on this machine.
+    pub(crate) fn daemon_memory(&self) -> Option<u64> {
+        if !matches!(self.kind, Kind::BuildKit) {
+            return None;
         }
-        shell::output(&mut time)?;
-        let text = fs::read_to_string(&report)?;
-        let kib: u64 = text.trim().lines().last().unwrap_or("").parse()?;
-        Ok(kib * 1024)
+        let host = env::var("BUILDKIT_HOST").ok()?;
+        let socket = UnixStream::connect(host.strip_prefix("unix://")?).ok()?;
+        let daemon = rustix::net::sockopt::socket_peercred(&socket).ok()?.pid;
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.as_raw_nonzero())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
     }
+}
+
+fn buildah_command(store: &Path, subcommand: &str) -> Command {
+    let mut command = shell::command("buildah");
+    command.arg("--root").arg(store.join("root")).arg("--runroot").arg(store.join("run"));
+    command.args(["--storage-driver", "overlay", subcommand]);
+    command
 }
 
 fn archive_output(file: &Path, compression: Option<&str>) -> String {

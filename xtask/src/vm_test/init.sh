@@ -7,9 +7,10 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /dev/shm
-ln -sf /proc/self/fd /dev/fd
+[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 ip link set lo up
 hostname vm
+echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/kernel/panic
 cd /vm-test || exit
 failed=

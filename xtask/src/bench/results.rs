@@ -1,0 +1,221 @@
+//! What is committed of measurements: benches/results/ and the short table of README.md.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::bench::machine;
+use crate::shell::{self, Result};
+
+/// Around the table in README.md.
+const BEGIN: &str = "<!-- written by `cargo xtask bench --write` -->\n";
+const END: &str = "<!-- end of the table -->";
+
+fn figures_file() -> PathBuf {
+    shell::root().join("benches/results/figures.json")
+}
+
+fn reasons_file() -> PathBuf {
+    shell::root().join("benches/results/README.md")
+}
+
+/// Writes the figures with the machine that they come from, and the table of README.md.
+pub(crate) fn write(figures: &Value) -> Result {
+    let mut figures = figures.clone();
+    figures["machine"] = machine::describe();
+    fs::create_dir_all(figures_file().parent().unwrap_or(&shell::root()))?;
+    fs::write(figures_file(), serde_json::to_string_pretty(&figures)? + "\n")?;
+    let readme = shell::root().join("README.md");
+    let text = fs::read_to_string(&readme)?;
+    let (before, _, after) = parts(&text)?;
+    fs::write(&readme, format!("{before}{}{after}", table(&figures)))?;
+    println!("written to benches/results/figures.json and README.md");
+    for missed in missed(&figures) {
+        println!(
+            "{missed}: target missed; benches/results/README.md must say why, under a heading of that name"
+        );
+    }
+    Ok(())
+}
+
+/// Fails unless README.md's table is what the figures say, and each missed target has its reason.
+pub(crate) fn check() -> Result {
+    let readme = fs::read_to_string(shell::root().join("README.md"))?;
+    let written = parts(&readme)?.1;
+    let figures: Value = serde_json::from_str(&fs::read_to_string(figures_file())?)?;
+    if written != table(&figures) {
+        return Err(
+            "README.md's table is not that of benches/results/figures.json: `cargo xtask bench --write`"
+                .into(),
+        );
+    }
+    let reasons = fs::read_to_string(reasons_file())?;
+    let unexplained: Vec<String> = missed(&figures)
+        .into_iter()
+        .filter(|id| {
+            let of = |heading: &str| heading.split([' ', ',', ':']).any(|word| word == id);
+            !reasons.lines().any(|line| line.starts_with('#') && of(line))
+        })
+        .collect();
+    match unexplained.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "benches/results/README.md does not say why these miss their targets: {}",
+            unexplained.join(", ")
+        )
+        .into()),
+    }
+}
+
+/// What is before the table, the table, what is after it.
+fn parts(readme: &str) -> Result<(&str, &str, &str)> {
+    let missing = || format!("README.md has no table between {BEGIN}and {END}");
+    let begin = readme.find(BEGIN).ok_or_else(missing)? + BEGIN.len();
+    let end = begin + readme[begin..].find(END).ok_or_else(missing)?;
+    Ok((&readme[..begin], &readme[begin..end], &readme[end..]))
+}
+
+fn scenarios(figures: &Value) -> &[Value] {
+    figures["scenarios"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn tool<'a>(scenario: &'a Value, name: &str) -> &'a Value {
+    let tools = scenario["tools"].as_array().map_or(&[][..], Vec::as_slice);
+    tools.iter().find(|tool| tool["tool"] == name).unwrap_or(&Value::Null)
+}
+
+/// The names of scenarios that take longer, or more memory, than their targets.
+fn missed(figures: &Value) -> Vec<String> {
+    let mut missed = Vec::new();
+    let mut memory = false;
+    for scenario in scenarios(figures) {
+        let ours = tool(scenario, "builder");
+        let over = |figure: &Value, target: &Value| match (figure.as_f64(), target.as_f64()) {
+            (Some(figure), Some(target)) => figure > target,
+            _ => false,
+        };
+        let id = scenario["id"].as_str().unwrap_or_default();
+        if over(&ours["median"], &scenario["target"]) {
+            missed.push(id.to_owned());
+        }
+        if over(&ours["memory"], &scenario["target_memory"]) {
+            memory = true;
+        }
+    }
+    missed.extend(memory.then(|| "M1".to_owned()));
+    missed
+}
+
+/// The short table: each scenario's median, its target, and how many times longer peers took.
+fn table(figures: &Value) -> String {
+    let names = ["buildkit", "buildah"];
+    let mut text = String::from("| | builder | target | BuildKit | Buildah |\n|---|---|---|---|---|\n");
+    for scenario in scenarios(figures) {
+        let ours = tool(scenario, "builder");
+        let peers = names.map(|name| {
+            let (theirs, ours) = (tool(scenario, name)["median"].as_f64(), ours["median"].as_f64());
+            match (theirs, ours) {
+                (Some(theirs), Some(ours)) if ours > 0.0 => {
+                    format!("{} ({:.1} ×)", short(theirs), theirs / ours)
+                }
+                _ => "–".to_owned(),
+            }
+        });
+        text.push_str(&format!(
+            "| {} {} | **{}** | {} | {} | {} |\n",
+            scenario["id"].as_str().unwrap_or_default(),
+            scenario["what"].as_str().unwrap_or_default(),
+            ours["median"].as_f64().map_or("–".to_owned(), short),
+            scenario["target"].as_f64().map_or("–".to_owned(), short),
+            peers[0],
+            peers[1],
+        ));
+    }
+    for scenario in scenarios(figures).iter().filter(|scenario| scenario["target_memory"].is_number()) {
+        let mega = |bytes: &Value| bytes.as_u64().map(|bytes| format!("{} MB", bytes / 1_000_000));
+        let of = |name: &str| {
+            let figures = tool(scenario, name);
+            let daemon =
+                mega(&figures["daemon"]).map(|daemon| format!(" + daemon {daemon}")).unwrap_or_default();
+            mega(&figures["memory"]).map_or("–".to_owned(), |memory| memory + &daemon)
+        };
+        text.push_str(&format!(
+            "| M1 peak memory of {} | **{}** | {} | {} | {} |\n",
+            scenario["id"].as_str().unwrap_or_default(),
+            of("builder"),
+            mega(&scenario["target_memory"]).unwrap_or_default(),
+            of(names[0]),
+            of(names[1]),
+        ));
+    }
+    let machine = &figures["machine"];
+    let word = |name: &str| match &machine[name] {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => "?".to_owned(),
+    };
+    text.push_str(&format!(
+        "\n{}: {} cores ({}), {} of memory, {}, Linux {}; BuildKit {}, Buildah {}.\n",
+        word("date"),
+        word("cores"),
+        word("processor"),
+        word("memory"),
+        word("file_system"),
+        word("kernel"),
+        machine["tools"]["buildkit"].as_str().unwrap_or("not measured"),
+        machine["tools"]["buildah"].as_str().unwrap_or("not measured"),
+    ));
+    text
+}
+
+/// Seconds as a person reads them, three digits.
+fn short(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.01 => format!("{:.1} ms", s * 1e3),
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 10.0 => format!("{s:.2} s"),
+        s => format!("{s:.1} s"),
+    }
+}
+
+/// A scenario as it is written down; [`crate::bench::report`] makes them.
+pub(crate) fn scenario(id: &str, what: &str, target: Option<f64>, memory: Option<u64>) -> Value {
+    json!({ "id": id, "what": what, "target": target, "target_memory": memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures() -> Value {
+        let mut fast = scenario("S1", "same", Some(0.01), Some(15_000_000));
+        fast["tools"] = json!([
+            { "tool": "builder", "median": 0.005, "memory": 20_000_000 },
+            { "tool": "buildkit", "median": 0.05, "memory": 30_000_000, "daemon": 100_000_000 },
+        ]);
+        let mut slow = scenario("S13", "export", Some(6.0), None);
+        slow["tools"] = json!([{ "tool": "builder", "median": 9.0 }]);
+        json!({ "scenarios": [fast, slow], "machine": { "cores": 2, "tools": {} } })
+    }
+
+    #[test]
+    fn what_is_over_its_target_is_missed() {
+        assert_eq!(missed(&figures()), ["S13", "M1"]);
+    }
+
+    #[test]
+    fn the_table_has_ratios_and_memory() {
+        let table = table(&figures());
+        assert!(table.contains("| S1 same | **5.0 ms** | 10 ms | 50 ms (10.0 ×) | – |"), "{table}");
+        assert!(table.contains("| **20 MB** | 15 MB | 30 MB + daemon 100 MB | – |"), "{table}");
+    }
+
+    #[test]
+    fn the_table_is_found_between_its_marks() {
+        let text = format!("a\n{BEGIN}old{END}\nb");
+        let (before, table, after) = parts(&text).unwrap();
+        assert_eq!((before.ends_with(BEGIN), table, after), (true, "old", format!("{END}\nb").as_str()));
+        assert!(parts("nothing").is_err());
+    }
+}
