@@ -215,4 +215,14 @@ mod tests {
         let config: ImageConfig = serde_json::from_str(text).unwrap();
         assert_eq!(config.rootfs, RootFs::default());
     }
+
+    #[test]
+    fn numbers_that_do_not_fit_64_bits_stay_what_they_are() {
+        // Read as the nearest number of 64 bits, and written with as few digits as mean that one.
+        let text = r#"{"architecture":"","os":"","config":{},"rootfs":{"type":"layers","diff_ids":[]},"own":118446744073709551111}"#;
+        let read: ImageConfig = serde_json::from_str(text).unwrap();
+        let written = serde_json::to_string(&read).unwrap();
+        assert_eq!(serde_json::from_str::<ImageConfig>(&written).unwrap(), read);
+        assert_eq!(read.extra["own"].as_f64(), Some(118_446_744_073_709_551_111.0));
+    }
 }
