@@ -53,6 +53,8 @@ enum Suite {
     Predictions,
     /// Property tests of the crates with many more cases (600 s).
     Properties,
+    /// Random files, archives, documents and answers for each reader of what comes from elsewhere (600 s in all).
+    Fuzz,
 }
 
 pub(crate) fn run(args: &Args) -> Result {
@@ -71,6 +73,7 @@ pub(crate) fn run(args: &Args) -> Result {
         Suite::Growth => growth::run(),
         Suite::Predictions => end_to_end("compare", "times_are", "BUILDER_PREDICTIONS", args, 3, seed),
         Suite::Properties => properties(budget(600)),
+        Suite::Fuzz => fuzz(budget(600), seed),
     }
 }
 
@@ -278,4 +281,32 @@ fn properties(budget: Duration) -> Result {
         }
         cases *= 10;
     }
+}
+
+/// The tests that throw random things at a reader, by the crate, its test binary and the part of their names.
+const FUZZ_TARGETS: [(&str, &str, &str); 4] = [
+    ("frontend", "lower", "for_a_while"),
+    ("image", "fuzz", "for_a_while"),
+    ("registry", "it", "for_a_while"),
+    ("worker", "unpack", "for_a_while"),
+];
+
+fn fuzz(budget: Duration, seed: u64) -> Result {
+    let seconds = (budget / FUZZ_TARGETS.len() as u32).as_secs().max(1);
+    for (package, binary, filter) in FUZZ_TARGETS {
+        let mut tests = shell::cargo();
+        tests.args([
+            "test",
+            "--release",
+            "--package",
+            package,
+            "--test",
+            binary,
+            "--",
+            "--nocapture",
+            filter,
+        ]);
+        shell::show(tests.env("FUZZ_SECONDS", seconds.to_string()).env("FUZZ_SEED", seed.to_string()))?;
+    }
+    Ok(())
 }
