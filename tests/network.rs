@@ -513,10 +513,20 @@ fn users_have_a_private_network() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind a port");
     let port = listener.local_addr().expect("its address").port();
     let context = Context::new(&format!(
-        "FROM busybox\nRUN ip -o -4 addr show dev eth0 | awk '{{print $4}}'; nc -w 1 127.0.0.1 {port} < /dev/null 2> /dev/null || echo unreachable\n\
+        "FROM busybox\nRUN ip -o -4 addr show dev eth0 | awk '{{print $4}}'; timeout 9 nc -w 1 127.0.0.1 {port} < /dev/null 2> /dev/null || echo unreachable\n\
          RUN ls /sys/class/net\n"
     ));
     let steps = user.built(&context).steps();
     assert_eq!(steps.named("RUN ip").log, "10.0.2.100/24\nunreachable\n");
     assert_eq!(steps.named("RUN ls").log, "eth0\nlo\n");
+}
+
+#[test]
+fn users_that_may_make_no_device_are_told() {
+    let user = User::with_one_id().without_tun();
+    let context = Context::new("FROM busybox\nRUN true\n");
+    let why = "a private network cannot be made: open /dev/net/tun: Permission denied";
+    run(user.build(&context).arg("--progress=plain")).ok().says(why).says("steps use the network of the host");
+    let info = run(&mut user.builder("info")).ok();
+    assert!(info.stdout.contains(&format!("the host's, since {why}\n")), "{info}");
 }

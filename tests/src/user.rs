@@ -9,10 +9,12 @@ use tempfile::TempDir;
 
 use crate::{Context, Done, Image, base, binary, need_root, run, tempdir, tool};
 
-/// The user `nobody`, with a home directory, and subordinate ids that only its own mount namespace knows of: the
-/// machine's /etc/subuid stays as it is.
+/// The user `nobody`, with a home directory, and subordinate ids and a /dev/net/tun that only its own mount namespace knows of: the
+/// machine's stay as they are.
 pub struct User {
     dir: TempDir,
+    /// Of /dev/net/tun.
+    tun_mode: &'static str,
 }
 
 /// Its id.
@@ -52,7 +54,13 @@ impl User {
             fs::create_dir(&path).expect("make a directory");
             chown(&path, Some(ID), Some(ID)).expect("give it to the user");
         }
-        Self { dir }
+        Self { dir, tun_mode: "666" }
+    }
+
+    /// The same on a machine that keeps /dev/net/tun for root.
+    #[must_use]
+    pub fn without_tun(self) -> Self {
+        Self { tun_mode: "600", ..self }
     }
 
     /// A path in its directory, which holds its `home`, its `tmp` and `out`, and the base images.
@@ -64,9 +72,10 @@ impl User {
     pub fn command(&self, program: &Path) -> Command {
         let mut command = tool("unshare");
         let script = format!(
-            "mount --bind '{0}/subuid' /etc/subuid; mount --bind '{0}/subgid' /etc/subgid; exec setpriv --reuid={ID} \
-             --regid={ID} --clear-groups --inh-caps=-all -- \"$@\"",
-            self.dir.path().display()
+            "mount --bind '{0}/subuid' /etc/subuid; mount --bind '{0}/subgid' /etc/subgid; if [ -d /dev/net ]; then \
+             mount -t tmpfs -o mode=755 none /dev/net; mknod -m {1} /dev/net/tun c 10 200; fi; exec setpriv --reuid={ID} --regid={ID} --clear-groups --inh-caps=-all -- \"$@\"",
+            self.dir.path().display(),
+            self.tun_mode
         );
         command.args(["--mount", "--propagation=private", "sh", "-e", "-c", &script, "sh"]).arg(program);
         command.current_dir(self.at("home")).env("HOME", self.at("home")).env("TMPDIR", self.at("tmp"));

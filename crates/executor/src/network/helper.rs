@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{Access, MemfdFlags};
 use rustix::process::WaitOptions;
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +116,12 @@ impl Helper {
             Some((*kind, helper))
         })
     }
+}
+
+/// Whether a helper would get as far as making its device. It opens this file as the user who builds; some machines keep it for root.
+pub(crate) fn can_make_devices() -> Result<(), Fault> {
+    const TUN: &str = "/dev/net/tun";
+    rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).context(|| format!("open {TUN}"))
 }
 
 /// Runs as the init process of the pid namespace: starts the helper and stays until nothing of it is left.

@@ -138,6 +138,10 @@ impl PrivateNetwork {
         let mut is_installed = false;
         for (kind, helper) in Helper::installed() {
             is_installed = true;
+            if let Err(fault) = helper::can_make_devices() {
+                failures.push(Error::from(fault).to_string());
+                break;
+            }
             // A new namespace each time: a helper that failed may have left a device in it.
             let namespace = match in_background(Namespace::new).await? {
                 Ok(namespace) => namespace,
