@@ -76,15 +76,23 @@ async fn with_signals(
 /// would end any other program ends it too.
 fn pass_on(signaller: &Signaller, number: i32, has_terminal: bool, ended_by: &EndedBy) {
     // A program that cannot be signalled any more has ended.
-    let _ = match number {
+    let _ended = match number {
         _ if !signaller.heeds(number) => {
-            let _ = ended_by.set(number);
-            signaller.signal(KILL)
+            kill_for(signaller, number, ended_by);
+            return;
         }
         // As a terminal does; the program is not in the foreground of this one, where it would come by itself.
         INTERRUPT | QUIT if !has_terminal && std::io::stdin().is_terminal() => signaller.signal_group(number),
         _ => signaller.signal(number),
     };
+}
+
+/// Ends a program that does not heed a signal which would end any other.
+fn kill_for(signaller: &Signaller, number: i32, ended_by: &EndedBy) {
+    // The first one counts.
+    let _ = ended_by.set(number);
+    // It may have ended already.
+    let _ = signaller.signal(KILL);
 }
 
 /// Passes on what is typed, and changes of the size.
@@ -111,9 +119,7 @@ async fn typed(terminal: Terminal, signaller: Signaller, ended_by: EndedBy) {
                         && signaller.is_in_foreground(&terminal)
                         && !signaller.heeds(signal)
                     {
-                        let _ = ended_by.set(signal);
-                        // It may have ended already.
-                        let _ = signaller.signal(KILL);
+                        kill_for(&signaller, signal, &ended_by);
                     }
                     if terminal.write(&keys).await.is_err() {
                         return;

@@ -96,11 +96,18 @@ pub fn hide_cache_mounts<E>(
     definition: &mut Arc<Definition>,
     secret: impl FnOnce() -> Result<[u8; 32], E>,
 ) -> Result<(), E> {
+    let any = |wanted: &dyn Fn(&Mount) -> bool| {
+        let has_one = |op: &Op| matches!(op, Op::Exec(exec) if exec.mounts.iter().any(wanted));
+        definition.iter().any(|(_, vertex)| has_one(&vertex.op))
+    };
+    // Most builds have no such mount; what is secret in them need not be looked for.
+    if !any(&|mount| matches!(mount.kind, MountKind::Cache(_))) {
+        return Ok(());
+    }
     let hidden = SecretValues::of(definition);
     let has_value =
         |mount: &Mount| matches!(&mount.kind, MountKind::Cache(cache) if hidden.are_in(&cache.id));
-    let is_exec = |op: &Op| matches!(op, Op::Exec(exec) if exec.mounts.iter().any(has_value));
-    if !definition.iter().any(|(_, vertex)| is_exec(&vertex.op)) {
+    if !any(&has_value) {
         return Ok(());
     }
     let secret = secret()?;

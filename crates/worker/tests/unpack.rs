@@ -17,6 +17,7 @@ use image::{
     BlobSource, ContentStore, Descriptor, ImageConfig, Layer, MediaType, Platform, ResolveError,
     ResolvedImage, TransferProgress,
 };
+use tempfile::TempDir;
 use worker::{Cancel, LocalWorker, WorkerError};
 
 /// Numbers from a seed (xorshift64*).
@@ -79,13 +80,34 @@ fn time_and_dice() -> (Duration, Dice) {
     (time, Dice(seed))
 }
 
-/// Something that is not to be touched.
-fn outside(dir: &Path) -> PathBuf {
-    let outside = dir.join("outside");
-    fs::create_dir(&outside).unwrap();
-    fs::write(outside.join("secret"), "untouched").unwrap();
-    fs::create_dir(outside.join("d")).unwrap();
-    outside
+/// A directory to unpack in, beside something that is not to be touched.
+struct Surroundings {
+    dir: TempDir,
+    outside: PathBuf,
+    before: Vec<(String, Vec<u8>, u32, i64, i64)>,
+    /// Where links may lead.
+    links: Vec<String>,
+}
+
+impl Surroundings {
+    fn new() -> Surroundings {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("secret"), "untouched").unwrap();
+        fs::create_dir(outside.join("d")).unwrap();
+        let absolute = [outside.display().to_string(), format!("{}/secret", outside.display())];
+        let links = LINKS.map(str::to_owned).into_iter().chain(absolute).collect();
+        Surroundings { before: state(&outside), dir, outside, links }
+    }
+
+    fn archive(&self, dice: &mut Dice, names: &[&str]) -> Vec<u8> {
+        archive(dice, names, &self.links.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn check(&self, round: u32) {
+        assert_eq!(state(&self.outside), self.before, "round {round}: it got out");
+    }
 }
 
 const NAMES: [&str; 16] = [
@@ -123,22 +145,18 @@ fn archive(dice: &mut Dice, names: &[&str], links: &[&str]) -> Vec<u8> {
 #[test]
 fn unpacking_stays_inside_for_a_while() {
     let (time, mut dice) = time_and_dice();
-    let dir = tempfile::tempdir().unwrap();
-    let outside = outside(dir.path());
-    let before = state(&outside);
-    let (absolute, secret) = (outside.display().to_string(), format!("{}/secret", outside.display()));
-    let links = [&LINKS[..], &[&absolute, &secret]].concat();
+    let around = Surroundings::new();
     let (start, mut count, mut good) = (Instant::now(), 0, 0);
     while start.elapsed() < time {
-        let tar = archive(&mut dice, &NAMES, &links);
-        let inside = dir.path().join("inside");
+        let tar = around.archive(&mut dice, &NAMES);
+        let inside = around.dir.path().join("inside");
         fs::create_dir(&inside).unwrap();
         if dice.below(3) == 0 {
             // A directory that is not empty is not asked for, but must not lead out either.
-            symlink(&outside, inside.join("c")).unwrap();
+            symlink(&around.outside, inside.join("c")).unwrap();
         }
         good += u32::from(worker::unpack_archive(&tar[..], &inside, &|| false).is_ok());
-        assert_eq!(state(&outside), before, "round {count}: it got out");
+        around.check(count);
         fs::remove_dir_all(&inside).unwrap();
         count += 1;
     }
@@ -208,18 +226,14 @@ fn look_around(tree: &dyn FileTree, directory: &Path) {
 #[test]
 fn layers_stay_inside_for_a_while() {
     let (time, mut dice) = time_and_dice();
-    let dir = tempfile::tempdir().unwrap();
-    let outside = outside(dir.path());
-    let before = state(&outside);
-    let (absolute, secret) = (outside.display().to_string(), format!("{}/secret", outside.display()));
-    let links = [&LINKS[..], &[&absolute, &secret]].concat();
+    let around = Surroundings::new();
     let names = [&NAMES[..], &REMOVALS].concat();
-    let home = dir.path().join("state");
+    let home = around.dir.path().join("state");
     let store = Store::open(&home, StoreOptions::default()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let (start, mut count, mut good) = (Instant::now(), 0, 0);
     while start.elapsed() < time {
-        let tars: Vec<Vec<u8>> = (0..=dice.below(3)).map(|_| archive(&mut dice, &names, &links)).collect();
+        let tars: Vec<Vec<u8>> = (0..=dice.below(3)).map(|_| around.archive(&mut dice, &names)).collect();
         let image = Arc::new(image(&store, &tars));
         let cancel = Cancel::new();
         let files = LocalWorker::image_files(&store, image, Arc::new(Silent), Arc::new(SystemClock), &cancel);
@@ -230,7 +244,7 @@ fn layers_stay_inside_for_a_while() {
             }
             Err(error) => assert!(!matches!(error, WorkerError::Internal(_)), "round {count}: {error}"),
         }
-        assert_eq!(state(&outside), before, "round {count}: it got out");
+        around.check(count);
         count += 1;
     }
     println!("{count} images, {good} of them unpacked");

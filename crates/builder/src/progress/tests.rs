@@ -222,6 +222,38 @@ fn plain_is_what_buildkit_writes() {
     }
 }
 
+/// What a step prints is written before there is much of it: also of a step that has to wait for its turn, and of a line without end.
+#[test]
+fn plain_keeps_little_of_what_is_not_shown() {
+    let written = Written::default();
+    let mut plain = Plain::new(written.clone());
+    let mut model = Model::new(plain.repeated_lines());
+    let mut note = |plain: &mut Plain<Written>, (time, message): (u64, Message)| {
+        for change in model.apply(message) {
+            plain.note(&model, &change, at(time)).unwrap();
+        }
+        if plain.is_full() {
+            plain.draw(&model, at(time)).unwrap();
+        }
+    };
+    for message in [(0, Message::define(&definition())), started(3, 1), started(4, 1), log(3, 2, "first\n")] {
+        note(&mut plain, message);
+    }
+    let chunk = "x".repeat(1 << 15);
+    let (mut given, mut most) = (0, 0);
+    for time in 0..256 {
+        // The one that does not have the floor.
+        note(&mut plain, log(4, 3 + time / 64, &chunk));
+        given += chunk.len();
+        most = most.max(given - written.0.lock().unwrap().len().min(given));
+    }
+    assert!(most < 2 << 20, "{most} bytes of {given} were kept");
+    let text = String::from_utf8(written.take()).unwrap();
+    let longest = text.lines().map(str::len).max().unwrap();
+    assert!(longest < 2 << 20, "a line of {longest} bytes");
+    assert!(text.lines().count() > 4, "lines are broken");
+}
+
 #[test]
 fn rawjson_is_a_status_a_line() {
     let written = Written::default();

@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "leaving::killed_caller", needs: Needs::Nothing, run: killed_caller },
     Case { name: "leaving::killed_helpers", needs: Needs::Nothing, run: killed_helpers },
     Case { name: "leaving::killed_guard", needs: Needs::Nothing, run: killed_guard },
+    Case { name: "leaving::waiting_keeper", needs: Needs::Nothing, run: waiting_keeper },
     Case { name: "leaving::ended_thread", needs: Needs::Nothing, run: ended_thread },
 ];
 
@@ -173,6 +174,30 @@ fn killed_guard(fixture: &Fixture) {
         eventually("the tree is gone", || processes_with(&marker).is_empty());
         std::fs::remove_file(fixture.dir.path().join("ready")).unwrap();
     }
+}
+
+/// The keeper of a step that is not asked for yet is killed: that step says so, and the one after it runs.
+fn waiting_keeper(fixture: &Fixture) {
+    let guards = || descendants(std::process::id());
+    let others = guards();
+    // From the second step on the keeper of the next one is made ahead.
+    for _ in 0..2 {
+        assert_eq!(fixture.output("echo ran"), "ran\n");
+    }
+    // That of the step before may still be ending.
+    let below_the_guard = || {
+        let new = guards().into_iter().filter(|pid| !others.contains(pid));
+        new.flat_map(descendants).collect::<Vec<u32>>()
+    };
+    let mut keepers = Vec::new();
+    eventually("the keeper waits", || {
+        keepers = below_the_guard();
+        std::thread::sleep(Duration::from_millis(50));
+        !keepers.is_empty() && below_the_guard() == keepers
+    });
+    kill(&keepers);
+    assert!(matches!(fixture.error(fixture.shell("echo never")), executor::Error::Killed(_)));
+    assert_eq!(fixture.output("echo ran"), "ran\n");
 }
 
 /// A thread that started a process and ends must not take the process with it.
