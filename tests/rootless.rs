@@ -93,12 +93,20 @@ fn with_one_id() {
 
 #[test]
 fn apt_get_works() {
-    let user = User::with_range();
     let context = Context::new(
-        "FROM debian\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends hello && hello\n",
+        "FROM debian\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends cron hello && hello\n\
+         RUN stat -c '%u:%g %a' /usr/bin/crontab\n",
     );
-    let steps = user.built(&context).steps();
-    assert!(steps.named("RUN apt-get").log.ends_with("Hello, world!\n"), "{steps:#?}");
+    // But for times of what was done, in logs and caches.
+    let installed = |image: Image| image.tree().without(|path| path.starts_with("var/"));
+    let by_root = installed(image_by_root(&context));
+    for user in [User::with_range(), User::with_one_id()] {
+        let steps = user.built(&context).steps();
+        assert!(steps.named("RUN apt-get").log.ends_with("Hello, world!\n"), "{steps:#?}");
+        // Set by the maintainer's script.
+        assert_eq!(steps.named("RUN stat").log, "0:101 2755\n");
+        installed(user.image(&context)).same(&by_root, "what is installed, by a user and by root");
+    }
 }
 
 #[test]

@@ -274,12 +274,22 @@ impl World {
             let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
             add(&Mount { target: path.into(), kind, read_only: true }, stubs, scratch, *nodes)?;
         }
+        let apt = Path::new(APT_SETTINGS);
+        let has_apt = apt.parent().is_some_and(|dir| stubs.find(dir, ResolveFlags::empty()).is_ok());
+        if has_apt && owners::are_recorded() {
+            let contents = b"APT::Sandbox::User \"root\";\n".to_vec();
+            let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
+            add(&Mount { target: apt.into(), kind, read_only: true }, stubs, scratch, *nodes)?;
+        }
         for mount in &spec.mounts {
             add(mount, stubs, scratch, *nodes)?;
         }
         stubs.seal()
     }
 }
+
+/// Where there is a single id, `apt-get` must not become the user that it downloads as. Other settings of the image come after this one.
+const APT_SETTINGS: &str = "/etc/apt/apt.conf.d/00builder-single-id";
 
 /// A process may call mknod. Unless its control group decides which devices can be used, nothing but these flags stops
 /// it from reaching the machine's disks.

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     }
     match arguments.first().map(String::as_str) {
         Some("probe") => return isolation::probe(),
+        Some("write-self") => return isolation::write_self(),
         Some("run-private") => return network::run_private(&arguments[1]),
         Some("connect") => return isolation::connect(&arguments[1]),
         Some("run-and-wait") => return leaving::run_and_wait(&arguments[1]),
