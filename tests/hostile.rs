@@ -725,6 +725,59 @@ fn odd_ones_are_one_tree_for_everybody() {
         .says("2097151:0 is not among the ids that this user may use");
 }
 
+/// As deep as the kernel takes paths: through a step, another stage, a context, with and without overlay, out again, and removed. Deeper is
+/// refused, and removed as well.
+#[test]
+fn directories_may_be_nested_deep() {
+    let context = Context::new(
+        "FROM busybox AS nest\n\
+         RUN i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i+1)); done; echo deep > f\n\
+         FROM busybox\nCOPY --from=nest /d /d\nCOPY . /context\nRUN cd /d && i=1; while [ $i -lt 1500 ]; do cd d; i=$((i+1)); done; cat f\n",
+    );
+    let mut deep = context.path().to_owned();
+    for _ in 0..1500 {
+        deep.push("d");
+    }
+    fs::create_dir_all(&deep).expect("nest directories");
+    fs::write(deep.join("f"), "deep\n").expect("write the deepest file");
+    for disabled in ["", "overlay"] {
+        let home = Home::new();
+        let out = tempdir();
+        let path = |name: &str| out.path().join(name).display().to_string();
+        let mut build = home.build(&context);
+        build.args(["-t", "deep", "--progress=rawjson", "-o", &format!("type=local,dest={}", path("local"))]);
+        build.args([
+            "-o",
+            &format!("type=oci,dest={}", path("oci")),
+            "-o",
+            &format!("type=tar,dest={}", path("tar")),
+        ]);
+        let done = run(build.env("BUILDER_DISABLE", disabled)).ok();
+        assert_eq!(done.steps().named("RUN cd /d").log, "deep\n", "{done}");
+        let tar = Tree::from_tar(&fs::read(path("tar")).expect("read the archive"));
+        for deepest in ["", "context/"].map(|top| format!("{top}{}f", "d/".repeat(1500))) {
+            tar.at(&deepest);
+            let exported = out.path().join("local").join(&deepest);
+            assert!(exported.is_file(), "the directory has {deepest}");
+        }
+        run(&mut home.builder("du")).ok();
+        run(home.builder("prune").args(["--all", "--force"])).ok();
+    }
+    // Half of it put into the deepest of the other half.
+    let deeper = Context::new(
+        "FROM busybox\n\
+         RUN for top in /a /b; do mkdir $top; cd $top; i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i+1)); done; done; mv /a .\n",
+    );
+    for disabled in ["", "overlay"] {
+        let home = Home::new();
+        let mut build = home.build(&deeper);
+        run(build.args(["-t", "deeper"]).env("BUILDER_DISABLE", disabled))
+            .code_is(1)
+            .says("File name too long");
+        run(home.builder("prune").args(["--all", "--force"])).ok();
+    }
+}
+
 #[test]
 fn the_good_ones_come_through() {
     let place = Place::new();

@@ -526,7 +526,10 @@ fn users_that_may_make_no_device_are_told() {
     let user = User::with_one_id().without_tun();
     let context = Context::new("FROM busybox\nRUN true\n");
     let why = "a private network cannot be made: open /dev/net/tun: Permission denied";
-    run(user.build(&context).arg("--progress=plain")).ok().says(why).says("steps use the network of the host");
+    run(user.build(&context).arg("--progress=plain"))
+        .ok()
+        .says(why)
+        .says("steps use the network of the host");
     let info = run(&mut user.builder("info")).ok();
     assert!(info.stdout.contains(&format!("the host's, since {why}\n")), "{info}");
 }

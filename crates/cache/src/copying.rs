@@ -70,7 +70,7 @@ impl FullCopy {
         if let Some(metadata) = metadata {
             writer.directory(Path::new(""), &Attributes::of(&metadata, tree.xattrs(Path::new(""))?))?;
         }
-        copy_directory(tree, Path::new(""), &writer, &mut HashMap::new())?;
+        copy_all(tree, &writer)?;
         writer.finish()?;
         let mut copy = FullCopy {
             root: root.to_owned(),
@@ -78,25 +78,30 @@ impl FullCopy {
             stamps: HashMap::new(),
             directories: HashMap::new(),
         };
-        let latest = copy.stamp_directory(Path::new(""))?;
+        let latest = copy.stamp()?;
         wait_for_clock(&scratch.join("clock"), latest)?;
         Ok(copy)
     }
 
-    /// Notes what stands in a directory and below. Returns the latest change time.
-    fn stamp_directory(&mut self, path: &Path) -> Result<(i64, u32), CacheError> {
+    /// Notes what stands where. Returns the latest change time.
+    fn stamp(&mut self) -> Result<(i64, u32), CacheError> {
         let mut latest = (i64::MIN, 0);
-        let mut stamps = BTreeMap::new();
-        for name in names(&self.root.join(path))? {
-            let stamp = Stamp::of(&self.root.join(path).join(&name))?;
-            latest = latest.max(stamp.changed);
-            if stamp.is_directory {
-                latest = latest.max(self.stamp_directory(&path.join(&name))?);
+        let mut rest = vec![PathBuf::new()];
+        while let Some(directory) = rest.pop() {
+            let mut stamps = BTreeMap::new();
+            for name in names(&self.root.join(&directory))? {
+                let path = directory.join(&name);
+                let stamp = Stamp::of(&self.root.join(&path))?;
+                latest = latest.max(stamp.changed);
+                if stamp.is_directory {
+                    rest.push(path);
+                }
+                stamps.insert(name, stamp);
             }
-            stamps.insert(name, stamp);
+            self.directories
+                .insert(directory.clone(), attributes_of(&self.root.join(&directory), &self.owners)?);
+            self.stamps.insert(directory, stamps);
         }
-        self.stamps.insert(path.to_owned(), stamps);
-        self.directories.insert(path.to_owned(), attributes_of(&self.root.join(path), &self.owners)?);
         Ok(latest)
     }
 
@@ -109,90 +114,126 @@ impl FullCopy {
         marks: Marks,
         disturbed: &HashSet<PathBuf>,
     ) -> Result<(), CacheError> {
-        let root = attributes_of(&self.root, &self.owners)?;
-        self.split_directory(Path::new(""), upper, marks, disturbed)?;
-        set_attributes(upper, &root, &self.owners, marks)
+        // One directory in another: a step may nest them as deep as it likes.
+        let mut open = vec![self.open(PathBuf::new(), upper.to_owned(), None)?];
+        while let Some(directory) = open.last_mut() {
+            if let Some(name) = directory.rest.next() {
+                match self.split_entry(&directory.path.join(&name), &directory.target.join(&name), marks)? {
+                    Split::Same => {}
+                    Split::Moved => directory.found = true,
+                    Split::Into(below) => open.push(*below),
+                }
+                continue;
+            }
+            let Some(directory) = open.pop() else { break };
+            if self.close(directory, marks, disturbed)?
+                && let Some(around) = open.last_mut()
+            {
+                around.found = true;
+            }
+        }
+        Ok(())
     }
 
-    /// Does so for what is in one directory that was there before, and stands in `upper` already. Returns whether anything was.
-    fn split_directory(
-        &self,
-        path: &Path,
-        upper: &Path,
-        marks: Marks,
-        disturbed: &HashSet<PathBuf>,
-    ) -> Result<bool, CacheError> {
-        let none = BTreeMap::new();
-        let before = self.stamps.get(path).unwrap_or(&none);
-        let mut found = false;
-        let present = names(&self.root.join(path))?;
-        for name in &present {
-            let path = path.join(name);
-            let before = before.get(name.as_os_str());
-            found |= self.split_entry(&path, before, &upper.join(name), marks, disturbed)?;
-        }
-        for name in before.keys().filter(|name| present.binary_search(name).is_err()) {
-            let target = upper.join(name);
-            make_whiteout(&target).at("create", &target)?;
-            found = true;
-        }
-        Ok(found)
-    }
-
-    fn split_entry(
-        &self,
-        path: &Path,
-        before: Option<&Stamp>,
-        target: &Path,
-        marks: Marks,
-        disturbed: &HashSet<PathBuf>,
-    ) -> Result<bool, CacheError> {
-        let source = self.root.join(path);
-        let now = Stamp::of(&source)?;
-        let stays =
-            before.is_some_and(|before| before.is_directory && now.is_directory && before.is_same(&now));
-        if !stays {
-            if before == Some(&now) {
-                return Ok(false);
-            }
-            fs::rename(&source, target).at("rename", &source)?;
-            // A new directory in the place of an old one hides what that one had.
-            if now.is_directory && before.is_some_and(|before| before.is_directory) {
-                marks.set_opaque(target).at("mark", target)?;
-            }
-            return Ok(true);
-        }
+    /// Begins with a directory that was there before, and stands in the upper directory already.
+    fn open(&self, path: PathBuf, target: PathBuf, now: Option<Stamp>) -> Result<Directory, CacheError> {
+        let source = self.root.join(&path);
         // Read before its entries are moved away.
         let attributes = attributes_of(&source, &self.owners)?;
-        fs::create_dir(target).at("create", target)?;
-        let found = self.split_directory(path, target, marks, disturbed)?;
-        let as_before = match disturbed.contains(path) {
-            true => self.directories.get(path) == Some(&attributes),
-            false => before == Some(&now),
+        let present = names(&source)?;
+        let gone = |name: &&OsString| present.binary_search(name).is_err();
+        let gone =
+            self.stamps.get(&path).into_iter().flat_map(BTreeMap::keys).filter(gone).cloned().collect();
+        Ok(Directory { path, target, now, attributes, gone, rest: present.into_iter(), found: false })
+    }
+
+    fn split_entry(&self, path: &Path, target: &Path, marks: Marks) -> Result<Split, CacheError> {
+        let source = self.root.join(path);
+        let (before, now) = (self.stamp_of(path), Stamp::of(&source)?);
+        let was_directory = before.is_some_and(|before| before.is_directory);
+        if was_directory && now.is_directory && before.is_some_and(|before| before.is_same(&now)) {
+            fs::create_dir(target).at("create", target)?;
+            let below = self.open(path.to_owned(), target.to_owned(), Some(now))?;
+            return Ok(Split::Into(Box::new(below)));
+        }
+        if before == Some(&now) {
+            return Ok(Split::Same);
+        }
+        fs::rename(&source, target).at("rename", &source)?;
+        // A new directory in the place of an old one hides what that one had.
+        if now.is_directory && was_directory {
+            marks.set_opaque(target).at("mark", target)?;
+        }
+        Ok(Split::Moved)
+    }
+
+    fn stamp_of(&self, path: &Path) -> Option<&Stamp> {
+        self.stamps.get(path.parent()?)?.get(path.file_name()?)
+    }
+
+    /// Marks what was removed from a directory. Returns whether anything about it or below it has changed; what has not is taken away again.
+    fn close(
+        &self,
+        directory: Directory,
+        marks: Marks,
+        disturbed: &HashSet<PathBuf>,
+    ) -> Result<bool, CacheError> {
+        let Directory { path, target, now, attributes, gone, found, .. } = directory;
+        for name in &gone {
+            let target = target.join(name);
+            make_whiteout(&target).at("create", &target)?;
+        }
+        let as_before = match &now {
+            // The root stays.
+            None => false,
+            Some(_) if disturbed.contains(&path) => self.directories.get(&path) == Some(&attributes),
+            Some(now) => self.stamp_of(&path) == Some(now),
         };
-        if !found && as_before {
-            fs::remove_dir(target).at("remove", target)?;
+        if !found && gone.is_empty() && as_before {
+            fs::remove_dir(&target).at("remove", &target)?;
             return Ok(false);
         }
-        set_attributes(target, &attributes, &self.owners, marks)?;
+        set_attributes(&target, &attributes, &self.owners, marks)?;
         Ok(true)
     }
+}
+
+/// A directory while it is split.
+struct Directory {
+    path: PathBuf,
+    /// The one in the upper directory.
+    target: PathBuf,
+    /// Of all but the root.
+    now: Option<Stamp>,
+    attributes: Attributes,
+    /// What it had.
+    gone: Vec<OsString>,
+    /// What is in it, and not looked at yet.
+    rest: std::vec::IntoIter<OsString>,
+    /// Something in it has changed.
+    found: bool,
+}
+
+/// What comes of an entry.
+enum Split {
+    Same,
+    Moved,
+    Into(Box<Directory>),
 }
 
 /// Names of a file that was copied already, by file system and inode.
 type Links = HashMap<(u64, u64), PathBuf>;
 
-fn copy_directory(
-    tree: &dyn FileTree,
-    path: &Path,
-    writer: &TreeWriter,
-    links: &mut Links,
-) -> Result<(), CacheError> {
-    for (name, metadata) in tree.list(path)? {
-        let path = path.join(name);
-        copy_entry(tree, &path, &metadata, writer, links)?;
-        if metadata.kind == Kind::Directory {
-            copy_directory(tree, &path, writer, links)?;
+fn copy_all(tree: &dyn FileTree, writer: &TreeWriter) -> Result<(), CacheError> {
+    let mut links = Links::new();
+    let mut rest = vec![PathBuf::new()];
+    while let Some(directory) = rest.pop() {
+        for (name, metadata) in tree.list(&directory)? {
+            let path = directory.join(name);
+            copy_entry(tree, &path, &metadata, writer, &mut links)?;
+            if metadata.kind == Kind::Directory {
+                rest.push(path);
+            }
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use files::{FileTree, Kind, Metadata, TreeError};
 use image::layer::{Entry, EntryKind};
 use rayon::prelude::*;
+use rustix::io::Errno;
 
 use crate::CacheError;
 use crate::upper::{UpperDir, is_whiteout};
@@ -34,8 +35,7 @@ impl Entries {
         {
             found.push(describe(top, 0, Path::new(""), &metadata)?);
         }
-        let all: Vec<usize> = (0..uppers.len()).collect();
-        found.extend(read_directory(&uppers, &all, Path::new(""))?);
+        found.extend(read_all(&uppers)?);
         let sockets =
             found.extract_if(.., |found| found.socket).map(|found| path_of(&found.entry).to_owned());
         let sockets = sockets.collect();
@@ -98,24 +98,84 @@ fn path_of(entry: &Entry) -> &Path {
     Path::new(OsStr::from_bytes(&entry.path))
 }
 
-/// Everything below `path`, not `path` itself. It is a directory in each of `places`, the indices of upper directories, top first.
-fn read_directory(uppers: &[UpperDir], places: &[usize], path: &Path) -> Result<Vec<Found>, TreeError> {
-    let read = |item: &Item| -> Result<Vec<Found>, TreeError> {
-        let path = path.join(&item.name);
-        let upper = &uppers[item.places[0]];
-        let mut found = vec![describe(upper, item.places[0], &path, &item.metadata)?];
-        if item.metadata.kind == Kind::Directory {
-            let (shown, hides) = shown(uppers, &item.places, &path)?;
-            if hides {
-                found.push(mark(&path, EntryKind::Opaque));
-            }
-            found.extend(read_directory(uppers, shown, &path)?);
+/// A directory that is still to be read. It is one in each of `places`, the indices of upper directories, top first.
+struct Directory {
+    path: PathBuf,
+    places: Vec<usize>,
+}
+
+struct Node {
+    found: Found,
+    /// Of an opaque directory.
+    mark: Option<Found>,
+    /// Of a directory: the number of its own entries.
+    below: Option<usize>,
+}
+
+/// Everything below the root, but not the root itself. Level by level: a step may nest directories as deep as it likes.
+fn read_all(uppers: &[UpperDir]) -> Result<Vec<Found>, TreeError> {
+    let mut directories: Vec<Vec<Node>> = Vec::new();
+    let mut level = vec![Directory { path: PathBuf::new(), places: (0..uppers.len()).collect() }];
+    while !level.is_empty() {
+        let listed: Vec<Vec<Item>> =
+            level.par_iter().map(|directory| list(uppers, directory)).collect::<Result<_, _>>()?;
+        let counts: Vec<usize> = listed.iter().map(Vec::len).collect();
+        let items =
+            level.iter().zip(listed).flat_map(|(of, items)| items.into_iter().map(move |item| (of, item)));
+        let items: Vec<(&Directory, Item)> = items.collect();
+        let read: Vec<(Node, Option<Directory>)> =
+            items.into_par_iter().map(|(of, item)| read(uppers, &of.path, item)).collect::<Result<_, _>>()?;
+        // Directories are numbered as they come: those of this level, then those below them.
+        let first = directories.len() + level.len();
+        level.clear();
+        let mut read = read.into_iter();
+        for count in counts {
+            let nodes = read.by_ref().take(count).map(|(mut node, directory)| {
+                node.below = directory.as_ref().map(|_| first + level.len());
+                level.extend(directory);
+                node
+            });
+            directories.push(nodes.collect());
         }
-        Ok(found)
-    };
-    let items = list(uppers, places, path)?;
-    let parts: Vec<Vec<Found>> = items.par_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(parts.into_iter().flatten().collect())
+    }
+    Ok(in_order(directories))
+}
+
+/// A directory before what it holds.
+fn in_order(mut directories: Vec<Vec<Node>>) -> Vec<Found> {
+    let mut all = Vec::with_capacity(directories.iter().map(Vec::len).sum());
+    let mut open = vec![std::mem::take(&mut directories[0]).into_iter()];
+    while let Some(nodes) = open.last_mut() {
+        let Some(node) = nodes.next() else {
+            open.pop();
+            continue;
+        };
+        all.push(node.found);
+        all.extend(node.mark);
+        open.extend(node.below.map(|below| std::mem::take(&mut directories[below]).into_iter()));
+    }
+    all
+}
+
+/// The longest path that the kernel takes, and so the longest that a container can have (`PATH_MAX` without its final zero).
+const LONGEST: usize = 4095;
+
+/// What a name in the directory at `path` stands for; where that is a directory, also this.
+fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Directory>), TreeError> {
+    let path = path.join(&item.name);
+    if path.as_os_str().len() > LONGEST {
+        return Err(TreeError::new("put into a layer", path, Errno::NAMETOOLONG));
+    }
+    let place = item.places[0];
+    let upper = &uppers[place];
+    let found = describe(upper, place, &path, &item.metadata)?;
+    if item.metadata.kind != Kind::Directory {
+        return Ok((Node { found, mark: None, below: None }, None));
+    }
+    let (shown, hides) = shown(uppers, &item.places, &path)?;
+    let mark = hides.then(|| mark(&path, EntryKind::Opaque));
+    let places = shown.to_vec();
+    Ok((Node { found, mark, below: None }, Some(Directory { path, places })))
 }
 
 /// A name in a directory.
@@ -128,7 +188,7 @@ struct Item {
 }
 
 /// What is in a directory, sorted.
-fn list(uppers: &[UpperDir], places: &[usize], path: &Path) -> Result<Vec<Item>, TreeError> {
+fn list(uppers: &[UpperDir], Directory { path, places }: &Directory) -> Result<Vec<Item>, TreeError> {
     let item = |(name, metadata), place| Item { name, metadata, places: vec![place] };
     let mut items: Vec<Item> = Vec::new();
     for &place in places {

@@ -211,20 +211,24 @@ fn amount(db: &Connection, query: &str) -> rusqlite::Result<Amount> {
 }
 
 /// Entries and bytes on disk of what stands at `path`; nothing when nothing does, or while it vanishes. What cannot be read
-/// is left out: this is for people.
+/// is left out, and what lies deeper than the kernel takes paths: this is for people.
 pub(crate) fn measure(path: &Path) -> Result<Amount, CacheError> {
-    let metadata = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Amount::default()),
-        other => other.at("stat", path)?,
-    };
-    let mut amount = Amount { count: 1, bytes: metadata.blocks() * 512 };
-    if metadata.is_dir()
-        && let Ok(entries) = fs::read_dir(path)
-    {
-        for entry in entries.filter_map(Result::ok) {
-            let below = measure(&entry.path())?;
-            amount.count += below.count;
-            amount.bytes += below.bytes;
+    let mut amount = Amount::default();
+    let mut rest = vec![path.to_owned()];
+    while let Some(at) = rest.pop() {
+        let metadata = match fs::symlink_metadata(&at) {
+            Ok(metadata) => metadata,
+            Err(error) if at == path && error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).at("stat", path);
+            }
+            Err(_) => continue,
+        };
+        amount.count += 1;
+        amount.bytes += metadata.blocks() * 512;
+        if metadata.is_dir()
+            && let Ok(entries) = fs::read_dir(&at)
+        {
+            rest.extend(entries.filter_map(Result::ok).map(|entry| entry.path()));
         }
     }
     Ok(amount)
