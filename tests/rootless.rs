@@ -131,6 +131,37 @@ fn prune_empties_the_store() {
     assert!(!user.at("home/.local").exists());
 }
 
+/// Steps of root are in a user namespace on request: root there can do nothing outside, and the image is the same.
+#[test]
+fn root_may_have_a_user_namespace() {
+    need_root();
+    let context = owners();
+    let by_root = image_by_root(&context);
+    let (home, dir) = (Home::new(), tempdir());
+    let layout = dir.path().join("layout");
+    let mut build = home.build(&context);
+    build.env("SOURCE_DATE_EPOCH", "1600000000").env("BUILDER_USERNS", "1");
+    run(build.args(["-o", &format!("type=oci,tar=false,dest={}", layout.display())])).ok();
+    assert_eq!(Image::open(layout, Some(dir)).digest, by_root.digest);
+    let seen = |wanted: &str| {
+        let home = Home::new();
+        let context = Context::new("FROM busybox\nRUN readlink /proc/self/ns/user\n");
+        let mut build = home.build(&context);
+        run(build.arg("--progress=rawjson").env("BUILDER_USERNS", wanted))
+            .ok()
+            .steps()
+            .named("RUN")
+            .log
+            .clone()
+    };
+    let own = fs::read_link("/proc/self/ns/user").expect("the own namespace");
+    assert_eq!(seen("0").trim(), own.display().to_string());
+    assert_ne!(seen("1").trim(), own.display().to_string());
+    // Each kind of layers has a state directory of its own.
+    run(&mut home.build(&context)).code_is(3).says("marks");
+    run(home.build(&context).env("BUILDER_USERNS", "perhaps")).code_is(2).says("BUILDER_USERNS");
+}
+
 #[test]
 fn interruption_leaves_nothing() {
     let user = User::with_range();

@@ -27,7 +27,7 @@ impl Machine {
     pub(crate) fn enter() -> Result<Machine, Failure> {
         // Inside the namespace everybody is root: ask before.
         let home = home()?;
-        let identity = executor::enter_user_namespace()?;
+        let identity = enter_user_namespace()??;
         Ok(Machine::of(identity, home))
     }
 
@@ -148,7 +148,9 @@ pub(crate) fn home() -> Result<PathBuf, Failure> {
         return std::path::absolute(&home).map_err(|error| Failure::io("resolve", &home, &error));
     }
     if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/builder"));
+        // Layers of the one kind cannot be read as those of the other.
+        let name = if wants_user_namespace()? { "builder-userns" } else { "builder" };
+        return Ok(Path::new("/var/lib").join(name));
     }
     // The XDG specification wants relative paths ignored.
     if let Some(data) = variable("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
@@ -160,6 +162,29 @@ pub(crate) fn home() -> Result<PathBuf, Failure> {
             "neither BUILDER_HOME nor HOME is set: there is no place for the state directory",
         )
         .hint("set BUILDER_HOME to a directory on a local disk")),
+    }
+}
+
+/// Makes this process able to mount, root also by a user namespace of its own where `BUILDER_USERNS` asks for one. Call it before any
+/// thread starts.
+///
+/// # Errors
+/// Of usage, when the variable says neither yes nor no; inside, why it cannot be.
+pub(crate) fn enter_user_namespace() -> Result<Result<Identity, executor::Error>, Failure> {
+    Ok(if wants_user_namespace()? {
+        executor::enter_new_user_namespace()
+    } else {
+        executor::enter_user_namespace()
+    })
+}
+
+fn wants_user_namespace() -> Result<bool, Failure> {
+    const VARIABLE: &str = "BUILDER_USERNS";
+    match std::env::var_os(VARIABLE).unwrap_or_default().to_string_lossy().as_ref() {
+        "" | "0" | "false" => Ok(false),
+        "1" | "true" => Ok(true),
+        other => Err(Failure::usage(format!("{VARIABLE}: {other:?} says neither yes nor no"))
+            .hint("1 has root build in a user namespace as well")),
     }
 }
 

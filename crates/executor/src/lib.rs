@@ -80,7 +80,7 @@ pub use run::{Executor, OutputSink, OutputStream, Running, Sandbox, Signaller};
 pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Security, Stdio, User, Writable};
 pub use terminal::Terminal;
 pub use trial::{SubordinateIds, try_overlay, try_user_namespace};
-pub use userns::{enter_user_namespace, find_tool};
+pub use userns::{enter_new_user_namespace, enter_user_namespace, find_tool};
 
 /// The hidden first argument that makes a binary the sandbox helper; see [`sandbox_init`].
 pub const SANDBOX_ARGUMENT: &str = "sandbox-init";

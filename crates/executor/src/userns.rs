@@ -26,7 +26,7 @@ type Ranges = Vec<IdRange>;
 
 /// How the namespace gets its ids.
 enum Plan {
-    /// Written directly: this process is root of a container and may.
+    /// Written directly: this process is root, perhaps of a container, and may.
     Direct { uids: Ranges, gids: Ranges },
     /// Through newuidmap and newgidmap, with the ranges of `/etc/subuid` and `/etc/subgid`.
     Tools { uids: Ranges, gids: Ranges },
@@ -40,9 +40,15 @@ enum Plan {
 /// # Errors
 /// [`Error::Unsupported`] when user namespaces are forbidden; the text names the setting.
 pub fn enter_user_namespace() -> Result<Identity, Error> {
-    if is_privileged()? {
-        return privileged_identity();
-    }
+    if is_privileged()? { privileged_identity() } else { enter_new_user_namespace() }
+}
+
+/// Makes the calling process root of a new user namespace also where it is root already: with all the ids that it had, but with
+/// capabilities that count for nothing outside. Otherwise as [`enter_user_namespace`].
+///
+/// # Errors
+/// As [`enter_user_namespace`].
+pub fn enter_new_user_namespace() -> Result<Identity, Error> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let plan = plan(uid);
     let own = rustix::process::getpid();
@@ -120,7 +126,7 @@ fn parse_map(text: &str) -> Ranges {
 
 fn plan(uid: u32) -> Plan {
     if uid == 0 {
-        // Root of a container that lacks CAP_SYS_ADMIN: all ids it has are mapped to themselves.
+        // Root that lacks CAP_SYS_ADMIN, as in a container, or wants to: all ids it has are mapped to themselves.
         let identical = |name: &str| -> Ranges {
             current_map(name).iter().map(|range| IdRange { outside: range.inside, ..*range }).collect()
         };

@@ -19,8 +19,8 @@ pub struct OutputLimits {
     pub rate: Option<u64>,
 }
 
-/// Of longer output the first 16 MiB are stored, and the end.
-const STORED: u64 = 16 << 20;
+/// Of longer output the first GiB is stored, and the end: a step that never stops printing must not fill the disk.
+const STORED: u64 = 1 << 30;
 
 /// What one try of a step prints.
 pub(crate) struct StepLog {

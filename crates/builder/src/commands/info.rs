@@ -56,7 +56,7 @@ impl Report {
         let ids = SubordinateIds::of_caller();
         let is_root = rustix::process::geteuid().is_root();
         let namespace = executor::try_user_namespace();
-        let identity = executor::enter_user_namespace();
+        let identity = machine::enter_user_namespace()?;
 
         let machine = executor::probe(identity.as_ref());
         let mut facts: Vec<Fact> = machine.features.into_iter().map(Fact::from).collect();

@@ -70,7 +70,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
     retry: u32,
 
-    /// How much output of a step is shown, such as 2m; -1 is no limit. All of it is stored
+    /// How much output of a step is shown, such as 2m; -1 is no limit. All of it is stored, up to 1 GiB
     #[arg(long, value_name = "BYTES", value_parser = size_or_none, allow_hyphen_values = true,
           env = "BUILDKIT_STEP_LOG_MAX_SIZE", hide_env = true, default_value = "64m")]
     log_size: i64,
