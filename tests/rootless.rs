@@ -212,6 +212,20 @@ fn without_overlay_the_same_tree() {
     let output = format!("type=oci,tar=false,name=e2e:latest,dest={}", layout.display());
     run(home.build(&context).args(["-o", &output]).env("BUILDER_DISABLE", "overlay")).ok();
     with.same(&unpack(&layout), "with overlay, and without");
+    // On an overlay, as the files of a privileged container are, another one cannot be, nor its marks.
+    let place = tempdir();
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(place.path().join(name)).expect("make a directory");
+    }
+    let script =
+        "mount -t overlay -o lowerdir=$0/lower,upperdir=$0/upper,workdir=$0/work none $0/merged; exec \"$@\"";
+    let mut within = tool("unshare");
+    within.args(["--mount", "sh", "-ec", script]).arg(place.path());
+    let build = home.build(&context);
+    within.arg(build.get_program()).args(build.get_args()).args(["-o", &output]);
+    within.env("BUILDER_HOME", place.path().join("merged/state"));
+    run(&mut within).ok().says("every RUN works in a full copy of its file system");
+    with.same(&unpack(&layout), "with overlay, and on one");
 }
 
 /// A container of an ordinary user, as far as builds see it: a user namespace with one id, parts of `/proc` hidden, its files on an
@@ -288,12 +302,22 @@ fn inside_an_unprivileged_container() {
                 .same(&by_root.tree(), &format!("in a container and by root: {id} {disabled}\n{done}"));
             assert_eq!(image.digest, by_root.digest, "{id} {disabled}");
         }
-        // On the container's own files no overlay can be, which is said, and what is removed cannot be marked.
+        // On the container's own files no overlay can be: steps work in copies, which is said, and what is removed is recorded.
         let user = User::with_one_id();
-        let mut build = in_a_container(&user, id);
-        let done = run(build.arg(context.path()).env("BUILDER_HOME", user.at("home/state"))).code_is(3);
-        done.says("every RUN works in a full copy of its file system")
-            .says("inside a container, put it on a volume");
+        let layout = user.at("out/layout");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let build = |again: &str| {
+            let mut build = in_a_container(&user, id);
+            build.env("BUILDER_HOME", user.at("home/state")).env("SOURCE_DATE_EPOCH", "1600000000");
+            run(build.arg(context.path()).args(["-o", &output, again])).ok()
+        };
+        let done = build("--no-cache").says("every RUN works in a full copy of its file system");
+        drop(done.says("no new one can be mounted"));
+        let image = Image::open(layout.clone(), None);
+        image.tree().same(&by_root.tree(), &format!("on an overlay and by root: {id}"));
+        assert_eq!(image.digest, by_root.digest, "{id}");
+        drop(build("--pull=false").says("CACHED"));
+        assert_eq!(Image::open(layout, None).digest, by_root.digest, "{id}, cached");
     }
 }
 

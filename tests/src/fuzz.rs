@@ -106,8 +106,9 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
         fs::create_dir_all(at(path).parent().expect("a parent")).expect("make directories");
     };
     let choice = random.below(12);
-    // What these do follows links, and links lead to files of this machine.
-    if matches!(choice, 4 | 9 | 10) && fs::symlink_metadata(at(path)).is_ok_and(|found| found.is_symlink()) {
+    // What these do follows links, also of directories on the way, and links lead to files of this machine.
+    let root = fs::canonicalize(context).expect("resolve the context");
+    if matches!(choice, 4 | 9 | 10) && !fs::canonicalize(at(path)).is_ok_and(|real| real == root.join(path)) {
         return "nothing".to_owned();
     }
     match choice {

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use crate::CacheError;
 use crate::error::At;
-use crate::upper::{Marks, make_whiteout};
+use crate::upper::Marks;
 
 /// Tells whether an inode was touched: nobody can set its change time, and the birth time tells a new inode from an old one of
 /// the same number.
@@ -181,7 +181,7 @@ impl FullCopy {
         let Directory { path, target, now, attributes, gone, found, .. } = directory;
         for name in &gone {
             let target = target.join(name);
-            make_whiteout(&target).at("create", &target)?;
+            marks.make_whiteout(&target).at("create", &target)?;
         }
         let as_before = match &now {
             // The root stays.

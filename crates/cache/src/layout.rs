@@ -20,6 +20,7 @@ pub(crate) const PROBE: &str = ".probe-";
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
+    marks: Marks,
 }
 
 /// Whether there is a state directory, of whatever version.
@@ -54,8 +55,8 @@ impl Layout {
         let root = root.canonicalize().at("resolve", root)?;
         check_file_system(&root)?;
         check_owner(&root)?;
-        check_format(&root, options)?;
-        let layout = Layout { root };
+        let marks = check_format(&root, options)?;
+        let layout = Layout { root, marks };
         for dir in layout.directories() {
             match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
                 Ok(()) => {}
@@ -69,6 +70,11 @@ impl Layout {
             .map(drop)
             .or_else(|error| refuse_read_only(&layout.root, error))?;
         Ok(layout)
+    }
+
+    /// How its layers say what they remove.
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
     }
 
     fn directories(&self) -> [PathBuf; 10] {
@@ -330,7 +336,7 @@ fn check_owner(root: &Path) -> Result<(), CacheError> {
 
 /// Reads the file `format`, or writes it into an empty directory: the version, and how layers keep what an ordinary file system
 /// cannot. Layers of one kind cannot be read as those of another.
-fn check_format(root: &Path, options: &StoreOptions) -> Result<(), CacheError> {
+fn check_format(root: &Path, options: &StoreOptions) -> Result<Marks, CacheError> {
     let path = root.join("format");
     let text = match read_format(&path)? {
         Some(text) => text,
@@ -340,12 +346,19 @@ fn check_format(root: &Path, options: &StoreOptions) -> Result<(), CacheError> {
             Err(refusal) => read_format(&path)?.ok_or(refusal)?,
         },
     };
-    let marks = Marks::new(options.userxattr);
+    let overlay = Marks::new(options.userxattr);
     let owners = if options.recorded_owners { "recorded" } else { "real" };
-    let ours = format!("builder state {FORMAT}\nmarks {marks}\nowners {owners}\n");
+    let with = |marks: Marks| {
+        let own = if marks.are_overlays() { "" } else { ", recorded" };
+        format!("builder state {FORMAT}\nmarks {overlay}{own}\nowners {owners}\n")
+    };
     // Created, but not yet written: by a process that runs now or was killed.
     if text.is_empty() {
-        marks.probe(root)?;
+        let marks = match overlay.probe(root) {
+            Ok(()) => overlay,
+            Err(_) => Marks::RECORDED.probe(root).map(|()| Marks::RECORDED)?,
+        };
+        let ours = with(marks);
         let written = OpenOptions::new()
             .write(true)
             .create(true)
@@ -353,10 +366,10 @@ fn check_format(root: &Path, options: &StoreOptions) -> Result<(), CacheError> {
             .mode(0o600)
             .open(&path)
             .and_then(|mut file| file.write_all(ours.as_bytes()));
-        return written.or_else(|error| refuse_read_only(&path, error));
+        return written.or_else(|error| refuse_read_only(&path, error)).map(|()| marks);
     }
-    if text == ours {
-        return Ok(());
+    if let Some(marks) = [overlay, Marks::RECORDED].into_iter().find(|marks| text == with(*marks)) {
+        return Ok(marks);
     }
     let mut lines = text.lines();
     let version =
@@ -365,7 +378,7 @@ fn check_format(root: &Path, options: &StoreOptions) -> Result<(), CacheError> {
         Some(FORMAT) => unusable(
             root,
             format!(
-                "it was made under other circumstances ({}; now marks {marks}, owners {owners}): as root, or with other \
+                "it was made under other circumstances ({}; now marks {overlay}, owners {owners}): as root, or with other \
                  user ids; name another directory",
                 lines.collect::<Vec<_>>().join(", ")
             ),

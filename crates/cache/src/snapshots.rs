@@ -20,7 +20,7 @@ use crate::leases::Bucket;
 use crate::remove::remove_tree;
 use crate::seals;
 use crate::store::{Inner, Snapshotter};
-use crate::upper::{Marks, UpperDir, make_whiteout, remove_file_if_there};
+use crate::upper::{Marks, UpperDir, remove_file_if_there};
 use crate::versions::Version;
 use crate::{CacheError, Changes, Entries, SnapshotId, Store, TreeView};
 
@@ -170,7 +170,7 @@ impl Store {
     pub fn begin_root(&self, parents: &[SnapshotId]) -> Result<ActiveRoot, CacheError> {
         let snapshot = self.begin(parents)?;
         let snapshotter = match snapshot.below.dirs().count() {
-            count if count > MOST_LOWER => Snapshotter::Copying,
+            count if count > MOST_LOWER || !self.inner.marks().are_overlays() => Snapshotter::Copying,
             _ => self.inner.options.snapshotter,
         };
         let (form, copy) = match snapshotter {
@@ -193,13 +193,13 @@ impl Store {
 
 impl Inner {
     pub(crate) fn marks(&self) -> Marks {
-        Marks::new(self.options.userxattr)
+        self.layout.marks()
     }
 
     pub(crate) fn owners_beside(&self, sidecar: &Path) -> Owners {
         if self.options.recorded_owners {
             Owners::Recorded { sidecar: sidecar.to_owned() }
-        } else if self.options.userxattr {
+        } else if self.options.userxattr || !self.marks().are_overlays() {
             Owners::Mapped
         } else {
             Owners::Real
@@ -521,7 +521,7 @@ impl ActiveSnapshot {
             let time = upper.tree.metadata(parent)?.map(|metadata| metadata.mtime);
             fs::remove_file(&socket).at("remove", &socket)?;
             if self.below.metadata(path)?.is_some() {
-                make_whiteout(&socket).at("create", &socket)?;
+                self.store.inner.marks().make_whiteout(&socket).at("create", &socket)?;
             }
             if let Some(time) = time {
                 crate::upper::set_time(&self.upper.join(parent), time)?;
@@ -550,7 +550,7 @@ impl ActiveSnapshot {
         for (name, below) in self.below.list(root)? {
             let path = self.upper.join(&name);
             match upper.tree.metadata(Path::new(&name))? {
-                None => make_whiteout(&path).at("create", &path)?,
+                None => marks.make_whiteout(&path).at("create", &path)?,
                 Some(here) if here.kind == files::Kind::Directory && below.kind == files::Kind::Directory => {
                     marks.set_opaque(&path).at("mark", &path)?;
                 }

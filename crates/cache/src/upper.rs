@@ -10,14 +10,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use files::{DirectoryTree, FileTree, Kind, Metadata, OpaqueMark, Owners, TreeError};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
 use crate::CacheError;
 use crate::error::At;
 use crate::layout::PROBE;
 
-/// Which attributes overlayfs keeps its books in.
+/// How layers say what they remove: as overlayfs does, in the attributes that it keeps its books in, or in a way of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Marks(OpaqueMark);
 
@@ -26,13 +26,23 @@ impl fmt::Display for Marks {
         f.write_str(match self.0 {
             OpaqueMark::Trusted => "trusted",
             OpaqueMark::User => "user",
+            OpaqueMark::Recorded => "recorded",
         })
     }
 }
 
 impl Marks {
+    /// Those of an overlay.
     pub(crate) fn new(userxattr: bool) -> Marks {
         Marks(if userxattr { OpaqueMark::User } else { OpaqueMark::Trusted })
+    }
+
+    /// For file systems that take none of overlay's.
+    pub(crate) const RECORDED: Marks = Marks(OpaqueMark::Recorded);
+
+    /// Whether layers can be mounted as those of an overlay.
+    pub(crate) fn are_overlays(self) -> bool {
+        self != Marks::RECORDED
     }
 
     pub(crate) fn opaque(self) -> OpaqueMark {
@@ -51,9 +61,14 @@ impl Marks {
             ),
         };
         self.set_opaque(probe.path()).map_err(|error| unusable("the marks of overlay", error))?;
-        make_whiteout(&probe.path().join("whiteout")).map_err(|error| unusable("whiteouts", error))?;
+        self.make_whiteout(&probe.path().join("whiteout")).map_err(|error| unusable("whiteouts", error))?;
         let link = probe.path().join("link");
         symlink("target", &link).at("create", &link)
+    }
+
+    /// Nothing is here, whatever lies below.
+    pub(crate) fn make_whiteout(self, path: &Path) -> rustix::io::Result<()> {
+        self.0.make_whiteout(CWD, path)
     }
 
     pub(crate) fn set_opaque(self, directory: &Path) -> rustix::io::Result<()> {
@@ -66,11 +81,6 @@ impl Marks {
             other => other,
         }
     }
-}
-
-/// A character device 0:0: nothing is here, whatever lies below.
-pub(crate) fn make_whiteout(path: &Path) -> rustix::io::Result<()> {
-    rustix::fs::mknodat(rustix::fs::CWD, path, FileType::CharacterDevice, Mode::empty(), 0)
 }
 
 /// Puts the time of a directory back.

@@ -9,6 +9,7 @@ use std::path::Path;
 use cache::{CacheBackend, CacheError, NewRecord, Store, StoreOptions};
 use common::{TestStore, changes, content, in_mount_namespace, key, mount};
 use image::ContentStore;
+use image::layer::EntryKind;
 
 fn refusal(root: &Path, options: StoreOptions) -> String {
     match Store::open(root, options) {
@@ -61,16 +62,15 @@ fn refuses_another_format() {
 }
 
 #[test]
-fn refuses_read_only_directories_and_overlays() {
-    in_mount_namespace("refuses_read_only_directories_and_overlays", || {
+fn refuses_read_only_directories_and_those_that_keep_no_attributes() {
+    in_mount_namespace("refuses_read_only_directories_and_those_that_keep_no_attributes", || {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| {
             let path = dir.path().join(name);
             fs::create_dir(&path).unwrap();
             path
         };
-        let (disk, lower, upper, work, merged) =
-            (at("disk"), at("lower"), at("upper"), at("work"), at("merged"));
+        let (disk, plain) = (at("disk"), at("plain"));
         mount("tmpfs", &disk, "mode=0755");
         Store::open(&disk.join("state"), StoreOptions::default()).unwrap();
         let flags = rustix::mount::MountFlags::RDONLY;
@@ -78,10 +78,74 @@ fn refuses_read_only_directories_and_overlays() {
         assert!(refusal(&disk.join("state"), StoreOptions::default()).contains("read-only"));
         assert!(refusal(&disk.join("new"), StoreOptions::default()).contains("read-only"));
 
+        mount("ramfs", &plain, "mode=0755");
+        assert!(refusal(&plain.join("state"), StoreOptions::default()).contains("volume"));
+    });
+}
+
+/// What overlay would mark is recorded, in versions of layers as well; another program than the one that made it sees the same.
+#[test]
+fn an_overlay_holds_layers() {
+    in_mount_namespace("an_overlay_holds_layers", || {
+        let dir = tempfile::tempdir().unwrap();
+        let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        });
         let options =
             format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
         mount("overlay", &merged, &options);
-        assert!(refusal(&merged.join("state"), StoreOptions::default()).contains("volume"));
+        let home = merged.join("state");
+        let open = || Store::open(&home, StoreOptions::default()).unwrap();
+        let step = |parents: &[cache::SnapshotId], work: &dyn Fn(&Path)| {
+            let root = open().begin_root(parents).unwrap();
+            let cache::RootForm::Directory(tree) = root.form().clone() else {
+                panic!("no overlay can be here")
+            };
+            work(&tree);
+            let layer = root.finish([]).unwrap();
+            let changes = layer.changes().unwrap();
+            layer.commit(&changes).unwrap().id()
+        };
+        let base = step(&[], &|tree| {
+            fs::create_dir_all(tree.join("d/e")).unwrap();
+            fs::create_dir(tree.join("gone")).unwrap();
+            for name in ["f", "d/f", "d/e/f", "gone/f"] {
+                fs::write(tree.join(name), name).unwrap();
+            }
+            fs::write(tree.join("empty"), "").unwrap();
+        });
+        let next = step(&[base], &|tree| {
+            fs::remove_file(tree.join("f")).unwrap();
+            fs::remove_dir_all(tree.join("gone")).unwrap();
+            fs::remove_dir_all(tree.join("d")).unwrap();
+            fs::create_dir(tree.join("d")).unwrap();
+            fs::write(tree.join("d/new"), "").unwrap();
+        });
+        let seen = step(&[base, next], &|tree| {
+            let names = |dir: &Path| {
+                let mut names: Vec<_> =
+                    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names(tree), ["d", "empty"]);
+            assert_eq!(names(&tree.join("d")), ["new"]);
+        });
+        let store = open();
+        let entries = |layer| store.snapshot(layer).unwrap().unwrap().entries().unwrap();
+        let said: Vec<(String, bool)> = entries(next)
+            .entries()
+            .iter()
+            .map(|entry| {
+                let marks = matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
+                (String::from_utf8_lossy(&entry.path).into_owned(), marks)
+            })
+            .collect();
+        let said: Vec<(&str, bool)> = said.iter().map(|(path, marks)| (path.as_str(), *marks)).collect();
+        assert_eq!(said, [("d", false), ("d", true), ("d/new", false), ("f", true), ("gone", true)]);
+        assert!(entries(seen).entries().is_empty());
     });
 }
 

@@ -1,8 +1,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use crate::Metadata;
+use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
+use rustix::path::Arg;
+
+use crate::{Kind, Metadata, owners};
 
 /// What is set on an entry that is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,21 +56,36 @@ pub enum Owners {
     },
 }
 
-/// The extended attribute with which overlay marks a directory that hides what lies below it.
+/// How a layer's directory says what hides or removes what lies below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpaqueMark {
-    /// `trusted.overlay.opaque`: mounted by root.
+    /// As overlay does that root mounts: `trusted.overlay.opaque`, and character devices 0:0.
     Trusted,
-    /// `user.overlay.opaque`: mounted in a user namespace with `userxattr`.
+    /// As overlay does in a user namespace with `userxattr`: `user.overlay.opaque`, and character devices 0:0.
     User,
+    /// Where the file system takes none of overlay's marks, as one that is an overlay itself: `user.builder.opaque`, and recorded
+    /// devices 0:0, as of [`Owners::Mapped`].
+    Recorded,
 }
 
 impl OpaqueMark {
-    /// Its full name; the value is `y`.
+    /// The full name of the attribute that an opaque directory has; the value is `y`.
     pub fn xattr(self) -> &'static str {
         match self {
             OpaqueMark::Trusted => "trusted.overlay.opaque",
             OpaqueMark::User => "user.overlay.opaque",
+            OpaqueMark::Recorded => "user.builder.opaque",
         }
+    }
+
+    /// Makes what says that a path of the lower layers is removed. Nothing may stand there.
+    pub fn make_whiteout(self, at: impl AsFd, name: impl Arg + Copy) -> rustix::io::Result<()> {
+        if self != OpaqueMark::Recorded {
+            return rustix::fs::mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let text = owners::encode_device(Kind::CharDevice, (0, 0));
+        rustix::fs::fsetxattr(&file, owners::DEVICE, text.as_bytes(), XattrFlags::empty())
     }
 }

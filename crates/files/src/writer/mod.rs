@@ -225,19 +225,21 @@ impl TreeWriter {
         self.set_special(&place, attributes)
     }
 
-    /// Overlay's mark that a path of the lower layers is removed: a character device 0:0. What this tree itself has there stays,
+    /// The mark that a path of the lower layers is removed, as [`OpaqueMark::make_whiteout`] makes it. What this tree itself has there stays,
     /// since a removal means the layers below alone; a directory then hides what they have in it.
     pub fn whiteout(&self, path: &Path) -> Result<(), Error> {
         let place = self.place(path)?;
         match rustix::fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => self.make_node(&place, FileType::CharacterDevice, (0, 0)),
+            Err(Errno::NOENT) => self.create(&place, "mark removed", |at| {
+                Ok(self.options.opaque.make_whiteout(at, place.name)?)
+            }),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => self.opaque(path),
             Ok(_) => Ok(()),
             Err(source) => Err(self.error("stat", path, source)),
         }
     }
 
-    /// Overlay's mark that a directory hides what the lower layers have in it. It is made when missing.
+    /// The mark that a directory hides what the lower layers have in it. It is made when missing.
     pub fn opaque(&self, path: &Path) -> Result<(), Error> {
         let directory = if path.as_os_str().is_empty() {
             rustix::io::dup(&self.root).map_err(|source| self.error("open", path, source))?
@@ -322,9 +324,27 @@ impl TreeWriter {
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Ok(());
         }
+        let was_whiteout = self.is_whiteout(place, &stat);
         self.create(place, "make directory", |at| Ok(rustix::fs::mkdirat(at, place.name, Mode::RWXU)?))?;
         // The removal of what is below still holds.
-        if is_whiteout(&stat) { self.opaque(place.path) } else { Ok(()) }
+        if was_whiteout { self.opaque(place.path) } else { Ok(()) }
+    }
+
+    /// Whether what stands there is as [`TreeWriter::whiteout`] makes it.
+    fn is_whiteout(&self, place: &Place<'_>, stat: &rustix::fs::Stat) -> bool {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::CharacterDevice => stat.st_rdev == 0,
+            FileType::RegularFile if self.options.opaque == OpaqueMark::Recorded && stat.st_size == 0 => {
+                let mut text = [0; 8];
+                let file = open_beneath(self.root.as_fd(), place.path, OFlags::RDONLY | OFlags::NONBLOCK);
+                let whiteout = owners::encode_device(Kind::CharDevice, (0, 0));
+                file.is_ok_and(|file| {
+                    let read = rustix::fs::fgetxattr(file, owners::DEVICE, &mut text);
+                    read.is_ok_and(|length| text[..length] == *whiteout.as_bytes())
+                })
+            }
+            _ => false,
+        }
     }
 
     fn create_file(&self, path: &Path) -> Result<File, Error> {
@@ -432,11 +452,6 @@ pub(super) struct Place<'a> {
     parent: std::sync::Arc<OwnedFd>,
     name: &'a OsStr,
     path: &'a Path,
-}
-
-/// As [`TreeWriter::whiteout`] makes them.
-fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 fn with_name(error: Errno, name: &OsStr) -> io::Error {
