@@ -183,13 +183,13 @@ fn a_base_image_changed() {
 fn never_built_switched_off_and_removed() {
     let home = Home::new();
     let context = npm();
-    build(&home, &context, &[]);
-    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: never built here");
-    build(&home, &context, &["--no-cache"]);
-    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: the cache is switched off for it");
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN sh ./run.sh: never built here"]);
+    let done = build(&home, &context, &["--no-cache"]);
+    told(&home, &done, &["RUN sh ./run.sh: the cache is switched off for it"]);
     run(home.builder("prune").args(["--all", "--force"])).ok();
-    build(&home, &context, &[]);
-    assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: evicted just now by builder prune --all");
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN sh ./run.sh: evicted just now by builder prune --all"]);
     assert_eq!(explain(&home, &[]).matches("evicted").count(), 1, "one cause");
 }
 
@@ -203,12 +203,9 @@ fn a_lost_database_is_named() {
         let _ = fs::remove_file(home.path().join(format!("cache-v1.db{suffix}")));
     }
     fs::write(home.path().join("cache-v1.db"), vec![7; 10_000]).expect("damage the database");
-    build(&home, &context, &[]).says("WARNING: the cache database was damaged");
-    let told = sentence(&home, "RUN sh");
-    assert_eq!(
-        told, "RUN sh ./run.sh: not built here since the damaged cache database was replaced just now",
-        "{told}"
-    );
+    let done = build(&home, &context, &[]).says("WARNING: the cache database was damaged");
+    let why = "not built here since the damaged cache database was replaced just now";
+    told(&home, &done, &[&format!("RUN sh ./run.sh: {why}")]);
     context.write("run.sh", "echo changed\n");
     build(&home, &context, &[]);
     assert_eq!(sentence(&home, "RUN sh"), "RUN sh ./run.sh: run.sh changed (COPY . .)");
@@ -404,4 +401,140 @@ fn what_is_kept_of_builds() {
     history(&["inspect", ids[1]]).code_is(1);
     history(&["rm", "--all"]).ok();
     assert_eq!(history(&["ls", "--format=json"]).ok().stdout.trim(), "[]");
+}
+
+/// Whether a build said why a step ran, and `builder explain` says the same; sentences as `STEP: REASON`.
+#[track_caller]
+fn told(home: &Home, done: &Done, sentences: &[&str]) {
+    for words in sentences {
+        let (step, why) = words.split_once(": ").expect("a step and a reason");
+        let lines = || done.stderr.lines();
+        let title = format!("] {step}");
+        let first = lines().find(|line| line.ends_with(&title)).unwrap_or_else(|| panic!("{step}: {done}"));
+        let number = first.split(' ').next().expect("a number");
+        let said = format!("{number} not cached: {why}");
+        assert!(lines().any(|line| line == said), "{words}\n{done}");
+        assert_eq!(sentence(home, step), *words);
+    }
+}
+
+/// Builds one Dockerfile and then another from the same files: why steps of the second ran.
+#[track_caller]
+fn edited(old: &str, new: &str, options: &[&str], sentences: &[&str]) {
+    let home = Home::new();
+    let context = Context::new(old).file("a", "a\n").file("b", "b\n").file("d/a", "a\n");
+    build(&home, &context, options);
+    context.write("Dockerfile", new);
+    let done = build(&home, &context, options);
+    assert_eq!(done.stderr.matches("not cached").count(), sentences.len(), "{done}");
+    told(&home, &done, sentences);
+    // Undone, all of it is there.
+    context.write("Dockerfile", old);
+    assert!(!build(&home, &context, options).stderr.contains("not cached"));
+}
+
+#[test]
+fn each_field_of_an_instruction_is_named() {
+    let copy = "COPY a b /d/";
+    edited(
+        &format!("FROM busybox\n{copy}\n"),
+        "FROM busybox\nCOPY a b /e/\n",
+        &[],
+        &["COPY a b /e/: destination: /d/ → /e/"],
+    );
+    edited(
+        &format!("FROM busybox\n{copy}\n"),
+        "FROM busybox\nCOPY --chmod=640 a b /d/\n",
+        &[],
+        &["COPY --chmod=640 a b /d/: mode: now 0640"],
+    );
+    edited(
+        "FROM busybox\nCOPY --chown=1:2 a b /d/\n",
+        &format!("FROM busybox\n{copy}\n"),
+        &[],
+        &["COPY a b /d/: owner: no longer 1:2"],
+    );
+    edited(
+        "FROM busybox\nCOPY b /d/b\n",
+        "FROM busybox\nADD b /d/b\n",
+        &[],
+        &["ADD b /d/b: the operation changed"],
+    );
+    edited("FROM busybox\nRUN true\n", "FROM busybox\nUSER 7\nRUN true\n", &[], &["RUN true: user: now 7"]);
+    edited(
+        "FROM busybox\nRUN <<X\ntouch /one\nX\n",
+        "FROM busybox\nRUN <<X\ntouch /two\nX\n",
+        &[],
+        &["RUN <<X (touch /two): command: /bin/sh -c touch /one\\n → /bin/sh -c touch /two\\n"],
+    );
+    // What is cut off is not shown as if nothing were different.
+    let long = "x".repeat(100);
+    edited(
+        &format!("FROM busybox\nRUN echo {long}1\n"),
+        &format!("FROM busybox\nRUN echo {long}2\n"),
+        &[],
+        &[&format!("RUN echo {long}2: command changed")],
+    );
+    let home = Home::new();
+    let text = |text: &str| format!("FROM busybox\nCOPY <<x /x\n{text}\nx\n");
+    let context = Context::new(&text("one"));
+    build(&home, &context, &[]);
+    context.write("Dockerfile", text("two"));
+    let done = build(&home, &context, &[]).says("not cached: text of x changed\n");
+    told(&home, &done, &["COPY <<x /x: text of x changed (preparing inline document)"]);
+}
+
+/// Another part of what is as it was: not that it changed.
+#[test]
+fn other_sources_are_named() {
+    let other = |old: &str, new: &str, why: &str| {
+        let text =
+            |line: &str| format!("FROM busybox AS s\nRUN echo 1 > /x; echo 2 > /y\nFROM busybox\n{line}\n");
+        edited(&text(old), &text(new), &[], &[&format!("{new}: sources: {why}")]);
+    };
+    other("COPY a /f", "COPY b /f", "a → b");
+    other("COPY a b /f/", "COPY a b d /f/", "a b → a b d");
+    other("COPY a b /f/", "COPY b /f/", "a b → b");
+    other("COPY d /f", "COPY --exclude=a d /f", "d → d --exclude=a");
+    other("COPY --from=s /x /f", "COPY --from=s /y /f", "x → y");
+    other(
+        "COPY --from=busybox /etc/passwd /f",
+        "COPY --from=busybox /etc/group /f",
+        "etc/passwd → etc/group",
+    );
+}
+
+/// A step that is new is not taken for an edit of what stood in its place and still is there, nor of what is something else.
+#[test]
+fn a_step_that_was_put_in_is_new() {
+    edited(
+        "FROM busybox\nRUN touch /x\n",
+        "FROM busybox\nRUN touch /new\nRUN touch /x\n",
+        &[],
+        &["RUN touch /new: never built here", "RUN touch /x: never built here (RUN touch /new)"],
+    );
+    edited(
+        "FROM busybox\nRUN touch /x\n",
+        "FROM busybox\nCOPY a /x\n",
+        &[],
+        &["COPY a /x: never built here"],
+    );
+}
+
+/// Numbers get wider with the tenth step, and a text may stand in a stage twice.
+#[test]
+fn steps_are_known_again_among_ten_and_twice() {
+    let steps = |count: u32| (1..=count).map(|n| format!("RUN touch /{n}\n")).collect::<String>();
+    let text =
+        |middle: &str| format!("FROM busybox AS one\nCOPY a /a\nRUN true\n{middle}RUN true\nCOPY b /b\n");
+    let home = Home::new();
+    let context = Context::new(&text(&steps(5))).file("a", "1").file("b", "1");
+    let done = build(&home, &context, &[]);
+    assert_eq!(done.stderr.matches("not cached: never built here").count(), 9, "{done}");
+    context.write("Dockerfile", text(&steps(6)));
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN touch /6: never built here", "COPY b /b: never built here (RUN touch /6)"]);
+    context.write("a", "2");
+    let done = build(&home, &context, &[]);
+    assert_eq!(done.stderr.matches("not cached: a changed").count(), 11 - 1, "{done}");
 }

@@ -8,6 +8,7 @@ mod op;
 mod parts;
 mod secrets;
 mod source;
+mod uses;
 
 pub use definition::{Definition, Input, Vertex, VertexId};
 pub use environment::Environment;
@@ -18,6 +19,7 @@ pub use exec::{
     CacheMount, Device, Exec, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
 };
 pub use op::{Copy, Inline, InlineFile, Mkdir, Op, Owner, OwnerId};
-pub use parts::{InputPart, KEY_VERSION, KeyParts, Listing, Naming, PathPart};
+pub use parts::{KEY_VERSION, KeyParts, Naming};
 pub use secrets::{SecretValues, hide_cache_mounts, is_secret_like};
 pub use source::{Git, Http, Source};
+pub use uses::{Files, InputPart, Listing, PathPart};

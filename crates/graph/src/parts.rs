@@ -4,7 +4,10 @@ use hash::{StableHash, StableHasher};
 use serde::{Deserialize, Serialize};
 
 use crate::secrets::{SecretValues, is_secret_like};
-use crate::{Exec, MissReason, MountKind, Op, Owner, OwnerId, PathChange, PathChangeKind, ValueChange};
+use crate::{
+    Exec, Files, InputPart, Listing, MissReason, MountKind, Op, Owner, OwnerId, PathChange, PathChangeKind,
+    ValueChange,
+};
 
 /// Version of keys: of how operations are hashed, and of what is hashed with them. Whatever has a key of another version is not found, so it
 /// changes with every change of an encoding, and what is remembered carries it: such a miss has this reason and no other.
@@ -32,54 +35,11 @@ pub struct KeyParts {
 
 /// A value of the operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Value {
+pub(crate) struct Value {
     /// Of the value; of a secret one together with the store's secret.
     digest: String,
-    /// `None` when the name says that it is a secret.
-    text: Option<String>,
-}
-
-/// What a step uses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InputPart {
-    /// Another vertex.
-    Vertex {
-        /// For people.
-        name: String,
-        /// Its definition key with the selection.
-        key: String,
-    },
-    /// An image.
-    Image {
-        /// As the Dockerfile has it.
-        name: String,
-        /// Its definition key (manifest digest and platform) with the selection.
-        key: String,
-    },
-    /// Files by content.
-    Content {
-        /// For people: the selection.
-        pattern: String,
-        /// Of all of it.
-        digest: String,
-        /// Names the [`Listing`] that has them one by one. Not the digest: the same content may stand at other paths.
-        listing: Option<String>,
-    },
-}
-
-/// Selected files by path.
-pub type Listing = BTreeMap<String, PathPart>;
-
-/// A file: its mode where that counts, and a digest of everything else.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PathPart(Option<u32>, String);
-
-impl PathPart {
-    /// Of permissions (`0o7777`) and a digest.
-    pub fn new(mode: Option<u32>, digest: &[u8]) -> PathPart {
-        PathPart(mode, hex(digest))
-    }
+    /// `None` when the name says that it is a secret, or a secret is in it.
+    pub(crate) text: Option<String>,
 }
 
 /// How the values of an operation are called and kept.
@@ -117,6 +77,13 @@ impl KeyParts {
         self.found_in.as_deref()
     }
 
+    /// Whether both are a process, both a copy, or both neither: one may then have become the other by an edit.
+    pub fn is_of_one_kind_with(&self, other: &KeyParts) -> bool {
+        [COMMAND, DESTINATION]
+            .iter()
+            .all(|field| self.fields.contains_key(*field) == other.fields.contains_key(*field))
+    }
+
     /// The names of the listings of its files.
     pub fn listings(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().filter_map(|input| match input {
@@ -137,7 +104,9 @@ impl KeyParts {
             return None;
         }
         let changed = |(index, input): &(usize, &InputPart)| {
-            !matches!(input, InputPart::Content { .. }) && old.inputs.get(*index) != Some(*input)
+            // A key that has other files in it says nothing about what they are of.
+            let differs = |old: &InputPart| input.differs(old) && !input.selects_others(old);
+            !matches!(input, InputPart::Content { .. }) && old.inputs.get(*index).is_none_or(differs)
         };
         self.inputs.iter().enumerate().find(changed).map(|(index, _)| index)
     }
@@ -146,12 +115,17 @@ impl KeyParts {
     /// they are the same. `listing` knows listings by name.
     pub fn differences(&self, old: &KeyParts, listing: &dyn Fn(&str) -> Option<Listing>) -> Vec<MissReason> {
         let comparable = self.version == old.version;
-        let mut reasons =
-            if comparable && self.op == old.op { Vec::new() } else { self.changed_fields(old, comparable) };
-        // Files first: the user has just edited them.
-        let pairs = || self.inputs.iter().zip(&old.inputs);
+        let sources = self.changed_sources(old);
+        let mut reasons = match comparable && self.op == old.op {
+            true => Vec::new(),
+            false => self.changed_fields(old, comparable && sources.is_none()),
+        };
+        let by_files = sources.is_some();
+        reasons.extend(sources);
+        // Of what is used now as it was then. Files first: the user has just edited them.
+        let pairs = || self.inputs.iter().zip(&old.inputs).filter(|(new, old)| !new.selects_others(old));
         reasons.extend(pairs().filter_map(|(new, old)| changed_content(old, new, listing)));
-        for (new, old) in pairs().filter(|(new, old)| new != old) {
+        for (new, old) in pairs().filter(|(new, old)| new.differs(old)) {
             match (new, old) {
                 _ if !comparable && new.name() == old.name() => {}
                 (InputPart::Content { .. }, InputPart::Content { .. }) => {}
@@ -163,7 +137,8 @@ impl KeyParts {
         }
         let longer = if self.inputs.len() > old.inputs.len() { &self.inputs } else { &old.inputs };
         let common = self.inputs.len().min(old.inputs.len());
-        reasons.extend(longer.iter().skip(common).map(InputPart::changed));
+        let left = longer.iter().skip(common).filter(|input| !by_files || input.files().is_none());
+        reasons.extend(left.map(InputPart::changed));
         if !comparable && reasons.is_empty() {
             reasons.push(MissReason::OtherVersion);
         }
@@ -189,25 +164,38 @@ impl KeyParts {
     fn changed_field(&self, old: &KeyParts, name: &str) -> MissReason {
         let (new, old) = (self.fields.get(name), old.fields.get(name));
         let hidden = [new, old].iter().flatten().any(|value| value.text.is_none());
-        let text = |value: Option<&Value>| value.and_then(|value| value.text.clone());
-        let change =
-            if hidden { ValueChange::Hidden } else { ValueChange::Shown { old: text(old), new: text(new) } };
-        MissReason::OpChanged { field: name.to_owned(), change }
+        // What is empty (no user) is as good as none.
+        let text = |value: Option<&Value>| {
+            value.and_then(|value| value.text.clone()).filter(|text| !text.is_empty())
+        };
+        changed_value(name, hidden, text(old), text(new))
+    }
+
+    /// That other files are named, where both say which.
+    fn changed_sources(&self, old: &KeyParts) -> Option<MissReason> {
+        let files = |parts: &KeyParts| -> Vec<Files> {
+            parts.inputs.iter().filter_map(InputPart::files).cloned().collect()
+        };
+        let (new, old) = (files(self), files(old));
+        if new == old || new.is_empty() || old.is_empty() {
+            return None;
+        }
+        let text = |files: &[Files]| -> Option<String> {
+            Some(files.iter().map(Files::text).collect::<Option<Vec<_>>>()?.join(" "))
+        };
+        let (new, old) = (text(&new), text(&old));
+        Some(changed_value("sources", new.is_none() || old.is_none(), old, new))
     }
 }
 
-impl InputPart {
-    fn name(&self) -> &String {
-        match self {
-            InputPart::Vertex { name, .. }
-            | InputPart::Image { name, .. }
-            | InputPart::Content { pattern: name, .. } => name,
-        }
-    }
-
-    fn changed(&self) -> MissReason {
-        MissReason::InputChanged { input: self.name().clone(), cause: None, first: None }
-    }
+/// What became of a value. What looks the same is not shown: what is different in it is cut off, or not for people.
+fn changed_value(name: &str, hidden: bool, old: Option<String>, new: Option<String>) -> MissReason {
+    let change = match () {
+        () if hidden => ValueChange::Hidden,
+        () if old == new => ValueChange::Shown { old: None, new: None },
+        () => ValueChange::Shown { old, new },
+    };
+    MissReason::OpChanged { field: name.to_owned(), change }
 }
 
 fn changed_content(
@@ -248,6 +236,7 @@ fn changed_content(
 }
 
 const COMMAND: &str = "command";
+const DESTINATION: &str = "destination";
 
 /// Collects what of an operation can be named.
 struct Fields<'a> {
@@ -260,12 +249,13 @@ impl Fields<'_> {
         match op {
             Op::Exec(exec) => self.exec(exec),
             Op::Copy(copy) => {
-                self.put("destination", &copy.destination);
+                self.put(DESTINATION, &copy.destination);
                 if let Some(owner) = &copy.owner {
                     self.put("owner", &show_owner(owner));
                 }
                 if let Some(mode) = &copy.mode {
-                    self.put_hashed("mode", &format!("{mode:?}"), mode);
+                    let text = mode.fixed().map_or("symbolic".to_owned(), |mode| format!("{mode:04o}"));
+                    self.put_hashed("mode", &text, mode);
                 }
             }
             Op::Mkdir(mkdir) => {
@@ -324,21 +314,35 @@ impl Fields<'_> {
     }
 
     fn put_hidden(&mut self, name: &str, value: &(impl StableHash + ?Sized)) {
-        let hasher = StableHasher::new("secret-value-v1").with(self.naming.secret).with(value);
-        self.found.insert(name.to_owned(), Value { digest: short(hasher), text: None });
+        self.found.insert(name.to_owned(), self.naming.hidden_value(value));
     }
 
     fn put_hashed(&mut self, name: &str, text: &str, value: &(impl StableHash + ?Sized)) {
         // A name has paths in it.
-        if self.naming.hidden.are_in(name) || self.naming.hidden.are_in(text) {
+        if self.naming.hidden.are_in(name) {
             return self.put_hidden(&self.naming.hidden.conceal(name), value);
+        }
+        self.found.insert(name.to_owned(), self.naming.value(text, value));
+    }
+}
+
+impl Naming<'_> {
+    fn hidden_value(self, value: &(impl StableHash + ?Sized)) -> Value {
+        let hasher = StableHasher::new("secret-value-v1").with(self.secret).with(value);
+        Value { digest: short(hasher), text: None }
+    }
+
+    /// A value that is shown as `text`, unless there is a secret in that.
+    pub(crate) fn value(self, text: &str, value: &(impl StableHash + ?Sized)) -> Value {
+        if self.hidden.are_in(text) {
+            return self.hidden_value(value);
         }
         let digest = short(StableHasher::new("key-part-v1").with(value));
         let mut shown: String = text.chars().flat_map(char::escape_debug).take(LONGEST).collect();
         if shown.len() < text.len() && shown.chars().count() == LONGEST {
             shown.push('…');
         }
-        self.found.insert(name.to_owned(), Value { digest, text: Some(shown) });
+        Value { digest, text: Some(shown) }
     }
 }
 
@@ -358,13 +362,16 @@ pub(crate) fn short(hasher: StableHasher) -> String {
     hex(&hasher.finish()[..16])
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use files::{PathSelection, Selection};
+
     use super::*;
+    use crate::PathPart;
 
     fn listing(files: &[(&str, u32, u8)]) -> Listing {
         let part = |mode: u32, digest: u8| PathPart::new(Some(mode), &[digest; 16]);
@@ -373,11 +380,11 @@ mod tests {
 
     fn content(digest: &str) -> InputPart {
         let listing = Some(digest.to_owned());
-        InputPart::Content { pattern: ".".to_owned(), digest: digest.to_owned(), listing }
+        InputPart::Content { pattern: ".".to_owned(), digest: digest.to_owned(), listing, files: None }
     }
 
     fn vertex(name: &str) -> InputPart {
-        InputPart::Vertex { name: name.to_owned(), key: name.to_owned() }
+        InputPart::Vertex { name: name.to_owned(), key: name.to_owned(), files: None }
     }
 
     fn parts(inputs: Vec<InputPart>) -> KeyParts {
@@ -432,9 +439,84 @@ mod tests {
         assert_eq!(two.changed_input(&two), None);
     }
 
+    /// What is said of a step that uses `new` where it used `old`: each a path, what is left out of it, and the key that this gives.
+    fn of_files(
+        new: &[(&str, &str, &str)],
+        old: &[(&str, &str, &str)],
+        hidden: &SecretValues,
+    ) -> Vec<String> {
+        let args = BTreeSet::new();
+        let naming = Naming { secret: &[1; 32], args: &args, hidden };
+        let parts = |used: &[(&str, &str, &str)]| {
+            let inputs = used.iter().map(|(path, without, key)| {
+                let exclude = without.split_terminator(' ').map(str::to_owned).collect();
+                let selection = Selection::Path(PathSelection { exclude, ..PathSelection::exact(*path) });
+                let files = Files::of(&selection, naming);
+                InputPart::Vertex { name: "RUN make".to_owned(), key: (*key).to_owned(), files }
+            });
+            KeyParts::new(&Op::Merge, inputs.collect(), naming)
+        };
+        let (new, old) = (parts(new), parts(old));
+        assert_eq!(new.changed_input(&new), None);
+        new.differences(&old, &|_| None).iter().map(ToString::to_string).collect()
+    }
+
+    /// Other files of what is as it was: nobody says that it changed.
+    #[test]
+    fn other_sources_are_no_change_of_what_they_are_in() {
+        let of = |new: &[_], old: &[_]| of_files(new, old, &SecretValues::default());
+        let a = ("a", "", "1");
+        assert_eq!(of(&[("b", "", "2")], &[a]), ["sources: a → b"]);
+        assert_eq!(of(&[("a", "*.o", "2")], &[a]), ["sources: a → a --exclude=*.o"]);
+        assert_eq!(of(&[a, ("b", "", "2")], &[a]), ["sources: a → a b"]);
+        assert_eq!(of(&[a], &[a, ("b", "", "2")]), ["sources: a b → a"]);
+        assert_eq!(of(&[("a", "", "2")], &[a]), ["RUN make changed"]);
+        assert_eq!(of(&[a], &[a]), [""; 0]);
+        // What is cut off is not shown as if nothing were different.
+        let long = "long/".repeat(20);
+        assert_eq!(
+            of(&[(&format!("{long}a"), "", "1")], &[(&format!("{long}b"), "", "2")]),
+            ["sources changed"]
+        );
+    }
+
+    #[test]
+    fn secret_sources_are_not_shown() {
+        let mut definition = crate::Definition::default();
+        definition.hide(("API_TOKEN", "hunter22"));
+        let hidden = &SecretValues::of(&definition);
+        assert_eq!(of_files(&[("x-hunter22", "", "2")], &[("a", "", "1")], hidden), ["sources changed"]);
+    }
+
+    /// The first ones did not say which files a step uses.
+    #[test]
+    fn sources_that_nobody_wrote_down_are_not_compared() {
+        let written = r#"{"vertex":{"name":"RUN a","key":"1"}}"#;
+        let old = parts(vec![serde_json::from_str(written).unwrap()]);
+        let args = BTreeSet::new();
+        let naming = Naming { secret: &[1; 32], args: &args, hidden: &SecretValues::default() };
+        let files = Files::of(&Selection::Path(PathSelection::exact("a")), naming);
+        let input = |key: &str| {
+            parts(vec![InputPart::Vertex {
+                name: "RUN a".to_owned(),
+                key: key.to_owned(),
+                files: files.clone(),
+            }])
+        };
+        assert_eq!(input("2").differences(&old, &|_| None)[0].to_string(), "RUN a changed");
+        assert_eq!(input("2").changed_input(&old), Some(0));
+        // Nor are they a difference by themselves.
+        assert_eq!(input("1").differences(&old, &|_| None), []);
+        assert_eq!(input("1").changed_input(&old), None);
+    }
+
     #[test]
     fn images_are_named() {
-        let image = |name: &str, key: &str| InputPart::Image { name: name.to_owned(), key: key.to_owned() };
+        let image = |name: &str, key: &str| InputPart::Image {
+            name: name.to_owned(),
+            key: key.to_owned(),
+            files: None,
+        };
         let change = |new, old| parts(vec![new]).differences(&parts(vec![old]), &|_| None)[0].to_string();
         assert_eq!(change(image("debian", "2"), image("debian", "1")), "base image debian: new digest");
         assert_eq!(
@@ -505,7 +587,8 @@ mod tests {
             written["op"] = "of another version".into();
             serde_json::from_value::<KeyParts>(written).unwrap()
         };
-        let vertex = |key: &str| InputPart::Vertex { name: "RUN a".to_owned(), key: key.to_owned() };
+        let vertex =
+            |key: &str| InputPart::Vertex { name: "RUN a".to_owned(), key: key.to_owned(), files: None };
         let new = parts(vec![vertex("2"), content("same")]);
         let old = of_before(&parts(vec![vertex("1"), content("same")]));
         assert_eq!(new.differences(&old, &|_| None), [MissReason::OtherVersion]);
@@ -513,8 +596,9 @@ mod tests {
         // What is known to be different is said all the same: it would have been a miss anyway.
         let old = of_before(&parts(vec![vertex("1"), content("other")]));
         assert_eq!(new.differences(&old, &|_| None)[0].to_string(), "its files changed");
-        let image =
-            |name: &str| parts(vec![InputPart::Image { name: name.to_owned(), key: name.to_owned() }]);
+        let image = |name: &str| {
+            parts(vec![InputPart::Image { name: name.to_owned(), key: name.to_owned(), files: None }])
+        };
         let reasons = image("debian:13").differences(&of_before(&image("debian:12")), &|_| None);
         assert_eq!(reasons[0].to_string(), "base image debian:12 → debian:13");
     }

@@ -164,9 +164,10 @@ impl StepRecord {
         !self.source && matches!(self.outcome, Some(StepOutcome::Cached))
     }
 
-    /// Its instruction: the name without the place.
+    /// Its instruction: the name without the place, as reasons have it.
     pub fn title(&self) -> &str {
-        crate::picture::taken_apart(&self.name).2
+        let title = crate::picture::taken_apart(&self.name).2;
+        title.strip_prefix("[internal] ").unwrap_or(title)
     }
 
     /// The number of a name that has one: `3/5`.
@@ -244,8 +245,10 @@ impl BuildRecord {
     /// The step that a user means by a number (from 1), by `3/5`, `build 3/5`, or by the beginning of its instruction.
     pub fn find_step(&self, text: &str) -> Option<usize> {
         let steps = || self.steps.iter().enumerate().filter(|(_, step)| !step.source);
-        let place = format!("[{text}] ");
-        let exact = steps().find(|(_, step)| step.name.starts_with(&place) || step.number() == text);
+        // Numbers of one stage are of one width: `[build  2/12]`.
+        let spaced = |name: &str| name.split_whitespace().collect::<Vec<_>>().join(" ");
+        let place = format!("[{}] ", spaced(text));
+        let exact = steps().find(|(_, step)| step.number() == text || spaced(&step.name).starts_with(&place));
         let by_number = || text.parse::<usize>().ok().and_then(|n| steps().nth(n.checked_sub(1)?));
         let by_text = || steps().find(|(_, step)| step.title().starts_with(text));
         exact.or_else(by_number).or_else(by_text).map(|(index, _)| index)

@@ -3,7 +3,7 @@ mod lookup;
 mod reasons;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, Origins, StepRun};
@@ -20,6 +20,7 @@ use trace::{Subject, Trace, Work};
 
 use self::away::{Placed, is_here, origins_of};
 use self::lookup::Found;
+use crate::history;
 use crate::keys::{ContentInput, DefinitionInput, content_key, definition_key};
 use crate::notes::Notes;
 use crate::worker::{Executed, Worker};
@@ -243,6 +244,7 @@ impl<W: Worker> Solver<W> {
             keys: Mutex::default(),
             late_keys: Mutex::default(),
             explaining: self.explaining.clone(),
+            steps: OnceLock::new(),
             trace: self.trace.clone(),
             listings: Mutex::default(),
             placements: Mutex::default(),
@@ -293,6 +295,8 @@ struct Run<W: Worker> {
     hidden: SecretValues,
     /// `None`: nobody asks why steps ran.
     explaining: Option<Arc<Explaining>>,
+    /// Under which keys steps are remembered, once that is asked for.
+    steps: OnceLock<Arc<history::Steps>>,
     trace: Trace,
     /// Names of the listings of selections.
     listings: Mutex<HashMap<(VertexId, Selection), Option<String>>>,

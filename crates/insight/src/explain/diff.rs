@@ -135,7 +135,11 @@ fn paired(build: &BuildRecord, other: &BuildRecord) -> BTreeMap<usize, usize> {
     let taken: Vec<usize> = pairs.values().copied().collect();
     for (place, stage, number) in left {
         let found = number.split_once('/').and_then(|(number, _)| by_place.get(&(stage, number)));
-        if let Some(found) = found.filter(|found| !taken.contains(found)) {
+        let alike = |found: &usize| match (&build.steps[place].parts, &other.steps[*found].parts) {
+            (Some(new), Some(old)) => new.is_of_one_kind_with(old),
+            _ => true,
+        };
+        if let Some(found) = found.filter(|found| !taken.contains(found) && alike(found)) {
             pairs.insert(place, *found);
         }
     }

@@ -103,6 +103,8 @@ fn steps_are_found_as_users_name_them() {
     {
         assert_eq!(build.find_step(text), place, "{text}");
     }
+    let wide = BuildRecord::of_steps("a", vec![step("[build  9/10] RUN a", &[], StepOutcome::Cached)]);
+    assert_eq!((wide.find_step("build 9/10"), wide.find_step("9/10")), (Some(0), Some(0)));
 }
 
 #[test]
@@ -125,12 +127,16 @@ fn two(id: &str, content: &str, store: &str, outcome: StepOutcome) -> BuildRecor
     let (digest, listing) = (content.to_owned(), Some(content.to_owned()));
     let copy = StepRecord {
         key: Some(format!("copy {content}")),
-        parts: parts(vec![InputPart::Content { pattern: ".".to_owned(), digest, listing }]),
+        parts: parts(vec![InputPart::Content { pattern: ".".to_owned(), digest, listing, files: None }]),
         ..step("[2/3] COPY . .", &[0], outcome.clone())
     };
     let run = StepRecord {
         key: Some(format!("run {content}")),
-        parts: parts(vec![InputPart::Vertex { name: "COPY . .".to_owned(), key: content.to_owned() }]),
+        parts: parts(vec![InputPart::Vertex {
+            name: "COPY . .".to_owned(),
+            key: content.to_owned(),
+            files: None,
+        }]),
         ..step("[3/3] RUN make", &[1], outcome)
     };
     let mut build = build(id, vec![step("[1/3] FROM a", &[], StepOutcome::Cached), copy, run]);

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use cache::CacheError;
 use files::Selection;
 use graph::{
-    Input, InputPart, KeyParts, Listing, MissReason, Naming, Op, PathPart, Source, Vertex, VertexId,
+    Files, Input, InputPart, KeyParts, Listing, MissReason, Naming, Op, PathPart, Source, Vertex, VertexId,
 };
 use hash::{CacheKey, ContentDigest, StableHasher};
 
@@ -36,7 +37,8 @@ impl<W: Worker> Run<W> {
             MissReason::FirstBuild
         };
         let Some(explaining) = &self.explaining else { return Ok((plain, Vec::new())) };
-        let (by_text, by_place) = history::keys(&explaining.scope, &vertex.name);
+        let steps = self.steps(&explaining.scope);
+        let Some((by_text, by_place)) = steps.keys(id) else { return Ok((plain, Vec::new())) };
         let parts = self.parts(id, explaining).await?;
         let now = parts.clone();
         let is_first = plain == MissReason::FirstBuild;
@@ -48,15 +50,19 @@ impl<W: Worker> Run<W> {
                     let evicted = MissReason::Evicted { ago: Some(since.as_secs()), why: eviction.why };
                     return Ok((None, Some(evicted).filter(|_| is_first)));
                 }
-                let mut last = cache.recall(&by_text)?;
+                // What another version of this program has written, or a failing disk, says nothing.
+                let recall = |key: &CacheKey| -> Result<Option<KeyParts>, CacheError> {
+                    Ok(cache.recall(key)?.and_then(|last| serde_json::from_slice(&last).ok()))
+                };
+                let mut last = recall(&by_text)?;
                 if last.is_none()
                     && let Some(by_place) = by_place
                     && let Some(Ok(text)) = cache.recall(&by_place)?.map(<[u8; 32]>::try_from)
+                    && let text = CacheKey::from_bytes(text)
+                    && !steps.has(&text)
                 {
-                    last = cache.recall(&CacheKey::from_bytes(text))?;
+                    last = recall(&text)?.filter(|last| now.is_of_one_kind_with(last));
                 }
-                // What another version of this program has written, or a failing disk, says nothing.
-                let last: Option<KeyParts> = last.and_then(|last| serde_json::from_slice(&last).ok());
                 if last.is_none()
                     && let Some(lost) = cache.lost()?.filter(|_| is_first)
                 {
@@ -100,8 +106,7 @@ impl<W: Worker> Run<W> {
             }
             None
             | Some(
-                MissReason::FirstBuild
-                | MissReason::Lost { .. }
+                MissReason::Lost { .. }
                 | MissReason::Disabled
                 | MissReason::Evicted { .. }
                 | MissReason::Distrusted { .. },
@@ -120,15 +125,20 @@ impl<W: Worker> Run<W> {
         };
         *lock(&self.secret) = Some(secret);
         let naming = Naming { secret: &secret, args: &explaining.args, hidden: &self.hidden };
-        Ok(KeyParts::new(&vertex.op, self.input_parts(id).await?, naming))
+        Ok(KeyParts::new(&vertex.op, self.input_parts(id, naming).await?, naming))
     }
 
     /// The parts of the definition key that come from inputs.
-    async fn input_parts(self: &Arc<Self>, id: VertexId) -> Answer<Vec<InputPart>, W::Error> {
+    async fn input_parts(
+        self: &Arc<Self>,
+        id: VertexId,
+        naming: Naming<'_>,
+    ) -> Answer<Vec<InputPart>, W::Error> {
         let vertex = self.definition.vertex(id);
         let mut parts = Vec::with_capacity(vertex.inputs.len());
         for input in &vertex.inputs {
             let source = self.definition.vertex(input.vertex);
+            let files = Files::of(&input.selection, naming);
             if is_keyed_by_content(source) {
                 let digest = self.content_of(id, input.vertex, &input.selection)?.await?;
                 let listing = self.list(id, input, &digest).await?;
@@ -136,14 +146,16 @@ impl<W: Worker> Run<W> {
                     Selection::Whole => history::text(&source.name).to_owned(),
                     Selection::Path(path) => self.hidden.conceal(&path.pattern).into_owned(),
                 };
-                parts.push(InputPart::Content { pattern, digest: digest.to_string(), listing });
+                parts.push(InputPart::Content { pattern, digest: digest.to_string(), listing, files });
             } else {
                 let key = self.keyed(input.vertex).await?.definition;
                 let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
                 let key = CacheKey::from_bytes(key).to_string();
                 parts.push(match &source.op {
-                    Op::Source(Source::Image { .. }) => InputPart::Image { name: image_name(source), key },
-                    _ => InputPart::Vertex { name: Self::title(source), key },
+                    Op::Source(Source::Image { .. }) => {
+                        InputPart::Image { name: image_name(source), key, files }
+                    }
+                    _ => InputPart::Vertex { name: Self::title(source), key, files },
                 });
             }
         }
@@ -239,9 +251,14 @@ impl<W: Worker> Run<W> {
         let _ = self.blocking(first, move |cache| cache.remember(&remembered)).await;
     }
 
+    /// Under which keys steps are remembered.
+    fn steps(&self, scope: &str) -> Arc<history::Steps> {
+        self.steps.get_or_init(|| Arc::new(history::Steps::of(&self.definition, scope))).clone()
+    }
+
     /// What is remembered of a step: its parts by what it says, and what it says by where it stands.
     fn remembered(&self, id: VertexId, scope: &str, parts: &KeyParts) -> Remembered {
-        let (by_text, by_place) = history::keys(scope, &self.definition.vertex(id).name);
+        let Some((by_text, by_place)) = self.steps(scope).keys(id) else { return Vec::new() };
         let mut remembered = vec![(by_text, serde_json::to_vec(parts).unwrap_or_default())];
         remembered.extend(by_place.map(|place| (place, by_text.as_bytes().to_vec())));
         remembered
