@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{Context, Done, Home, run, tempdir, tool};
+use e2e::{Context, Done, Home, base, feed, run, tempdir, tool};
 use serde_json::Value;
 
 const NPM: &str = "\
@@ -191,6 +191,15 @@ fn never_built_switched_off_and_removed() {
     let done = build(&home, &context, &[]);
     told(&home, &done, &["RUN sh ./run.sh: evicted just now by builder prune --all"]);
     assert_eq!(explain(&home, &[]).matches("evicted").count(), 1, "one cause");
+    // The same two hours later.
+    run(home.builder("prune").args(["--all", "--force"])).ok();
+    remembered(&home, |note| {
+        let Some(evicted) = note["evicted"].as_i64() else { return false };
+        note["evicted"] = (evicted - 2 * 3_600_000).into();
+        true
+    });
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN sh ./run.sh: evicted 2 hours ago by builder prune --all"]);
 }
 
 /// What was built before is not known after the database was lost, and nobody says that it never was.
@@ -433,6 +442,139 @@ fn edited(old: &str, new: &str, options: &[&str], sentences: &[&str]) {
     assert!(!build(&home, &context, options).stderr.contains("not cached"));
 }
 
+const OTHER_VERSION: &str = "last built by another version of builder, whose keys are others";
+
+/// Edits what a state directory remembers of steps and of the files that they used; `edit` says whether it did. What is no JSON (where a
+/// step stands) stays.
+fn remembered(home: &Home, edit: impl Fn(&mut Value) -> bool) {
+    let database = home.path().join("cache-v1.db");
+    let python = |script: &str, input: &[u8]| {
+        let script = format!("import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n{script}\ndb.commit()");
+        feed(tool("python3").args(["-c", &script]).arg(&database), input).ok().stdout
+    };
+    let rows = python("for row in db.execute('SELECT hex(step), hex(parts) FROM steps'): print(*row)", b"");
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hex");
+    let mut rewritten = String::new();
+    for (step, parts) in rows.lines().filter_map(|row| row.split_once(' ')) {
+        let packed: Vec<u8> = parts.as_bytes().chunks(2).map(byte).collect();
+        let text = zstd::decode_all(&*packed).expect("zstd");
+        let Ok(mut value) = serde_json::from_slice::<Value>(&text) else { continue };
+        if edit(&mut value) {
+            let packed = zstd::encode_all(value.to_string().as_bytes(), 1).expect("zstd");
+            let hex: String = packed.iter().map(|byte| format!("{byte:02x}")).collect();
+            rewritten += &format!("{hex} {step}\n");
+        }
+    }
+    assert!(!rewritten.is_empty(), "nothing like that is remembered");
+    let write = "for row in sys.stdin: db.execute('UPDATE steps SET parts = ? WHERE step = ?', \
+                 [bytes.fromhex(value) for value in row.split()])";
+    python(write, rewritten.as_bytes());
+}
+
+/// Makes of a state directory what a version with other keys leaves: results under keys that nobody looks up any more, and steps that
+/// are remembered with that version.
+fn of_another_version(home: &Home) {
+    let script = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n\
+                  db.execute('UPDATE keys SET key = randomblob(32)')\ndb.commit()";
+    run(tool("python3").args(["-c", script]).arg(home.path().join("cache-v1.db"))).ok();
+    remembered(home, |parts| {
+        if parts["version"].is_null() {
+            return false;
+        }
+        parts["version"] = "key-v0".into();
+        parts["op"] = "of another version".into();
+        for input in parts["inputs"].as_array_mut().expect("a list") {
+            for kind in ["vertex", "image"] {
+                if let Some(input) = input.get_mut(kind) {
+                    input["key"] = "of another version".into();
+                }
+            }
+        }
+        true
+    });
+}
+
+#[test]
+fn another_version_built_it() {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    of_another_version(&home);
+    let done = build(&home, &context, &[]);
+    assert_eq!(done.stderr.matches("not cached").count(), 5, "{done}");
+    for step in ["WORKDIR /app", "COPY package.json ./", "RUN cat package.json > installed", "COPY . ."] {
+        told(&home, &done, &[&format!("{step}: {OTHER_VERSION}")]);
+    }
+    assert_eq!(explain(&home, &[]).matches(OTHER_VERSION).count(), 1, "one cause");
+    // From then on it is known.
+    assert!(!build(&home, &context, &[]).stderr.contains("not cached"));
+    // What else is different is said instead, of the steps where that is known.
+    of_another_version(&home);
+    context.write("package.json", "{ }\n");
+    let done = build(&home, &context, &["--build-arg=GIT_SHA=c3d4"]);
+    told(
+        &home,
+        &done,
+        &[
+            &format!("WORKDIR /app: {OTHER_VERSION}"),
+            "COPY package.json ./: package.json changed",
+            "RUN cat package.json > installed: ARG GIT_SHA: a1b2 → c3d4",
+            "COPY . .: package.json changed",
+        ],
+    );
+}
+
+/// A layer's directory that somebody removed: nobody knows when.
+#[test]
+fn a_result_that_is_gone() {
+    let home = Home::new();
+    let context = npm();
+    build(&home, &context, &[]);
+    let snapshots = home.path().join("snapshots-v1");
+    run(tool("chmod").args(["-R", "u+w"]).arg(&snapshots)).ok();
+    for layer in fs::read_dir(&snapshots).expect("list").flatten() {
+        fs::remove_dir_all(layer.path()).expect("remove");
+    }
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN sh ./run.sh: the result was removed from the cache"]);
+}
+
+#[test]
+fn evicted_to_keep_a_limit() {
+    let home = Home::new();
+    let capped = |name: &str| {
+        let text = format!("FROM busybox\nRUN head -c 3000000 /dev/zero > /{name}\n");
+        let context = Context::new(&text);
+        let mut build = home.build(&context);
+        build.env("BUILDER_MAX_USED_SPACE", "5000000").env("BUILDER_MIN_FREE_SPACE", "0");
+        run(build.env("BUILDER_RESERVED_SPACE", "0").arg("--progress=plain")).ok()
+    };
+    capped("a");
+    capped("b");
+    let done = capped("a");
+    told(&home, &done, &["RUN head -c 3000000 /dev/zero > /a: evicted just now to keep under 5MB"]);
+}
+
+/// What came from a cache that this build does not name.
+#[test]
+fn the_word_of_a_cache_that_is_not_named() {
+    let dir = tempdir();
+    let context = npm();
+    build(
+        &Home::new(),
+        &context,
+        &[&format!("--cache-to=type=local,mode=max,dest={}", dir.path().display())],
+    );
+    let home = Home::new();
+    build(&home, &context, &["-t", "app", &format!("--cache-from=type=local,src={}", dir.path().display())]);
+    let done = build(&home, &context, &[]);
+    let why = format!(
+        "what is here came from the cache {}:latest, which --cache-from does not name",
+        dir.path().display()
+    );
+    told(&home, &done, &[&format!("COPY . .: {why}"), &format!("RUN sh ./run.sh: {why}")]);
+}
+
 #[test]
 fn each_field_of_an_instruction_is_named() {
     let copy = "COPY a b /d/";
@@ -537,4 +679,57 @@ fn steps_are_known_again_among_ten_and_twice() {
     context.write("a", "2");
     let done = build(&home, &context, &[]);
     assert_eq!(done.stderr.matches("not cached: a changed").count(), 11 - 1, "{done}");
+}
+
+/// What was built again without being looked up, and came out otherwise.
+#[test]
+fn what_ran_again_is_named_where_it_came_out_otherwise() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox AS a\nRUN cat /proc/sys/kernel/random/uuid > /x\nFROM busybox\nCOPY --from=a /x /x\nRUN cat /x > /y\n",
+    );
+    build(&home, &context, &[]);
+    let done = build(&home, &context, &["--no-cache-filter=a"]);
+    let random = "RUN cat /proc/sys/kernel/random/uuid > /x";
+    for step in ["COPY --from=a /x /x", "RUN cat /x > /y"] {
+        assert!(done.stderr.contains(&format!("{step}\n")), "{done}");
+        let why = "the cache is switched off for it";
+        assert_eq!(sentence(&home, step), format!("{step}: {why} ({random})"));
+    }
+    assert_eq!(done.stderr.matches(&format!("not cached: {random} changed\n")).count(), 2, "{done}");
+    told(&home, &done, &[&format!("{random}: the cache is switched off for it")]);
+}
+
+#[test]
+fn another_base_image() {
+    let other = format!("--build-context=other=oci-layout://{}", base("debian").display());
+    edited(
+        "FROM busybox\nRUN true > /x\nRUN cat /x\n",
+        "FROM other\nRUN true > /x\nRUN cat /x\n",
+        &[&other],
+        &[
+            "RUN true > /x: base image busybox → other",
+            "RUN cat /x: base image busybox → other (RUN true > /x)",
+        ],
+    );
+}
+
+/// More than a line has room for, and what is not known file by file any more.
+#[test]
+fn many_files_and_files_that_nobody_listed() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nCOPY d /d\n").file("d/a", "1").file("d/b", "1");
+    let context = context.file("d/c", "1").file("d/d", "1").file("d/e", "1");
+    build(&home, &context, &[]);
+    ["a", "b", "c", "d", "e"].iter().for_each(|name| context.write(&format!("d/{name}"), "2"));
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["COPY d /d: d/a changed, d/b changed, d/c changed and 2 more"]);
+    remembered(&home, |listing| {
+        let is_one = listing.get("d/a").is_some();
+        *listing = Value::Null;
+        is_one
+    });
+    context.write("d/a", "3");
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["COPY d /d: its files changed"]);
 }
