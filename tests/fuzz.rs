@@ -194,6 +194,10 @@ impl Fuzz {
         if is_first(&reason) || causes.is_empty() {
             causes.push(reason);
         }
+        // What is undone by doing nothing would hit as well: the build just now made it.
+        if let Some(wrong) = causes.iter().find(|cause| !self.is_so(cause, before, now)) {
+            self.fail(now, &format!("{name} ran because of {reason}, but {wrong} did not happen"));
+        }
         let (context, inputs) = self.undo(&causes, before, now);
         let undone = run(&mut self.build(home, &context, &inputs));
         if undone.code != Some(0) {
@@ -230,6 +234,23 @@ impl Fuzz {
         }
     }
 
+    /// Whether what a reason names is different now.
+    fn is_so(&self, reason: &Value, before: (&Path, &Inputs), now: &Inputs) -> bool {
+        if reason.get("content_changed").is_some() {
+            // A link may lead to another file that is as it was: not each path by itself.
+            let (context, undone) = (self.context(), self.dir.path().join("undone"));
+            copy(&context, &undone);
+            restore(&undone, before.0, &paths_of(reason).collect::<Vec<_>>());
+            return held(&undone) != held(&context);
+        }
+        let inputs = |inputs: &Inputs| (inputs.dockerfile.clone(), inputs.args.clone());
+        match reason.get("image_changed") {
+            Some(changed) if changed["old"] == changed["new"] => before.1.base != now.base,
+            Some(_) => before.1.dockerfile != now.dockerfile,
+            None => reason.get("op_changed").is_none() || inputs(before.1) != inputs(now),
+        }
+    }
+
     /// The inputs with what reasons name as it was before, and nothing else.
     fn undo(&mut self, reasons: &[&Value], before: (&Path, &Inputs), now: &Inputs) -> (PathBuf, Inputs) {
         let undone = self.dir.path().join("undone");
@@ -262,7 +283,7 @@ impl Fuzz {
 
     fn edit(&mut self, inputs: &mut Inputs, random: &mut Random) -> Kind {
         let context = self.context();
-        let (kind, what) = match random.below(13) {
+        let (kind, what) = match random.below(14) {
             0..6 => (Kind::Explained, edit_context(&context, random)),
             6..9 => {
                 edit_dockerfile(&mut inputs.dockerfile, random);
@@ -280,7 +301,11 @@ impl Fuzz {
                 inputs.base = 1 - inputs.base;
                 (Kind::Explained, format!("base image {}", inputs.base))
             }
-            11 => (Kind::Other, format!("of the other context: {}", edit_context(&self.more(), random))),
+            11 => {
+                edit_sources(&mut inputs.dockerfile, random);
+                (Kind::Explained, format!("with other sources the Dockerfile is\n{}", inputs.dockerfile))
+            }
+            12 => (Kind::Other, format!("of the other context: {}", edit_context(&self.more(), random))),
             _ if random.one_in(2) => {
                 inputs.target = [None, Some("one"), Some("two")][random.below(3) as usize];
                 (Kind::Other, format!("target {:?}", inputs.target))
@@ -296,6 +321,26 @@ impl Fuzz {
     }
 }
 
+/// Makes a copy of something take other files of it, if there is one: not what is in them is different then.
+fn edit_sources(dockerfile: &mut String, random: &mut Random) {
+    const SOURCES: [(&str, &str); 9] = [
+        ("COPY d /", "COPY e /"),
+        ("COPY e /", "COPY d /"),
+        ("COPY a b f ", "COPY a f "),
+        ("COPY a f ", "COPY a b f "),
+        ("--exclude=*a ", "--exclude=*b "),
+        ("--from=one /etc ", "--from=one /bin "),
+        ("--from=one / ", "--from=one /etc "),
+        ("--from=busybox /etc ", "--from=busybox /root "),
+        ("source=d,", "source=e,"),
+    ];
+    let first = random.below(SOURCES.len() as u64) as usize;
+    let mut others = SOURCES.iter().cycle().skip(first).take(SOURCES.len());
+    if let Some((old, new)) = others.find(|(old, _)| dockerfile.contains(old)) {
+        *dockerfile = dockerfile.replacen(old, new, 1);
+    }
+}
+
 /// The entries of a tar, raw.
 fn entries(bytes: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(bytes);
@@ -308,6 +353,38 @@ fn entries(bytes: &[u8]) -> Vec<String> {
 fn reason_of(step: &Value) -> Option<(&str, &Value)> {
     let why = &step["outcome"]["ran"]["why"];
     (!why.is_null() && step["source"] == false).then(|| (step["name"].as_str().expect("a name"), why))
+}
+
+/// What a context holds: of each path the mode and an attribute, and what is no directory.
+type Held = BTreeMap<PathBuf, (u32, Vec<u8>, Option<HeldFile>)>;
+
+/// How many names it has, when it was written, what is in it or where it leads.
+type HeldFile = (u64, (i64, i64), Vec<u8>);
+
+fn held(context: &Path) -> Held {
+    let mut found = Held::new();
+    let mut waiting = vec![context.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let metadata = fs::symlink_metadata(&path).expect("stat");
+        let mut value = [0; 16];
+        let value = match rustix::fs::lgetxattr(&path, "user.test", &mut value) {
+            Ok(length) => value[..length].to_vec(),
+            Err(_) => Vec::new(),
+        };
+        if metadata.is_dir() {
+            waiting.extend(fs::read_dir(&path).expect("list").map(|entry| entry.expect("an entry").path()));
+        }
+        let file = (!metadata.is_dir()).then(|| {
+            let bytes = match fs::read_link(&path) {
+                Ok(target) => target.into_os_string().into_encoded_bytes(),
+                Err(_) => fs::read(&path).expect("read"),
+            };
+            (metadata.nlink(), (metadata.mtime(), metadata.mtime_nsec()), bytes)
+        });
+        let path = path.strip_prefix(context).expect("below the context").to_owned();
+        found.insert(path, (metadata.mode(), value, file));
+    }
+    found
 }
 
 /// The files that a reason names.
