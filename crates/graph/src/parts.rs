@@ -94,7 +94,8 @@ impl KeyParts {
 
     /// Whether values are among them that only this store can compare.
     pub fn has_hidden(&self) -> bool {
-        self.fields.values().any(|value| value.text.is_none())
+        let mut files = self.inputs.iter().filter_map(InputPart::files);
+        self.fields.values().any(|value| value.text.is_none()) || files.any(|files| files.text().is_none())
     }
 
     /// The position of the first input that is another vertex or image, or another result of it, than in `old`. `None` also where keys of
@@ -486,6 +487,11 @@ mod tests {
         definition.hide(("API_TOKEN", "hunter22"));
         let hidden = &SecretValues::of(&definition);
         assert_eq!(of_files(&[("x-hunter22", "", "2")], &[("a", "", "1")], hidden), ["sources changed"]);
+        let args = BTreeSet::new();
+        let naming = Naming { secret: &[1; 32], args: &args, hidden };
+        let files = Files::of(&Selection::Path(PathSelection::exact("x-hunter22")), naming);
+        let parts = parts(vec![InputPart::Vertex { name: "RUN a".to_owned(), key: "1".to_owned(), files }]);
+        assert!(parts.has_hidden() && !serde_json::to_string(&parts).unwrap().contains("hunter22"));
     }
 
     /// The first ones did not say which files a step uses.
