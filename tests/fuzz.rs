@@ -442,12 +442,14 @@ fn restore(context: &Path, before: &Path, paths: &[&str]) {
             run(tool("cp").arg("-aT").arg(&old).arg(&at)).ok();
         }
     }
-    // Names of one file are one again.
+    // Names of one file are one again, unless the other one is not to be what it was.
     for path in paths {
         let Ok(old) = fs::symlink_metadata(before.join(path)) else { continue };
+        let is_as_it_was =
+            |other: &str| fs::read(context.join(other)).ok() == fs::read(before.join(other)).ok();
         for other in PATHS.iter().filter(|other| **other != *path) {
             let linked = fs::symlink_metadata(before.join(other)).is_ok_and(|peer| peer.ino() == old.ino());
-            if linked && old.is_file() && context.join(other).is_file() {
+            if linked && old.is_file() && context.join(other).is_file() && is_as_it_was(other) {
                 fs::remove_file(context.join(path)).expect("remove");
                 fs::hard_link(context.join(other), context.join(path)).expect("link");
                 break;
