@@ -236,6 +236,66 @@ fn a_shell_survives_ctrl_c() {
     terminal.shows("ended=130");
 }
 
+/// What a key press makes of a line, in each shell as people have it: commands, flags, and the names of images, stages and files, also of
+/// images whose names hold what bash takes words apart at.
+#[test]
+fn shells_complete_what_is_typed() {
+    let (home, context, dir) =
+        (Home::new(), Context::new("FROM busybox AS first\nFROM busybox\n"), tempdir());
+    run(home.build(&context).args(["-q", "-t", "app", "-t", "lib:2", "-t", "localhost:5000/team/tool:1.5"]))
+        .ok();
+    let script = |shell: &str| {
+        let path = dir.path().join(shell);
+        fs::write(&path, run(home.builder("completion").arg(shell)).ok().stdout).expect("write the script");
+        path.display().to_string()
+    };
+    let (bash, zsh, fish) = (script("bash"), script("zsh"), script("fish"));
+    let setup = |shell: &str, lines: &str| {
+        let path = dir.path().join(format!("{shell}.rc"));
+        fs::write(&path, lines).expect("write the settings");
+        path.display().to_string()
+    };
+    let bash = setup("bash", &format!("PS1='$ '\n. {bash}\n"));
+    let zsh = format!("PS1='$ '; autoload -Uz compinit; compinit -u -D; . {zsh}");
+    let fish = setup("fish", &format!("function fish_prompt; echo -n '$ '; end\nsource {fish}\n"));
+    let program = |name: &str| tool(name).get_program().to_string_lossy().into_owned();
+    let path = format!("PATH={}:/usr/bin:/bin", binary().parent().expect("a directory").display());
+    let at = context.path().display().to_string();
+    let cases = [
+        ("bui", "build"),
+        ("build --metad", "build --metadata-file"),
+        ("build --progress=pl", "build --progress=plain"),
+        ("image hist", "image history"),
+        ("rmi ap", "rmi app"),
+        ("rmi li", "rmi lib:2"),
+        ("rmi lib:", "rmi lib:2"),
+        ("run -it localhost:50", "run -it localhost:5000/team/tool:1.5"),
+        (&*format!("build {at} --target fi"), &*format!("build {at} --target first")),
+        (&*format!("build {at} --target=fi"), &*format!("build {at} --target=first")),
+        (&*format!("build -f {at}/Doc"), &*format!("build -f {at}/Dockerfile")),
+    ];
+    for (shell, arguments) in [
+        ("bash", ["--noprofile", "--rcfile", &bash].as_slice()),
+        ("zsh", &["-f"]),
+        ("fish", &["--no-config", "-C", &format!("source {fish}")]),
+    ] {
+        let (shell, home_dir) = (program(shell), format!("HOME={}", dir.path().display()));
+        let terminal =
+            Terminal::start(150, 24, &home.path(), &[&["env", &path, &home_dir, &shell], arguments].concat());
+        if shell.ends_with("zsh") {
+            terminal.keys(&[&format!("{zsh}; clear"), "Enter"]);
+        }
+        for (typed, whole) in cases {
+            terminal.until("prompt", |screen| screen.trim_end().ends_with("\n$") || screen.trim_end() == "$");
+            terminal.keys(&[&format!("builder {typed}")]);
+            terminal.shows(&format!("$ builder {typed}"));
+            terminal.keys(&["Tab"]);
+            terminal.shows(&format!("$ builder {whole}"));
+            terminal.keys(&["C-u", "clear", "Enter"]);
+        }
+    }
+}
+
 #[test]
 fn output_that_cannot_be_written_is_no_panic() {
     let home = with_app();

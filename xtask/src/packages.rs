@@ -29,6 +29,8 @@ pub(crate) const TESTS: &[Need] = &[
     ("htpasswd", "apache2-utils"),
     ("strace", "strace"),
     ("tmux", "tmux"),
+    ("zsh", "zsh"),
+    ("fish", "fish"),
     ("git", "git"),
     ("ssh-agent", "openssh-client"),
     ("sshd", "openssh-server"),
