@@ -2,60 +2,16 @@
 //! keep a byte that is not what its digest says.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hash::Digest;
 use image::{ContentStore, Descriptor, MemoryStore};
 use registry::{Client, Config, Credentials, Push, PushBlob, PushManifest};
 use transport::Retry;
 
+use crate::dice::{self, Dice};
 use crate::server::{Reply, Request, Server};
 use crate::support::{INDEX, MANIFEST, Told, config, make, noise, over, read, resolve};
-
-/// Numbers from a seed (xorshift64*): what a run throws can be thrown again.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit
-    }
-
-    fn one_in(&mut self, chances: usize) -> bool {
-        self.below(chances) == 0
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.below(from.len())]
-    }
-
-    /// Words strung together.
-    fn text(&mut self, words: &[&str]) -> String {
-        (0..self.below(9)).map(|_| self.pick(words)).collect()
-    }
-
-    /// Bytes changed, left out, doubled, replaced by words.
-    fn damaged(&mut self, mut bytes: Vec<u8>, words: &[&str]) -> Vec<u8> {
-        for _ in 0..=self.below(3) {
-            let at = self.below(bytes.len() + 1);
-            let end = (at + self.below(12)).min(bytes.len());
-            let with = match self.below(4) {
-                0 => Vec::new(),
-                1 => vec![self.next() as u8],
-                2 => bytes[at..end].repeat(2),
-                _ => self.pick(words).as_bytes().to_vec(),
-            };
-            bytes.splice(at..end, with);
-        }
-        bytes
-    }
-}
 
 const HEADER: [&str; 22] = [
     "Bearer",
@@ -155,12 +111,8 @@ fn answer(dice: &mut Dice, request: &Request, right: Reply, other: &str) -> Repl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mad_registry_for_a_while() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let time = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(2));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let seed = number("FUZZ_SEED").unwrap_or(now.as_nanos() as u64) | 1;
-    println!("FUZZ_SEED={seed}");
-    let dice = Arc::new(Mutex::new(Dice(seed)));
+    let (dice, time) = (Dice::for_a_while(), dice::seconds());
+    let dice = Arc::new(Mutex::new(dice));
     let (thrown, made) = (dice.clone(), make(noise(2000), "amd64"));
     let right = make(noise(2000), "amd64");
     let index = serde_json::json!({

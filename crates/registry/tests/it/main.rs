@@ -2,6 +2,7 @@
 //! Everything listens on loopback.
 
 mod auth;
+mod dice;
 mod faults;
 mod mad;
 mod push;

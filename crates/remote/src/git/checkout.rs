@@ -88,10 +88,7 @@ impl Writer<'_> {
         let peeled = Some(commit.clone()).filter(|commit| commit != object);
         verify(checkout, &self.session.remote.url, &Resolved { peeled, ..resolved.clone() })?;
         let time = git.run(&["log", "-1", "--format=%ct", &commit]).await?;
-        let time = time
-            .trim()
-            .parse()
-            .map_or(SystemTime::UNIX_EPOCH, |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let time = commit_time(&time);
 
         let failed = |error| Error::io(format!("check out to {}", into.display()), error);
         let parent = into.parent().unwrap_or(Path::new("/"));
@@ -179,6 +176,13 @@ impl Writer<'_> {
             Err(other) => Err(other.into()),
         }
     }
+}
+
+/// Seconds since 1970, which may be any that a commit says. What no clock shows is that moment itself, as git has it.
+fn commit_time(printed: &str) -> SystemTime {
+    let seconds = printed.trim().parse().ok();
+    let time = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// A relative path that stays inside.

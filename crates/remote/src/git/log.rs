@@ -27,7 +27,7 @@ pub fn commits(directory: &Path, count: usize) -> Result<Vec<Commit>, String> {
         ["--no-merges", "--no-renames", "--no-ext-diff", "--no-textconv", "--name-only", "--relative", "-z"];
     let mut git = Command::new("git");
     git.arg("-C").arg(directory).args(["-c", "core.fsmonitor=false", "-c", "log.showSignature=false", "log"]);
-    git.args(arguments).arg(format!("--max-count={count}")).arg("--format=%x01%h%x02%s").arg("--").arg(".");
+    git.args(arguments).arg(format!("--max-count={count}")).arg("--format=%x00%h%x00%s").arg("--").arg(".");
     let output = git.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "the git program is not installed".to_owned(),
         _ => format!("start git: {error}"),
@@ -36,18 +36,25 @@ pub fn commits(directory: &Path, count: usize) -> Result<Vec<Commit>, String> {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("git log in {}: {}", directory.display(), said.trim()));
     }
-    Ok(output.stdout.split(|byte| *byte == 1).filter(|text| !text.is_empty()).map(commit).collect())
+    Ok(parse(&output.stdout))
 }
 
-/// A header up to the first end of a line or string, then names.
-fn commit(text: &[u8]) -> Commit {
-    let end = text.iter().position(|byte| matches!(byte, 0 | b'\n')).unwrap_or(text.len());
-    let (header, names) = text.split_at(end);
-    let header = String::from_utf8_lossy(header);
-    let (id, subject) = header.split_once('\u{2}').unwrap_or((&header, ""));
-    let names = names.split(|byte| *byte == 0).map(|name| name.strip_prefix(b"\n").unwrap_or(name));
-    let paths = names.filter(|name| !name.is_empty()).map(|name| PathBuf::from(OsStr::from_bytes(name)));
-    Commit { id: id.to_owned(), subject: subject.to_owned(), paths: paths.collect() }
+/// Strings that end with a zero: before each commit an empty one, which no name is, then its id, its subject, and names, of which the first has
+/// an end of line before it.
+fn parse(printed: &[u8]) -> Vec<Commit> {
+    let mut strings = printed.split(|byte| *byte == 0);
+    let mut commits: Vec<Commit> = Vec::new();
+    while let Some(string) = strings.next() {
+        if !string.is_empty() {
+            let Some(Commit { paths, .. }) = commits.last_mut() else { continue };
+            let name = string.strip_prefix(b"\n").filter(|_| paths.is_empty()).unwrap_or(string);
+            paths.push(PathBuf::from(OsStr::from_bytes(name)));
+        } else if let (Some(id), Some(subject)) = (strings.next(), strings.next()) {
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            commits.push(Commit { id: text(id), subject: text(subject), paths: Vec::new() });
+        }
+    }
+    commits
 }
 
 #[cfg(test)]
@@ -84,6 +91,7 @@ mod tests {
         };
         commit(&[("above", "1"), ("below/a\nb", "1"), ("below/c", "1")], "First");
         commit(&[("above", "2")], "Elsewhere");
+        commit(&[("below/\u{1}a\u{2}b", "1"), ("below/\nz", "1")], "Odd \u{1}b\u{2}c");
         std::fs::remove_file(below.join("c")).unwrap();
         commit(&[("below/ü", "1")], "Last: \"x\"");
         let found = commits(&below, 9).unwrap();
@@ -93,7 +101,14 @@ mod tests {
                 (&*commit.subject, commit.paths.iter().map(|path| path.to_str().unwrap()).collect())
             })
             .collect();
-        assert_eq!(told, [("Last: \"x\"", vec!["c", "ü"]), ("First", vec!["a\nb", "c"])]);
+        assert_eq!(
+            told,
+            [
+                ("Last: \"x\"", vec!["c", "ü"]),
+                ("Odd \u{1}b\u{2}c", vec!["\u{1}a\u{2}b", "\nz"]),
+                ("First", vec!["a\nb", "c"]),
+            ]
+        );
         assert_eq!(commits(&below, 1).unwrap().len(), 1);
         assert!(commits(Path::new("/"), 1).is_err());
     }

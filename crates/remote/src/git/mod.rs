@@ -1,9 +1,10 @@
 //! Repositories: what is asked for, what comes of it.
 //!
 //! From top to bottom: `checkout` (files of a commit), `repository` (the shared bare repository of a remote), `resolve`
-//! (references to commits), `log` (the user's own repository), `process` (the git program, shut off from this machine's configuration), `remote` (addresses and
-//! credentials).
+//! (references to commits), `log` (the user's own repository), `process` (the git program, shut off from this machine's configuration),
+//! `activity` (whether it does anything), `remote` (addresses and credentials).
 
+mod activity;
 mod checkout;
 mod log;
 mod process;

@@ -13,6 +13,7 @@ use transport::header::HeaderValue;
 use transport::{Proxies, Request, Retry, Transport, Url};
 
 use super::Access;
+use super::activity;
 use super::remote::Remote;
 use crate::client::Config;
 use crate::error::Error;
@@ -276,7 +277,10 @@ impl<'s> Git<'s> {
 
     /// Runs it to its end and gives what it prints. Dropping the future kills it and all that it started.
     pub(super) async fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Result<String, Failure> {
-        let (status, printed, said) = self.start(arguments).await.map_err(Failure::Io)?;
+        let (status, printed, said) = self.start(arguments).await.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => Failure::Refused(error.to_string()),
+            _ => Failure::Io(error),
+        })?;
         match status.success() {
             true => Ok(printed),
             false if said.trim().is_empty() => Err(Failure::Refused(format!("git ends with {status}"))),
@@ -309,9 +313,19 @@ impl<'s> Git<'s> {
             .process_group(0);
         let mut running = Running(command.spawn()?);
         let (out, err) = (running.0.stdout.take(), running.0.stderr.take());
-        let (printed, said) = tokio::join!(read(out), self.listen(err));
-        let status = running.0.wait().await?;
-        Ok((status, printed?, said?))
+        let group = running.0.id().unwrap_or_default();
+        let ends = async {
+            let (printed, said) = tokio::join!(read(out), self.listen(err));
+            Ok((running.0.wait().await?, printed?, said?))
+        };
+        let time = self.session.config.transport.idle_timeout;
+        tokio::select! {
+            ended = ends => ended,
+            () = activity::none_for(time, group) => {
+                let message = format!("git did nothing for {} s", time.as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, message))
+            }
+        }
     }
 
     /// Tells what git says and keeps its end.

@@ -127,7 +127,9 @@ fn is_scp_style(remote: &str) -> bool {
 
 /// The same address without a password; over HTTP without the user, too. Anything is taken.
 pub fn without_credentials(remote: &str) -> String {
-    let Ok(mut url) = Url::parse(remote) else { return remote.to_owned() };
+    let Some(mut url) = Url::parse(remote).ok().filter(|url| !url.cannot_be_a_base()) else {
+        return unparsed_without_credentials(remote);
+    };
     if url.password().is_none() && (url.username().is_empty() || !url.scheme().starts_with("http")) {
         return remote.to_owned();
     }
@@ -137,6 +139,18 @@ pub fn without_credentials(remote: &str) -> String {
         let _ = url.set_username(&user);
     }
     url.to_string()
+}
+
+/// Of what is no URL nobody knows where a login ends, so all up to the last place where it could is left out.
+fn unparsed_without_credentials(text: &str) -> String {
+    let (scheme, rest) = match text.find("://") {
+        Some(at) => text.split_at(at + 3),
+        None => ("", text),
+    };
+    match rest.rsplit_once('@') {
+        Some((login, rest)) if !is_scp_style(text) && login.contains(':') => format!("{scheme}{rest}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// Refuses what could be taken for an option or a pattern.
@@ -209,6 +223,20 @@ mod tests {
             assert!(check_reference(text).is_err(), "{text}");
         }
         check_reference("refs/pull/1/head").unwrap();
+    }
+
+    #[test]
+    fn passwords_are_not_shown_of_what_is_no_address_either() {
+        for text in
+            ["ssh://u:pw@", "https://u:pw@ho st/", "file://u:pw@:99999\0", "https://u:p/pw@h@i:x", "u:pw@h:x"]
+        {
+            let shown = without_credentials(text);
+            assert!(!shown.contains("pw"), "{shown}");
+            assert_eq!(without_credentials(&shown), shown);
+        }
+        for text in ["git@github.com:a/b.git", "u@h:a@v1:x", "a@b", "x:y", "", "/a/b"] {
+            assert_eq!(without_credentials(text), text);
+        }
     }
 
     #[test]

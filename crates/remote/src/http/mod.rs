@@ -11,6 +11,7 @@ use transport::{Backoff, GaveUp, Url};
 
 use crate::client::{Client, Secrets};
 use crate::error::Error;
+use crate::git::without_credentials;
 use crate::validators::Validators;
 
 use transfer::{Failure, Transfer};
@@ -72,7 +73,9 @@ impl Client {
         let mut url = Url::parse(download.url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| Error::Invalid(format!("`{}` is not an HTTP address", download.url)))?;
+            .ok_or_else(|| {
+                Error::Invalid(format!("`{}` is not an HTTP address", without_credentials(download.url)))
+            })?;
         url.set_fragment(None);
         let at_hand = |checksum| download.known.iter().position(|known| known.digest == checksum);
         if let Some(known) = download.checksum.and_then(at_hand) {

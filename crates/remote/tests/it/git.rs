@@ -1,6 +1,7 @@
 //! Commits, their files, and the repositories that builds share.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -60,6 +61,40 @@ async fn finds_what_a_reference_means() {
     let missing = Checkout { remote: format!("{}-", fixture.url()), ..Checkout::default() };
     let error = refusal(&client, &missing).await;
     assert!(error.contains("does not appear to be a git repository"), "{error}");
+}
+
+/// Git itself waits for such a server without end.
+#[tokio::test]
+async fn a_server_that_says_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let remote = format!("git://{}/app.git", listener.local_addr().unwrap());
+    let mut impatient = config();
+    impatient.transport.idle_timeout = Duration::from_secs(1);
+    let checkout = Checkout { remote, ..Checkout::default() };
+    let (client, start) = (Client::new(impatient), Instant::now());
+    let error = client.resolve(&checkout, &access()).await.unwrap_err().to_string();
+    assert!(error.contains("git did nothing for 1 s"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// A commit says what it likes about its time.
+#[tokio::test]
+async fn a_time_that_no_clock_shows() {
+    let fixture = Fixture::new();
+    let (place, tree) = (Place::new(), fixture.git(&["rev-parse", "main^{tree}"]));
+    let long = "9".repeat(30);
+    for (number, time) in ["18446744073709551615", "9223372036854775808", "-5", &long].into_iter().enumerate()
+    {
+        let object = format!("tree {tree}\nauthor a <a> {time} +0000\ncommitter a <a> {time} +0000\n\nodd\n");
+        fs::write(fixture.root().join("object"), object).unwrap();
+        let id = fixture.git(&["hash-object", "-t", "commit", "-w", "--literally", "../object"]);
+        fixture.git(&["update-ref", &format!("refs/heads/odd{number}"), &id]);
+        let checkout = Checkout { commit_times: true, ..at(&fixture, &format!("odd{number}")) };
+        let name = number.to_string();
+        let files = place.get(&client(), &checkout, &name).await.unwrap();
+        assert_eq!((files.commit, files.time), (id, SystemTime::UNIX_EPOCH), "{time}");
+        assert_eq!(place.read(&format!("{name}/a")), "main\n");
+    }
 }
 
 #[tokio::test]

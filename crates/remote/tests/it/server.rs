@@ -31,17 +31,17 @@ impl Request {
 /// What goes back.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// The connection is closed after so many bytes of the body.
-    cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
     /// It is closed with a reset.
-    reset: bool,
+    pub(crate) reset: bool,
     /// Before the second half of the body.
-    delay: Duration,
+    pub(crate) delay: Duration,
     /// The body comes again and again, without a length.
-    endless: bool,
+    pub(crate) endless: bool,
 }
 
 impl Reply {
@@ -149,7 +149,7 @@ fn serve(
     if request.method == "HEAD" {
         return Ok(());
     }
-    let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
+    let body = &reply.body[..reply.cut.unwrap_or(usize::MAX).min(reply.body.len())];
     let (first, second) = body.split_at(body.len() / 2);
     stream.write_all(first)?;
     stream.flush()?;

@@ -152,6 +152,8 @@ fn backend(root: &Path, request: &Request, path: &str, query: &str) -> Reply {
             command.env(name, value);
         }
     }
+    // What it says of mad requests is nobody's concern.
+    command.stderr(Stdio::null());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let body = request.body.clone();
