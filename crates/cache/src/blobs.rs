@@ -1,5 +1,6 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Read, Seek, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::SystemTime;
 use hash::{Digest, DigestWriter, Sha256};
 use image::{BlobReader, BlobWriter, ContentStore};
 use rusqlite::{OptionalExtension, params};
+use rustix::fs::Advice;
 
 use crate::database::{from_sql, to_millis, to_sql};
 use crate::layout::create_dir;
@@ -120,7 +122,8 @@ impl ContentStore for BlobStore {
             .open(&path)
             .map_err(|error| during("create", &path, &error))?;
         let temporary = Temporary(path);
-        let writer = DigestWriter::new(BufWriter::with_capacity(1 << 16, file));
+        let writer =
+            DigestWriter::new(BufWriter::with_capacity(1 << 16, Early { file, written: 0, begun: 0 }));
         Ok(Box::new(Writer { inner: self.inner.clone(), writer, temporary }))
     }
 }
@@ -209,9 +212,40 @@ impl Drop for Temporary {
     }
 }
 
+/// After so many bytes of a blob the kernel is told to begin writing them to the disk, and so on.
+const EARLY: u64 = 16 << 20;
+
+/// A file whose bytes begin their way to the disk while others still come, so that there is little left to wait for where an image is to survive
+/// a power failure (`Session::finish_durably`).
+struct Early {
+    file: File,
+    /// In bytes, of which writing through was begun.
+    written: u64,
+    begun: u64,
+}
+
+impl Write for Early {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.written += written as u64;
+        let length = NonZeroU64::new(self.written - self.begun).filter(|length| length.get() >= EARLY);
+        if length.is_some() {
+            // Linux begins to write what is new in a range that is said not to be needed, and keeps it until that is done; no promise hangs on it
+            // (mm/fadvise.c; sync_file_range(2) is the call for that, which needs unsafe code).
+            let _ = rustix::fs::fadvise(&self.file, self.begun, length, Advice::DontNeed);
+            self.begun = self.written;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 struct Writer {
     inner: Arc<Inner>,
-    writer: DigestWriter<BufWriter<File>>,
+    writer: DigestWriter<BufWriter<Early>>,
     temporary: Temporary,
 }
 
@@ -230,7 +264,7 @@ impl BlobWriter for Writer {
         let Writer { inner, writer, temporary } = *self;
         let (buffer, digest, size) = writer.finish();
         let path = &temporary.0;
-        let file = buffer.into_inner().map_err(|error| during("write", path, error.error()))?;
+        let Early { file, .. } = buffer.into_inner().map_err(|error| during("write", path, error.error()))?;
         if let Some(expected) = expected.filter(|expected| **expected != digest) {
             let message = format!("expected {expected}, the bytes are {digest}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));

@@ -54,7 +54,8 @@ const WORDS: [&str; 34] = [
 
 fn quick() -> Config {
     Config {
-        transport: transport::Config { idle_timeout: Duration::from_secs(1), ..config().transport },
+        // As long as a busy machine keeps git from doing anything.
+        transport: transport::Config { idle_timeout: Duration::from_secs(10), ..config().transport },
         retry: Retry {
             attempts: 2,
             first_delay: Duration::from_millis(1),
