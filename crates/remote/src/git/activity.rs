@@ -9,11 +9,12 @@ const LOOKS: u32 = 8;
 /// Returns once the processes of a group neither ran nor read nor wrote anything for so long. Git and its helpers wait for each other without
 /// end where a server's answer breaks off in the wrong place, and for servers that take a connection and say nothing.
 pub(super) async fn none_for(time: Duration, group: u32) {
-    let (mut last, mut since) = (activity(group), Instant::now());
+    let (mut last, mut since) = (Vec::new(), Instant::now());
     while since.elapsed() < time {
         tokio::time::sleep(time / LOOKS).await;
         let now = activity(group);
-        if now != last {
+        // Where nothing can be seen, nothing is known.
+        if now != last || now.is_empty() {
             (last, since) = (now, Instant::now());
         }
     }
