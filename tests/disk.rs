@@ -91,6 +91,12 @@ fn what_images_stages_steps_and_mounts_take() {
     assert_eq!(filtered.lines().count(), 2, "{filtered}");
     let row: Vec<&str> = filtered.lines().nth(1).expect("a row").split_whitespace().collect();
     assert_eq!((row[0], row[3]), ("tools", &*frees), "{filtered}");
+    // Ten steps: the numbers before are filled up.
+    let steps: String = (0..10).map(|step| format!("RUN echo {step} > /{step}\n")).collect();
+    let text = format!("FROM busybox AS long\n{steps}FROM long AS last\nRUN echo last > /last\n");
+    run(&mut home.build(&Context::new(&text))).ok();
+    let long: Vec<Vec<String>> = table(&home, "stage").into_iter().filter(|row| row[0] == "long").collect();
+    assert!(long.len() == 1 && long[0][1] == "10", "{long:?}");
 }
 
 /// Two images that were built elsewhere, with one layer in common: it stays with the other.

@@ -218,7 +218,7 @@ fn runner(nextest: bool) -> Command {
     // A test compares the terminal's colours or their absence with what it expects.
     runner.env_remove("NO_COLOR").env_remove("BUILDKIT_PROGRESS");
     // What a change must pass does not depend on luck. `cargo test` and the long tests draw anew.
-    for seed in ["PROPTEST_RNG_SEED", "FUZZ_SEED"] {
+    for seed in ["PROPTEST_RNG_SEED", "FUZZ_SEED", "BUILDER_DAMAGE_SEED", "BUILDER_KILLS_SEED"] {
         if std::env::var_os(seed).is_none() {
             runner.env(seed, "2026");
         }

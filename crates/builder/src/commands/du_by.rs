@@ -66,8 +66,9 @@ fn stage(part: &CachePart) -> &str {
         return "(images)";
     }
     let inside = part.description.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    let name = inside.and_then(|(inside, _)| inside.rsplit_once(' ')).map(|(name, _)| name);
-    name.unwrap_or("(others)")
+    // Numbers are filled up to the width of the last: `[NAME  9/10]`.
+    let name = inside.and_then(|(inside, _)| inside.rsplit_once(' ')).map(|(name, _)| name.trim());
+    name.filter(|name| !name.is_empty()).unwrap_or("(others)")
 }
 
 /// What stands directly on each layer.
