@@ -413,6 +413,16 @@ fn a_killed_builder_leaves_nothing() {
     assert_eq!(machine.host.run("nft list ruleset"), "");
 }
 
+/// A directory of programs with this helper alone, and what tests need to become an ordinary user.
+fn only(helper: &str) -> TempDir {
+    let dir = tempdir();
+    for name in [helper, "sh", "mount", "mknod", "setpriv"] {
+        let program = tool(name).get_program().to_owned();
+        std::os::unix::fs::symlink(program, dir.path().join(name)).expect("make a link");
+    }
+    dir
+}
+
 /// A firewall that drops what is forwarded is found by trying.
 #[test]
 fn a_firewall_is_found_and_gone_around() {
@@ -506,19 +516,38 @@ fn a_proxy_on_the_loopback_keeps_working() {
     assert_eq!(done.steps().named("RUN timeout").log, "none\n");
 }
 
-/// An ordinary user has what a helper gives.
+/// An ordinary user has what a helper gives, the same from each: others and their names, and no way to what listens on the host's
+/// loopback.
 #[test]
 fn users_have_a_private_network() {
-    let user = User::with_one_id();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind a port");
-    let port = listener.local_addr().expect("its address").port();
+    let (machine, user) = (Machine::new(), User::with_one_id());
+    let (port, loopback) = (machine.port, machine.host.serve(Ipv4Addr::LOCALHOST));
     let context = Context::new(&format!(
-        "FROM busybox\nRUN ip -o -4 addr show dev eth0 | awk '{{print $4}}'; timeout 9 nc -w 1 127.0.0.1 {port} < /dev/null 2> /dev/null || echo unreachable\n\
-         RUN ls /sys/class/net\n"
+        "FROM busybox\nRUN ip -o -4 addr show dev eth0 | awk '{{print $4}}'; wget -q -O - http://server.example:{port}/\n\
+         RUN for to in 127.0.0.1 10.0.2.2; do timeout 9 wget -q -T 2 -O - http://$to:{loopback}/ 2> /dev/null || echo unreachable; done\n\
+         RUN ls /sys/class/net && ping -c 1 -w 2 127.0.0.1 > /dev/null && echo own loopback\n"
     ));
-    let steps = user.built(&context).steps();
-    assert_eq!(steps.named("RUN ip").log, "10.0.2.100/24\nunreachable\n");
-    assert_eq!(steps.named("RUN ls").log, "eth0\nlo\n");
+    for helper in ["slirp4netns", "pasta"] {
+        let tools = only(helper);
+        let mut command = machine.command(user.build(&context).args(["--progress=rawjson", "--no-cache"]));
+        let done = run(command.env("TOOLS", tools.path())).ok();
+        let steps = done.steps();
+        assert_eq!(steps.named("RUN ip").log, format!("10.0.2.100/24\nfrom {HOST}\n"), "{helper}: {done}");
+        assert_eq!(steps.named("RUN for").log, "unreachable\nunreachable\n", "{helper}: {done}");
+        assert_eq!(steps.named("RUN ls").log, "eth0\nlo\nown loopback\n", "{helper}: {done}");
+        let info = run(machine.command(&user.builder("info")).env("TOOLS", tools.path())).ok();
+        assert!(info.stdout.contains(&format!("through {helper}\n")), "{info}");
+    }
+    // The helper itself asks a name server that listens on the loopback.
+    machine.resolvers("nameserver 127.0.0.53\n", "");
+    let names = machine.host.enter(|| UdpSocket::bind(("127.0.0.53", 53)).expect("bind a port"));
+    std::thread::spawn(move || serve_names(names));
+    for helper in ["slirp4netns", "pasta"] {
+        let tools = only(helper);
+        let mut command = machine.command(user.build(&context).args(["--progress=rawjson", "--no-cache"]));
+        let done = run(command.env("TOOLS", tools.path())).ok();
+        assert!(done.steps().named("RUN ip").log.ends_with(&format!("from {HOST}\n")), "{helper}: {done}");
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("python3", "python3"),
     ("newuidmap", "uidmap"),
     ("slirp4netns", "slirp4netns"),
+    ("pasta", "passt"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("unshare", "util-linux"),
