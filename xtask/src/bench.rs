@@ -15,6 +15,7 @@ mod report;
 mod results;
 mod scenarios;
 mod tools;
+mod user;
 
 use scenarios::Scenario;
 use tools::Tool;

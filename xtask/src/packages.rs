@@ -67,6 +67,8 @@ pub(crate) const BENCH: &[Need] = &[
     ("docker-registry", "docker-registry"),
     ("time", "time"),
     ("dpkg-source", "dpkg-dev"),
+    ("newuidmap", "uidmap"),
+    ("nsenter", "util-linux"),
 ];
 
 /// What counting system calls takes.

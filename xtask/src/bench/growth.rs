@@ -77,7 +77,7 @@ pub(crate) fn run(tool: &mut Tool, lab: &Lab) -> Result<Vec<Grown>> {
 }
 
 fn once(tool: &mut Tool, context: &Context, no_cache: bool) -> Result<Run> {
-    tool.run(&Build { context: &context.dir, dockerfile: None, no_cache, archive: None }, true)
+    tool.run(&Build { context: &context.dir, dockerfile: None, no_cache, archive: None, user: false }, true)
 }
 
 impl Grown {

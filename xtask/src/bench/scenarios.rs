@@ -28,6 +28,8 @@ pub(crate) struct Scenario {
     state: State,
     /// Writes an archive, with this compression.
     archive: Option<Option<&'static str>>,
+    /// By an ordinary user.
+    user: bool,
 }
 
 /// What was there before the build that is measured.
@@ -107,6 +109,7 @@ const fn scenario(id: &'static str, what: &'static str, target: f64) -> Scenario
         file: None,
         state: State::Built,
         archive: None,
+        user: false,
     }
 }
 
@@ -168,6 +171,12 @@ static ALL: &[Scenario] = &[
         dockerfile: TWENTY,
         state: State::Disabled,
         ..scenario("S10", "20 RUN steps, no cache", 0.11)
+    },
+    Scenario {
+        dockerfile: TWENTY,
+        state: State::Disabled,
+        user: true,
+        ..scenario("S10u", "S10 by an ordinary user", 0.11)
     },
     Scenario {
         dockerfile: TWENTY,
@@ -277,6 +286,9 @@ impl Scenario {
         if self.archive.is_some_and(|compression| compression.is_some()) && tool.name == "buildah" {
             return Err("buildah has no choice of compression for an archive".into());
         }
+        if self.user {
+            tool.become_user()?;
+        }
         let _registry = self.registry(lab)?;
         if matches!(self.state, State::Built | State::Changed | State::Disabled) {
             tool.ensure_bases()?;
@@ -301,7 +313,7 @@ impl Scenario {
     }
 
     fn build<'a>(&self, context: &'a Context, archive: Option<(&'a Path, Option<&'a str>)>) -> Build<'a> {
-        Build { context: &context.dir, dockerfile: self.file, no_cache: false, archive }
+        Build { context: &context.dir, dockerfile: self.file, no_cache: false, archive, user: self.user }
     }
 
     fn measured<'a>(&self, context: &'a Context, archive: &'a Path) -> Build<'a> {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bench::Lab;
+use crate::bench::user::User;
 use crate::shell::{self, Result};
 
 /// A program that builds images.
@@ -23,6 +24,8 @@ pub(crate) struct Tool {
     /// Those that it used before, and that are still there.
     old: Vec<PathBuf>,
     bases: PathBuf,
+    /// Who runs it where a scenario asks for an ordinary user.
+    user: Option<User>,
 }
 
 /// What one build took.
@@ -49,6 +52,8 @@ pub(crate) struct Build<'a> {
     pub(crate) no_cache: bool,
     /// Writes an archive: the file and the compression (`gzip`, `zstd`, `uncompressed`, or the tool's default).
     pub(crate) archive: Option<(&'a Path, Option<&'a str>)>,
+    /// By the ordinary user of [`Tool::become_user`], with a store of that user's.
+    pub(crate) user: bool,
 }
 
 impl Tool {
@@ -84,6 +89,7 @@ impl Tool {
             has_bases: false,
             old: Vec::new(),
             bases: lab.bases.clone(),
+            user: None,
         };
         // What an earlier run left.
         if tool.parent.exists() {
@@ -130,6 +136,20 @@ impl Tool {
         if self.has_bases { Ok(()) } else { self.reset(true) }
     }
 
+    /// Makes it ready to be run by an ordinary user.
+    ///
+    /// # Errors
+    /// When it cannot be, or is not prepared for that here.
+    pub(crate) fn become_user(&mut self) -> Result {
+        if !matches!(self.kind, Kind::Builder(_)) {
+            return Err("not measured as an ordinary user".into());
+        }
+        if self.user.is_none() {
+            self.user = Some(User::new(self.parent.join("user"))?);
+        }
+        Ok(())
+    }
+
     /// Removes the stores of before.
     pub(crate) fn discard(&mut self) -> Result {
         for dir in std::mem::take(&mut self.old) {
@@ -147,21 +167,25 @@ impl Tool {
             return self.reset(true);
         }
         self.old.push(self.dir());
+        self.old.extend(self.user.take().map(|user| user.home().to_owned()));
         self.discard()
     }
 
     /// The command line of a build.
     pub(crate) fn build(&self, build: &Build<'_>) -> Command {
         match &self.kind {
-            Kind::Builder(binary) => self.builder_build(binary, build),
+            Kind::Builder(binary) => match self.user.as_ref().filter(|_| build.user) {
+                Some(user) => user.command(&self.builder_build(binary, &user.home().join("state"), build)),
+                None => self.builder_build(binary, &self.dir(), build),
+            },
             Kind::Buildah => self.buildah_build(build),
             Kind::BuildKit => self.buildkit_build(build),
         }
     }
 
-    fn builder_build(&self, binary: &Path, build: &Build<'_>) -> Command {
+    fn builder_build(&self, binary: &Path, state: &Path, build: &Build<'_>) -> Command {
         let mut command = shell::command(binary);
-        command.env("BUILDER_HOME", self.dir()).args(["build", "--progress=quiet"]);
+        command.env("BUILDER_HOME", state).args(["build", "--progress=quiet"]);
         for name in ["busybox", "debian"] {
             command
                 .arg("--build-context")
