@@ -152,6 +152,48 @@ fn every_try_but_the_last_is_forgotten() {
     assert_eq!(list.lines().count(), 2, "{list}");
 }
 
+/// Each try begins with the file system of the first; what a cache mount holds stays.
+#[test]
+fn a_further_try_can_succeed() {
+    let home = Home::new();
+    // The third try succeeds, unless it sees what one before it made.
+    let context = |flag: &str, cache: &str| {
+        Context::new(&format!(
+            "FROM busybox\nRUN {flag} --mount=type=cache,id={cache},target=/c \
+             test ! -e /tried || exit 9; touch /tried; rm /etc/group || exit 8; echo x >> /c/tries; exit $((3 - $(wc -l < /c/tries)))\n\
+             RUN --mount=type=cache,id={cache},target=/c wc -l < /c/tries; ls /tried /etc\n"
+        ))
+    };
+    let built = |context: &Context, arguments: &[&str]| {
+        run(home.build(context).args(["--progress=rawjson", "--no-cache"]).args(arguments))
+    };
+    for (flag, cache, arguments) in
+        [("--retry=2", "said", &[][..]), ("", "asked", &["--retry=2"]), ("--retry=2", "both", &["--retry=0"])]
+    {
+        let done = built(&context(flag, cache), arguments).ok();
+        let log = done.steps().named("wc -l < /c/tries; ls").log.clone();
+        assert!(log.starts_with("3\n/tried\n") && !log.contains("group"), "{flag} {arguments:?}: {done}");
+    }
+    // One try too few.
+    built(&context("--retry=1", "few"), &[]).code_is(1);
+    built(&context("", "fewer"), &["--retry=1"]).code_is(1);
+    built(&context("--retry=0", "none"), &["--retry=2"]).code_is(1);
+}
+
+/// The time that the command line gives is for each RUN that says nothing itself.
+#[test]
+fn a_step_that_takes_too_long_is_ended() {
+    let home = Home::new();
+    let endless = Context::new("FROM busybox\nRUN echo begun; sleep 600\n");
+    let ended = run(home.build(&endless).args(["--progress=plain", "--timeout=1s"])).code_is(1);
+    assert!(ended.stderr.contains(" begun\n") && ended.took < Duration::from_secs(60), "{ended}");
+    drop(ended.says("timeout of 1s"));
+    let patient = Context::new("FROM busybox\nRUN --timeout=1m sleep 2\n");
+    run(home.build(&patient).arg("--timeout=1s")).ok();
+    let own = Context::new("FROM busybox\nRUN --timeout=1s sleep 600\n");
+    run(home.build(&own).arg("--timeout=1m")).code_is(1).says("timeout of 1s");
+}
+
 #[test]
 fn output_is_limited_and_replayed() {
     let home = Home::new();
