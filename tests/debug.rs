@@ -70,6 +70,60 @@ fn a_failed_step_can_be_looked_into_later() {
     run(&mut debug(&home, &["1"])).code_is(1).says("is gone");
 }
 
+/// A shell has the secrets that are given to it, and none of the build's.
+#[test]
+fn a_shell_asks_for_secrets_again() {
+    let (home, dir) = (Home::new(), tempdir());
+    std::fs::write(dir.path().join("s"), "open sesame").expect("write the secret");
+    let given = format!("--secret=id=word,src={}", dir.path().join("s").display());
+    let look = "cat /run/secrets/word 2> /dev/null || echo no file; echo [$WORD]";
+    for (number, (options, seen)) in [
+        ("", "open sesame[]\n"),
+        (",env=WORD", "no file\n[open sesame]\n"),
+        (",required=true", "open sesame[]\n"),
+        (",required,env=WORD", "no file\n[open sesame]\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let step = format!("FROM busybox\nRUN --mount=type=secret,id=word{options} exit 7\n");
+        run(home.build(&Context::new(&step)).arg(&given)).code_is(1);
+        let number = (number + 1).to_string();
+        let mut without = debug(&home, &[&number, "--command", look]);
+        if options.contains("required") {
+            let refused = run(&mut without).code_is(1);
+            assert_eq!(refused.stdout, "", "{refused}");
+            drop(refused.says("secret word is required: give it with --secret id=word,src=FILE"));
+        } else {
+            assert_eq!(run(&mut without).ok().stdout, "no file\n[]\n");
+        }
+        assert_eq!(run(&mut debug(&home, &[&number, "--command", look, &given])).ok().stdout, seen);
+    }
+}
+
+/// Both shells have the network that the step had.
+#[test]
+fn a_shell_has_the_network_of_its_step() {
+    let home = Home::new();
+    let host = std::fs::read_link("/proc/self/ns/net").expect("the name of the network");
+    let host = format!("{}\n", host.display());
+    let look = "ls /sys/class/net; readlink /proc/self/ns/net";
+    for (number, mode) in ["none", "host"].into_iter().enumerate() {
+        let context = Context::new(&format!("FROM busybox\nRUN --network={mode} echo {mode}; exit 7\n"));
+        let mut build = home.build(&context);
+        build.args(["--on-error=shell", "--allow=network.host"]);
+        let (code, at_once, stderr) = fed(&mut build, &format!("{look}\n"));
+        assert_eq!(code, Some(1), "{stderr}");
+        let later = run(&mut debug(&home, &[&(number + 1).to_string(), "--command", look])).ok().stdout;
+        for seen in [at_once, later] {
+            match mode {
+                "none" => assert!(seen.starts_with("lo\nnet:") && !seen.ends_with(&host), "{mode}: {seen}"),
+                _ => assert!(seen.ends_with(&host), "{mode}: {seen}"),
+            }
+        }
+    }
+}
+
 /// `prune --all` and `fsck --repair` hold the store for themselves.
 #[test]
 fn who_waits_for_the_store_can_be_interrupted() {

@@ -568,6 +568,47 @@ fn secrets_are_kept_nowhere() {
     assert!(!found.is_empty(), "the search would have found it");
 }
 
+/// What a step has of secrets is in memory: no file of the store, or among temporary ones, holds them even meanwhile.
+#[test]
+fn secrets_are_in_no_file_while_a_step_has_them() {
+    let given = tempdir();
+    let (file, variable) = (sesame("file"), sesame("variable"));
+    fs::write(given.path().join("s"), &file).expect("write");
+    for runtime in ["", "runc"] {
+        let (home, temporary) = (Home::new(), tempdir());
+        let marker = format!("85{}", std::process::id());
+        let context = Context::new(&format!(
+            "FROM busybox\nRUN --mount=type=secret,id=file --mount=type=secret,id=file,target=/etc/word --mount=type=secret,id=variable,env=V \
+             --mount=type=secret,id=command,target=/deep/in/c \
+             test -n \"$V\" && cat /deep/in/c /etc/word > /dev/null && grep -E ' (/run/secrets/file|/etc/word|/deep/in/c) ' /proc/mounts | cut -d' ' -f3; sleep {marker}\n"
+        ));
+        let mut build = home.build(&context);
+        build.arg(format!("--secret=id=file,src={}", given.path().join("s").display()));
+        build.arg("--secret=id=variable,env=VARIABLE").env("VARIABLE", &variable);
+        // The command line itself does not hold the value.
+        let command = format!("printf '%s' \"sesame-command-{}\"-open", std::process::id());
+        build.arg(format!("--secret=id=command,command={command}"));
+        build.args(["--progress=plain"]).env("TMPDIR", temporary.path()).env("BUILDER_RUNTIME", runtime);
+        let said = given.path().join("said");
+        let stderr = fs::File::create(&said).expect("create a file");
+        let mut running = Running::start(build.stdin(Stdio::null()).stderr(stderr));
+        let sleeps = format!("sleep {marker}");
+        eventually(Duration::from_secs(60), "the step to sleep", || {
+            // Its shell has the same words in its command line.
+            processes_with(&sleeps)
+                .iter()
+                .any(|line| line.trim_end().ends_with(&format!(" {sleeps}")) && !line.contains("grep"))
+        });
+        let found =
+            holding(&[&home.path(), temporary.path()], &[file.clone(), variable.clone(), sesame("command")]);
+        assert!(found.is_empty(), "{runtime}: {found:#?}");
+        running.signal(rustix::process::Signal::INT);
+        running.wait(Duration::from_secs(60));
+        let said = fs::read_to_string(&said).expect("read");
+        assert_eq!(said.matches(" tmpfs\n").count(), 3, "{runtime}: {said}");
+    }
+}
+
 /// A builder that crashes while a step has a secret leaves no memory behind; what steps run dumps as it does anywhere.
 #[test]
 fn secrets_are_in_no_core_dump() {

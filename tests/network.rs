@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use e2e::{Context, Done, Home, Running, User, eventually, need_root, run, tempdir, tool};
+use e2e::fuzz::Random;
+use e2e::{Context, Done, Home, Running, User, eventually, need_root, processes_with, run, tempdir, tool};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
@@ -411,6 +412,70 @@ fn a_killed_builder_leaves_nothing() {
         machine.is_clean();
     }
     assert_eq!(machine.host.run("nft list ruleset"), "");
+}
+
+/// At whatever moment, root's or an ordinary user's with either helper: what a builder made for the network ends with it.
+/// `BUILDER_KILLS` says how many times (default 12), `BUILDER_KILLS_SEED` repeats a run.
+#[test]
+fn builders_killed_at_any_moment_leave_no_network() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seed = number("BUILDER_KILLS_SEED").unwrap_or(u64::from(std::process::id()));
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let (machine, user) = (Machine::new(), User::with_one_id());
+    let helpers = ["slirp4netns", "pasta"].map(only);
+    let port = machine.port;
+    let context = Context::new(&format!(
+        "FROM busybox\nRUN wget -q -O - http://{WORLD}:{port}/\nRUN nslookup anything.example && sleep 0.1\n"
+    ));
+    // In turn: root, one with slirp4netns, root, one with pasta.
+    let build = |turn: u64| {
+        let mut build = match turn % 2 {
+            0 => machine.command(machine.home.build(&context).arg("--no-cache")),
+            _ => machine.command(user.build(&context).arg("--no-cache")),
+        };
+        if turn % 2 == 1 {
+            build.env("TOOLS", helpers[(turn / 2 % 2) as usize].path());
+        }
+        build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        build
+    };
+    let whole = [0, 1, 2, 3].map(|turn| {
+        let start = Instant::now();
+        assert!(build(turn).status().expect("a build").success(), "undisturbed");
+        start.elapsed()
+    });
+    let places = [machine.home.path(), user.at("home")].map(|place| place.display().to_string());
+    let devices = || machine.host.run("ip -o link").lines().count();
+    let clean = devices();
+    let (mut killed, mut in_use) = (0, 0);
+    for turn in 0..number("BUILDER_KILLS").unwrap_or(12) {
+        let after = Duration::from_micros(random.below(whole[(turn % 4) as usize].as_micros() as u64));
+        let signal = [Signal::KILL, Signal::TERM, Signal::INT][(random.below(3)) as usize];
+        let mut running = Running::start(&mut build(turn));
+        std::thread::sleep(after);
+        // It may have ended before, or not begun with the network.
+        let connected = turn % 2 == 0 && !machine.traces().is_empty();
+        if running.0.try_wait().expect("look at a build").is_none() {
+            running.signal(signal);
+            killed += 1;
+            in_use += u64::from(connected);
+        }
+        running.wait(Duration::from_secs(20));
+        let how = format!("turn {turn}: {signal:?} after {after:?}");
+        // A network namespace lives as long as a process in it.
+        eventually(Duration::from_secs(20), &format!("all processes to end; {how}"), || {
+            places.iter().all(|place| processes_with(place).is_empty())
+        });
+        eventually(Duration::from_secs(20), &format!("links and tables to go; {how}"), || {
+            machine.traces().is_empty() && devices() == clean
+        });
+    }
+    assert_eq!(machine.host.run("nft list ruleset"), "");
+    println!(
+        "{killed} builds killed, {in_use} of root's while devices or tables were there; one takes {whole:?}"
+    );
+    (0..4).for_each(|turn| assert!(build(turn).status().expect("a build").success(), "afterwards"));
 }
 
 /// A directory of programs with this helper alone, and what tests need to become an ordinary user.

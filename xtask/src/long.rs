@@ -255,12 +255,23 @@ fn part(name: &str, filter: &str) -> Result<Command> {
     Ok(test)
 }
 
-/// The end-to-end test of the same name, more often. It takes as long as it takes.
+/// The end-to-end tests of what killed builds leave, more often. They take as long as they take.
 fn kills(seed: u64) -> Result {
     packages::ensure(packages::BASES)?;
     packages::ensure(packages::TESTS)?;
     let mut test = shell::cargo();
-    test.args(["test", "--package", "e2e", "--test", "kills", "--", "--nocapture"]);
+    test.args([
+        "test",
+        "--package",
+        "e2e",
+        "--test",
+        "kills",
+        "--test",
+        "network",
+        "--",
+        "--nocapture",
+        "leave",
+    ]);
     test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(false)?);
     test.env("BUILDER_KILLS", "200").env("BUILDER_KILLS_SEED", seed.to_string());
     shell::show(&mut test).map(drop)
