@@ -45,6 +45,8 @@ enum Suite {
     History,
     /// Interrupts and kills builds 200 times, root's and an ordinary user's: nothing may stay, and the next build be a clean one.
     Kills,
+    /// 100 steps at once and 1,000 one after another, of a build and of the executor alone: what they hold does not grow.
+    Leaks,
     /// Contexts of a million files, 10,000 steps, 400 layers, a file of 5 GB: time and memory grow linearly at worst (ten minutes, 8 GB of disk).
     Growth,
     /// What `builder compare` says that edits take, against what they take then, of steps that keep a processor busy (3 rounds): within a
@@ -70,6 +72,7 @@ pub(crate) fn run(args: &Args) -> Result {
         Suite::Power => end_to_end("damage", "the_power", "BUILDER_DAMAGE", args, 100, seed),
         Suite::History => history(budget(600), seed),
         Suite::Kills => kills(seed),
+        Suite::Leaks => leaks(),
         Suite::Growth => growth::run(),
         Suite::Predictions => end_to_end("compare", "times_are", "BUILDER_PREDICTIONS", args, 3, seed),
         Suite::Properties => properties(budget(600)),
@@ -275,6 +278,15 @@ fn kills(seed: u64) -> Result {
     test.env("BUILDER_BASES", bases::ensure(false)?).env("BUILDER_BIN", shell::builder(false)?);
     test.env("BUILDER_KILLS", "200").env("BUILDER_KILLS_SEED", seed.to_string());
     shell::show(&mut test).map(drop)
+}
+
+/// The tests of what many steps hold, with as many as there may be: those of the executor, and builds.
+fn leaks() -> Result {
+    let mut builds = part("leaks", "")?;
+    let mut runs = shell::cargo();
+    runs.args(["test", "--release", "--package", "executor", "--test", "sandbox", "--", "endurance"]);
+    shell::show(runs.env("BUILDER_LONG", "1"))?;
+    shell::show(builds.env("BUILDER_LONG", "1")).map(drop)
 }
 
 /// The property tests, with as many cases as the budget allows: each round with ten times more.

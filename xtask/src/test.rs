@@ -98,6 +98,8 @@ enum Part {
     Runtimes,
     /// Builds that are killed at any moment: nothing stays.
     Kills,
+    /// Builds of many steps: what they hold does not grow.
+    Leaks,
     /// Pulls from a registry, with and without credentials.
     Registry,
     /// Pushes to a registry, logins, a Docker daemon.

@@ -1,0 +1,220 @@
+//! Builds of many steps, at once and one after another: what the builder holds does not grow with them.
+//!
+//! Few by default; with `BUILDER_LONG` 100 at once and 1,000 one after another. `cargo xtask long leaks` sets it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use e2e::{Context, Home, User, eventually, mounts_with};
+
+fn count(short: usize, long: usize) -> usize {
+    if std::env::var_os("BUILDER_LONG").is_some() { long } else { short }
+}
+
+/// What a builder held at a moment, or the most of several.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// The number of the step that had said something last.
+    step: usize,
+    descriptors: usize,
+    /// Descriptors beside those, by which others know which layers the build uses: one a layer, until they share 512.
+    leases: usize,
+    /// In its own namespace.
+    mounts: usize,
+    /// Of its own, in KiB: not the pages of files.
+    memory: u64,
+    /// Processes below it.
+    processes: usize,
+    /// Control groups of those, and of those before them.
+    groups: usize,
+}
+
+impl Held {
+    /// The most that was held while the last step to speak was one of these. Nothing, where nobody looked then.
+    fn most(samples: &[Held], from: usize, to: usize) -> Option<Held> {
+        samples.iter().filter(|held| (from..to).contains(&held.step)).copied().reduce(|a, b| Held {
+            step: a.step.max(b.step),
+            descriptors: a.descriptors.max(b.descriptors),
+            leases: a.leases.max(b.leases),
+            mounts: a.mounts.max(b.mounts),
+            memory: a.memory.max(b.memory),
+            processes: a.processes.max(b.processes),
+            groups: a.groups.max(b.groups),
+        })
+    }
+}
+
+/// Processes below one, by the kernel's lists of children.
+fn below(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut next = vec![pid];
+    while let Some(pid) = next.pop() {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children: Vec<u32> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            found.extend(&children);
+            next.extend(children);
+        }
+    }
+    found
+}
+
+/// Control groups of these guards. The number of a guard is in the name; others build at the same time.
+fn groups_of(guards: &BTreeSet<u32>) -> Vec<String> {
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-name", "builder-*"])
+        .output()
+        .expect("run find");
+    let guard = |path: &str| path.rsplit("/builder-").next()?.split('-').next()?.parse::<u32>().ok();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let is_theirs = |path: &&str| guard(path).is_some_and(|guard| guards.contains(&guard));
+    found.lines().filter(is_theirs).map(str::to_owned).collect()
+}
+
+/// The number behind `step-`, of a line of output. The name of the step has no number there.
+fn step_of(line: &str) -> Option<usize> {
+    line.rsplit_once(" step-")?.1.trim_end().parse().ok()
+}
+
+/// Runs a build, and looks at it all the time. Then nothing of it is left.
+fn watched(mut build: Command, place: &str) -> Vec<Held> {
+    let mut child = build
+        .arg("--progress=plain")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start a build");
+    let stderr = BufReader::new(child.stderr.take().expect("just asked for"));
+    let step = AtomicUsize::new(0);
+    let (mut samples, mut seen) = (Vec::new(), BTreeSet::new());
+    std::thread::scope(|scope| {
+        let said = scope.spawn(|| {
+            let mut last = Vec::new();
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Some(number) = step_of(&line) {
+                    step.store(number, Ordering::Relaxed);
+                }
+                last.push(line);
+            }
+            last.split_off(last.len().saturating_sub(30)).join("\n")
+        });
+        let proc = format!("/proc/{}", child.id());
+        while child.try_wait().expect("wait for a build").is_none() {
+            let processes = below(child.id());
+            seen.extend(&processes);
+            let status = fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
+            let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+            // It may end meanwhile.
+            let memory = memory.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok());
+            let table = fs::read_to_string(format!("{proc}/mountinfo")).unwrap_or_default();
+            if let Some(memory) = memory {
+                let (leases, descriptors): (Vec<PathBuf>, Vec<PathBuf>) = fs::read_dir(format!("{proc}/fd"))
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .filter_map(|entry| fs::read_link(entry.path()).ok())
+                    .partition(|file| file.to_string_lossy().contains("/leases-"));
+                samples.push(Held {
+                    step: step.load(Ordering::Relaxed),
+                    descriptors: descriptors.len(),
+                    leases: leases.len(),
+                    mounts: table.lines().count(),
+                    memory,
+                    processes: processes.len(),
+                    groups: groups_of(&seen).len(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let said = said.join().expect("a thread");
+        assert!(child.wait().expect("wait for a build").success(), "{said}");
+    });
+    assert!(!seen.is_empty(), "nobody was seen");
+    eventually(Duration::from_secs(10), "processes, control groups and mounts to be gone", || {
+        let gone = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+        };
+        seen.iter().all(gone) && groups_of(&seen).is_empty() && mounts_with(place).is_empty()
+    });
+    samples
+}
+
+/// Fails when later more was held than earlier. What is known of steps, and what the allocator keeps, takes some memory.
+#[track_caller]
+fn compare(what: &str, steps: usize, early: Option<Held>, late: Option<Held>) {
+    let (early, late) = (early.expect("a look at the first steps"), late.expect("a look at the last ones"));
+    println!("{what}, {steps} steps\n  early {early:?}\n  late  {late:?}");
+    // The keeper of the next step comes and goes between looks.
+    assert!(late.descriptors <= early.descriptors + 8, "descriptors: {early:?}, then {late:?}");
+    assert!(late.leases <= 520, "leases: {late:?}");
+    assert!(late.mounts <= early.mounts, "mounts: {early:?}, then {late:?}");
+    assert!(late.processes <= early.processes + 4, "processes: {early:?}, then {late:?}");
+    assert!(late.groups <= early.groups + 2, "control groups: {early:?}, then {late:?}");
+    let each = (steps * 8) as u64;
+    assert!(late.memory <= early.memory + (8 << 10) + each, "memory: {early:?}, then {late:?}");
+}
+
+/// Stages of so many steps each, one after another.
+fn in_a_row(steps: usize, stages: usize) -> Context {
+    let each = steps / stages;
+    let mut text = String::new();
+    for stage in 0..stages {
+        text.push_str(&format!("FROM busybox AS s{stage}\n"));
+        if stage > 0 {
+            text.push_str(&format!("COPY --from=s{} /made /before\n", stage - 1));
+        }
+        for step in stage * each..(stage + 1) * each {
+            text.push_str(&format!("RUN echo step-$(({step} + 1)) | tee -a /made\n"));
+        }
+    }
+    Context::new(&text)
+}
+
+#[test]
+fn steps_one_after_another_leave_nothing() {
+    let (steps, stages) = (count(60, 1_000), count(4, 10));
+    let context = in_a_row(steps, stages);
+    let compare = |who: &str, samples: &[Held]| {
+        // The first ones find out what the machine can do.
+        let early = Held::most(samples, steps / 10, steps / 3);
+        compare(who, steps, early, Held::most(samples, steps * 2 / 3, steps + 1));
+    };
+    let home = Home::new();
+    compare("root", &watched(home.build(&context), &home.path().display().to_string()));
+    let user = User::with_range();
+    compare("an ordinary user", &watched(user.build(&context), &user.at("home").display().to_string()));
+}
+
+/// Twice as many as may be, and after each time some one after another.
+#[test]
+fn steps_at_once_leave_nothing() {
+    const SOME: usize = 5;
+    let steps = count(20, 100);
+    let mut text = String::new();
+    for wave in 0..2 {
+        for stage in 0..steps {
+            text.push_str(&format!("FROM busybox AS s{wave}-{stage}\n"));
+            if wave > 0 {
+                text.push_str("COPY --from=joined0 /last /before\n");
+            }
+            text.push_str(&format!("RUN echo {stage} > /made; sleep 0.5\n"));
+        }
+        text.push_str(&format!("FROM busybox AS joined{wave}\n"));
+        for stage in 0..steps {
+            text.push_str(&format!("COPY --from=s{wave}-{stage} /made /from/{stage}\n"));
+        }
+        for step in wave * SOME..(wave + 1) * SOME {
+            text.push_str(&format!("RUN sleep 0.1; echo step-$(({step} + 1)) | tee /last\n"));
+        }
+    }
+    let (home, context) = (Home::new(), Context::new(&text));
+    let samples = watched(home.build(&context), &home.path().display().to_string());
+    let early = Held::most(&samples, 1, SOME);
+    compare("at once", 2 * steps, early, Held::most(&samples, SOME + 1, 2 * SOME + 1));
+}
