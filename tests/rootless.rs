@@ -91,6 +91,65 @@ fn with_one_id() {
     assert_eq!(theirs.digest, roots.digest);
 }
 
+/// With a single id the kernel gives nothing away: owners that a step gives are recorded, seen by later steps, and in the image.
+#[test]
+fn with_one_id_owners_that_steps_give() {
+    let user = User::with_one_id();
+    let context = Context::new(
+        "FROM busybox\n\
+         RUN mkdir -p /d && echo x > /d/f && echo y > /d/g && ln -s f /d/link && chown 5:6 /d /d/f && chmod 4755 /d/f && chgrp 9 /d/g && stat -c '%n %u:%g %a' /d /d/f /d/g\n\
+         RUN stat -c '%n %u:%g %a' /d /d/f /d/g && mv /d/g /d/h && chown 3:4 /d/h\n",
+    );
+    let steps = user.built(&context).steps();
+    let seen = "/d 5:6 755\n/d/f 5:6 4755\n/d/g 0:9 644\n";
+    assert_eq!(steps.named("RUN mkdir").log, seen, "in the step itself: {steps:#?}");
+    assert_eq!(steps.named("RUN stat").log, seen, "in a later step: {steps:#?}");
+    let (theirs, roots) = (user.image(&context), image_by_root(&context));
+    let tree = theirs.tree();
+    let owners = ["d", "d/f", "d/h", "d/link"].map(|path| (tree.at(path).uid, tree.at(path).gid));
+    assert_eq!(owners, [(5, 6), (5, 6), (3, 4), (0, 0)]);
+    tree.same(&roots.tree(), "built with one id, and by root");
+    assert_eq!(theirs.digest, roots.digest);
+}
+
+/// Those of what is no file or directory are not, which is said.
+#[test]
+fn with_one_id_owners_of_links() {
+    let user = User::with_one_id();
+    let context = Context::new(
+        "FROM busybox\nRUN mkdir /d && ln -s f /d/link && chown -h 7:8 /d/link && mkfifo /d/pipe && chown 7:8 /d/pipe\n",
+    );
+    let dropped = "owners of symbolic links, pipes and sockets, and on file systems without attributes, are not recorded";
+    drop(run(user.build(&context).arg("--progress=plain")).ok().says(dropped));
+    let (theirs, roots) = (user.image(&context), image_by_root(&context));
+    let owner = |image: &Image, path: &str| (image.tree().at(path).uid, image.tree().at(path).gid);
+    for path in ["d/link", "d/pipe"] {
+        assert_eq!((owner(&theirs, path), owner(&roots, path)), ((0, 0), (7, 8)), "{path}");
+    }
+}
+
+/// A limit that this user cannot set fails the build, and says why; nothing runs without it.
+#[test]
+fn limits_that_cannot_be_set_fail() {
+    let user = User::with_range();
+    let context = Context::new("FROM busybox\nRUN echo it \"ran\"\n");
+    for (limit, controller) in
+        [("--memory=64m", "memory"), ("--pids-limit=50", "pids"), ("--cpuset-cpus=0", "cpuset")]
+    {
+        let refused = run(user.build(&context).args(["--progress=plain", limit])).code_is(3);
+        assert!(!refused.stderr.contains(" it ran"), "{refused}");
+        let why = format!("limits cannot be enforced: cgroup controller {controller}: ");
+        drop(refused.says(&why).says("builder info"));
+    }
+    // Nobody asked for one.
+    let built = run(user.build(&context).arg("--progress=plain")).ok().says(" it ran");
+    assert!(!built.stderr.contains("cgroup"), "{built}");
+    let info = run(&mut user.builder("info")).ok().stdout;
+    let row = info.lines().find(|line| line.starts_with("cgroups ")).expect("a row");
+    let (can, cannot) = row.split_once("those that cannot: ").expect("what cannot be enforced");
+    assert!(can.contains("can be enforced: none") && cannot.contains("memory ("), "{row}");
+}
+
 #[test]
 fn apt_get_works() {
     let context = Context::new(
