@@ -514,6 +514,12 @@ fn a_firewall_is_found_and_gone_around() {
     let helped =
         helped.says(&format!("{firewall}: steps reach others through ")).says(&format!("from {HOST}"));
     assert!(!helped.stderr.contains("network of the host"), "{helped}");
+    for helper in ["slirp4netns", "pasta"] {
+        let tools = only(helper);
+        let helped = machine.plain(&context, tools.path().to_str(), &["--network=private"]).ok();
+        let helped = helped.says(&format!("{firewall}: steps reach others through {helper}"));
+        drop(helped.says(&format!("from {HOST}")));
+    }
     let alone = machine.plain(&context, Some(NO_TOOLS), &[]).ok();
     let note =
         "neither pasta (package passt) nor slirp4netns is installed: steps use the network of the host";

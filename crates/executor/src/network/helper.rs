@@ -61,6 +61,11 @@ const HELPERS: [(NetworkKind, &str, &[&str]); 3] = [
         "pasta",
         &[
             "--config-net",
+            // Root would become nobody, who may not enter the namespace.
+            "--runas",
+            "0",
+            // The path is that of its standard input, which is another process's once it is in the background.
+            "--no-netns-quit",
             "--ipv4-only",
             "--no-map-gw",
             "--tcp-ports",

@@ -2,6 +2,7 @@
 //!
 //! Nothing of it has to be cleaned up. A pair of devices ends with the namespace that has one of them, a namespace with its
 //! last process and descriptor, and a [`Table`] with its socket: all of them end with the builder, even when it is killed.
+//! Only a connection that a killed step left open in the middle keeps its namespace until the kernel gives it up, within two minutes.
 
 use std::fs::File;
 use std::io;
