@@ -128,31 +128,44 @@ fn by_digest_there_is_no_tag() {
     assert!(run(home.builder("images").arg("-q")).ok().stdout.is_empty(), "nothing is kept under a name");
 }
 
-/// Building on an image of the registry that is pushed to moves no layer of it, in neither direction.
+/// Building on an image of the registry that is pushed to moves no layer of it, in neither direction, as long as no step looks into it.
 #[test]
 fn layers_of_the_base_stay_where_they_are() {
     let registry = Registry::start(None);
     seed(&registry, "library/tool:1");
-    let before = registry.requests().len();
-    let home = Home::new();
-    let context =
-        Context::new(&format!("FROM {}/library/tool:1\nLABEL a=b\nCMD [\"true\"]\n", registry.address));
-    let output = format!("type=registry,name={}/mine/tool:2", registry.address);
-    run(home.build(&context).args(["-o", &output])).ok();
-    let manifest = registry.manifest("mine/tool:2");
-    let layer = manifest["layers"][0]["digest"].as_str().expect("a digest");
-    let requests = registry.requests().split_off(before);
-    let of_layer: Vec<&String> = requests
-        .iter()
-        .filter(|line| line.contains(&layer.replace(':', "%3A")) || line.contains(layer))
-        .collect();
-    assert!(!of_layer.iter().any(|line| line.contains("\"GET ")), "{requests:#?}");
-    let puts = requests.iter().filter(|line| line.contains("\"PUT ") && line.contains("/blobs/")).count();
-    assert_eq!(puts, 1, "only the config is sent: {requests:#?}");
-    assert_eq!(
-        run(Home::new().builder("pull").arg(format!("{}/mine/tool:2", registry.address))).ok().code,
-        Some(0)
-    );
+    for (instructions, new, puts) in
+        [("LABEL a=b\n", 0, 1), ("COPY --link --chown=5:6 data /in/\nLABEL c=d\nCOPY --link data /b\n", 2, 3)]
+    {
+        let before = registry.requests().len();
+        let home = Home::new();
+        let context = Context::new(&format!(
+            "FROM {}/library/tool:1\n{instructions}CMD [\"true\"]\n",
+            registry.address
+        ))
+        .file("data", "data\n");
+        let output = format!("type=registry,name={}/mine/tool:2", registry.address);
+        run(home.build(&context).args(["-o", &output])).ok();
+        let manifest = registry.manifest("mine/tool:2");
+        let layers = manifest["layers"].as_array().expect("a list");
+        let layer = layers[0]["digest"].as_str().expect("a digest");
+        let requests = registry.requests().split_off(before);
+        let of_layer: Vec<&String> = requests
+            .iter()
+            .filter(|line| line.contains(&layer.replace(':', "%3A")) || line.contains(layer))
+            .collect();
+        assert!(!of_layer.iter().any(|line| line.contains("\"GET ")), "{instructions}{requests:#?}");
+        let is_put = |line: &&String| line.contains("\"PUT ") && line.contains("/blobs/");
+        assert_eq!(requests.iter().filter(is_put).count(), puts, "{instructions}{requests:#?}");
+        assert_eq!(layers.len(), 1 + new, "{instructions}{manifest:#}");
+        // It is found again without the image.
+        let again = run(home.build(&context).args(["-o", &output, "--progress=plain"])).ok();
+        assert!(!again.stderr.contains("not cached"), "{again}");
+        assert!(again.stderr.matches("CACHED").count() >= new, "{again}");
+        let (name, other) = (format!("{}/mine/tool:2", registry.address), Home::new());
+        run(other.builder("pull").arg(&name)).ok();
+        let pulled = run(other.builder("run").args([&name, "sh", "-c", "stat -c %u:%g /in/data /b; cat /b"]));
+        assert_eq!(pulled.stdout, if new == 2 { "5:6\n0:0\ndata\n" } else { "" }, "{pulled}");
+    }
 }
 
 #[test]

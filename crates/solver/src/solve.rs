@@ -536,7 +536,8 @@ impl<W: Worker> Run<W> {
         }
 
         let placed = try_join_all(vertex.inputs.iter().map(|input| self.placed_input(input.vertex))).await?;
-        let content = self.content_key(id, &placed).await?;
+        let unseen = self.is_unseen(id, &placed).await?;
+        let content = if unseen { None } else { self.content_key(id, &placed).await? };
         if !vertex.no_cache
             && let Some(content) = content
         {
@@ -558,8 +559,8 @@ impl<W: Worker> Run<W> {
         // It has to run, so what it stands on has to be here. What could not be brought was made instead, and may be something else.
         let (inputs, origins) = self.inputs_here(id).await?;
         let content = match content.filter(|_| is_here(&placed)) {
-            Some(content) => content,
-            None => self.content_key_here(id, &inputs).await?,
+            None if !unseen => Some(self.content_key_here(id, &inputs).await?),
+            content => content,
         };
 
         // A --no-cache vertex neither waits for others nor is waited for.
@@ -568,12 +569,15 @@ impl<W: Worker> Run<W> {
             if !fresh && let Found::Hit(tree, record) = self.look_up(id, definition).await? {
                 return Ok(Placed::Here(self.hit(id, tree, &record)));
             }
-            if let Some(hit) = self.look_up_content(id, [definition, content], true, &origins).await? {
+            if let Some(content) = content
+                && let Some(hit) = self.look_up_content(id, [definition, content], true, &origins).await?
+            {
                 return Ok(Placed::Here(hit));
             }
         }
         let (reason, remembered) = self.explain(id, gone).await?;
-        let solved = self.execute(id, inputs, &origins, [definition, content], reason).await?;
+        let keys = [Some(definition), content].into_iter().flatten().collect();
+        let solved = self.execute(id, inputs, &origins, keys, reason).await?;
         if !remembered.is_empty() {
             // The step is built and saved; that a later miss may go unexplained is no reason to fail.
             let _ = self.blocking(id, move |cache| cache.remember(&remembered)).await;
@@ -607,6 +611,13 @@ impl<W: Worker> Run<W> {
             Some(tree) => Ok(Solved { tree, cached: true, origins: Origins::new() }),
             None => self.solution(id).await,
         }
+    }
+
+    /// Whether nobody has looked into what a vertex puts together, and it need not be done for it. What is elsewhere says what it holds.
+    async fn is_unseen(&self, id: VertexId, inputs: &[Placed<W::Tree>]) -> Answer<bool, W::Error> {
+        let trees: Option<Vec<&W::Tree>> = inputs.iter().map(Placed::here).collect();
+        let Some(trees) = trees else { return Ok(false) };
+        self.worker.is_unseen(id, &trees).await.map_err(|error| operation(id, error))
     }
 
     /// The content key of a vertex; `None` when that of an input is not known before it is here.
@@ -659,7 +670,7 @@ impl<W: Worker> Run<W> {
         id: VertexId,
         inputs: Vec<W::Tree>,
         origins: &Origins,
-        keys: [CacheKey; 2],
+        keys: Vec<CacheKey>,
         reason: MissReason,
     ) -> Answer<Solved<W::Tree>, W::Error> {
         // The semaphore is never closed, so a permit always comes.
@@ -668,11 +679,10 @@ impl<W: Worker> Run<W> {
         waiting.end();
         self.started(id);
         let (started, clock) = (self.clock.now(), Instant::now());
-        let Executed { tree, layers } =
+        let Executed { tree, layers, content } =
             self.worker.execute(id, inputs).await.map_err(|error| operation(id, error))?;
         let run = StepRun { started, duration: clock.elapsed() };
         let _timed = self.trace.step(id.0, Work::Solve, "remember the result");
-        let content = self.worker.content_id(&tree).await.map_err(|error| operation(id, error))?;
         let description = self.definition.vertex(id).name.clone();
         let record = NewRecord { content, layers, description, run };
         let on = origins.clone();

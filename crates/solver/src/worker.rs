@@ -43,6 +43,12 @@ pub trait Worker: Send + Sync + 'static {
     /// The identity of a whole tree by what it holds. For an image that means that its layers were unpacked and verified.
     async fn content_id(&self, tree: &Self::Tree) -> Result<ContentId, Self::Error>;
 
+    /// Whether an operation only puts its inputs together, and somebody would have to bring one of them here to know what it holds: then it is
+    /// looked up by its definition only, since performing it costs less.
+    async fn is_unseen(&self, _vertex: VertexId, _inputs: &[&Self::Tree]) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
+
     /// The tree of a recorded result of this vertex; `None` when something that it needs is gone.
     async fn load(&self, vertex: VertexId, record: &CacheRecord) -> Result<Option<Self::Tree>, Self::Error>;
 
@@ -117,6 +123,9 @@ pub struct Executed<T> {
     pub tree: T,
     /// The layers of it that were made here (not an image's), bottom first, inputs' included.
     pub layers: Vec<SnapshotId>,
+    /// What [`Worker::content_id`] says of it. Where [`Worker::is_unseen`] said so, what it would say if the inputs hold what they claim:
+    /// enough to tell results apart, and nothing to find them by.
+    pub content: ContentId,
 }
 
 /// One path of a selection.

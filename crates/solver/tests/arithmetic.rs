@@ -72,6 +72,11 @@ enum Tree {
 #[error("{0}")]
 struct Failure(String);
 
+fn content_of(tree: &Tree) -> Result<ContentId, Failure> {
+    let Tree::Number(value) = tree else { return Err(Failure("a context has no id".into())) };
+    Ok(ContentId::from_bytes(StableHasher::new("t").with(value).finish()))
+}
+
 #[async_trait]
 impl Worker for Arithmetic {
     type Tree = Tree;
@@ -84,8 +89,7 @@ impl Worker for Arithmetic {
     }
 
     async fn content_id(&self, tree: &Tree) -> Result<ContentId, Failure> {
-        let Tree::Number(value) = tree else { return Err(Failure("a context has no id".into())) };
-        Ok(ContentId::from_bytes(StableHasher::new("t").with(value).finish()))
+        content_of(tree)
     }
 
     async fn load(&self, _: VertexId, record: &CacheRecord) -> Result<Option<Tree>, Failure> {
@@ -150,7 +154,8 @@ impl Worker for Arithmetic {
         let mut values = self.world.values.lock().unwrap();
         let layer = SnapshotId(values.len() as i64);
         values.insert(layer, value);
-        Ok(Executed { tree: Tree::Number(value), layers: vec![layer] })
+        let tree = Tree::Number(value);
+        Ok(Executed { content: content_of(&tree)?, tree, layers: vec![layer] })
     }
 
     async fn find_away(&self, key: &CacheKey) -> Option<Away> {

@@ -29,7 +29,7 @@ mod sources;
 mod tree;
 mod users;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -206,6 +206,43 @@ impl LocalWorker {
         let manifest = base.image().manifest_digest;
         let is_it = |op: &Op| matches!(op, Op::Source(Source::Image { manifest: m, .. }) if *m == manifest);
         self.definition.iter().find(|(_, vertex)| is_it(&vertex.op)).map_or(VertexId(0), |(id, _)| id)
+    }
+
+    /// Whether an operation reads files of a vertex, also through others that only put layers on top of it.
+    fn is_looked_into(&self, vertex: VertexId) -> bool {
+        let users: Vec<_> = self.definition.iter().collect();
+        let mut looked_into = HashSet::new();
+        // Inputs come before what uses them.
+        for (id, user) in users.into_iter().rev() {
+            if user.op != Op::Merge || looked_into.contains(&id) {
+                looked_into.extend(user.inputs.iter().map(|input| input.vertex));
+            }
+        }
+        looked_into.contains(&vertex)
+    }
+
+    /// The identity of a tree by what it holds, if its image holds what that says.
+    async fn claimed_content(&self, tree: &LayerTree) -> Result<ContentId, WorkerError> {
+        let below = tree.base.as_ref().map_or_else(|| image::content_id(None), |base| base.content_id());
+        let (store, layers, changes) = (self.store.clone(), tree.layers.clone(), self.changes.clone());
+        blocking(move || {
+            let mut content = below;
+            for id in layers {
+                let known = changes.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
+                let digest = match known {
+                    Some(digest) => digest,
+                    None => {
+                        let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
+                        let digest = layer.changes().digest;
+                        changes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, digest);
+                        digest
+                    }
+                };
+                content = content_with(&content, &digest);
+            }
+            Ok(content)
+        })
+        .await
     }
 
     /// A tree as files.
@@ -547,29 +584,24 @@ impl Worker for LocalWorker {
         let Tree::Layers(tree) = tree else {
             return Err(WorkerError::Internal("a context has no content id".to_owned()));
         };
-        let mut content = image::content_id(None);
         if let Some(base) = &tree.base {
             base.bring(&self.bring(self.image_vertex(base))).await?;
-            content = base.content_id();
         }
-        let (store, layers, changes) = (self.store.clone(), tree.layers.clone(), self.changes.clone());
-        blocking(move || {
-            for id in layers {
-                let known = changes.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
-                let digest = match known {
-                    Some(digest) => digest,
-                    None => {
-                        let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
-                        let digest = layer.changes().digest;
-                        changes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, digest);
-                        digest
-                    }
-                };
-                content = content_with(&content, &digest);
+        self.claimed_content(tree).await
+    }
+
+    async fn is_unseen(&self, vertex: VertexId, inputs: &[&Tree]) -> Result<bool, WorkerError> {
+        if self.definition.vertex(vertex).op != Op::Merge {
+            return Ok(false);
+        }
+        for input in inputs {
+            if let Tree::Layers(LayerTree { base: Some(base), .. }) = input
+                && base.unpacked(&self.store)?.is_none()
+            {
+                return Ok(true);
             }
-            Ok(content)
-        })
-        .await
+        }
+        Ok(false)
     }
 
     async fn load(&self, vertex: VertexId, record: &cache::CacheRecord) -> Result<Option<Tree>, WorkerError> {
@@ -596,10 +628,8 @@ impl Worker for LocalWorker {
             Op::Source(Source::Image { manifest, .. }) => {
                 let base = self.base(manifest)?;
                 let cached = base.unpacked(&self.store)?.is_some();
-                let is_input =
-                    |(_, other): (_, &graph::Vertex)| other.inputs.iter().any(|input| input.vertex == vertex);
                 // An image that nobody looks into is brought by whoever wants its files or its blobs.
-                if self.definition.iter().any(is_input) {
+                if self.is_looked_into(vertex) {
                     base.bring(&self.bring(vertex)).await?;
                 }
                 let tree = LayerTree { base: Some(base), layers: Vec::new() };
@@ -641,8 +671,8 @@ impl Worker for LocalWorker {
                 return Err(WorkerError::Internal("a source is brought, not executed".to_owned()));
             }
         };
-        let layers = tree.layers.clone();
-        Ok(Executed { tree: Tree::Layers(tree), layers })
+        let (layers, content) = (tree.layers.clone(), self.claimed_content(&tree).await?);
+        Ok(Executed { tree: Tree::Layers(tree), layers, content })
     }
 
     async fn find_away(&self, key: &CacheKey) -> Option<Away> {

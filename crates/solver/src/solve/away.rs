@@ -41,6 +41,14 @@ impl<T: Clone> Clone for Placed<T> {
 }
 
 impl<T> Placed<T> {
+    /// The tree, where it is here.
+    pub(super) fn here(&self) -> Option<&T> {
+        match self {
+            Placed::Here(solved) => Some(&solved.tree),
+            Placed::Away { .. } => None,
+        }
+    }
+
     /// On whose word it rests.
     pub(super) fn origins(&self) -> &Origins {
         match self {
