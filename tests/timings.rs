@@ -1,10 +1,10 @@
 //! `build --timings`: what it says of builds whose times are known, and that it says it of every build.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{Context, Home, json, run, tempdir};
+use e2e::{Context, Home, Image, json, run, tempdir, tool};
 use serde_json::Value;
 
 /// A build that writes its timings as JSON.
@@ -117,6 +117,79 @@ fn the_slower_of_two_stages_is_what_counts() {
         assert!(!works.contains(&work), "{work}: {again:#}");
     }
     assert!(again["total"].as_u64() < timings["total"].as_u64());
+}
+
+/// A context with a file of which nothing can be compressed.
+fn noisy(dockerfile: &str, size: &str) -> Context {
+    let context = Context::new(dockerfile);
+    let file = context.path().join("data");
+    run(tool("sh").args(["-c", "head -c $0 /dev/urandom > $1", size]).arg(&file)).ok();
+    context
+}
+
+/// How many blobs of more than a MiB there are.
+fn large_blobs(home: &Home) -> usize {
+    let found =
+        run(tool("find").arg(home.path()).args(["-path", "*/blobs/*", "-type", "f", "-size", "+1M"])).ok();
+    found.stdout.lines().count()
+}
+
+/// What an output will want of a finished layer is made while later steps run; where none wants anything, nothing is made.
+#[test]
+fn layers_are_packed_behind_running_steps() {
+    let context = noisy("FROM busybox\nCOPY data /data\nRUN sleep 1.5\n", "6M");
+    let blobs = |home: &Home| {
+        let mut list = tool("find");
+        let list =
+            run(list.arg(home.path()).args(["-path", "*/sha256/*", "-type", "f", "-size", "+1M"])).ok();
+        list.stdout.lines().filter(|path| !path.contains("busybox")).count()
+    };
+    let (home, dir) = (Home::new(), tempdir());
+    let layout = |name: &str| {
+        let path = dir.path().join(name);
+        (format!("type=oci,tar=false,compression=zstd,dest={}", path.display()), path)
+    };
+    let (output, behind) = layout("behind");
+    let timings = timed(&home, &context, &["-o", &output]);
+    let one = |name: &str, work: &str| match spans(&timings, name, work)[..] {
+        [span] => span.clone(),
+        ref other => panic!("{work} of {name}: {other:?}"),
+    };
+    let (pack, run_of_last) = (one("COPY data", "pack"), one("RUN sleep", "run"));
+    let (began, ended) = (pack["begin"].as_u64(), run_of_last["end"].as_u64());
+    assert!(began.is_some() && began < ended, "{timings:#}");
+
+    // Nobody wants an image: no blob is made. Whoever wants one later finds the steps, and gets the same bytes.
+    let (other, files) = (Home::new(), format!("type=local,dest={}", dir.path().join("files").display()));
+    for arguments in [&[][..], &["-o", &files]] {
+        let timings = timed(&other, &context, arguments);
+        let lanes: Vec<&str> =
+            list(&timings, "lanes").iter().filter_map(|lane| lane["work"].as_str()).collect();
+        assert!(!lanes.contains(&"pack") && !lanes.contains(&"compress"), "{arguments:?}: {lanes:?}");
+        assert_eq!(large_blobs(&other), 1, "{arguments:?}");
+    }
+    let (output, later) = layout("later");
+    assert!(spans(&timed(&other, &context, &["-o", &output]), "RUN sleep", "run").is_empty());
+    assert_eq!(large_blobs(&other), 2, "so a blob of that size is seen");
+    let layer = |layout: PathBuf| Image::open(layout, None).manifest["layers"][1]["digest"].clone();
+    assert_eq!(layer(behind), layer(later));
+}
+
+/// What is packed for nothing is given up.
+#[test]
+fn a_failing_build_does_not_wait_for_packing() {
+    let (home, dir) = (Home::new(), tempdir());
+    let context = noisy("FROM busybox\nCOPY data /data\nRUN sleep 0.3; exit 7\n", "64M");
+    let file = dir.path().join("timings.json");
+    let output = format!("type=oci,compression-level=9,dest={}", dir.path().join("a.tar").display());
+    let failed = run(told(&home, &context, &file).args(["-o", &output])).code_is(1);
+    let timings = read(&file);
+    let end = spans(&timings, "exit 7", "run")[0]["end"].as_u64().expect("a time");
+    let more = timings["total"].as_u64().expect("a time") - end;
+    assert!(more < 2_000_000, "{more} µs after the step failed: {failed}");
+    assert_eq!(large_blobs(&home), 1, "that of the base image");
+    let left: Vec<_> = fs::read_dir(home.path().join("tmp-v1")).expect("list").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod agent;
 mod ahead;
 mod archive;
+mod behind;
 mod beside;
 mod cancel;
 mod copy;
@@ -46,6 +47,7 @@ use tokio::sync::OnceCell;
 use trace::{Trace, Work};
 
 pub use archive::{is_tar, unpack_archive};
+pub use behind::PackingBehind;
 pub use cancel::Cancel;
 pub use error::WorkerError;
 pub use exec::RunOptions;
@@ -55,6 +57,7 @@ pub use pack::{LayerForm, Packed, PackedLayer};
 pub use secrets::{NoSecrets, Secrets, SshAgents};
 pub use tree::{Context, LayerTree, Tree};
 
+use crate::behind::{Packer, Told};
 use crate::cancel::blocking;
 use crate::import::Imports;
 use crate::log::StepLog;
@@ -120,6 +123,9 @@ pub struct LocalWorker {
     imports: Option<Imports>,
     cancel: Cancel,
     trace: Trace,
+    packer: Packer,
+    /// Who packs layers while other steps run.
+    behind: Told,
     /// When the build began.
     began: SystemTime,
     /// Where things from elsewhere are while the build lasts.
@@ -146,6 +152,8 @@ impl LocalWorker {
         let base = |image: Arc<ResolvedImage>| (image.manifest_digest, Arc::new(BaseImage::new(image)));
         LocalWorker {
             definition: config.definition,
+            packer: Packer::new(config.store.clone(), config.trace.clone()),
+            behind: Told::default(),
             store: config.store,
             executor: config.executor,
             progress: config.progress,
@@ -611,6 +619,7 @@ impl Worker for LocalWorker {
         {
             log::replay(&self.store, vertex, *layer, &self.progress, &self.clock);
         }
+        self.finished(vertex, &record.layers);
         // The backend vouches for the layers; an image can be had again.
         Ok(Some(Tree::Layers(LayerTree { base, layers: record.layers.clone() })))
     }
@@ -672,6 +681,7 @@ impl Worker for LocalWorker {
             }
         };
         let (layers, content) = (tree.layers.clone(), self.claimed_content(&tree).await?);
+        self.finished(vertex, layers.last().map_or(&[], std::slice::from_ref));
         Ok(Executed { tree: Tree::Layers(tree), layers, content })
     }
 

@@ -1,12 +1,13 @@
 //! A tree as an image: its layers as blobs, its config with what only the finished layers know.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use cache::{Snapshot, SnapshotId, Store};
 use hash::ContentDigest;
-use image::{Compression, Image, ImageConfig, Layer, LayerPacker, PackOptions, Platform};
+use image::{ChunkMemory, Compression, Image, ImageConfig, Layer, LayerPacker, PackOptions, Platform};
 use jiff::Timestamp;
-use trace::{Scope, Subject, Work};
+use trace::{Scope, Work};
 
 use crate::ahead::each_entry;
 use crate::cancel::{Cancel, blocking};
@@ -14,6 +15,9 @@ use crate::{LayerTree, LocalWorker, WorkerError};
 
 /// Layers that are packed at the same time. Each compresses in parallel by itself.
 const PARALLEL_PACKS: usize = 2;
+
+/// How long is waited for pieces of which nobody needs the end.
+const PIECE_TIME: Duration = Duration::from_secs(1);
 
 /// How layers are packed: all that decides about a blob's bytes beside what the layer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +79,10 @@ impl LocalWorker {
         }
         let own: Vec<(Layer, SystemTime)> = futures::stream::iter(tree.layers.iter().copied())
             .map(|id| {
-                let (store, cancel) = (self.store.clone(), self.cancel.clone());
-                let scope = self.trace.of(Subject::Layer(id.0));
+                let (packer, cancel) = (self.packer.clone(), self.cancel.clone());
                 blocking(move || {
-                    let snapshot = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
-                    Ok((pack(&store, &snapshot, form, &cancel, &scope)?, snapshot.created()))
+                    let snapshot = packer.store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
+                    Ok((packer.pack(&snapshot, form, &cancel)?, snapshot.created()))
                 })
             })
             .buffered(PARALLEL_PACKS)
@@ -116,11 +119,10 @@ impl LocalWorker {
         layer: SnapshotId,
         form: LayerForm,
     ) -> Result<Option<PackedLayer>, WorkerError> {
-        let (store, cancel) = (self.store.clone(), self.cancel.clone());
-        let scope = self.trace.of(Subject::Layer(layer.0));
+        let (packer, cancel) = (self.packer.clone(), self.cancel.clone());
         blocking(move || {
-            let Some(snapshot) = store.snapshot(layer)? else { return Ok(None) };
-            let layer = pack(&store, &snapshot, form, &cancel, &scope)?;
+            let Some(snapshot) = packer.store.snapshot(layer)? else { return Ok(None) };
+            let layer = packer.pack(&snapshot, form, &cancel)?;
             let (changes, created) = (snapshot.changes().digest, snapshot.created());
             Ok(Some(PackedLayer { layer, changes, created }))
         })
@@ -170,15 +172,40 @@ pub(crate) fn pack(
         return Ok(layer);
     }
     let _timed = scope.begin(Work::Pack, "pack its layer");
+    let memory = store.chunks();
+    let packed = pack_with(store, snapshot, form, memory.clone(), cancel, scope);
+    if packed.is_err() {
+        settle(memory.as_ref());
+    }
+    let layer = packed?;
+    store.set_packed(snapshot.id(), &name, &layer)?;
+    Ok(layer)
+}
+
+fn pack_with(
+    store: &Store,
+    snapshot: &Snapshot,
+    form: LayerForm,
+    memory: Option<Arc<dyn ChunkMemory>>,
+    cancel: &Cancel,
+    scope: &Scope,
+) -> Result<Layer, WorkerError> {
     let failed = |error: image::layer::LayerError| WorkerError::Pack(error.to_string());
     let options = PackOptions { compression: form.compression, level: form.level, epoch: form.epoch };
-    let packer = LayerPacker::with_memory(store.blobs(), options, store.chunks()).map_err(failed)?;
+    let packer = LayerPacker::with_memory(store.blobs(), options, memory).map_err(failed)?;
     let mut packer = packer.traced(scope.clone()).map_err(failed)?;
     let entries = snapshot.entries()?;
     each_entry(&entries, cancel, |entry, content| packer.append(entry, content).map_err(failed))?;
-    let layer = packer.finish().map_err(failed)?;
-    store.set_packed(snapshot.id(), &name, &layer)?;
-    Ok(layer)
+    packer.finish().map_err(failed)
+}
+
+/// Waits for the pieces of a layer that was given up, which other threads still compress: they hold the store, and what is unfinished there is
+/// removed by the last who does.
+fn settle(memory: Option<&Arc<dyn ChunkMemory>>) {
+    let end = Instant::now() + PIECE_TIME;
+    while memory.is_some_and(|memory| Arc::strong_count(memory) > 1) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Sets the times of the image and of its new history entries: of a layer when it was made, of anything else that of the layer before it.
@@ -217,7 +244,6 @@ fn set_times(
 mod tests {
     use super::*;
     use image::History;
-    use std::time::Duration;
 
     fn config(history: &[bool]) -> ImageConfig {
         let entry = |empty_layer: &bool| History { empty_layer: *empty_layer, ..History::default() };

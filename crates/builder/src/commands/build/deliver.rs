@@ -16,7 +16,7 @@ use hash::Digest;
 use image::{Compression, Descriptor, Image, MediaTypes, Reference};
 use serde_json::json;
 use trace::{Subject, Timed, Trace, Work};
-use worker::{LayerForm, LayerTree, LocalWorker};
+use worker::{LayerTree, LocalWorker};
 
 use super::carried::CarriedStep;
 use super::output::{Dest, ImageForm, Output, PushForm, TreeForm};
@@ -174,14 +174,9 @@ impl Delivering<'_> {
         task: &Task,
     ) -> Result<Vec<Image>, Failure> {
         let built = self.built;
-        let epoch = form.epoch.or(built.epoch);
         let packing = Packing {
-            layers: LayerForm {
-                compression: form.compression,
-                level: form.level,
-                epoch: epoch.filter(|_| form.rewrite),
-            },
-            epoch,
+            layers: form.of_layers(built.epoch),
+            epoch: form.epoch.or(built.epoch),
             // Docker's media types have none for zstd.
             force: form.force || (types == MediaTypes::Docker && built.has_zstd_base()),
             with_base,

@@ -42,7 +42,7 @@ use hash::SystemClock;
 use image::ResolvedImage;
 use solver::{Peeked, Solver};
 use trace::{Subject, Trace, Work};
-use worker::{Cancel, Inside, LocalWorker, OpenContext, Tree};
+use worker::{Cancel, Inside, LocalWorker, OpenContext, PackingBehind, Tree};
 
 pub(crate) use again::{Again, again};
 pub(crate) use args::{Args, extra_host, hide};
@@ -433,11 +433,15 @@ impl Build<'_> {
         let heard = Arc::new(Heard::new(self.journal.clone()));
         let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
+        let forms = self.request.delivery.forms_of_layers(plan.source_date_epoch);
+        let behind = (!forms.is_empty()).then(|| worker.pack_behind(&targets, forms));
         let solved = match self.request.delivery.is_nothing() {
             // Nobody wants the files: what others have made stays with them.
             true => solver.ensure(definition.clone(), &targets).await.map(|()| Vec::new()),
             false => solver.solve(definition.clone(), &targets).await,
         };
+        // A build that failed needs none of it.
+        let behind = behind.filter(|_| solved.is_ok()).inspect(PackingBehind::stop);
         if self.request.run.replay && solved.is_ok() {
             let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
             // What cannot be found any more was told already, by the build itself.
@@ -483,6 +487,9 @@ impl Build<'_> {
             build: self.journal.id(),
         })
         .await;
+        if let Some(behind) = behind {
+            behind.end().await;
+        }
         // An output may have wanted layers that no step did.
         finder.remember()?;
         let image_id = delivered?;

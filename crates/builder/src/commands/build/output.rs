@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use exporter::{Annotations, DirectoryMode};
 use image::{Compression, MediaTypes};
+use worker::LayerForm;
 
 use super::annotation;
 
@@ -55,6 +56,14 @@ impl Default for ImageForm {
             rewrite: true,
             epoch: Epoch::OfBuild,
         }
+    }
+}
+
+impl ImageForm {
+    /// What decides about the bytes of the layers that a build makes; `built` is its `SOURCE_DATE_EPOCH`.
+    pub(super) fn of_layers(&self, built: Option<i64>) -> LayerForm {
+        let epoch = self.epoch.or(built).filter(|_| self.rewrite);
+        LayerForm { compression: self.compression, level: self.level, epoch }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use exporter::LayoutExporter;
 use image::{Platform, Reference};
+use worker::LayerForm;
 
 use super::again::Again;
 use super::args::{Args, ContextMode, ProgressMode};
@@ -82,6 +83,21 @@ impl Delivery {
     /// Whether the result stays in the cache alone.
     pub(super) fn is_nothing(&self) -> bool {
         self.kept.is_empty() && self.outputs.is_empty()
+    }
+
+    /// How the layers are packed that a build makes, once for all images that want the same; none where no image is wanted.
+    pub(super) fn forms_of_layers(&self, epoch: Option<i64>) -> Vec<LayerForm> {
+        // What goes into the store is among `kept`.
+        let is_written = |output: &&Output| !matches!(output, Output::Image { push: None, .. });
+        let of_outputs = self.outputs.iter().filter(is_written).filter_map(Output::image_form);
+        let mut forms = Vec::new();
+        for form in self.kept.iter().map(|kept| &kept.form).chain(of_outputs) {
+            let form = form.of_layers(epoch);
+            if !forms.contains(&form) {
+                forms.push(form);
+            }
+        }
+        forms
     }
 }
 
