@@ -174,6 +174,43 @@ fn a_version_has_the_files_that_changed() {
     assert_eq!(count(), FILES + 3 + 4);
 }
 
+/// What a RUN writes is its layer, moved to its place: the builder copies none of it.
+#[test]
+fn what_a_run_writes_is_moved_and_not_copied() {
+    e2e::need_root();
+    const WRITTEN: u64 = 20 << 20;
+    let home = Home::new();
+    // With the base unpacked.
+    run(&mut home.build(&Context::new("FROM busybox\nRUN true\n"))).ok();
+    let context = Context::new(
+        "FROM busybox\nRUN for i in 1 2 3 4; do dd if=/dev/zero of=/large$i bs=1M count=5 conv=fsync 2> /dev/null; done\n",
+    );
+    let calls = Calls::of(
+        &home.build(&context),
+        &home,
+        "rename,renameat,renameat2,write,pwrite64,writev,pwritev,copy_file_range,sendfile,ioctl,execve",
+    );
+    let bytes_of = |lines: &mut dyn Iterator<Item = &str>| -> u64 {
+        lines.filter_map(|line| line.rsplit("= ").next()?.trim().parse::<u64>().ok()).sum()
+    };
+    let copies = ["write", "pwrite64", "writev", "pwritev", "copy_file_range", "sendfile"];
+    // The program's own are those to files that it calls by their names in the container.
+    let is_of_run = |line: &&str| (1..=4).any(|n| line.contains(&format!("</large{n}>")));
+    let of_run = bytes_of(&mut calls.with(&copies).filter(is_of_run));
+    let others = bytes_of(&mut calls.with(&copies).filter(|line| !is_of_run(line)));
+    assert_eq!(of_run, WRITTEN, "so what is counted is counted");
+    assert!(
+        others < 1 << 20,
+        "{others} bytes: {:#?}",
+        calls.with(&copies).filter(|line| !is_of_run(line)).collect::<Vec<_>>()
+    );
+    assert!(!calls.with(&["ioctl"]).any(|line| line.contains("FICLONE")));
+    let moved: Vec<&str> =
+        calls.with(&["rename", "renameat", "renameat2"]).filter(|line| line.contains("/upper")).collect();
+    assert_eq!(moved.len(), 1, "{moved:#?}");
+    assert!(moved[0].contains("renameat2("), "{moved:#?}");
+}
+
 /// Start-up: bounds on what is asked of the kernel, with room for other versions of the C library.
 #[test]
 fn starting_takes_little() {
