@@ -41,6 +41,28 @@ fn run_takes_the_flags_of_docker_run() {
     run(home.builder("run").args(["--pull=never", "app", "true"])).ok();
 }
 
+/// `-u`, `-w` and `--entrypoint` reach the process, and what the image says otherwise does not.
+#[test]
+fn run_has_another_user_directory_and_program() {
+    need_root();
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nUSER 7\nWORKDIR /srv\nENTRYPOINT [\"echo\", \"of the image\"]\nCMD [\"x\"]\n",
+    );
+    run(home.build(&context).args(["-t", "app", "-q"])).ok();
+    let out = |arguments: &[&str]| run(home.builder("run").args(arguments)).ok().stdout;
+    let say = "echo $(id -u):$(id -g) $PWD";
+    assert_eq!(out(&["app"]), "of the image x\n");
+    assert_eq!(out(&["--entrypoint=sh", "app", "-c", say]), "7:0 /srv\n");
+    assert_eq!(out(&["-u", "5:6", "-w", "/tmp", "--entrypoint", "sh", "app", "-c", say]), "5:6 /tmp\n");
+    assert_eq!(
+        out(&["--user=0", "--workdir=/not/there/yet", "--entrypoint=sh", "app", "-c", say]),
+        "0:0 /not/there/yet\n"
+    );
+    // The image's own arguments go with its own program.
+    assert_eq!(out(&["--entrypoint=id", "app"]).split(' ').next(), Some("uid=7"));
+}
+
 #[test]
 fn run_gives_a_program_its_surroundings() {
     let (home, dir) = (with_app(), tempdir());

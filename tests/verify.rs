@@ -159,6 +159,31 @@ fn another_context_is_compared_file_by_file() {
     }
 }
 
+/// `-f` names the file that is compared, wherever it lies; another than the recorded one is another image.
+#[test]
+fn another_file_is_compared() {
+    let home = Home::new();
+    let context = Context::new("FROM scratch\nCOPY f /f\n")
+        .file("f", "f")
+        .file("other.Dockerfile", "FROM scratch\nCOPY f /g\nLABEL v=2\n");
+    let place = context.path().display().to_string();
+    let mut build = home.build(&context);
+    run(build.env("SOURCE_DATE_EPOCH", EPOCH).args(["-t", "app"])).ok();
+    let other = context.path().join("other.Dockerfile").display().to_string();
+    let mut arguments = vec!["app", "--context", &place, "--build-arg=SOURCE_DATE_EPOCH=1600000000"];
+    assert_eq!(report(&home, &arguments).1, Some(0));
+    arguments.extend(["-f", &other]);
+    let (found, code) = report(&home, &arguments);
+    assert_eq!((code, &found["identical"]), (Some(1), &json!(false)));
+    let one = |path: &str, what: &str| (path.to_owned(), vec![what.to_owned()]);
+    assert_eq!(files(&found), [one("/f", "only in the image"), one("/g", "only in the rebuilt image")]);
+    // And the other way round: the image of that file is no other.
+    let mut build = home.build(&context);
+    run(build.env("SOURCE_DATE_EPOCH", EPOCH).args(["-t", "app", "-f", &other])).ok();
+    assert_eq!(report(&home, &arguments).1, Some(0));
+    nothing_is_left(&home);
+}
+
 /// A name may mean another image by now: the rebuilt image stands on the one that was used.
 #[test]
 fn base_images_are_those_that_were_used() {
