@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 
-use e2e::{Context, Docker, Home, Registry, base, json, need_root, run, tempdir, tool};
+use e2e::{Context, Docker, Home, Image, Registry, base, json, need_root, run, tempdir, tool};
 use serde_json::Value;
 
 /// A program with a layer of its own.
@@ -166,6 +166,60 @@ fn layers_of_the_base_stay_where_they_are() {
         let pulled = run(other.builder("run").args([&name, "sh", "-c", "stat -c %u:%g /in/data /b; cat /b"]));
         assert_eq!(pulled.stdout, if new == 2 { "5:6\n0:0\ndata\n" } else { "" }, "{pulled}");
     }
+}
+
+/// An archive wants the bytes of the base and no step its files: each blob is fetched once, and nothing is unpacked.
+#[test]
+fn layers_that_only_an_export_wants_are_not_unpacked() {
+    let registry = Registry::start(None);
+    let (home, dir) = (Home::new(), tempdir());
+    // Two layers, so that one of them alone would be noticed.
+    let name = format!("{}/two:1", registry.address);
+    run(Home::new().build(&app()).args(["-t", &name, "--push"])).ok();
+    let layers = registry.manifest("two:1")["layers"].clone();
+    let layers = layers.as_array().expect("a list");
+    assert_eq!(layers.len(), 2);
+    let before = registry.requests().len();
+    let context = Context::new(&format!("FROM {name}\nLABEL a=b\n"));
+    let (layout, timings) = (dir.path().join("layout"), dir.path().join("timings.json"));
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    run(home.build(&context).args(["-o", &output]).arg(format!("--timings={}", timings.display()))).ok();
+    let requests = registry.requests().split_off(before);
+    for layer in layers {
+        let digest = layer["digest"].as_str().expect("a digest");
+        let is_get = |line: &&String| line.contains("\"GET ") && line.contains(&format!("/blobs/{digest}"));
+        assert_eq!(requests.iter().filter(is_get).count(), 1, "{digest}: {requests:#?}");
+    }
+    let image = Image::open(layout, None);
+    assert_eq!(image.manifest["layers"].as_array().expect("a list")[..], layers[..]);
+    assert!(!json(&timings)["spans"].to_string().contains("unpack"), "{:#}", json(&timings));
+    let unpacked = std::fs::read_dir(home.path().join("snapshots-v1")).map_or(0, Iterator::count);
+    assert_eq!(unpacked, 0, "directories of layers");
+    // So that none means something.
+    let files = format!("type=local,dest={}", dir.path().join("files").display());
+    run(home.build(&context).args(["-o", &files])).ok();
+    assert!(std::fs::read_dir(home.path().join("snapshots-v1")).expect("list").count() > 0);
+    assert_eq!(
+        registry.count("\"GET /v2/two/blobs/sha256:"),
+        3,
+        "nor again for that: {:#?}",
+        registry.requests()
+    );
+}
+
+/// `store=false`: what is pushed is not kept.
+#[test]
+fn what_is_not_to_be_kept_is_pushed_alone() {
+    let registry = Registry::start(None);
+    let (home, context) = (Home::new(), app());
+    let name = format!("{}/app:1", registry.address);
+    let output = format!("type=image,name={name},push=true,store=false");
+    run(home.build(&context).args(["-o", &output])).ok();
+    assert_eq!(registry.manifest("app:1")["layers"].as_array().map(Vec::len), Some(2));
+    let images = |home: &Home| run(home.builder("images").arg("-q")).ok().stdout;
+    assert_eq!(images(&home), "");
+    run(home.build(&context).args(["-o", &output.replace("false", "true")])).ok();
+    assert_eq!(images(&home).lines().count(), 1, "and otherwise it is");
 }
 
 #[test]
