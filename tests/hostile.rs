@@ -676,8 +676,11 @@ fn attacks(outside: &str) -> Vec<Attack> {
     attacks
 }
 
+/// `cap_net_raw` permitted and effective, as version 2 of the attribute says it (capabilities(7)).
+const CAPABILITY: [u8; 20] = *b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
 /// What unpackers treat in different ways: devices where none can be made, hard links to files of the layer below, also through a link
-/// there, directories without entries. Whoever unpacks it, it is the tree that umoci makes.
+/// there, directories without entries, attributes and capabilities, entries that come again. Whoever unpacks it, it is the tree that umoci makes.
 #[test]
 fn odd_ones_are_one_tree_for_everybody() {
     let device = changed(&header(b"null", b'3', 0, b""), 329, b"0000001\x000000003\0");
@@ -688,9 +691,28 @@ fn odd_ones_are_one_tree_for_everybody() {
         symlink("way", "dir"),
         device,
         file("no/entry/file", b"deep"),
+        extended(b'x', &record("SCHILY.xattr.user.of-a-directory", b"\0\x01\xff")),
+        directory("attributes/"),
+        file_with(&[("SCHILY.xattr.user.b", b"two\nlines="), ("SCHILY.xattr.user.a", b"")], b"named"),
+        extended(b'x', &record("SCHILY.xattr.security.capability", &CAPABILITY)),
+        file("attributes/capable", b"ping"),
+        // The last one is what counts, with its own attributes alone.
+        extended(b'x', &record("SCHILY.xattr.user.first", b"1")),
+        file("twice/file", b"the first is longer"),
+        file("twice/file", b"second"),
+        file("twice/link", b"a file first"),
+        symlink("twice/link", "file"),
+        symlink("twice/plain", "file"),
+        file("twice/plain", b"no link"),
+        changed(&directory("twice/directory/"), 100, b"0000700\0"),
+        file("twice/directory/kept", b"kept"),
+        changed(&directory("twice/directory/"), 100, b"0000711\0"),
         end(),
     ];
     let above = [
+        file("attributes/above", b"longer than what follows"),
+        changed(&header(b"attributes/above", b'0', 1, b""), 100, b"0000600\0"),
+        padded(b"2"),
         hard_link("linked", "dir/file"),
         hard_link("new/linked", "way/file"),
         hard_link("no/entry/again", "no/entry/file"),
@@ -704,6 +726,12 @@ fn odd_ones_are_one_tree_for_everybody() {
     let context = Context::new("FROM scratch\nCOPY --from=odd / /\n");
     let image = Home::new().export(&context, &[&named]);
     image.tree().same(&unpack(&layout), "the tree that umoci makes");
+    let tree = image.tree();
+    let attribute = |path: &str, name: &str| tree.at(path).xattrs.get(name).cloned();
+    assert_eq!(attribute("attributes/capable", "security.capability"), Some(CAPABILITY.to_vec()));
+    assert_eq!(attribute("attributes", "user.of-a-directory"), Some(b"\0\x01\xff".to_vec()));
+    assert_eq!(attribute("named", "user.b"), Some(b"two\nlines=".to_vec()));
+    assert_eq!(attribute("twice/file", "user.first"), None);
     let on_top = Context::new("FROM odd\n");
     let dest = dir.path().join("tar");
     let output = |dest: &Path| format!("type=tar,dest={}", dest.display());
