@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -227,6 +228,37 @@ async fn push_one(server: &Server, bytes: &[u8]) -> Result<Digest, PushError> {
 
 fn count(server: &Server, method: &str) -> usize {
     server.requests().iter().filter(|request| request.method == method).count()
+}
+
+#[tokio::test]
+async fn sends_several_at_once_up_to_the_limit() {
+    let (busy, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&most);
+    let server = Server::start(move |request, number| match request.method.as_str() {
+        "HEAD" => Reply::new(404, ""),
+        "POST" => Reply::new(202, "").with("Location", format!("/v2/app/blobs/uploads/{number}")),
+        "PUT" if request.target.contains("/blobs/") => {
+            seen.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+            busy.fetch_sub(1, Ordering::SeqCst);
+            Reply::new(201, "")
+        }
+        _ => Reply::new(201, ""),
+    });
+    let layers: Vec<Vec<u8>> = (1..=8).map(|length| noise(length * 100)).collect();
+    let push = Push {
+        to: format!("{}/app:v1", server.address).parse().unwrap(),
+        blobs: layers.iter().map(|layer| blob(layer)).collect(),
+        manifests: vec![manifest(MANIFEST, b"{}")],
+    };
+    let all: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let client = Client::new(Config { parallel: 3, ..config() });
+    client.push(&push, &store(&all), &Told::default()).await.unwrap();
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+    let requests = server.requests();
+    let is_blob = |request: &&Request| request.method == "PUT" && request.target.contains("/blobs/");
+    assert_eq!(requests.iter().filter(is_blob).count(), layers.len());
+    assert!(requests.last().is_some_and(|last| last.target.contains("/manifests/")), "{requests:?}");
 }
 
 #[tokio::test]
