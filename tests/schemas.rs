@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use e2e::{Context, Home, Registry, json, run, tempdir, tool};
+use e2e::{Context, Home, Image, Registry, json, run, tempdir, tool};
 use jsonschema::{Draft, Retrieve, Uri, Validator};
 use serde_json::Value;
 
@@ -176,6 +176,13 @@ fn what_is_written_is_valid() {
         schemas.layout(&at(archive));
     }
 
+    // An image that carries a cache.
+    let inline = dir.path().join("inline");
+    let output = format!("type=oci,tar=false,dest={}", inline.display());
+    run(home.build(&context).args(["--cache-to=type=inline", "-o", &output])).ok();
+    assert!(Image::open(inline.clone(), None).config.get("builder.cache.v1").is_some(), "it carries one");
+    schemas.layout(&inline);
+
     // What arrives in a registry.
     let registry = Registry::start(None);
     let name = format!("{}/app:1", registry.address);
@@ -186,6 +193,19 @@ fn what_is_written_is_valid() {
         check(&schemas.descriptor, entry);
         let digest = entry["digest"].as_str().expect("a digest");
         check(&schemas.manifest, &registry.manifest(&format!("app@{digest}")));
+    }
+
+    // A cache there, which is an image manifest with a document of its own in the place of the config (`manifest.md`, "Guidelines for Artifact
+    // Usage").
+    let cache = format!("type=registry,mode=max,ref={}/cache:1", registry.address);
+    run(home.build(&context).args(["--cache-to", &cache])).ok();
+    let manifest = registry.manifest("cache:1");
+    assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    check(&schemas.manifest, &manifest);
+    let layers = manifest["layers"].as_array().expect("a list");
+    assert!(!layers.is_empty(), "{manifest:#}");
+    for descriptor in layers.iter().chain([&manifest["config"]]) {
+        check(&schemas.descriptor, descriptor);
     }
 }
 
