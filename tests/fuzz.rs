@@ -5,6 +5,8 @@
 //! state directory builds through a whole series of edits, now and then beside another process that builds the same or removes what is in
 //! nobody's use; a new one builds once, and is then asked to explain the next edit.
 //!
+//! One of the two builds does without a fast path (`BUILDER_DISABLE`), drawn in each round.
+//!
 //! `BUILDER_FUZZ_SEED` repeats a run, `BUILDER_FUZZ_ROUNDS` and `BUILDER_FUZZ_SECONDS` (default 20) end it. `cargo xtask long fuzz-cache` is
 //! the long form.
 
@@ -51,6 +53,10 @@ enum Kind {
 struct Fuzz {
     dir: TempDir,
     bases: [PathBuf; 2],
+    /// The names of the fast paths (`BUILDER_DISABLE`).
+    fast_paths: Vec<String>,
+    /// The one without which a build does; mostly none.
+    without: String,
     story: Vec<String>,
     explained: u64,
 }
@@ -62,7 +68,28 @@ impl Fuzz {
         let context = Context::new("FROM busybox\nRUN echo other > /etc/other\n");
         let output = format!("type=oci,tar=false,dest={}", other.display());
         run(Home::new().build(&context).args(["-o", &output])).ok();
-        Self { dir, bases: [base("busybox"), other], story: Vec::new(), explained: 0 }
+        // As the program itself tells them.
+        let told = run(Home::new().build(&context).env("BUILDER_DISABLE", "?")).code_is(2).stderr;
+        let told = told.split("there are ").nth(1).and_then(|rest| rest.split(';').next()).expect("a list");
+        let fast_paths: Vec<String> = told.replace(" and ", ", ").split(", ").map(str::to_owned).collect();
+        assert!(fast_paths.len() >= 5, "{fast_paths:?}");
+        let (bases, without) = ([base("busybox"), other], String::new());
+        Self { dir, bases, fast_paths, without, story: Vec::new(), explained: 0 }
+    }
+
+    /// The image as one of the fast paths left out makes it.
+    fn image_without(
+        &mut self,
+        path: usize,
+        home: &Home,
+        inputs: &Inputs,
+        options: &[&str],
+    ) -> Result<Image, Done> {
+        self.without = self.fast_paths[path % self.fast_paths.len()].clone();
+        self.story.push(format!("without {}", self.without));
+        let image = self.image(home, inputs, options);
+        self.without.clear();
+        image
     }
 
     fn context(&self) -> PathBuf {
@@ -82,7 +109,12 @@ impl Fuzz {
         build.arg("--build-context");
         build.arg(format!("busybox=oci-layout://{}", self.bases[inputs.base].display()));
         build.arg(format!("--build-context=more={}", self.more().display()));
-        build.env("SOURCE_DATE_EPOCH", "0").arg("--progress=plain").arg("-f").arg(&file);
+        build
+            .env("SOURCE_DATE_EPOCH", "0")
+            .env("BUILDER_DISABLE", &self.without)
+            .arg("--progress=plain")
+            .arg("-f")
+            .arg(&file);
         build.args(inputs.args.iter().map(|(name, value)| format!("--build-arg={name}={value}")));
         build.args(inputs.target.iter().map(|target| format!("--target={target}")));
         build.arg(context);
@@ -513,11 +545,19 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
             };
             fuzz.story.push(format!("build {options:?}"));
             let clean = Home::new();
-            let want = fuzz.image(&clean, &inputs, &[]);
+            // One of the two does without a fast path, and what it left has to do for those that have it.
+            let (path, clean_lacks) = (random.below(60) as usize, random.one_in(2));
+            let want = match clean_lacks {
+                true => fuzz.image_without(path, &clean, &inputs, &[]),
+                false => fuzz.image(&clean, &inputs, &[]),
+            };
             // Others may build at the same time, and what nobody uses may go meanwhile.
             let others = random.below(6);
             let beside = (others < 2).then(|| fuzz.beside(&used, &inputs, others == 0));
-            let got = fuzz.image(&used, &inputs, options);
+            let got = match clean_lacks {
+                true => fuzz.image(&used, &inputs, options),
+                false => fuzz.image_without(path, &used, &inputs, options),
+            };
             if let Some(mut beside) = beside {
                 fuzz.story
                     .push(format!("beside another build, which removes all that it can: {}", others == 0));
