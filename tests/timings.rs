@@ -134,16 +134,10 @@ fn large_blobs(home: &Home) -> usize {
     found.stdout.lines().count()
 }
 
-/// What an output will want of a finished layer is made while later steps run; where none wants anything, nothing is made.
+/// What an output will want of a finished layer is made while later steps run, and is what would be made after them.
 #[test]
 fn layers_are_packed_behind_running_steps() {
     let context = noisy("FROM busybox\nCOPY data /data\nRUN sleep 1.5\n", "6M");
-    let blobs = |home: &Home| {
-        let mut list = tool("find");
-        let list =
-            run(list.arg(home.path()).args(["-path", "*/sha256/*", "-type", "f", "-size", "+1M"])).ok();
-        list.stdout.lines().filter(|path| !path.contains("busybox")).count()
-    };
     let (home, dir) = (Home::new(), tempdir());
     let layout = |name: &str| {
         let path = dir.path().join(name);
@@ -158,21 +152,31 @@ fn layers_are_packed_behind_running_steps() {
     let (pack, run_of_last) = (one("COPY data", "pack"), one("RUN sleep", "run"));
     let (began, ended) = (pack["begin"].as_u64(), run_of_last["end"].as_u64());
     assert!(began.is_some() && began < ended, "{timings:#}");
+    let (other, (output, later)) = (Home::new(), layout("later"));
+    run(&mut other.build(&context)).ok();
+    assert!(spans(&timed(&other, &context, &["-o", &output]), "RUN sleep", "run").is_empty());
+    let layer = |layout: PathBuf| Image::open(layout, None).manifest["layers"][1]["digest"].clone();
+    assert_eq!(layer(behind), layer(later));
+}
 
-    // Nobody wants an image: no blob is made. Whoever wants one later finds the steps, and gets the same bytes.
-    let (other, files) = (Home::new(), format!("type=local,dest={}", dir.path().join("files").display()));
+/// Without `-t`, `-o` of an image, `-q` or `--iidfile` no layer is packed, and no blob of it is there.
+#[test]
+fn where_nobody_wants_an_image_nothing_is_packed() {
+    let context = noisy("FROM busybox\nCOPY data /data\nRUN sleep 0.5\n", "6M");
+    let (home, dir) = (Home::new(), tempdir());
+    let files = format!("type=local,dest={}", dir.path().join("files").display());
     for arguments in [&[][..], &["-o", &files]] {
-        let timings = timed(&other, &context, arguments);
+        let timings = timed(&home, &context, arguments);
         let lanes: Vec<&str> =
             list(&timings, "lanes").iter().filter_map(|lane| lane["work"].as_str()).collect();
         assert!(!lanes.contains(&"pack") && !lanes.contains(&"compress"), "{arguments:?}: {lanes:?}");
-        assert_eq!(large_blobs(&other), 1, "{arguments:?}");
+        assert_eq!(large_blobs(&home), 1, "{arguments:?}: that of the base image");
     }
-    let (output, later) = layout("later");
-    assert!(spans(&timed(&other, &context, &["-o", &output]), "RUN sleep", "run").is_empty());
-    assert_eq!(large_blobs(&other), 2, "so a blob of that size is seen");
-    let layer = |layout: PathBuf| Image::open(layout, None).manifest["layers"][1]["digest"].clone();
-    assert_eq!(layer(behind), layer(later));
+    // So that none means something.
+    let id = dir.path().join("id");
+    let timings = timed(&home, &context, &["--iidfile", id.to_str().expect("text")]);
+    assert_eq!(spans(&timings, "COPY data", "pack").len(), 1, "{timings:#}");
+    assert_eq!(large_blobs(&home), 2);
 }
 
 /// What is packed for nothing is given up.
