@@ -69,11 +69,11 @@ pub(crate) struct Behind {
 
 impl Behind {
     /// Tells that a vertex has its result. Those below it have told of theirs, or were not looked at.
-    pub(crate) fn finished(&self, vertex: VertexId, layers: &[SnapshotId]) {
+    fn finished(&self, vertex: VertexId, layers: Vec<SnapshotId>) {
         if self.vertices.contains(&vertex) {
             for layer in layers {
                 // Nobody listens when the steps have ended.
-                let _ = self.queue.send(*layer);
+                let _ = self.queue.send(layer);
             }
         }
     }
@@ -131,7 +131,12 @@ impl LocalWorker {
     pub(crate) fn finished(&self, vertex: VertexId, layers: &[SnapshotId]) {
         let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(behind) = behind {
-            behind.finished(vertex, layers);
+            let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            // Of those that were found it is not known yet.
+            let is_small = |layer: &&SnapshotId| changes.get(layer).is_some_and(|(_, size)| *size < WORTH);
+            let large = layers.iter().filter(|layer| !is_small(layer)).copied().collect();
+            drop(changes);
+            behind.finished(vertex, large);
         }
     }
 }

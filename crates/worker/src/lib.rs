@@ -131,8 +131,8 @@ pub struct LocalWorker {
     /// Where things from elsewhere are while the build lasts.
     fetched: Mutex<Vec<cache::ActiveSnapshot>>,
     selected: Mutex<HashMap<(TreeId, Selection), SharedDigested>>,
-    /// What layers change, as content ids count it: each step asks for that of all below it.
-    changes: Arc<Mutex<HashMap<SnapshotId, ContentDigest>>>,
+    /// What layers change, as content ids count it: each step asks for that of all below it. And how large they are, in bytes.
+    changes: Arc<Mutex<HashMap<SnapshotId, (ContentDigest, u64)>>>,
 }
 
 /// A selection that was walked and hashed; the copy starts from the same walk.
@@ -238,11 +238,11 @@ impl LocalWorker {
             for id in layers {
                 let known = changes.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
                 let digest = match known {
-                    Some(digest) => digest,
+                    Some((digest, _)) => digest,
                     None => {
                         let layer = store.snapshot(id)?.ok_or(cache::CacheError::NoSnapshot(id))?;
-                        let digest = layer.changes().digest;
-                        changes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, digest);
+                        let Changes { digest, size, .. } = *layer.changes();
+                        changes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (digest, size));
                         digest
                     }
                 };
