@@ -398,11 +398,7 @@ fn held(context: &Path) -> Held {
     let mut waiting = vec![context.to_owned()];
     while let Some(path) = waiting.pop() {
         let metadata = fs::symlink_metadata(&path).expect("stat");
-        let mut value = [0; 16];
-        let value = match rustix::fs::lgetxattr(&path, "user.test", &mut value) {
-            Ok(length) => value[..length].to_vec(),
-            Err(_) => Vec::new(),
-        };
+        let (mode, value) = attributes(&path).expect("attributes");
         if metadata.is_dir() {
             waiting.extend(fs::read_dir(&path).expect("list").map(|entry| entry.expect("an entry").path()));
         }
@@ -414,9 +410,16 @@ fn held(context: &Path) -> Held {
             (metadata.nlink(), (metadata.mtime(), metadata.mtime_nsec()), bytes)
         });
         let path = path.strip_prefix(context).expect("below the context").to_owned();
-        found.insert(path, (metadata.mode(), value, file));
+        found.insert(path, (mode, value, file));
     }
     found
+}
+
+/// The mode and the attribute, if there is something.
+fn attributes(path: &Path) -> Option<(u32, Vec<u8>)> {
+    let mut value = [0; 16];
+    let length = rustix::fs::lgetxattr(path, "user.test", &mut value).unwrap_or_default();
+    Some((fs::symlink_metadata(path).ok()?.mode(), value[..length].to_vec()))
 }
 
 /// The files that a reason names.
@@ -477,8 +480,8 @@ fn restore(context: &Path, before: &Path, paths: &[&str]) {
     // Names of one file are one again, unless the other one is not to be what it was.
     for path in paths {
         let Ok(old) = fs::symlink_metadata(before.join(path)) else { continue };
-        let is_as_it_was =
-            |other: &str| fs::read(context.join(other)).ok() == fs::read(before.join(other)).ok();
+        let look = |path: PathBuf| (fs::read(&path).ok(), attributes(&path));
+        let is_as_it_was = |other: &str| look(context.join(other)) == look(before.join(other));
         for other in PATHS.iter().filter(|other| **other != *path) {
             let linked = fs::symlink_metadata(before.join(other)).is_ok_and(|peer| peer.ino() == old.ino());
             if linked && old.is_file() && context.join(other).is_file() && is_as_it_was(other) {
