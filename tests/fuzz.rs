@@ -71,8 +71,11 @@ impl Fuzz {
         // As the program itself tells them.
         let told = run(Home::new().build(&context).env("BUILDER_DISABLE", "?")).code_is(2).stderr;
         let told = told.split("there are ").nth(1).and_then(|rest| rest.split(';').next()).expect("a list");
-        let fast_paths: Vec<String> = told.replace(" and ", ", ").split(", ").map(str::to_owned).collect();
+        let mut fast_paths: Vec<String> =
+            told.replace(" and ", ", ").split(", ").map(str::to_owned).collect();
         assert!(fast_paths.len() >= 5, "{fast_paths:?}");
+        // A step that changes one of several names of a file parts them on an overlay, as everywhere where there is one, and not in a copy.
+        fast_paths.retain(|path| path != "overlay");
         let (bases, without) = ([base("busybox"), other], String::new());
         Self { dir, bases, fast_paths, without, story: Vec::new(), explained: 0 }
     }
@@ -271,8 +274,13 @@ impl Fuzz {
         if reason.get("content_changed").is_some() {
             // A link may lead to another file that is as it was: not each path by itself.
             let (context, undone) = (self.context(), self.dir.path().join("undone"));
+            let paths: Vec<&str> = paths_of(reason).collect();
+            if paths.is_empty() {
+                // It is only known that something is different.
+                return held(before.0) != held(&context);
+            }
             copy(&context, &undone);
-            restore(&undone, before.0, &paths_of(reason).collect::<Vec<_>>());
+            restore(&undone, before.0, &paths);
             return held(&undone) != held(&context);
         }
         let inputs = |inputs: &Inputs| (inputs.dockerfile.clone(), inputs.args.clone());
