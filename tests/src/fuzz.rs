@@ -108,9 +108,7 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
     let choice = random.below(12);
     // What these do follows links, also of directories on the way, and links lead to files of this machine.
     let root = fs::canonicalize(context).expect("resolve the context");
-    if matches!(choice, 4 | 9 | 10) && !fs::canonicalize(at(path)).is_ok_and(|real| real == root.join(path)) {
-        return "nothing".to_owned();
-    }
+    let leads_away = !fs::canonicalize(at(path)).is_ok_and(|real| real == root.join(path));
     match choice {
         0..3 => {
             let content = random.pick(&CONTENTS);
@@ -122,7 +120,7 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
             clear(path);
             format!("remove {path}")
         }
-        4 => {
+        4 if !leads_away => {
             let mode = MODES[random.below(4) as usize];
             let done = fs::set_permissions(at(path), fs::Permissions::from_mode(mode)).is_ok();
             format!("chmod {mode:o} {path}: {done}")
@@ -151,12 +149,13 @@ pub fn edit_context(context: &Path, random: &mut Random) -> String {
             fs::create_dir_all(at(path)).expect("make a directory");
             format!("mkdir {path}")
         }
-        9 => {
+        9 if !leads_away => {
             let value = random.pick(&["1", "2"]);
             let flags = rustix::fs::XattrFlags::empty();
             let done = rustix::fs::setxattr(at(path), "user.test", value.as_bytes(), flags).is_ok();
             format!("attribute {path} {value}: {done}")
         }
+        _ if leads_away => "nothing".to_owned(),
         _ => {
             // Same size, same time of change as far as anybody can set it.
             let before = fs::metadata(at(path)).ok().filter(fs::Metadata::is_file);
