@@ -56,11 +56,10 @@ impl Marks {
         let unusable = |what: &str, error: Errno| CacheError::Unusable {
             path: root.to_owned(),
             reason: format!(
-                "its file system cannot hold {what} ({error}); inside a container, put it on a volume, \
-                 not on the container's own overlay file system"
+                "its file system cannot hold {what} ({error}); name a directory on another one, inside a container on a volume"
             ),
         };
-        self.set_opaque(probe.path()).map_err(|error| unusable("the marks of overlay", error))?;
+        self.set_opaque(probe.path()).map_err(|error| unusable("the marks of layers", error))?;
         self.make_whiteout(&probe.path().join("whiteout")).map_err(|error| unusable("whiteouts", error))?;
         let link = probe.path().join("link");
         symlink("target", &link).at("create", &link)
