@@ -41,10 +41,14 @@ impl MemoryCache {
 }
 
 impl CacheBackend for MemoryCache {
-    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+    fn candidates(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
         let state = self.lock();
         let ids = state.keys.get(key).map(Vec::as_slice).unwrap_or_default();
         Ok(ids.iter().rev().map(|id| state.records[id.0 as usize].clone()).collect())
+    }
+
+    fn hold(&self, _record: &CacheRecord) -> Result<bool, CacheError> {
+        Ok(true)
     }
 
     fn save_from(

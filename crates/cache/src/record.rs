@@ -109,13 +109,29 @@ pub struct Eviction {
 
 /// Where results of vertices are remembered. Synchronous: call it from blocking threads.
 pub trait CacheBackend: Send + Sync {
-    /// The results filed under `key`, newest first. A key can have several; each is a candidate that the caller verifies.
-    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError>;
+    /// The results filed under `key`, newest first, as they are written down. A key can have several, of which one is used: that one is to
+    /// be held.
+    fn candidates(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError>;
+
+    /// Keeps what a result names from being removed as long as this cache is open, and notes that it was used. `false` when it is not there
+    /// any more.
+    fn hold(&self, record: &CacheRecord) -> Result<bool, CacheError>;
+
+    /// Holds all the results filed under `key` that are there, newest first.
+    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+        let mut found = Vec::new();
+        for record in self.candidates(key)? {
+            if self.hold(&record)? {
+                found.push(record);
+            }
+        }
+        Ok(found)
+    }
 
     /// The newest result filed under each key that rests on the word of none but `trusted` (of equal ones, on the fewest), as it is written
     /// down: nothing is looked after, and it does not count as used. To tell about results, not to use them.
     fn glance(&self, keys: &[CacheKey], trusted: &Origins) -> Result<Vec<Option<CacheRecord>>, CacheError> {
-        keys.iter().map(|key| Ok(CacheRecord::first_of(self.lookup(key)?, trusted))).collect()
+        keys.iter().map(|key| Ok(CacheRecord::first_of(self.candidates(key)?, trusted))).collect()
     }
 
     /// Files a result that was made here under all `keys`, in one transaction.

@@ -24,7 +24,6 @@ impl Records {
 /// A row of `records` with its layers, as read.
 struct Row {
     record: CacheRecord,
-    used: i64,
     sealed: bool,
 }
 
@@ -32,29 +31,34 @@ struct Row {
 const LARGEST_STEP: usize = 64 << 20;
 
 impl CacheBackend for Records {
-    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+    fn candidates(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
         let rows = self.inner.database.read("look up a key", |db| rows_of_key(db, key))?;
-        let now = to_millis(SystemTime::now());
-        let mut found = Vec::with_capacity(rows.len());
-        for Row { record, used, sealed } in rows {
-            if !sealed {
-                self.inner.damage.note("the record of a cached step");
-                self.inner.database.write("remove a broken record", |db| {
-                    db.execute("DELETE FROM records WHERE id = ?1", [record.id.0])
-                })?;
-                continue;
-            }
-            if !self.inner.all_there(&record.layers)? {
-                continue;
-            }
-            record.layers.iter().for_each(|layer| self.inner.leases.saw_layer(*layer));
-            self.inner.touch(used, now, |touched| {
-                touched.records.insert(record.id.0);
-                touched.snapshots.extend(record.layers.iter().map(|layer| layer.0));
-            });
-            found.push(record);
+        let (sound, broken): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.sealed);
+        for row in broken {
+            self.inner.damage.note("the record of a cached step");
+            self.inner.database.write("remove a broken record", |db| {
+                db.execute("DELETE FROM records WHERE id = ?1", [row.record.id.0])
+            })?;
         }
-        Ok(found)
+        Ok(sound.into_iter().map(|row| row.record).collect())
+    }
+
+    fn hold(&self, record: &CacheRecord) -> Result<bool, CacheError> {
+        if !self.inner.all_there(&record.layers)? {
+            return Ok(false);
+        }
+        let used: Option<i64> = self.inner.database.read("look when a result was used", |db| {
+            db.prepare_cached("SELECT used FROM records WHERE id = ?1")?
+                .query_row([record.id.0], |row| row.get(0))
+                .optional()
+        })?;
+        let Some(used) = used else { return Ok(false) };
+        record.layers.iter().for_each(|layer| self.inner.leases.saw_layer(*layer));
+        self.inner.touch(used, to_millis(SystemTime::now()), |touched| {
+            touched.records.insert(record.id.0);
+            touched.snapshots.extend(record.layers.iter().map(|layer| layer.0));
+        });
+        Ok(true)
     }
 
     fn glance(&self, keys: &[CacheKey], trusted: &Origins) -> Result<Vec<Option<CacheRecord>>, CacheError> {
@@ -195,7 +199,7 @@ impl Inner {
 
 fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
     let mut select = db.prepare_cached(
-        "SELECT record, seal, content, started, duration, used, EXISTS (SELECT 1 FROM record_origins WHERE record = records.id)
+        "SELECT record, seal, content, started, duration, EXISTS (SELECT 1 FROM record_origins WHERE record = records.id)
          FROM keys JOIN records ON records.id = record WHERE key = ?1 ORDER BY record DESC",
     )?;
     let mut rows = select.query([key.as_bytes()])?;
@@ -204,7 +208,7 @@ fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
         let id = RecordId(row.get(0)?);
         let content = ContentId::from_bytes(bytes32(row, 2)?);
         let layers = layers_of(db, id)?;
-        let origins = if row.get(6)? { origins_of(db, id)? } else { Origins::new() };
+        let origins = if row.get(5)? { origins_of(db, id)? } else { Origins::new() };
         let seal = seals::of_record(key, id, &content, &layers, &origins);
         let sealed = row.get_ref(1)?.as_bytes().is_ok_and(|found| found == seal);
         let run = StepRun {
@@ -212,7 +216,7 @@ fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
             duration: Duration::from_nanos(from_sql(row.get(4)?)),
         };
         let record = CacheRecord { id, content, layers, run, origins };
-        found.push(Row { record, used: row.get(5)?, sealed });
+        found.push(Row { record, sealed });
     }
     Ok(found)
 }

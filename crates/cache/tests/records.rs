@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use cache::{CacheBackend, NewRecord, Origins, RecordId, SnapshotId, StepRun};
+use cache::{CacheBackend, Limits, NewRecord, Origins, RecordId, SnapshotId, StepRun, Whys};
 use common::{TestStore, content, key};
 
 fn record(n: u64, layers: &[SnapshotId]) -> NewRecord {
@@ -32,6 +32,33 @@ fn records_are_found_under_all_their_keys_newest_first() {
     assert_eq!(test.again().records().lookup(&key(3)).unwrap(), [second]);
     assert_eq!(first.run, record(1, &[]).run);
     assert_eq!(first.layers, [layer]);
+}
+
+/// Builds with `--no-cache` file one result after another under the same keys, of which one is used.
+#[test]
+fn only_the_result_that_is_used_is_held() {
+    let test = TestStore::new();
+    let of_builds: Vec<SnapshotId> =
+        (0..20).map(|_| test.layer(&[], |dir| fs::write(dir.join("f"), [1; 1000]).unwrap()).id()).collect();
+    for layer in &of_builds {
+        test.store.records().save(&[key(1)], &record(1, &[*layer])).unwrap();
+    }
+    let store = test.again();
+    let _session = store.session().unwrap();
+    let candidates = store.records().candidates(&key(1)).unwrap();
+    assert_eq!(candidates.iter().map(|record| record.layers[0]).collect::<Vec<_>>(), reversed(&of_builds));
+    assert!(store.records().hold(&candidates[0]).unwrap());
+    let everything = Limits { max_used_space: 1, ..Limits::default() };
+    test.again().collect(everything, &Whys { over: "o".into(), full: "f".into() }).unwrap();
+    let left: Vec<SnapshotId> =
+        test.again().records().lookup(&key(1)).unwrap().iter().map(|record| record.layers[0]).collect();
+    assert_eq!(left, of_builds[19..]);
+    // What went meanwhile is not there to be held.
+    assert!(!store.records().hold(&candidates[1]).unwrap());
+}
+
+fn reversed(layers: &[SnapshotId]) -> Vec<SnapshotId> {
+    layers.iter().rev().copied().collect()
 }
 
 #[test]

@@ -21,22 +21,35 @@ impl<W: Worker> Run<W> {
     /// worker can load it.
     pub(super) async fn look_up(&self, id: VertexId, key: CacheKey) -> Answer<Found<W::Tree>, W::Error> {
         let _timed = self.trace.step(id.0, Work::Solve, "look up");
-        let candidates = self.blocking(id, move |cache| cache.lookup(&key)).await?;
+        let candidates = self.blocking(id, move |cache| cache.candidates(&key)).await?;
         let (mut candidates, distrusted): (Vec<_>, Vec<_>) =
             candidates.into_iter().partition(|record| record.origins.is_subset(&self.trusted));
-        if let Some(cache) =
-            distrusted.first().and_then(|record| record.origins.difference(&self.trusted).next())
-        {
-            lock(&self.distrusted).insert(id, cache.clone());
-        }
         CacheRecord::prefer_fewest_origins(&mut candidates);
-        let any = !candidates.is_empty();
+        let mut any = false;
         for record in candidates {
+            if !self.hold(id, &record).await? {
+                continue;
+            }
+            any = true;
             if let Some(tree) = self.worker.load(id, &record).await.map_err(|error| operation(id, error))? {
                 return Ok(Found::Hit(tree, record));
             }
         }
+        for record in distrusted {
+            if let Some(cache) = record.origins.difference(&self.trusted).next()
+                && self.hold(id, &record).await?
+            {
+                lock(&self.distrusted).insert(id, cache.clone());
+                break;
+            }
+        }
         Ok(if any { Found::Gone } else { Found::Nothing })
+    }
+
+    /// Held one by one: builds with `--no-cache` leave many results of a key, and each has all the layers below it.
+    async fn hold(&self, id: VertexId, record: &CacheRecord) -> Answer<bool, W::Error> {
+        let record = record.clone();
+        self.blocking(id, move |cache| cache.hold(&record)).await
     }
 
     /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too, unless somebody
