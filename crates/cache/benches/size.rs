@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, SnapshotId, StepRun, Store, StoreOptions, Whys};
@@ -29,9 +30,7 @@ fn main() {
 
 fn collect() {
     let (dir, bytes) = filled(100_000, STEPS);
-    let made = Instant::now();
-    directories(dir.path());
-    println!("    (made 100000 layers in {:?})", made.elapsed());
+    directories(&dir.path().join("snapshots-v1"), 100_000);
     let store = open(dir.path());
     for (name, most) in [("a tenth", bytes / 10 * 9), ("half", bytes / 2), ("all but one", 1000)] {
         let limits = Limits { max_used_space: most, ..Limits::default() };
@@ -43,6 +42,13 @@ fn collect() {
             begin.elapsed()
         );
     }
+    // What nobody can do without: directories with a file have to be removed one by one.
+    let others = dir.path().join("others");
+    fs::create_dir(&others).expect("make a directory");
+    directories(&others, 50_000);
+    let begin = Instant::now();
+    let removed = Command::new("rm").arg("-rf").arg(&others).status();
+    println!("`rm -rf` of 50000 such layers: {:?}, {removed:?}", begin.elapsed());
 }
 
 /// User and system time of this process: what stays the same where others compute, too (`proc(5)`, fields 14 and 15, 100 a second).
@@ -93,10 +99,10 @@ fn filled(records: u64, steps: u64) -> (tempfile::TempDir, u64) {
     (dir, records * 1000)
 }
 
-/// The directories of all layers.
-fn directories(root: &Path) {
-    for layer in 1..=100_000 {
-        let dir = root.join(format!("snapshots-v1/{layer}"));
+/// The directories of so many layers.
+fn directories(parent: &Path, count: u32) {
+    for layer in 1..=count {
+        let dir = parent.join(layer.to_string());
         fs::create_dir(&dir).expect("make a layer");
         fs::write(dir.join("file"), "").expect("write a file");
     }
