@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Wanted;
 use crate::fault::Fault;
+use crate::outcome::Ended;
 use crate::seccomp::Filter;
-use crate::{ExitStatus, Network, ProcessSpec, Stdio};
+use crate::{Network, ProcessSpec, Stdio};
 
 /// Longest packet. Reports are a sentence; only a path of the specification makes them long.
 const PACKET: usize = 16 * 1024;
@@ -48,7 +49,7 @@ pub(crate) enum Report {
     /// The kernel killed something of it for want of memory; the limit in bytes.
     OutOfMemory(u64),
     /// The process ended, and everything is cleaned up.
-    Exited(ExitStatus),
+    Exited(Ended),
     /// The process that prepares and cleans up was killed by this signal.
     Killed(i32),
     /// Nothing of the step is left.

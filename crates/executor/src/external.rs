@@ -21,8 +21,9 @@ use crate::fault::{Context, Fault};
 use crate::guard::release_streams;
 use crate::keeper::{Given, World};
 use crate::mount::{self, FileSystem, INERT, Refused};
+use crate::outcome::Ended;
 use crate::system::CGROUP2;
-use crate::{ExitStatus, Security, cgroup, owners, program, sys, wire};
+use crate::{Security, cgroup, owners, program, sys, wire};
 
 /// A program that makes the process in this one's stead, through the OCI runtime specification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ pub(crate) fn run(
     world: &mut World,
     control: &OwnedFd,
     given: &Given,
-) -> Result<ExitStatus, Fault> {
+) -> Result<Ended, Fault> {
     let name = external.program.display();
     if task.spec.security == Security::Default && owners::are_recorded() {
         return Err(Fault::Unsupported(format!(
@@ -83,12 +84,7 @@ pub(crate) fn run(
     release_streams(control);
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
     // The runtime is gone: its process is a child of this one, the first of the pid namespace.
-    let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(process), WaitOptions::empty()))
-        .context(|| format!("wait for the process that {name} made"))?;
-    let status = ended.map(|(_, status)| status);
-    let signal = status.and_then(|status| status.terminating_signal()).map(ExitStatus::Signal);
-    let code = status.and_then(|status| status.exit_status()).map(ExitStatus::Code);
-    signal.or(code).ok_or_else(|| Fault::Setup("the process ended in no known way".to_owned()))
+    sys::wait(process).context(|| format!("wait for the process that {name} made"))
 }
 
 fn inside(name: &str) -> String {

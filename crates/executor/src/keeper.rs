@@ -8,18 +8,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::process::{PidfdFlags, Signal, WaitOptions};
+use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::control::{self, Handed, Report, Task};
 use crate::fault::{Context, Fault, reason};
 use crate::guard::release_streams;
 use crate::mount::{self, FileSystem};
+use crate::outcome::Ended;
 use crate::scratch::Scratch;
 use crate::stubs::{Kind, Stubs, lexical};
 use crate::{
-    ExitStatus, HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, external, owners,
-    program, rootfs, sys, system,
+    HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, external, owners, program, rootfs,
+    sys, system,
 };
 
 /// Rows and columns of a terminal whose size nobody knows.
@@ -71,8 +72,8 @@ pub(crate) fn run(told: &OwnedFd, control: &OwnedFd, guard: &OwnedFd) -> i32 {
         keep(&task, control, &given)
     };
     match run() {
-        Ok(status) => {
-            control::report(control.as_fd(), &Report::Exited(status), None);
+        Ok(ended) => {
+            control::report(control.as_fd(), &Report::Exited(ended), None);
             0
         }
         Err(fault) => {
@@ -92,7 +93,7 @@ pub(crate) fn follow(guard: &OwnedFd) -> bool {
     matches!(poll(&mut events, Some(&now)), Ok(0))
 }
 
-fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
+fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let home =
         rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).context(|| "open the mount namespace")?;
@@ -123,13 +124,13 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fau
         None => run_program(task, &world, control, given),
     });
     let cleaned = clean_up(world, &home);
-    let status = result?;
+    let ended = result?;
     cleaned?;
-    Ok(status)
+    Ok(ended)
 }
 
 /// Runs the program to its end.
-fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<ExitStatus, Fault> {
+fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
     // In a privileged step chown may fail: it is to see things as they are.
     let recorder = match task.spec.security {
         Security::Default if owners::are_recorded() => owners::Recorder::new(),
@@ -157,12 +158,7 @@ fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> 
     std::mem::forget(recorder);
 
     // It is the init process of its pid namespace: once it is reaped, nothing in there is left.
-    let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(program), WaitOptions::empty()))
-        .context(|| "wait for the process")?;
-    let status = ended.map(|(_, status)| status);
-    let signal = status.and_then(|status| status.terminating_signal()).map(ExitStatus::Signal);
-    let code = status.and_then(|status| status.exit_status()).map(ExitStatus::Code);
-    signal.or(code).ok_or_else(|| Fault::Setup("the process ended in no known way".to_owned()))
+    sys::wait(program).context(|| "wait for the process")
 }
 
 /// Moves this process (or its future children, for pid namespaces) to a new namespace.

@@ -37,6 +37,17 @@ pub struct Outcome {
     pub cause: Option<Cause>,
     /// What this machine could not give, and what was done instead; one sentence each, usually none.
     pub notes: Vec<String>,
+    /// Processor time of the process and of all that it started, in user and system mode, also of what became a child of its only
+    /// because its parent had ended. Without that of processes which still ran when it ended, and were killed.
+    pub cpu: Duration,
+}
+
+/// How a process ended, as whoever waited for it knows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// As [`Outcome::cpu`].
+    pub(crate) cpu: Duration,
 }
 
 /// Why a process did not end by itself.

@@ -23,6 +23,7 @@ use crate::control::{self, Report, Task};
 use crate::fault::Fault;
 use crate::mount;
 use crate::network::Lease;
+use crate::outcome::Ended;
 use crate::seccomp::Filter;
 use crate::{
     Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Security,
@@ -424,7 +425,7 @@ pub struct Running {
 /// What is known of the end.
 #[derive(Debug, Default)]
 struct Verdict {
-    status: Option<ExitStatus>,
+    ended: Option<Ended>,
     fault: Option<Fault>,
     killed: Option<i32>,
     cause: Option<Cause>,
@@ -438,7 +439,7 @@ impl Verdict {
             Report::Started | Report::Terminal | Report::Finished => {}
             Report::OutOfMemory(limit) => self.cause = Some(Cause::OutOfMemory { limit }),
             Report::Note(note) => self.notes.push(note),
-            Report::Exited(status) => self.status = Some(status),
+            Report::Exited(ended) => self.ended = Some(ended),
             Report::Killed(signal) => self.killed = Some(signal),
             // The first is the cause of the others.
             Report::Fault(fault) => self.fault = self.fault.take().or(Some(fault)),
@@ -450,13 +451,13 @@ impl Verdict {
         if let Some(fault) = self.fault {
             return Err(fault.into());
         }
-        match self.status {
-            Some(status) => {
+        match self.ended {
+            Some(Ended { status, cpu }) => {
                 // It may have ended by itself just before it was killed.
                 let cause = self.cause.filter(|cause| {
                     !matches!(cause, Cause::TimedOut { .. }) || status == ExitStatus::Signal(libc::SIGKILL)
                 });
-                Ok(Outcome { status, cause, notes: self.notes })
+                Ok(Outcome { status, cause, notes: self.notes, cpu })
             }
             None => {
                 let guard = guard.map(|guard| format!(" ({guard})")).unwrap_or_default();
@@ -620,7 +621,7 @@ impl Running {
 
     /// Whether the end of the program is known, and all that matters.
     fn is_prompt(&self) -> bool {
-        self.ends_with_program && self.verdict.status.is_some()
+        self.ends_with_program && self.verdict.ended.is_some()
     }
 
     /// Waits for the guard to have told all, or to end.

@@ -7,11 +7,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr;
+use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::ExitStatus;
+use crate::outcome::Ended;
 
 /// Turns the return value of a libc call into a result.
 fn check(value: libc::c_long) -> io::Result<libc::c_long> {
@@ -80,6 +84,32 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: _exit has no preconditions and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Waits for a child to end, and for what the kernel adds up of it and of those that it waited for (wait4(2)). An init process has
+/// waited for all that ended in its pid namespace.
+pub(crate) fn wait(child: Pid) -> io::Result<Ended> {
+    let mut status = 0;
+    // SAFETY: all-zero bytes are a valid `rusage`.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: the kernel writes one number and one `rusage`.
+        let waited = unsafe { libc::wait4(child.as_raw_nonzero().get(), &raw mut status, 0, &raw mut used) };
+        match check(waited.into()) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Microseconds are below a million, and neither is negative.
+    let time = |time: libc::timeval| {
+        Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_usec).unwrap_or(0) * 1000)
+    };
+    let status = match libc::WIFSIGNALED(status) {
+        true => ExitStatus::Signal(libc::WTERMSIG(status)),
+        false => ExitStatus::Code(libc::WEXITSTATUS(status)),
+    };
+    Ok(Ended { status, cpu: time(used.ru_utime) + time(used.ru_stime) })
 }
 
 /// Replaces the program of this process; returns only on failure.

@@ -5,13 +5,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use executor::{Error, ExitStatus, OutputStream, Rootfs, Sandbox, User};
+use executor::{Error, ExitStatus, External, OutputStream, Rootfs, Sandbox, User};
 
 use crate::support::{Case, Fixture, Needs, Recorder, eventually};
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "process::exit_codes", needs: Needs::Nothing, run: exit_codes },
     Case { name: "process::signals", needs: Needs::Nothing, run: signals },
+    Case { name: "process::processor_time", needs: Needs::Nothing, run: processor_time },
     Case { name: "process::programs_that_cannot_run", needs: Needs::Nothing, run: programs_that_cannot_run },
     Case { name: "process::output_as_it_comes", needs: Needs::Nothing, run: output_as_it_comes },
     Case {
@@ -65,6 +66,46 @@ fn signals(fixture: &Fixture) {
     assert_eq!(run(handled, 15, true), ExitStatus::Code(42));
     let killed = run("echo ready; sleep 1000", 9, false);
     assert_eq!((killed, killed.code()), (ExitStatus::Signal(9), 137));
+}
+
+fn processor_time(fixture: &Fixture) {
+    let cpu_of = |spec| fixture.run_with(spec, &Recorder::default()).unwrap().cpu.as_secs_f64();
+    let cpu = |script: &str| cpu_of(fixture.shell(script));
+    // Of the processor time that the loop itself sees: as long as the machine is busy with something else, it takes longer.
+    let busy = "while read -r _ _ _ _ _ _ _ _ _ _ _ _ _ user system _ < /proc/self/stat; [ $((user + system)) -lt 50 ]; do :; done";
+    let is_counted = |script: &str| {
+        let seconds = cpu(script);
+        assert!((0.4..2.5).contains(&seconds), "{script}: {seconds}");
+    };
+    is_counted(busy);
+    // Of a child, of one whose parent has ended, before or after what is left of it is taken away.
+    is_counted(&format!("sh -c '{busy}'"));
+    is_counted(&format!(
+        "(sh -c '{busy}; echo > /tmp/done' &); while ! [ -e /tmp/done ]; do sleep 0.05; done; sleep 0.1"
+    ));
+    is_counted(&format!("sh -c \"(sh -c '{busy}; echo > /tmp/done' &)\"; exec sleep 3").replace('$', "\\$"));
+    // Of one that fails, and of one that is killed.
+    is_counted(&format!("{busy}; false"));
+    is_counted(&format!("sh -c '{busy}'; sh -c 'kill -9 $$'"));
+    let idle = cpu("sleep 0.5");
+    assert!(idle < 0.1, "{idle}");
+    if fixture.is_root() {
+        // The process that a runtime makes is a child of the same one.
+        let by_runc = |script: &str| {
+            let mut spec = fixture.shell(script);
+            let config = serde_json::json!({
+                "ociVersion": "1.0.2",
+                "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"], "cwd": "/"},
+                "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+                "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]},
+            });
+            let (program, args) = ("/usr/sbin/runc".into(), Vec::new());
+            spec.external = Some(External { program, args, enters_groups: true, config: config.to_string() });
+            cpu_of(spec)
+        };
+        let (busy, idle) = (by_runc(&format!("sh -c '{busy}'")), by_runc("sleep 0.5"));
+        assert!((0.4..2.5).contains(&busy) && idle < 0.3, "{busy} {idle}");
+    }
 }
 
 fn programs_that_cannot_run(fixture: &Fixture) {
