@@ -360,6 +360,35 @@ fn hidden_values_of_two_machines_do_not_compare() {
     assert!(told.contains("a value that is kept secret may be another one"), "{told}");
 }
 
+/// A step that computes takes its time of a processor, one that waits does not, and of a cached one nothing is told.
+#[test]
+fn processor_time_of_steps_is_kept() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nRUN sleep 0.4; i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done\nRUN sleep 0.4\nCOPY Dockerfile /\n",
+    );
+    let cpu = || {
+        let told = run(home.builder("history").args(["inspect", "--format=json"])).ok().stdout;
+        let record: Value = serde_json::from_str(&told).expect("JSON");
+        let of = |word: &str| {
+            let steps = record["steps"].as_array().expect("a list");
+            let is = |step: &&Value| step["name"].as_str().is_some_and(|name| name.ends_with(word));
+            let step = steps.iter().find(is).expect("the step");
+            (step["cpu"].as_u64(), step["took"].as_u64().unwrap_or(0))
+        };
+        ["done", "RUN sleep 0.4", "COPY Dockerfile /"].map(of)
+    };
+    build(&home, &context, &[]);
+    let [(computing, all), (waiting, _), (copying, _)] = cpu();
+    let (computing, waiting) = (computing.expect("known"), waiting.expect("known"));
+    assert!(computing > 3 * waiting.max(5) && computing + 350 < all, "{computing} of {all} ms, {waiting} ms");
+    assert_eq!(copying, None);
+    let shown = run(home.builder("history").arg("inspect")).ok().stdout;
+    assert!(shown.lines().any(|line| line.contains("TIME ") && line.contains(" CPU ")), "{shown}");
+    build(&home, &context, &[]);
+    assert_eq!(cpu().map(|(cpu, _)| cpu), [None; 3]);
+}
+
 #[test]
 fn what_is_kept_of_builds() {
     let home = Home::new();

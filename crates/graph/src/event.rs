@@ -47,6 +47,13 @@ pub enum Event {
         /// One line.
         message: String,
     },
+    /// A process of it ended.
+    Computed {
+        /// Which.
+        vertex: VertexId,
+        /// Processor time that the process took, with all that it started.
+        cpu: Duration,
+    },
     /// It ended.
     Finished {
         /// Which.

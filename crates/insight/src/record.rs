@@ -108,6 +108,10 @@ pub struct StepRecord {
     pub began: Option<u64>,
     /// Milliseconds that it took in this build.
     pub took: Option<u64>,
+    /// Milliseconds of processor time that its processes took in this build, with all that they started: what is far below `took` waited, for
+    /// others on a busy machine, the disk or the network. `None` where nothing ran, and in records of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<u64>,
     /// Milliseconds that it took when it was executed last: what the cache saves. `None` also for what was executed elsewhere.
     pub cost: Option<u64>,
     /// Bytes of files in its own layer.

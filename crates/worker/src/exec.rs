@@ -99,6 +99,7 @@ pub(crate) async fn run(
     masking.finish();
     log.finish();
     let outcome = outcome?;
+    progress.event(Event::Computed { vertex, cpu: outcome.cpu });
     for message in outcome.notes {
         progress.event(Event::Warning { vertex, message });
     }

@@ -331,7 +331,7 @@ fn shown(record: &BuildRecord) -> String {
             other => result_word(other).to_owned(),
         },
     );
-    let mut steps = vec![["#", "STEP", "RESULT", "TIME", "LAYER", "WHY"].map(str::to_owned).to_vec()];
+    let mut steps = vec![["#", "STEP", "RESULT", "TIME", "CPU", "LAYER", "WHY"].map(str::to_owned).to_vec()];
     for (place, step) in record.steps.iter().enumerate() {
         let (result, why) = match &step.outcome {
             None => ("", None),
@@ -345,6 +345,7 @@ fn shown(record: &BuildRecord) -> String {
             harmless(&step.name),
             result.to_owned(),
             step.took.filter(|_| step.ran()).map(seconds).unwrap_or_default(),
+            step.cpu.map(seconds).unwrap_or_default(),
             step.bytes.map(format::bytes).unwrap_or_default(),
             why.map(|why| harmless(&why.to_string())).unwrap_or_default(),
         ]);
@@ -353,7 +354,7 @@ fn shown(record: &BuildRecord) -> String {
     format!(
         "{}\n{}",
         format::table_within(&rows, &[1], columns),
-        format::table_within(&steps, &[1, 5], columns)
+        format::table_within(&steps, &[1, 6], columns)
     )
 }
 

@@ -235,6 +235,8 @@ impl Model {
                 let complete = total > 0 && current >= total;
                 self.progress(StepKey::Vertex(vertex), Progressed { id, current, total, at, complete })
             }
+            // For records of the build.
+            Event::Computed { .. } => Vec::new(),
             Event::Warning { vertex, message } => self.warn(StepKey::Vertex(vertex), &message),
             Event::Finished { vertex, outcome, at } => self.end(StepKey::Vertex(vertex), outcome, at),
         }

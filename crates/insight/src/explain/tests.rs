@@ -20,6 +20,7 @@ fn step(name: &str, inputs: &[usize], outcome: StepOutcome) -> StepRecord {
         outcome: Some(outcome),
         began: Some(0),
         took: Some(1_000),
+        cpu: None,
         cost: Some(1_000),
         bytes: Some(500),
     }

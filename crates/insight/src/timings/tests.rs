@@ -15,6 +15,7 @@ fn record(steps: &[(&str, &[usize])]) -> BuildRecord {
         outcome: Some(StepOutcome::Ran { why: None }),
         began: None,
         took: None,
+        cpu: None,
         cost: None,
         bytes: None,
     };

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cache::{BuildId, CacheBackend as _, Store};
 use frontend::Plan;
@@ -51,6 +51,8 @@ struct State {
 struct Seen {
     started: Option<SystemTime>,
     finished: Option<(SystemTime, Outcome)>,
+    /// Processor time of its processes, each try's.
+    cpu: Option<Duration>,
     log: Log,
 }
 
@@ -214,9 +216,8 @@ impl Journal {
             outcome: ended.map(|(_, outcome)| outcome_of(outcome, note.as_ref(), &state.hidden)),
             began: started.map(|started| millis(started, self.began)),
             took: started.zip(ended).map(|(started, (ended, _))| millis(*ended, started)),
-            cost: record
-                .and_then(|record| record.run.took())
-                .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            cpu: seen.and_then(|seen| seen.cpu).map(whole_millis),
+            cost: record.and_then(|record| record.run.took()).map(whole_millis),
             bytes: snapshot.map(|snapshot| snapshot.changes().size),
             parts: note.map(|note| note.parts),
         }
@@ -254,6 +255,9 @@ impl ProgressSink for Journal {
             }
             Event::Log { vertex, data, .. } => {
                 self.state().steps.entry(*vertex).or_default().log.push(data);
+            }
+            Event::Computed { vertex, cpu } => {
+                *self.state().steps.entry(*vertex).or_default().cpu.get_or_insert_default() += *cpu;
             }
             Event::Progress { .. } | Event::Warning { .. } => {}
         }
@@ -361,7 +365,11 @@ fn first_line(text: &str) -> String {
 }
 
 fn millis(time: SystemTime, since: SystemTime) -> u64 {
-    u64::try_from(time.duration_since(since).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    whole_millis(time.duration_since(since).unwrap_or_default())
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
