@@ -275,6 +275,9 @@ impl BlobWriter for Writer {
             create_dir(folder, 0o700)?;
         }
         inner.leases.hold(&inner.layout, Bucket::of_blob(&digest))?;
+        if size <= SMALL && inner.has(&digest)? {
+            return Ok((digest, size));
+        }
         // Over an existing file too: that one may be broken.
         fs::rename(path, &target).map_err(|error| during("rename", path, &error))?;
         inner.written.note(&digest, &file, size)?;
@@ -285,7 +288,22 @@ impl BlobWriter for Writer {
     }
 }
 
+/// Whether a blob of so many bytes is there already is looked at: manifests and configs come again with each build, and what was not written
+/// has not to be waited for until it is on the disk. To read a larger one again would take as long as to replace it.
+const SMALL: u64 = 1 << 20;
+
 impl Inner {
+    /// Whether a blob is there, and all its bytes are right.
+    fn has(self: &Arc<Self>, digest: &Digest) -> io::Result<bool> {
+        let Some(mut reader) = BlobStore::new(self.clone()).open(digest)? else { return Ok(false) };
+        match io::copy(&mut reader, &mut io::sink()) {
+            Ok(_) => Ok(true),
+            // It was thrown away for that.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a complete blob known.
     fn record_blob(&self, digest: &Digest, size: u64) -> Result<(), CacheError> {
         let now = to_millis(SystemTime::now());

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,7 +9,7 @@ use image::{
     BlobSource, ContentStore, Descriptor, ImageConfig, ImageResolver, Layer, Manifest, Platform, Reference,
     ResolveError, ResolvedImage, TransferProgress,
 };
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use rustix::fs::FlockOperation;
 
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
@@ -37,7 +38,8 @@ pub struct StoredImage {
 }
 
 impl Store {
-    /// Names an image. Manifest, config and layers must be in [`Store::blobs`]. What had the name for this platform loses it.
+    /// Names an image. Manifest, config and layers must be in [`Store::blobs`]. What had the name for this platform loses it; one that has it
+    /// already stays as it is.
     ///
     /// # Errors
     /// [`CacheError::Io`] of kind `NotFound` or `InvalidData` when a blob is missing or the manifest is none.
@@ -71,6 +73,10 @@ impl Store {
         let (key, platform) = (image.name.to_string(), platform.to_string());
         let descriptor = serde_json::to_string(manifest)
             .map_err(|error| self.blob_error(&manifest.digest, error.into()))?;
+        let distinct: BTreeSet<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+        if let Some(created) = self.named_since(&image, distinct.len())? {
+            return Ok(StoredImage { created, ..image });
+        }
         self.inner.database.write("name an image", |db| {
             db.execute("DELETE FROM images WHERE name = ?1 AND platform = ?2", params![key, platform])?;
             db.execute(
@@ -92,7 +98,35 @@ impl Store {
             }
             names::write(db, &self.inner.layout)
         })?;
+        self.inner.made_something();
         Ok(image)
+    }
+
+    /// Since when an image of so many blobs has its name, if nothing is left to be written for it. What may not be on the disk yet is noted to be waited for.
+    fn named_since(&self, image: &StoredImage, blobs: usize) -> Result<Option<SystemTime>, CacheError> {
+        let known = self.inner.database.read("look for an image", |db| {
+            db.prepare_cached(
+                "SELECT created, manifest, config,
+                     (SELECT count(*) FROM image_blobs WHERE image_blobs.name = images.name AND image_blobs.platform = images.platform),
+                     (SELECT count(boot) FROM image_blobs JOIN blobs ON blobs.digest = image_blobs.digest
+                      WHERE image_blobs.name = images.name AND image_blobs.platform = images.platform)
+                 FROM images WHERE name = ?1 AND platform = ?2",
+            )?
+            .query_row(params![image.name.to_string(), image.platform.to_string()], |row| {
+                let manifest: Descriptor = names::text_column(row, 1, |text| serde_json::from_str(text))?;
+                Ok((row.get(0)?, manifest, bytes32(row, 2)?, row.get::<_, i64>(3)?, row.get::<_, i64>(4)?))
+            })
+            .optional()
+        })?;
+        let Some((created, manifest, config, known, unsure)) = known else { return Ok(None) };
+        let Some(list) = names::Listed::open(&self.inner.layout)? else { return Ok(None) };
+        if (&manifest, &config, known) != (&image.manifest, image.config.as_bytes(), blobs as i64) {
+            return Ok(None);
+        }
+        if unsure > 0 || !list.is_on_disk()? {
+            self.inner.made_something();
+        }
+        Ok(Some(from_millis(created)))
     }
 
     /// All images, by name and platform.

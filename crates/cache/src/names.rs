@@ -4,9 +4,10 @@
 //! with a checksum, then one JSON object an image.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use hash::Digest;
@@ -14,7 +15,9 @@ use image::{Descriptor, Manifest, Platform, Reference};
 use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
 
+use crate::CacheError;
 use crate::database::{from_sql, to_millis, to_sql};
+use crate::error::At;
 use crate::images::DOCUMENT_LIMIT;
 use crate::layout::Layout;
 
@@ -44,6 +47,34 @@ pub(crate) fn write(db: &Transaction<'_>, layout: &Layout) -> rusqlite::Result<(
     let mut fresh = path.clone().into_os_string();
     fresh.push(".new");
     fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).map_err(failed)
+}
+
+/// The list as it is now. Others may replace it meanwhile.
+pub(crate) struct Listed {
+    file: File,
+    path: PathBuf,
+}
+
+impl Listed {
+    /// `None` where no image was ever named.
+    pub(crate) fn open(layout: &Layout) -> Result<Option<Listed>, CacheError> {
+        let path = layout.image_names();
+        match File::open(&path) {
+            Ok(file) => Ok(Some(Listed { file, path })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("open", &path),
+        }
+    }
+
+    /// Notes that what was opened has been written through, and all that the database said then: nobody may write to it any more.
+    pub(crate) fn are_on_disk(&self) -> Result<(), CacheError> {
+        self.file.set_permissions(Permissions::from_mode(0o444)).at("change the mode of", &self.path)
+    }
+
+    /// Whether that was noted.
+    pub(crate) fn is_on_disk(&self) -> Result<bool, CacheError> {
+        Ok(self.file.metadata().at("examine", &self.path)?.permissions().mode() & 0o222 == 0)
+    }
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

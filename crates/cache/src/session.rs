@@ -7,12 +7,12 @@ use std::time::SystemTime;
 use rusqlite::params;
 use rustix::fs::FlockOperation;
 
-use crate::CacheError;
 use crate::database::to_millis;
 use crate::error::At;
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::store::Inner;
+use crate::{CacheError, names};
 
 /// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
 pub(crate) const USED_GRAIN_MILLIS: i64 = 10 * 60 * 1000;
@@ -53,7 +53,7 @@ impl Session {
         self.finished = true;
         note_used(&self.inner)?;
         match self.inner.dirty.swap(false, Ordering::AcqRel) {
-            true => make_durable(&self.inner, i64::MAX),
+            true => write_through(&self.inner, newest(&self.inner, i64::MAX)?),
             false => Ok(()),
         }
     }
@@ -64,7 +64,10 @@ const SETTLED_MILLIS: i64 = 60 * 1000;
 
 /// Writes through what earlier sessions made and left to a later one.
 pub(crate) fn settle(inner: &Inner) -> Result<(), CacheError> {
-    make_durable(inner, to_millis(SystemTime::now()) - SETTLED_MILLIS)
+    match newest(inner, to_millis(SystemTime::now()) - SETTLED_MILLIS)? {
+        (0, 0) => Ok(()),
+        rows => write_through(inner, rows),
+    }
 }
 
 impl Drop for Session {
@@ -108,23 +111,26 @@ fn note_used(inner: &Inner) -> Result<(), CacheError> {
     })
 }
 
-/// Makes rows durable that were made before `before` (milliseconds since 1970). They are so once `syncfs` was called after they
-/// were made: what they name was complete before them.
-fn make_durable(inner: &Inner, before: i64) -> Result<(), CacheError> {
+/// The last layer and the last blob of those that may not be on the disk yet and were made before `before` (milliseconds since 1970); 0 is
+/// none.
+fn newest(inner: &Inner, before: i64) -> Result<(i64, i64), CacheError> {
     let last = |table: &str| {
         format!(
             "SELECT coalesce(max(id), 0) FROM {table} WHERE boot IS NOT NULL AND boot = ?1 AND created < ?2"
         )
     };
-    let (snapshot, blob): (i64, i64) = inner.database.read("find what is new", |db| {
+    inner.database.read("find what is new", |db| {
         Ok((
             db.query_row(&last("snapshots"), params![inner.boot, before], |row| row.get(0))?,
             db.query_row(&last("blobs"), params![inner.boot, before], |row| row.get(0))?,
         ))
-    })?;
-    if (snapshot, blob) == (0, 0) {
-        return Ok(());
-    }
+    })
+}
+
+/// Makes rows durable, up to these. They are so once `syncfs` was called after they were made: what they name was complete before them. The
+/// names of images go with them.
+fn write_through(inner: &Inner, (snapshot, blob): (i64, i64)) -> Result<(), CacheError> {
+    let names = names::Listed::open(&inner.layout)?;
     let root = inner.layout.root();
     let directory = File::open(root).at("open", root)?;
     rustix::fs::syncfs(&directory).at("write through", root)?;
@@ -135,5 +141,6 @@ fn make_durable(inner: &Inner, before: i64) -> Result<(), CacheError> {
         )?;
         db.execute("UPDATE blobs SET boot = NULL WHERE boot = ?1 AND id <= ?2", params![inner.boot, blob])?;
         Ok(())
-    })
+    })?;
+    names.as_ref().map_or(Ok(()), names::Listed::are_on_disk)
 }

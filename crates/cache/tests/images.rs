@@ -4,6 +4,8 @@ mod common;
 
 use std::fs;
 use std::future::Future;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -69,6 +71,60 @@ fn images_resolve_by_exact_name_and_platform() {
     assert!(test.store.remove_image(&"app:1".parse().unwrap()).unwrap());
     assert!(!test.store.remove_image(&"app:1".parse().unwrap()).unwrap());
     assert!(matches!(resolve("app:1", "linux/amd64"), Err(ResolveError::NotFound(_))));
+}
+
+/// What stands in the file that each of an image's blobs is, and of the list of names: another file has another number.
+fn files_of(test: &TestStore, manifest: &Descriptor) -> Vec<u64> {
+    let bytes = |digest: &Digest| fs::read(blob(test, digest)).unwrap();
+    let document: image::Manifest = serde_json::from_slice(&bytes(&manifest.digest)).unwrap();
+    let mut files = vec![blob(test, &manifest.digest), blob(test, &document.config.digest)];
+    files.push(test.dir.path().join("images-v1"));
+    files.iter().map(|path| fs::metadata(path).unwrap().ino()).collect()
+}
+
+fn blob(test: &TestStore, digest: &Digest) -> PathBuf {
+    let hex = digest.hex();
+    test.dir.path().join("blobs/sha256-v1").join(&hex[..2]).join(&hex)
+}
+
+/// Most builds change nothing, and nobody waits for the disk then.
+#[test]
+fn an_image_that_has_its_name_is_not_written_again() {
+    let test = TestStore::new();
+    let list = test.dir.path().join("images-v1");
+    let is_on_disk = || fs::metadata(&list).unwrap().permissions().mode() & 0o222 == 0;
+    let put = |name: &str| put_image(&test, name, "linux/amd64", b"layer").unwrap();
+    let end = || test.store.session().unwrap().finish_durably().unwrap();
+    let manifest = put("app");
+    let before = (files_of(&test, &manifest), test.store.list_images().unwrap());
+    assert!(!is_on_disk());
+    // Also where another process was killed before it could wait.
+    drop(put("app"));
+    assert!(!is_on_disk());
+    end();
+    assert!(is_on_disk());
+    assert_eq!(put("app"), manifest);
+    end();
+    assert_eq!((files_of(&test, &manifest), test.store.list_images().unwrap()), before);
+    // A further name has no new blob, and is waited for all the same.
+    put("other");
+    assert!(!is_on_disk());
+    end();
+    assert!(is_on_disk());
+    // Of what is damaged nothing stays.
+    let path = blob(&test, &manifest.digest);
+    let sound = fs::read(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, vec![b' '; sound.len()]).unwrap();
+    put("app");
+    assert_eq!(fs::read(&path).unwrap(), sound);
+    fs::remove_file(&list).unwrap();
+    put("app");
+    assert!(list.exists());
+    test.database().execute("DELETE FROM image_blobs", []).unwrap();
+    put("app");
+    let count = "SELECT count(*) FROM image_blobs";
+    assert_eq!(test.database().query_row(count, [], |row| row.get::<_, i64>(0)).unwrap(), 3);
 }
 
 #[test]
