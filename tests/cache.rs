@@ -69,6 +69,30 @@ fn the_second_build_executes_mounts_and_reads_nothing() {
     assert_eq!(read, [""; 0], "the second build opens unchanged files");
 }
 
+/// What is named again as it was is there already, on the disk too: nobody waits for it, nor for what other programs have not written yet.
+#[test]
+fn an_image_that_is_there_is_not_waited_for() {
+    e2e::need_root();
+    let home = Home::new();
+    let context = two_stages();
+    let waits = |arguments: &[&str]| {
+        let dir = tempdir();
+        let trace = dir.path().join("trace");
+        let mut build = home.build(&context);
+        build.args(arguments);
+        let mut strace = tool("strace");
+        strace.args(["-f", "-qq", "-e", "trace=syncfs,sync,fsync,fdatasync", "-o"]).arg(&trace);
+        strace.arg(build.get_program()).args(build.get_args()).env("BUILDER_HOME", home.path());
+        run(&mut strace).ok();
+        let text = fs::read_to_string(&trace).expect("the trace");
+        text.lines().filter(|line| line.contains("sync(") || line.contains("syncfs(")).count()
+    };
+    for arguments in [&["-t", "app"][..], &["-t", "further"], &["-q"]] {
+        assert!(waits(arguments) > 0, "a new name is {arguments:?}");
+        assert_eq!(waits(arguments), 0, "the name was there {arguments:?}");
+    }
+}
+
 #[test]
 fn a_changed_file_reruns_exactly_its_dependents() {
     let home = Home::new();
