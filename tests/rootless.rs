@@ -112,20 +112,78 @@ fn with_one_id_owners_that_steps_give() {
     assert_eq!(theirs.digest, roots.digest);
 }
 
-/// Those of what is no file or directory are not, which is said.
+/// Owners of what takes no attributes of users.
+const LINKS: &str = "\
+FROM busybox AS make
+RUN mkdir /d /many && cd /d && ln -s f link && chown -h 5:6 link && mkfifo pipe && chown 7:8 pipe && ln link name \
+ && for i in $(seq 3000); do ln -s $i /many/$i; done && chown -R -h 9:10 /many \
+ && ln -s x a && chown -h 11:12 a && mv a moved && ln -s y new && chown -h 3:3 new && rm new && ln -s y new \
+ && stat -c '%n %u:%g' link pipe name moved new /many/3000
+RUN cd /d && stat -c '%n %u:%g' link pipe name moved new /many/3000 && ls -ln link | awk '{print $3, $4}'
+RUN cd /d && mv moved again && mv pipe tube && rm /many/1 && ln -s 1 /many/1 && touch -h /many/2 && chown -h :11 /many/3 \
+ && rm -r /many/4 && mkdir /many/4 && cp -a /d /copied && cp -a /many/5 /copied/five && stat -c '%n %u:%g' /copied/link /copied/tube /copied/five
+FROM busybox
+COPY --from=make /d /d
+COPY --from=make /many /many
+COPY --from=make /copied /copied
+COPY --from=make --chown=50:60 /copied /chowned
+RUN cd /copied && stat -c '%n %u:%g' again five /d/link /d/tube /many/3 /chowned/five && mv five 5 && rm again && ln -s x again
+";
+
+/// What later steps, copies and the image have is what root makes, also where steps work in full copies.
 #[test]
 fn with_one_id_owners_of_links() {
-    let user = User::with_one_id();
-    let context = Context::new(
-        "FROM busybox\nRUN mkdir /d && ln -s f /d/link && chown -h 7:8 /d/link && mkfifo /d/pipe && chown 7:8 /d/pipe\n",
-    );
-    let dropped = "owners of symbolic links, pipes and sockets, and on file systems without attributes, are not recorded";
-    drop(run(user.build(&context).arg("--progress=plain")).ok().says(dropped));
-    let (theirs, roots) = (user.image(&context), image_by_root(&context));
-    let owner = |image: &Image, path: &str| (image.tree().at(path).uid, image.tree().at(path).gid);
-    for path in ["d/link", "d/pipe"] {
-        assert_eq!((owner(&theirs, path), owner(&roots, path)), ((0, 0), (7, 8)), "{path}");
+    let context = Context::new(LINKS);
+    let (digest, roots) = {
+        let image = image_by_root(&context);
+        (image.digest.clone(), image.tree())
+    };
+    for disabled in ["", "overlay"] {
+        let user = User::with_one_id();
+        let built = run(user.build(&context).arg("--progress=rawjson").env("BUILDER_DISABLE", disabled)).ok();
+        assert!(!built.stderr.contains("not recorded"), "{built}");
+        let steps = built.steps();
+        let first = "link 5:6\npipe 7:8\nname 5:6\nmoved 11:12\nnew 0:0\n/many/3000 9:10\n";
+        assert_eq!(steps.named("RUN mkdir").log, first, "in the step itself");
+        assert_eq!(steps.named("RUN cd /d && stat").log, format!("{first}5 6\n"), "in a later step");
+        let copies = "/copied/link 5:6\n/copied/tube 7:8\n/copied/five 9:10\n";
+        assert_eq!(steps.named("RUN cd /d && mv").log, copies, "of copies that a step makes");
+        let last = "again 11:12\nfive 9:10\n/d/link 5:6\n/d/tube 7:8\n/many/3 9:11\n/chowned/five 50:60\n";
+        assert_eq!(steps.named("RUN cd /copied").log, last, "of copies that COPY makes");
+        let layout = user.at("out/layout");
+        let mut again = user.build(&context);
+        again.args(["--progress=rawjson", "-o", &format!("type=oci,tar=false,dest={}", layout.display())]);
+        again.env("SOURCE_DATE_EPOCH", "1600000000").env("BUILDER_DISABLE", disabled);
+        run(&mut again).ok().steps().all_cached();
+        let theirs = Image::open(layout, None);
+        let tree = theirs.tree();
+        tree.same(&roots, &format!("built with one id, and by root {disabled}"));
+        assert_eq!(theirs.digest, digest, "{disabled}");
+        let of = |path: &str| (tree.at(path).uid, tree.at(path).gid);
+        let owners = [
+            "d/link",
+            "d/name",
+            "d/tube",
+            "d/again",
+            "d/new",
+            "many/1",
+            "many/2",
+            "copied/5",
+            "copied/again",
+        ]
+        .map(of);
+        let (given, none) = ((9, 10), (0, 0));
+        assert_eq!(owners, [(5, 6), (5, 6), (7, 8), (11, 12), none, none, given, given, none]);
     }
+}
+
+/// Those of devices are the machine's, which is said.
+#[test]
+fn with_one_id_owners_of_devices() {
+    let user = User::with_one_id();
+    let context = Context::new("FROM busybox\nRUN chown 7:8 /dev/null\n");
+    let dropped = "owners of devices, and of files on file systems without attributes, are not recorded";
+    drop(run(user.build(&context).arg("--progress=plain")).ok().says(dropped));
 }
 
 /// A limit that this user cannot set fails the build, and says why; nothing runs without it.

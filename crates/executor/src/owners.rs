@@ -3,6 +3,9 @@
 //! In a user namespace with one id nothing can be given to another owner. There the kernel hands the calls of a step over
 //! to the keeper (seccomp_unotify(2)), which writes the owner into an attribute of the file, from where it gets into the
 //! layer, and lets the call succeed. Calls that look at a file show what is recorded.
+//!
+//! Symbolic links, pipes and sockets take no attributes of users. They take file capabilities, of which the kernel makes something only
+//! when a file is executed: the numbers of the owner stand there. An attribute goes where its file goes, whatever the step does.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,8 +19,13 @@ use crate::fault::{Context, Fault};
 use crate::mount::{FileSystem, INERT};
 use crate::sys::{self, Call, Instruction};
 
-/// The attribute: `uid:gid` in decimal. None stands for `0:0`.
+/// The attribute of files and directories: `uid:gid` in decimal. None stands for `0:0`.
 const OWNER: &str = "user.builder.owner";
+/// That of symbolic links, pipes and sockets: `struct vfs_cap_data` of linux/capability.h, little-endian. Of its five numbers the first
+/// is the revision, then come user and group, and these two.
+const CAPABILITY: &str = "security.capability";
+const REVISION_2: u32 = 0x0200_0000;
+const MARK: [u32; 2] = [u32::from_le_bytes(*b"bown"), 0];
 /// Keeps an id as it is.
 const SAME: u32 = u32::MAX;
 /// The longest path that the kernel takes, with its final zero.
@@ -115,7 +123,7 @@ impl Recorder {
                     let answer = self.decide(calls, &call);
                     if matches!(answer, Err(Errno::OPNOTSUPP)) {
                         lost = Some(
-                            "owners of symbolic links, pipes and sockets, and on file systems without attributes, are not recorded",
+                            "owners of devices, and of files on file systems without attributes, are not recorded",
                         );
                     }
                     let errno = match answer {
@@ -206,7 +214,10 @@ impl Recorder {
 
     /// The owner that is recorded for a file.
     fn recorded(&self, file: &OwnedFd) -> Result<Option<(u32, u32)>, Errno> {
-        self.among_processes(|| recorded_at(&format!("self/fd/{}", file.as_raw_fd())))
+        let Some(place) = Place::of(&rustix::fs::statat(file, "", AtFlags::EMPTY_PATH)?) else {
+            return Ok(None);
+        };
+        self.among_processes(|| place.read(&format!("self/fd/{}", file.as_raw_fd())))
     }
 
     /// Does something with the directory of processes as working directory: some calls take no descriptor, and none of
@@ -292,16 +303,15 @@ impl Recorder {
         let stat = rustix::fs::statat(file, "", AtFlags::EMPTY_PATH)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let path = format!("self/fd/{}", file.as_raw_fd());
+        let Some(place) = Place::of(&stat) else {
+            return if (uid, gid) == (0, 0) { Ok(()) } else { Err(Errno::OPNOTSUPP) };
+        };
         self.among_processes(|| {
-            if !matches!(kind, FileType::RegularFile | FileType::Directory) {
-                return if (uid, gid) == (0, 0) { Ok(()) } else { Err(Errno::OPNOTSUPP) };
-            }
-            let before = recorded_at(&path)?.unwrap_or((0, 0));
+            let before = place.read(&path)?.unwrap_or((0, 0));
             let chosen = |new, old| if new == SAME { old } else { new };
             let owner = (chosen(uid, before.0), chosen(gid, before.1));
             if owner != before {
-                let text = format!("{}:{}", owner.0, owner.1);
-                rustix::fs::setxattr(path.as_str(), OWNER, text.as_bytes(), XattrFlags::empty())?;
+                place.write(&path, owner)?;
             }
             let changed = (uid, gid) != (SAME, SAME);
             let mode = stat.st_mode & 0o7777;
@@ -314,13 +324,68 @@ impl Recorder {
     }
 }
 
-/// The owner that is recorded for the file at a path.
-fn recorded_at(path: &str) -> Result<Option<(u32, u32)>, Errno> {
-    let mut value = [0; 32];
-    match rustix::fs::getxattr(path, OWNER, &mut value) {
-        Ok(length) => Ok(decode(&value[..length])),
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
-        Err(error) => Err(error),
+/// Where a file carries its owner.
+#[derive(Clone, Copy)]
+enum Place {
+    Owner,
+    Capability,
+}
+
+impl Place {
+    /// `None` for devices: what a step has of them is the machine's.
+    fn of(stat: &rustix::fs::Stat) -> Option<Self> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => Some(Self::Owner),
+            FileType::Symlink | FileType::Fifo | FileType::Socket => Some(Self::Capability),
+            _ => None,
+        }
+    }
+
+    /// The owner that is recorded for the file at a path.
+    fn read(self, path: &str) -> Result<Option<(u32, u32)>, Errno> {
+        let mut value = [0; 32];
+        let name = match self {
+            Self::Owner => OWNER,
+            Self::Capability => CAPABILITY,
+        };
+        match rustix::fs::getxattr(path, name, &mut value) {
+            Ok(length) => Ok(self.decode(&value[..length])),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn decode(self, value: &[u8]) -> Option<(u32, u32)> {
+        match self {
+            Self::Owner => {
+                let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
+                Some((uid.parse().ok()?, gid.parse().ok()?))
+            }
+            Self::Capability => {
+                let (numbers, _) = value.as_chunks::<4>();
+                match numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect::<Vec<_>>()[..] {
+                    [_, uid, gid, mark, end, ..] if [mark, end] == MARK => Some((uid, gid)),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    fn write(self, path: &str, (uid, gid): (u32, u32)) -> Result<(), Errno> {
+        match self {
+            Self::Owner => {
+                let text = format!("{uid}:{gid}");
+                rustix::fs::setxattr(path, OWNER, text.as_bytes(), XattrFlags::empty())
+            }
+            Self::Capability => {
+                let numbers = [REVISION_2, uid, gid, MARK[0], MARK[1]].map(u32::to_le_bytes);
+                match rustix::fs::setxattr(path, CAPABILITY, numbers.as_flattened(), XattrFlags::empty()) {
+                    // A security module may have something against it.
+                    Err(Errno::PERM | Errno::ACCESS) => Err(Errno::OPNOTSUPP),
+                    other => other,
+                }
+            }
+        }
     }
 }
 
@@ -328,9 +393,4 @@ fn recorded_at(path: &str) -> Result<Option<(u32, u32)>, Errno> {
 fn enter(root: &OwnedFd) -> Result<(), Errno> {
     rustix::process::fchdir(root)?;
     rustix::process::chroot(".")
-}
-
-fn decode(text: &[u8]) -> Option<(u32, u32)> {
-    let (uid, gid) = std::str::from_utf8(text).ok()?.split_once(':')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
 }

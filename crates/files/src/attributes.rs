@@ -48,10 +48,10 @@ pub enum Owners {
     Real,
     /// The same in a user namespace, which makes no devices: these are recorded, as empty files with an extended attribute.
     Mapped,
-    /// In a user namespace with a single id, where no other owner can be set: recorded in extended attributes of files and
-    /// directories, and in one file beside the tree for what cannot carry them. What has no record is owned by 0:0.
+    /// In a user namespace with a single id, where no other owner can be set: recorded in extended attributes, and in one file beside
+    /// the tree for what cannot carry them. What has no record is owned by 0:0.
     Recorded {
-        /// The file for symbolic links and pipes; it need not exist.
+        /// The file for symbolic links and pipes on a file system that refuses the attributes of theirs; it need not exist.
         sidecar: PathBuf,
     },
 }

@@ -1,8 +1,11 @@
 //! Owners and device numbers that the file system cannot hold, kept beside what they belong to.
 //!
 //! In a user namespace no device can be made: one is an empty file that carries `user.builder.device` = `c:1:3`. With a single id
-//! nothing can be given to another owner either: a file or directory then carries `user.builder.owner` = `uid:gid`; symbolic links and
-//! pipes, which take no such attribute, stand in a [`Sidecar`].
+//! nothing can be given to another owner either: a file or directory then carries `user.builder.owner` = `uid:gid`. Symbolic links and
+//! pipes take no such attribute. They take file capabilities, which mean nothing for what is never executed, and which root of a user
+//! namespace may set: their owner stands in the fields of `security.capability`, marked as ours. So it goes where the file goes, through
+//! renames, further names and overlay's copying up, also in a step, and goes with it; nothing has to be kept of paths or numbers of
+//! inodes. Where the file system or a security module refuses that, they stand in a [`Sidecar`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::{Kind, Metadata};
+use crate::{Kind, Metadata, xattrs};
 
 /// The prefix of all attributes that are our own books and no part of a file.
 pub(crate) const PREFIX: &str = "user.builder.";
@@ -45,7 +48,28 @@ fn decode_device(text: &[u8]) -> Option<(Kind, (u32, u32))> {
     fields.next().is_none().then_some((kind, device))
 }
 
-/// Replaces what the file system says by what is recorded. `read` fetches one attribute of a file or directory.
+/// The owner in the form of `struct vfs_cap_data` of revision 2 (linux/capability.h), little-endian: the magic number, then permitted and
+/// inheritable capabilities, the first 32 of each, which are user and group, and the next, of which the first ones are the mark.
+pub(crate) fn encode_capability((uid, gid): Owner) -> [u8; 20] {
+    let mut value = [0; 20];
+    value[..4].copy_from_slice(&REVISION_2);
+    value[4..8].copy_from_slice(&uid.to_le_bytes());
+    value[8..12].copy_from_slice(&gid.to_le_bytes());
+    value[12..16].copy_from_slice(MARK);
+    value
+}
+
+/// `None` for capabilities. Outside of the namespace there is a further field, in revision 3.
+pub(crate) fn decode_capability(value: &[u8]) -> Option<Owner> {
+    let number = |at: usize| Some(u32::from_le_bytes(*value.get(at..)?.first_chunk()?));
+    let is_ours = value.get(12..16) == Some(MARK) && value.get(16..20) == Some(&[0; 4]);
+    if is_ours { Some((number(4)?, number(8)?)) } else { None }
+}
+
+const REVISION_2: [u8; 4] = 0x0200_0000_u32.to_le_bytes();
+const MARK: &[u8; 4] = b"bown";
+
+/// Replaces what the file system says by what is recorded. `read` fetches one attribute.
 pub(crate) fn apply(
     metadata: &mut Metadata,
     path: &Path,
@@ -57,7 +81,11 @@ pub(crate) fn apply(
             Some(text) => Some(decode_owner(&text).ok_or_else(|| broken(OWNER))?),
             None => None,
         },
-        _ => sidecar.get(path),
+        Kind::Symlink | Kind::Fifo | Kind::Socket => {
+            let carried = read(xattrs::CAPABILITY)?.and_then(|value| decode_capability(&value));
+            carried.or_else(|| sidecar.get(path))
+        }
+        Kind::CharDevice | Kind::BlockDevice => sidecar.get(path),
     };
     (metadata.uid, metadata.gid) = owner.unwrap_or((0, 0));
     apply_device(metadata, read)
@@ -81,7 +109,7 @@ fn broken(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("damaged attribute {name}"))
 }
 
-/// Owners of symbolic links and pipes by path, in one file: a heading, then `uid:gid path` for each, NUL after each.
+/// Owners of symbolic links and pipes that cannot carry them, by path, in one file: a heading, then `uid:gid path` for each, NUL after each.
 #[derive(Debug, Default)]
 pub(crate) struct Sidecar(BTreeMap<Vec<u8>, Owner>);
 
@@ -180,6 +208,22 @@ mod tests {
         for damage in [&b""[..], b"other\0", b"builder-owners-v1", b"builder-owners-v1\0x:1 p\0"] {
             fs::write(&file, damage).unwrap();
             assert!(Sidecar::load(&file).is_err());
+        }
+    }
+
+    #[test]
+    fn capabilities_are_told_from_owners() {
+        let value = encode_capability((7, u32::MAX - 1));
+        assert_eq!(decode_capability(&value), Some((7, u32::MAX - 1)));
+        // As it is read outside of the user namespace.
+        assert_eq!(
+            decode_capability(&[&value[..], &1000_u32.to_le_bytes()].concat()),
+            Some((7, u32::MAX - 1))
+        );
+        let mut all = value;
+        all[12..].fill(0xff);
+        for other in [&all[..], &value[..19], &[]] {
+            assert_eq!(decode_capability(other), None, "{other:?}");
         }
     }
 

@@ -172,6 +172,19 @@ fn nothing_leads_out_of_the_root() {
 
 #[test]
 fn owners_and_devices_can_be_recorded() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    are_recorded(capabilities(None).unwrap().effective.contains(CapabilitySet::SETFCAP));
+    // Where attributes of links are refused; only this thread may not set them.
+    let refused = || {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SETFCAP);
+        set_capabilities(None, sets).unwrap();
+        are_recorded(false);
+    };
+    std::thread::scope(|scope| scope.spawn(refused).join().unwrap());
+}
+
+fn are_recorded(links_carry_it: bool) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("tree");
     fs::create_dir(&root).unwrap();
@@ -220,6 +233,18 @@ fn owners_and_devices_can_be_recorded() {
         let path = Path::new("d").join(name);
         assert_eq!(tree.metadata(&path).unwrap().unwrap(), metadata);
         assert_eq!(tree.xattrs(&path).unwrap(), BTreeMap::new());
+    }
+    let beside = fs::read(dir.path().join("tree.owners")).unwrap();
+    let expected: &[u8] = match links_carry_it {
+        true => b"builder-owners-v1\0",
+        false => b"builder-owners-v1\x005:6 d/l\x005:6 d/p\0",
+    };
+    assert_eq!(beside, expected);
+    if links_carry_it {
+        // The same file by another name, whoever gave it that.
+        fs::hard_link(root.join("d/p"), root.join("d/further")).unwrap();
+        fs::rename(root.join("d/l"), root.join("d/moved")).unwrap();
+        assert_eq!([owner("d/further"), owner("d/moved")], [(5, 6), (5, 6)]);
     }
     let device = tree.metadata(Path::new("d/c")).unwrap().unwrap();
     assert_eq!((device.kind, device.device, device.mode), (Kind::CharDevice, (1, 3), 0o640));

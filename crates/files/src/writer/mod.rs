@@ -406,6 +406,19 @@ impl TreeWriter {
         Ok(())
     }
 
+    /// Records the owner of a new link or pipe, which `path` leads to.
+    fn record_special(&self, place: &Place<'_>, path: &[u8], owner: owners::Owner) -> io::Result<()> {
+        if owner == (0, 0) {
+            return Ok(());
+        }
+        let value = owners::encode_capability(owner);
+        match rustix::fs::lsetxattr(path, xattrs::CAPABILITY, &value, XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP | Errno::PERM) => self.sidecar().set(place.path, owner),
+            other => other?,
+        }
+        Ok(())
+    }
+
     /// Attributes of what cannot be opened: links, pipes, devices.
     fn set_special(&self, place: &Place<'_>, attributes: &Attributes) -> Result<(), Error> {
         let at = &*place.parent;
@@ -416,16 +429,19 @@ impl TreeWriter {
                     rustix::fs::chownat(at, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                         .map_err(|error| unknown_id(error, attributes))?;
                 }
-                Owners::Recorded { .. } => self.sidecar().set(place.path, (attributes.uid, attributes.gid)),
+                Owners::Recorded { .. } => {}
             }
             let stat = rustix::fs::statat(at, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
                 rustix::fs::chmodat(at, place.name, mode(attributes), AtFlags::empty())?;
             }
+            let path = crate::beneath::proc_path(at.as_fd(), place.name);
             for (name, value) in attributes.xattrs.iter().filter(|(name, _)| xattrs::belongs(name)) {
-                let path = crate::beneath::proc_path(at.as_fd(), place.name);
                 rustix::fs::lsetxattr(&path[..], name.as_os_str(), value, XattrFlags::empty())
                     .map_err(|error| with_name(error, name))?;
+            }
+            if matches!(self.options.owners, Owners::Recorded { .. }) {
+                self.record_special(place, &path, (attributes.uid, attributes.gid))?;
             }
             if let Some(time) = attributes.mtime {
                 rustix::fs::utimensat(at, place.name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?;
