@@ -198,6 +198,12 @@ fn are_recorded(links_carry_it: bool) {
     writer.symlink(Path::new("d/replaced"), Path::new("f"), &owned).unwrap();
     writer.file(Path::new("d/replaced"), &mut &b""[..], &Attributes::with_mode(0o600)).unwrap();
     writer.fifo(Path::new("d/p"), &owned).unwrap();
+    // As the owner 5:6 is recorded.
+    let mut claimed = Attributes::with_mode(0o777);
+    claimed
+        .xattrs
+        .insert("security.capability".into(), b"\0\0\0\x02\x05\0\0\0\x06\0\0\0bown\0\0\0\0".to_vec());
+    writer.symlink(Path::new("d/claims"), Path::new("f"), &claimed).unwrap();
     writer.device(Path::new("d/c"), Kind::CharDevice, (1, 3), &owned).unwrap();
     writer.hard_link(Path::new("d/l2"), Path::new("d/l")).unwrap();
     writer.directory(Path::new("back"), &owned).unwrap();
@@ -224,6 +230,7 @@ fn are_recorded(links_carry_it: bool) {
         ("d/l", (5, 6)),
         ("d/replaced", (0, 0)),
         ("d/p", (5, 6)),
+        ("d/claims", (0, 0)),
         ("d/c", (5, 6)),
         ("back", (0, 0)),
     ] {

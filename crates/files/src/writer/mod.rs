@@ -3,7 +3,7 @@ mod parents;
 mod remove;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -436,11 +436,16 @@ impl TreeWriter {
                 rustix::fs::chmodat(at, place.name, mode(attributes), AtFlags::empty())?;
             }
             let path = crate::beneath::proc_path(at.as_fd(), place.name);
-            for (name, value) in attributes.xattrs.iter().filter(|(name, _)| xattrs::belongs(name)) {
+            // An image could say there who owns its link.
+            let is_recorded = matches!(self.options.owners, Owners::Recorded { .. });
+            let belongs = |(name, _): &(&OsString, &Vec<u8>)| {
+                xattrs::belongs(name) && !(is_recorded && *name == xattrs::CAPABILITY)
+            };
+            for (name, value) in attributes.xattrs.iter().filter(belongs) {
                 rustix::fs::lsetxattr(&path[..], name.as_os_str(), value, XattrFlags::empty())
                     .map_err(|error| with_name(error, name))?;
             }
-            if matches!(self.options.owners, Owners::Recorded { .. }) {
+            if is_recorded {
                 self.record_special(place, &path, (attributes.uid, attributes.gid))?;
             }
             if let Some(time) = attributes.mtime {
