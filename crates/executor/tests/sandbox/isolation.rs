@@ -1,5 +1,6 @@
 //! What a process can see and do.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use executor::{Mount, MountKind, Network, ProcessSpec, User};
@@ -28,9 +29,11 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "isolation::binary_is_out_of_reach", needs: Needs::Nothing, run: binary_is_out_of_reach },
     Case { name: "isolation::links_do_not_lead_out", needs: Needs::Nothing, run: links_do_not_lead_out },
     Case { name: "isolation::as_runc", needs: Needs::Root, run: as_runc },
+    Case { name: "isolation::mounts_as_runc", needs: Needs::Root, run: mounts_as_runc },
     Case { name: "isolation::namespaces_as_runc", needs: Needs::Root, run: namespaces_as_runc },
     Case { name: "isolation::users_as_runc", needs: Needs::Root, run: users_as_runc },
     Case { name: "isolation::insecure_as_runc", needs: Needs::Root, run: insecure_as_runc },
+    Case { name: "isolation::keys_of_the_caller", needs: Needs::Nothing, run: keys_of_the_caller },
     Case { name: "isolation::shared_proc", needs: Needs::MaskedProc, run: shared_proc },
 ];
 
@@ -351,6 +354,49 @@ fn seccomp_of_32_bits(fixture: &Fixture) {
 #[cfg(not(target_arch = "x86_64"))]
 fn seccomp_of_32_bits(_: &Fixture) {}
 
+/// A key of the caller's session, which any process of it may read, is none of the step's, also where no profile keeps it from asking. By the
+/// numbers of x86-64: add_key and keyctl (KEYCTL_JOIN_SESSION_KEYRING, KEYCTL_SEARCH, KEYCTL_DESCRIBE).
+#[cfg(target_arch = "x86_64")]
+fn keys_of_the_caller(fixture: &Fixture) {
+    const LOOK: &str =
+        "($type, $name) = ('user', 'executor-test'); $found = syscall(250, 10, -3, $type, $name, 0);
+        print $found < 0 ? $! + 0 : 'found', ' ';";
+    // A session of its own, so that it does not end up in this one's.
+    let begin = format!(
+        "($type, $name, $text) = ('user', 'executor-test', 'secret'); syscall(250, 1, 0) > 0 or die $!;
+         syscall(248, $type, $name, $text, 6, -3) > 0 or die $!; $| = 1; {LOOK} exec @ARGV"
+    );
+    for (security, found) in
+        [(executor::Security::Insecure, "found 126 "), (executor::Security::Default, "found 1 ")]
+    {
+        let mut spec = with_host_libraries(fixture, &["/usr/bin/perl", "-e", LOOK]);
+        spec.security = security;
+        let file = fixture.dir.path().join("spec");
+        std::fs::write(&file, serde_json::to_string(&spec).unwrap()).unwrap();
+        let mut caller = std::process::Command::new("perl");
+        caller.args(["-e", &begin]).arg(std::env::current_exe().unwrap()).arg("run-spec").arg(file);
+        let output = caller.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        // ENOKEY, EPERM.
+        assert_eq!(String::from_utf8_lossy(&output.stdout), found, "{security:?} {errors}");
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn keys_of_the_caller(_: &Fixture) {}
+
+/// The caller of the one above: runs what a file says.
+pub(crate) fn run_spec(file: &str) -> ExitCode {
+    let spec: ProcessSpec = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let recorder = crate::support::Recorder::default();
+    use executor::Executor;
+    let outcome = runtime.block_on(executor::Sandbox::new().run(spec, &recorder)).unwrap();
+    print!("{}", recorder.text(executor::OutputStream::Stdout));
+    eprint!("{}", recorder.text(executor::OutputStream::Stderr));
+    ExitCode::from(u8::try_from(outcome.status.code()).unwrap())
+}
+
 /// Runs inside: says something over a socket and prints the answer.
 pub(crate) fn connect(path: &str) -> ExitCode {
     use std::io::{Read, Write};
@@ -491,6 +537,63 @@ fn as_runc(fixture: &Fixture) {
     assert!(stdout.contains("A=b c=d\n") && stdout.contains("EMPTY=\n"), "{stdout}");
     assert_eq!(stdout, String::from_utf8(runc.stdout).unwrap());
     assert_eq!(stderr, String::from_utf8(runc.stderr).unwrap());
+}
+
+/// Each mount is of the same kind of file system and has the same flags, but for what is named here.
+fn mounts_as_runc(fixture: &Fixture) {
+    let spec = || {
+        let mut spec = fixture.shell("cat /proc/self/mountinfo");
+        spec.network = Network::None;
+        spec
+    };
+    let runc = reference::runc(fixture, spec(), |config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        let proc = mounts.iter_mut().find(|mount| mount["destination"] == "/proc").unwrap();
+        // As Docker asks of it; `runc spec` does not.
+        proc["options"] = serde_json::json!(["nosuid", "noexec", "nodev"]);
+    });
+    let (mut ours, mut theirs) =
+        (mounts_in(&fixture.output_of(spec())), mounts_in(std::str::from_utf8(&runc.stdout).unwrap()));
+    assert!(ours.len() > 10, "{ours:?}");
+    // Here an overlay, there its lower directory.
+    assert_eq!(ours.remove("/").unwrap().flags, theirs.remove("/").unwrap().flags);
+    // Hierarchies of version 1 are not shown.
+    theirs.retain(|path, _| !path.starts_with("/sys/fs/cgroup") || ours.contains_key(path));
+    // Hidden since Docker 28.
+    if !theirs.contains_key("/proc/interrupts") {
+        ours.remove("/proc/interrupts");
+    }
+    for path in executor::Defaults::new().unwrap().masked {
+        let (Some(our), Some(their)) = (ours.get_mut(*path), theirs.get(*path)) else { continue };
+        // What covers a hidden path comes from a file system of our own, on which nothing can be executed.
+        for flag in ["nosuid", "nodev", "noexec"] {
+            if !their.flags.contains(flag) {
+                our.flags.remove(flag);
+            }
+        }
+        // Theirs is a /dev/null whose time of access is kept.
+        if !their.flags.contains("relatime") {
+            our.flags.remove("relatime");
+        }
+    }
+    assert_eq!(ours, theirs);
+}
+
+#[derive(Debug, PartialEq)]
+struct Shown {
+    file_system: String,
+    flags: BTreeSet<String>,
+}
+
+/// What proc_pid_mountinfo(5) says, by mount point; the last one covers those before.
+fn mounts_in(mountinfo: &str) -> BTreeMap<String, Shown> {
+    let lines = mountinfo.lines().map(|line| {
+        let (mount, source) = line.split_once(" - ").unwrap();
+        let fields: Vec<&str> = mount.split(' ').collect();
+        let flags = fields[5].split(',').map(str::to_owned).collect();
+        (fields[4].to_owned(), Shown { file_system: source.split(' ').next().unwrap().to_owned(), flags })
+    });
+    lines.collect()
 }
 
 /// Of each kind of namespace, both have one of their own, or both that of the caller.

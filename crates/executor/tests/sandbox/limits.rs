@@ -199,21 +199,56 @@ fn that_make_no_sense(fixture: &Fixture) {
     }
 }
 
-/// Someone who may not make groups hears of it, by the name of the controller.
+/// Each is enforced, which its group shows, or refused by its name.
 fn that_cannot_be_enforced(fixture: &Fixture) {
-    if fixture.is_root() {
-        return;
-    }
-    let mut spec = fixture.shell("true");
-    spec.limits.memory = Some(64 * MIB);
-    match fixture.run_with(spec, &Recorder::default()) {
-        // Root of a container, or a delegated group.
-        Ok(outcome) => assert_eq!(outcome.status, ExitStatus::Code(0)),
-        Err(Error::Unsupported(text)) => {
-            assert!(text.starts_with("limits cannot be enforced: ") && text.contains("memory"), "{text}");
+    let limited = |limits: &dyn Fn(&mut Limits)| {
+        let mut spec = fixture.shell("echo ready; sleep 1000");
+        limits(&mut spec.limits);
+        spec
+    };
+    let memory = limited(&|limits| limits.memory = Some(64 * MIB));
+    let quota = limited(&|limits| limits.cpu_quota = Some(20_000));
+    let nodes = limited(&|limits| limits.cpuset_mems = Some("0".to_owned()));
+    let pids = limited(&|limits| limits.pids = Some(77));
+    let mut refused = 0;
+    for (spec, controller, files, values) in [
+        (memory, "memory", ["memory.limit_in_bytes", "memory.max"], ["67108864"; 2]),
+        (quota, "cpu", ["cpu.cfs_quota_us", "cpu.max"], ["20000", "20000 100000"]),
+        (nodes, "cpuset", ["cpuset.mems", "cpuset.mems"], ["0"; 2]),
+        (pids, "pids", ["pids.max", "pids.max"], ["77"; 2]),
+    ] {
+        let recorder = Recorder::default();
+        let ended = fixture.runtime.block_on(async {
+            let running = fixture.sandbox.start(&spec).await?;
+            let ready = async {
+                while recorder.time_of("ready").is_none() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let groups: Vec<PathBuf> = own_children().into_iter().flat_map(groups_of).collect();
+                let shows = |group: &PathBuf| {
+                    let text = |file: &str| std::fs::read_to_string(group.join(file)).unwrap_or_default();
+                    let is = |(file, value): (&&str, &&str)| text(file).trim() == *value;
+                    files.iter().zip(&values).any(is) && !text("cgroup.procs").is_empty()
+                };
+                assert!(groups.iter().any(shows), "{controller}: {groups:?}");
+            };
+            tokio::select! {
+                outcome = running.wait(&recorder) => outcome.map(drop),
+                () = ready => Ok(()),
+            }
+        });
+        match ended {
+            Ok(()) => {}
+            Err(Error::Unsupported(text)) => {
+                let why = format!("limits cannot be enforced: cgroup controller {controller}: ");
+                assert!(text.starts_with(&why), "{text}");
+                assert_eq!(recorder.text(OutputStream::Stdout), "", "nothing runs without it");
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
         }
-        Err(other) => panic!("{other}"),
     }
+    assert!(!fixture.is_root() || refused == 0, "this machine's root may limit everything");
 }
 
 /// What a killed guard left is removed by the next one; what a live one holds is not.

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Some("write-self") => return isolation::write_self(),
         Some("run-private") => return network::run_private(&arguments[1]),
         Some("connect") => return isolation::connect(&arguments[1]),
+        Some("run-spec") => return isolation::run_spec(&arguments[1]),
         Some("run-and-wait") => return leaving::run_and_wait(&arguments[1]),
         Some("inherit") => return process::run_inheriting(&arguments[1]),
         _ => {}
