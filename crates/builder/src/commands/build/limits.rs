@@ -254,6 +254,68 @@ mod tests {
         assert!(ulimit("nofile=20:10").is_err());
     }
 
+    /// No two are the same, so that none is taken for another.
+    const FLAGS: [(&str, &str); 7] = [
+        ("memory", "1g"),
+        ("memory-swap", "2g"),
+        ("cpu-shares", "3"),
+        ("cpu-period", "4"),
+        ("cpu-quota", "5"),
+        ("cpuset-cpus", "6"),
+        ("cpuset-mems", "7"),
+    ];
+
+    fn limits() -> Limits {
+        Limits {
+            memory: Some(1 << 30),
+            memory_swap: Some(2 << 30),
+            cpu_shares: Some(3),
+            cpu_period: Some(4),
+            cpu_quota: Some(5),
+            cpuset_cpus: Some("6".to_owned()),
+            cpuset_mems: Some("7".to_owned()),
+            ..Limits::default()
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        limits: LimitArgs,
+    }
+
+    fn resolved(flags: impl IntoIterator<Item = String>) -> worker::RunOptions {
+        use clap::Parser;
+        let typed = std::iter::once("build".to_owned()).chain(flags);
+        Only::try_parse_from(typed).unwrap().limits.resolve().unwrap()
+    }
+
+    #[test]
+    fn each_flag_has_its_place() {
+        let flags = FLAGS.map(|(name, value)| format!("--{name}={value}"));
+        let others = ["--pids-limit=8", "--cgroup-parent=/9", "--shm-size=10", "--ulimit=nofile=11:12"];
+        let options = resolved(flags.into_iter().chain(others.map(str::to_owned)));
+        let wanted = Limits { pids: Some(8), cgroup_parent: Some("/9".into()), ..limits() };
+        assert_eq!((options.limits, options.shm_size), (wanted, Some(10)));
+        assert_eq!(options.ulimits, [ulimit("nofile=11:12").unwrap()]);
+        let options = resolved(["--log-size=13", "--log-speed=14", "--replay"].map(str::to_owned));
+        assert_eq!((options.output.size, options.output.rate, options.replay), (Some(13), Some(14), true));
+        let options = resolved(["--log-size=-1", "--memory-swap=-1", "--pids-limit=-1"].map(str::to_owned));
+        assert_eq!((options.output.size, options.output.rate, options.replay), (None, None, false));
+        assert_eq!(options.limits, Limits { memory_swap: Some(-1), ..Limits::default() });
+        let short = resolved(["-m1g", "-c3"].map(str::to_owned)).limits;
+        assert_eq!((short.memory, short.cpu_shares), (Some(1 << 30), Some(3)));
+    }
+
+    #[test]
+    fn each_resource_is_what_its_flag_is() {
+        let several = FLAGS.map(|(name, value)| format!("{name}={value}")).join(",");
+        assert_eq!(resolved([format!("--resource={several}")]).limits, limits());
+        // What is said last counts, one by one.
+        let both = ["--memory=5g".to_owned(), "--resource=memory=1g".to_owned()];
+        assert_eq!(resolved(both).limits, Limits { memory: Some(1 << 30), ..Limits::default() });
+    }
+
     #[test]
     fn resources() {
         let mut limits = Limits::default();

@@ -69,6 +69,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_flag_has_its_place() {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            limits: LimitArgs,
+        }
+        use clap::Parser;
+        let flags = ["--memory=1g", "--memory-swap=2g", "--cpus=0.03", "--cpuset-cpus=4", "--pids-limit=5"];
+        let others = ["--shm-size=6", "--ulimit=nofile=7:8"];
+        let typed = ["run"].into_iter().chain(flags).chain(others);
+        let limits = Only::try_parse_from(typed).unwrap().limits;
+        let wanted = Limits {
+            memory: Some(1 << 30),
+            memory_swap: Some(2 << 30),
+            cpu_period: Some(PERIOD),
+            cpu_quota: Some(3_000),
+            cpuset_cpus: Some("4".to_owned()),
+            pids: Some(5),
+            ..Limits::default()
+        };
+        assert_eq!((limits.of_all(), limits.shm_size), (wanted, Some(6)));
+        assert_eq!(limits.ulimit, [ulimit("nofile=7:8").unwrap()]);
+    }
+
+    #[test]
     fn processors() {
         assert_eq!([cpus("1.5"), cpus("2"), cpus("0.01")], [Ok(150_000), Ok(200_000), Ok(1_000)]);
         assert!(["0", "-1", "x", "NaN", "inf"].iter().all(|text| cpus(text).is_err()));
