@@ -1,12 +1,15 @@
 //! Where a step's time goes: `cargo run --release -p executor --example stages [COUNT]`.
 //!
-//! Prints the median milliseconds of COUNT steps at 1, 20, 127 and 400 layers, then with each network at one layer: until the
-//! process exists (helper, namespaces, control groups, mounts, clone), until its program says its first word (entering,
-//! exec), until its last (running), and until nothing of it is left (collecting). What the first step with a private
-//! network waits for it stands at the end.
+//! Prints the median milliseconds of COUNT steps in a directory (0 layers), at 1, 20, 127 and 400 layers, then with each network at one
+//! layer: until the process exists (helper, namespaces, control groups, mounts, clone), until its program says its first word
+//! (entering, exec), until its last (running), and until nothing of it is left (collecting). What a directory starts sooner than a
+//! layer is what mounting an overlay takes. The first line is the same program as a bare process, made with fork and exec (of which
+//! the parent sees the end only). What the first step with a private network waits for it stands at the end.
 
 use std::error::Error;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -46,7 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sandbox = Sandbox::new();
     println!("layers  network  start  exec   run    collect  all");
-    let steps = [1, 20, 127, 400].map(|layers| (layers, Network::Host));
+    show("none", "host", bare(&base, count)?);
+    let steps = [0, 1, 20, 127, 400].map(|layers| (layers, Network::Host));
     let mut opening = None;
     for (layers, network) in steps.into_iter().chain([(1, Network::None), (1, Network::Private)]) {
         if network == Network::Private {
@@ -60,8 +64,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 std::fs::create_dir(&layer).map(|()| layer)
             })
             .collect::<Result<Vec<PathBuf>, _>>()?;
-        lower.extend([base.clone(), points.clone()]);
-        let mut stages = [const { Vec::new() }; 5];
+        lower.push(base.clone());
+        if layers > 0 {
+            lower.push(points.clone());
+        }
+        let mut stages = Stages::default();
         for index in 0..count {
             let name = format!("{layers}-{network:?}-{index}");
             let mut spec = spec(&lower, work.path(), &name, identity.needs_userxattr())?;
@@ -79,18 +86,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             else {
                 return Err(format!("{outcome:?}").into());
             };
-            let spans = [started - begin, *first - started, *last - *first, end - *last, end - begin];
-            for (stage, span) in stages.iter_mut().zip(spans) {
-                stage.push(span.as_secs_f64() * 1e3);
-            }
+            note(&mut stages, [begin, started, *first, *last, end]);
         }
-        let medians = stages.map(|mut times| {
-            times.sort_by(f64::total_cmp);
-            times[times.len() / 2]
-        });
-        let [start, exec, run, collect, all] = medians;
-        let network = format!("{network:?}").to_lowercase();
-        println!("{layers:6}  {network:7}  {start:5.2}  {exec:5.2}  {run:5.2}  {collect:7.2}  {all:5.2}");
+        show(&layers.to_string(), &format!("{network:?}").to_lowercase(), stages);
     }
     if let Some((took, kind)) = opening {
         println!("a private network ({kind:?}) was there after {:.2}, once", took.as_secs_f64() * 1e3);
@@ -98,13 +96,59 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Milliseconds of each stage, and of all.
+type Stages = [Vec<f64>; 5];
+
+/// Adds what passed between the begin, the start, the first and the last word, and the end.
+fn note(stages: &mut Stages, [begin, started, first, last, end]: [Instant; 5]) {
+    let spans = [started - begin, first - started, last - first, end - last, end - begin];
+    for (stage, span) in stages.iter_mut().zip(spans) {
+        stage.push(span.as_secs_f64() * 1e3);
+    }
+}
+
+fn show(layers: &str, network: &str, stages: Stages) {
+    let [start, exec, run, collect, all] = stages.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    });
+    println!("{layers:>6}  {network:7}  {start:5.2}  {exec:5.2}  {run:5.2}  {collect:7.2}  {all:5.2}");
+}
+
+/// The program of the steps without a sandbox.
+fn bare(base: &Path, count: usize) -> Result<Stages, Box<dyn Error>> {
+    let mut stages = Stages::default();
+    for _ in 0..count {
+        let begin = Instant::now();
+        let mut command = Command::new(base.join("bin/sh"));
+        let usleep = base.join("bin/usleep");
+        command.args(["-c", SCRIPT]).env_clear().env("USLEEP", usleep).stdout(Stdio::piped());
+        let mut process = command.spawn()?;
+        let started = Instant::now();
+        let mut output = process.stdout.take().ok_or("no output")?;
+        let mut word = [0; 64];
+        let mut heard = || output.read(&mut word).map(|_| Instant::now());
+        let (first, last) = (heard()?, heard()?);
+        if !process.wait()?.success() {
+            return Err("the bare process failed".into());
+        }
+        note(&mut stages, [begin, started, first, last, Instant::now()]);
+    }
+    Ok(stages)
+}
+
+/// The words apart from each other, so that each comes alone.
+const SCRIPT: &str = "echo first; ${USLEEP:-/bin/usleep} 3000; echo last";
+
 fn spec(lower: &[PathBuf], work: &Path, name: &str, userxattr: bool) -> Result<ProcessSpec, Box<dyn Error>> {
     let (upper, scratch) = (work.join(format!("upper{name}")), work.join(format!("work{name}")));
     std::fs::create_dir(&upper)?;
     std::fs::create_dir(&scratch)?;
-    let rootfs = Rootfs::Overlay { lower: lower.to_vec(), upper, work: scratch, userxattr, volatile: true };
-    // Apart from each other, so that each comes alone.
-    let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", "echo first; /bin/usleep 3000; echo last"]);
+    let rootfs = match lower {
+        [directory] => Rootfs::Directory(directory.clone()),
+        _ => Rootfs::Overlay { lower: lower.to_vec(), upper, work: scratch, userxattr, volatile: true },
+    };
+    let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", SCRIPT]);
     spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
     spec.resolv_conf = Some("nameserver 127.0.0.1\n".to_owned());
     Ok(spec)
