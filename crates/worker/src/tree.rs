@@ -62,6 +62,8 @@ impl Tree {
 impl LayerTree {
     /// The tree with one more layer on top.
     pub(crate) fn with(mut self, layer: SnapshotId) -> LayerTree {
+        // As many lists as steps are kept to the end of the build: none with room for more.
+        self.layers.reserve_exact(1);
         self.layers.push(layer);
         self
     }
