@@ -145,7 +145,12 @@ fn watched(mut build: Command, place: &str) -> Vec<Held> {
     samples
 }
 
-/// Fails when later more was held than earlier. What is known of steps, and what the allocator keeps, takes some memory.
+/// Fails when later more was held than earlier. What is known of steps, and what the allocator keeps, takes some memory: 7 to 12 KiB a
+/// step. By heap profiles (heaptrack) of 333 and 1,000 steps in ten stages, some 4 KiB of that live, to the end of the build: 1.6 are pages
+/// that SQLite remembers, up to 2 MiB of them; 0.9 two lists of the layers of its stage so far, in the tree that it made and in its record,
+/// which grow with the stage; 1.2 what the solver knows of it for others that wait and for the record of the build; 0.6 its name, times
+/// and output on the terminal. The rest is holes between those: it is as much with a single arena (`MALLOC_ARENA_MAX`), and a fifth less
+/// where the allocator gives back at once what is free at the end of its heap (`MALLOC_TRIM_THRESHOLD_`).
 #[track_caller]
 fn compare(what: &str, steps: usize, early: Option<Held>, late: Option<Held>) {
     let (early, late) = (early.expect("a look at the first steps"), late.expect("a look at the last ones"));
