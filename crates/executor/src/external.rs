@@ -23,7 +23,7 @@ use crate::keeper::{Given, World};
 use crate::mount::{self, FileSystem, INERT, Refused};
 use crate::outcome::Ended;
 use crate::system::CGROUP2;
-use crate::{Security, cgroup, owners, program, sys, wire};
+use crate::{Security, cgroup, program, sys, wire};
 
 /// A program that makes the process in this one's stead, through the OCI runtime specification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub(crate) fn run(
     given: &Given,
 ) -> Result<Ended, Fault> {
     let name = external.program.display();
-    if task.spec.security == Security::Default && owners::are_recorded() {
+    if task.spec.security == Security::Default && world.records_owners {
         return Err(Fault::Unsupported(format!(
             "the runtime {name} cannot record owners, which takes a single user id: leave out --runtime, or give the \
              user a range in /etc/subuid and /etc/subgid"

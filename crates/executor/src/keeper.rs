@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) terminal: Option<OwnedFd>,
     /// Flags of mounts in which there may be device nodes.
     nodes: MountAttrFlags,
+    /// Whether there is a single id.
+    pub(crate) records_owners: bool,
 }
 
 /// The descriptors that come with a task.
@@ -133,7 +135,7 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
 fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
     // In a privileged step chown may fail: it is to see things as they are.
     let recorder = match task.spec.security {
-        Security::Default if owners::are_recorded() => owners::Recorder::new(),
+        Security::Default if world.records_owners => owners::Recorder::new(),
         _ => None,
     };
     let (calls, hand_over) = match &recorder {
@@ -244,12 +246,13 @@ impl World {
         let own = rustix::io::fcntl_dupfd_cloexec(&root, 3).context(|| "open the root file system")?;
         let mut stubs = Stubs::new(own, upper)?;
         let proc = stubs.system_target(Path::new("/proc"))?;
-        Ok(Self { root, proc, scratch, stubs, terminal: None, nodes })
+        let records_owners = owners::are_recorded();
+        Ok(Self { root, proc, scratch, stubs, terminal: None, nodes, records_owners })
     }
 
     /// Mounts everything in it but `/proc`.
     fn furnish(&mut self, spec: &ProcessSpec, control: &OwnedFd) -> Result<(), Fault> {
-        let Self { scratch, stubs, nodes, .. } = self;
+        let Self { scratch, stubs, nodes, records_owners, .. } = self;
         let insecure = spec.security == Security::Insecure;
         let dev = system::mount_dev(stubs, scratch, spec.shm_size, *nodes)?;
         if insecure {
@@ -264,18 +267,17 @@ impl World {
         for device in &spec.devices {
             add_device(device, stubs, scratch)?;
         }
-        for (path, contents) in [("/etc/hosts", &spec.hosts), ("/etc/resolv.conf", &spec.resolv_conf)] {
+        let apt = Path::new(APT_SETTINGS).parent();
+        let has_apt = || apt.is_some_and(|dir| stubs.find(dir, ResolveFlags::empty()).is_ok());
+        let is_told = *records_owners && has_apt();
+        for (path, contents) in [
+            ("/etc/hosts", spec.hosts.as_deref()),
+            ("/etc/resolv.conf", spec.resolv_conf.as_deref()),
+            (APT_SETTINGS, is_told.then_some("APT::Sandbox::User \"root\";\n")),
+        ] {
             let Some(contents) = contents else { continue };
-            let contents = contents.clone().into_bytes();
-            let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
+            let kind = MountKind::File { contents: contents.into(), mode: 0o644, uid: 0, gid: 0 };
             add(&Mount { target: path.into(), kind, read_only: true }, stubs, scratch, *nodes)?;
-        }
-        let apt = Path::new(APT_SETTINGS);
-        let has_apt = apt.parent().is_some_and(|dir| stubs.find(dir, ResolveFlags::empty()).is_ok());
-        if has_apt && owners::are_recorded() {
-            let contents = b"APT::Sandbox::User \"root\";\n".to_vec();
-            let kind = MountKind::File { contents, mode: 0o644, uid: 0, gid: 0 };
-            add(&Mount { target: apt.into(), kind, read_only: true }, stubs, scratch, *nodes)?;
         }
         for mount in &spec.mounts {
             add(mount, stubs, scratch, *nodes)?;
