@@ -3,29 +3,22 @@
 //! In a user namespace with one id nothing can be given to another owner. There the kernel hands the calls of a step over
 //! to the keeper (seccomp_unotify(2)), which writes the owner into an attribute of the file, from where it gets into the
 //! layer, and lets the call succeed. Calls that look at a file show what is recorded.
-//!
-//! Symbolic links, pipes and sockets take no attributes of users. They take file capabilities, of which the kernel makes something only
-//! when a file is executed: the numbers of the owner stand there. An attribute goes where its file goes, whatever the step does.
+
+mod place;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::fault::{Context, Fault};
 use crate::mount::{FileSystem, INERT};
 use crate::sys::{self, Call, Instruction};
+use place::Place;
 
-/// The attribute of files and directories: `uid:gid` in decimal. None stands for `0:0`.
-const OWNER: &str = "user.builder.owner";
-/// That of symbolic links, pipes and sockets: `struct vfs_cap_data` of linux/capability.h, little-endian. Of its five numbers the first
-/// is the revision, then come user and group, and these two.
-const CAPABILITY: &str = "security.capability";
-const REVISION_2: u32 = 0x0200_0000;
-const MARK: [u32; 2] = [u32::from_le_bytes(*b"bown"), 0];
 /// Keeps an id as it is.
 const SAME: u32 = u32::MAX;
 /// The longest path that the kernel takes, with its final zero.
@@ -272,7 +265,10 @@ impl Recorder {
         flags.set(OFlags::NOFOLLOW, !follow);
         let found = rustix::fs::openat(&start, path.as_slice(), flags, Mode::empty());
         enter(&own)?;
-        found
+        match (found, own_descriptor(&path)) {
+            (Err(Errno::NOENT), Some(number)) if follow => self.of_process(call, &format!("fd/{number}")),
+            (found, _) => found,
+        }
     }
 
     /// A string in the memory of the calling process.
@@ -324,73 +320,20 @@ impl Recorder {
     }
 }
 
-/// Where a file carries its owner.
-#[derive(Clone, Copy)]
-enum Place {
-    Owner,
-    Capability,
-}
-
-impl Place {
-    /// `None` for devices: what a step has of them is the machine's.
-    fn of(stat: &rustix::fs::Stat) -> Option<Self> {
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile | FileType::Directory => Some(Self::Owner),
-            FileType::Symlink | FileType::Fifo | FileType::Socket => Some(Self::Capability),
-            _ => None,
-        }
-    }
-
-    /// The owner that is recorded for the file at a path.
-    fn read(self, path: &str) -> Result<Option<(u32, u32)>, Errno> {
-        let mut value = [0; 32];
-        let name = match self {
-            Self::Owner => OWNER,
-            Self::Capability => CAPABILITY,
-        };
-        match rustix::fs::getxattr(path, name, &mut value) {
-            Ok(length) => Ok(self.decode(&value[..length])),
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn decode(self, value: &[u8]) -> Option<(u32, u32)> {
-        match self {
-            Self::Owner => {
-                let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
-                Some((uid.parse().ok()?, gid.parse().ok()?))
-            }
-            Self::Capability => {
-                let (numbers, _) = value.as_chunks::<4>();
-                match numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect::<Vec<_>>()[..] {
-                    [_, uid, gid, mark, end, ..] if [mark, end] == MARK => Some((uid, gid)),
-                    _ => None,
-                }
-            }
-        }
-    }
-
-    fn write(self, path: &str, (uid, gid): (u32, u32)) -> Result<(), Errno> {
-        match self {
-            Self::Owner => {
-                let text = format!("{uid}:{gid}");
-                rustix::fs::setxattr(path, OWNER, text.as_bytes(), XattrFlags::empty())
-            }
-            Self::Capability => {
-                let numbers = [REVISION_2, uid, gid, MARK[0], MARK[1]].map(u32::to_le_bytes);
-                match rustix::fs::setxattr(path, CAPABILITY, numbers.as_flattened(), XattrFlags::empty()) {
-                    // A security module may have something against it.
-                    Err(Errno::PERM | Errno::ACCESS) => Err(Errno::OPNOTSUPP),
-                    other => other,
-                }
-            }
-        }
-    }
-}
-
 /// Makes a directory the root of this process, and enters it.
 fn enter(root: &OwnedFd) -> Result<(), Errno> {
     rustix::process::fchdir(root)?;
     rustix::process::chroot(".")
+}
+
+/// The number of the descriptor that a path means to whoever says it. In the step's `/proc` there is no `self` for this process, which is
+/// of another pid namespace.
+fn own_descriptor(path: &[u8]) -> Option<u32> {
+    let number = match path {
+        b"/dev/stdin" => b"0",
+        b"/dev/stdout" => b"1",
+        b"/dev/stderr" => b"2",
+        _ => path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?,
+    };
+    std::str::from_utf8(number).ok()?.parse().ok()
 }

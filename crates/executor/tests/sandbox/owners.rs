@@ -147,11 +147,13 @@ fn that_cannot_be_recorded(fixture: &Fixture) {
     if !is_single(fixture) {
         return;
     }
-    let script = "chown 5:6 /dev/null && chown 0:0 /dev/zero && echo well";
+    let script = "chown 5:6 /dev/null && chown 0:0 /dev/zero && chown 5 /dev/stdout && chown 5:5 /proc/self/fd/2 && chown 6 /dev/fd/1 && echo well
+        chown 5 /dev/fd/77 || chown 5 /proc/self/fd/x || chown 5 /proc/self/cwd/missing || echo none";
     let recorder = Recorder::default();
     let outcome = fixture.run_with(fixture.shell(script), &recorder).unwrap();
-    assert_eq!(recorder.text(OutputStream::Stderr), "");
-    assert_eq!(recorder.text(OutputStream::Stdout), "well\n");
+    assert_eq!(recorder.text(OutputStream::Stdout), "well\nnone\n");
+    let errors = recorder.text(OutputStream::Stderr);
+    assert_eq!(errors.lines().count(), 3, "{errors}");
     assert!(outcome.notes.len() == 1 && outcome.notes[0].contains("owners of devices"), "{outcome:?}");
 }
 
