@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::{
-    Context, Docker, Done, Home, Image, Registry, Running, base, eventually, json, need_root, run, tempdir,
-    tool,
+    Context, Docker, Done, Home, Image, Registry, Reply, Running, Server, base, eventually, json, need_root,
+    run, tempdir, tool,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -323,6 +323,10 @@ fn several_outputs_of_one_build() {
     let config = registry.manifest("app:1")["config"]["digest"].clone();
     assert_eq!(fs::read_to_string(&iid).expect("the iidfile"), config.as_str().expect("a digest"));
     assert_eq!(json(&metadata)["containerimage.config.digest"], config);
+    // As upstream: the last image counts, whatever was put into the store.
+    let zstd = run(tool("tar").arg("-xOf").arg(at("zstd.tar")).arg("index.json")).ok().stdout;
+    let zstd: Value = serde_json::from_str(&zstd).expect("an index");
+    assert_eq!(json(&metadata)["containerimage.digest"], zstd["manifests"][0]["digest"]);
     run(home.build(&context).args(["-o", "-", "-o", "type=oci,dest=-"])).code_is(2).says("standard output");
     // What was not in the tree goes.
     fs::write(at("files/stale"), "").expect("write");
@@ -334,6 +338,73 @@ fn several_outputs_of_one_build() {
     let done = run(home.build(&context).args(["--progress=plain", "-o", &output])).code_is(2);
     assert!(done.says("not an OCI layout").stderr.lines().count() < 3);
     assert!(base("busybox").is_dir());
+}
+
+/// What upstream writes: the digest of the config, wherever the image goes; of an index, which has none, its own.
+#[test]
+fn ids_of_images_that_go_to_a_registry() {
+    let (home, context) = (Home::new(), Context::new("FROM scratch\nCOPY Dockerfile /\n"));
+    let (registry, dir) = (Registry::start(None), tempdir());
+    let (iid, metadata) = (dir.path().join("iid"), dir.path().join("metadata.json"));
+    let pushed = |tag: &str, arguments: &[&str]| {
+        let name = format!("{}/app:{tag}", registry.address);
+        let mut build = home.build(&context);
+        build.args(["-o", &format!("type=registry,name={name}"), "-q"]).args(arguments);
+        let done = run(build.arg("--iidfile").arg(&iid).arg("--metadata-file").arg(&metadata)).ok();
+        let id = fs::read_to_string(&iid).expect("the iidfile");
+        assert_eq!(done.stdout.trim(), id);
+        (registry.manifest(&format!("app:{tag}")), id)
+    };
+    let (manifest, id) = pushed("one", &[]);
+    assert_eq!(manifest["config"]["digest"], id);
+    assert_eq!(json(&metadata)["containerimage.config.digest"], id);
+    assert_ne!(json(&metadata)["containerimage.digest"], id);
+    let (index, id) = pushed("two", &["--platform=linux/amd64,linux/arm64"]);
+    assert_eq!(index["manifests"].as_array().map(Vec::len), Some(2));
+    assert_eq!(json(&metadata)["containerimage.digest"], id);
+    assert!(json(&metadata)["containerimage.config.digest"].is_null());
+    // A build that fails leaves no id of an earlier one, and takes nothing away that is no file.
+    context.write("Dockerfile", "FROM scratch\nCOPY missing /\n");
+    run(home.build(&context).arg("--iidfile").arg(&iid)).code_is(1);
+    assert!(!iid.exists());
+    fs::write(&iid, "old").expect("write");
+    context.write("Dockerfile", "FORM scratch\n");
+    run(home.build(&context).arg("--iidfile").arg(&iid)).code_is(1);
+    assert!(!iid.exists());
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&iid, &link).expect("make a link");
+    run(home.build(&context).arg("--iidfile").arg(&link)).code_is(1);
+    assert!(link.is_symlink());
+}
+
+/// Docker on containerd's store, of which there is none here: what it says of itself, and what buildx then takes for the id.
+#[test]
+fn ids_of_images_in_containerds_store() {
+    let daemon = Server::start(|request| match request.target.split('?').next() {
+        Some(path) if path.ends_with("/info") => Reply::new(
+            200,
+            r#"{"Driver":"overlayfs","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#,
+        ),
+        Some(path) if path.ends_with("/images/load") => {
+            Reply::new(200, r#"{"stream":"Loaded image: app:1"}"#)
+        }
+        _ => Reply::new(404, r#"{"message":"No such image"}"#),
+    });
+    let (home, dir) = (Home::new(), tempdir());
+    let (iid, metadata) = (dir.path().join("iid"), dir.path().join("metadata.json"));
+    let context = Context::new("FROM scratch\nCOPY Dockerfile /\n");
+    let mut build = home.build(&context);
+    build.args(["-t", "app:1", "--load"]).env("DOCKER_HOST", format!("tcp://{}", daemon.host()));
+    run(build.arg("--iidfile").arg(&iid).arg("--metadata-file").arg(&metadata)).ok();
+    let sent = daemon.take().into_iter().find(|request| request.target.contains("/images/load"));
+    let archive = dir.path().join("sent.tar");
+    fs::write(&archive, sent.expect("an archive was sent").body).expect("write");
+    let index = run(tool("tar").arg("-xOf").arg(&archive).arg("index.json")).ok().stdout;
+    let index: Value = serde_json::from_str(&index).expect("an index");
+    let id = fs::read_to_string(&iid).expect("the iidfile");
+    assert_eq!(index["manifests"][0]["digest"], id, "such a daemon knows images by their manifests");
+    assert_eq!(json(&metadata)["containerimage.digest"], id);
+    assert!(json(&metadata)["containerimage.config.digest"].is_null());
 }
 
 /// Who is interrupted leaves no part of an archive.

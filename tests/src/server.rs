@@ -173,7 +173,26 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
     let mut request = Request { method, target, headers, body: Vec::new() };
-    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    reader.take(length).read_to_end(&mut request.body)?;
+    if request.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        request.body = chunks(reader)?;
+    } else {
+        let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        reader.take(length).read_to_end(&mut request.body)?;
+    }
     Ok(Some(request))
+}
+
+/// RFC 9112, section 7.1, without extensions and trailers.
+fn chunks(reader: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let size = u64::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
+        reader.by_ref().take(size).read_to_end(&mut body)?;
+        reader.read_line(&mut line)?;
+        if size == 0 {
+            return Ok(body);
+        }
+    }
 }

@@ -58,6 +58,13 @@ pub async fn layers_there(endpoint: &Endpoint, names: &[String], diff_ids: &[Str
     most
 }
 
+/// Whether a daemon knows an image by the digest of its manifest and not of its config: Docker on containerd's store does. `false` where that
+/// cannot be found out.
+pub async fn knows_manifests(endpoint: &Endpoint) -> bool {
+    let Ok(asked) = Asked::new(endpoint) else { return false };
+    asked.get::<Info>("info").await.is_some_and(|info| info.is_on_containerd())
+}
+
 /// What a daemon says of itself.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -70,8 +77,15 @@ struct Info {
 impl Info {
     /// Whether its layers are kept by what they unpack to, and not as the blobs that come.
     fn keeps_layers(&self) -> bool {
-        let containerd = |(key, _): &(String, String)| key == "driver-type";
-        !self.driver.is_empty() && !self.driver_status.iter().flatten().any(containerd)
+        let other = |(key, _): &(String, String)| key == "driver-type";
+        !self.driver.is_empty() && !self.driver_status.iter().flatten().any(other)
+    }
+
+    /// Whether its images are in containerd's store, as buildx finds that out (`util/dockerutil/client.go`).
+    fn is_on_containerd(&self) -> bool {
+        let is_so =
+            |(key, value): &(String, String)| key == "driver-type" && value == "io.containerd.snapshotter.v1";
+        self.driver_status.iter().flatten().any(is_so)
     }
 }
 
@@ -151,5 +165,16 @@ mod tests {
             r#"{"Driver":"overlayfs","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#
         ));
         assert!(!keeps(r#"{"Driver":""}"#) && !keeps("{}"));
+    }
+
+    #[test]
+    fn what_images_are_known_by() {
+        let by_manifest =
+            |text: &str| serde_json::from_str::<Info>(text).is_ok_and(|info| info.is_on_containerd());
+        assert!(by_manifest(
+            r#"{"Driver":"overlayfs","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#
+        ));
+        assert!(!by_manifest(r#"{"Driver":"overlay2","DriverStatus":[["Backing Filesystem","extfs"]]}"#));
+        assert!(!by_manifest("{}"));
     }
 }

@@ -10,7 +10,7 @@ mod images;
 mod load;
 
 pub use endpoint::{Endpoint, Surroundings};
-pub use images::{has_image, layers_there, tag};
+pub use images::{has_image, knows_manifests, layers_there, tag};
 pub use load::load;
 
 /// Images cannot be handed over.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use daemon::{Endpoint, has_image, layers_there, load, tag};
+use daemon::{Endpoint, has_image, knows_manifests, layers_there, load, tag};
 use serde_json::{Value, json};
 use transport::Url;
 
@@ -153,6 +153,8 @@ async fn a_mad_daemon_for_a_while() {
             assert_eq!(found, if containerd { 0 } else { most });
         }
         left_out += found;
+        let known = tokio::time::timeout(within, knows_manifests(&endpoint)).await.expect("without end");
+        assert!(!is_sane || known == containerd);
         let id = wanted[0].as_str();
         let _ = tokio::time::timeout(within, has_image(&endpoint, id)).await.expect("a question without end");
         let named = tag(&endpoint, id, "app", "1");

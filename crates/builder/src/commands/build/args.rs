@@ -181,7 +181,7 @@ pub(crate) struct Args {
           hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(super) quiet: bool,
 
-    /// File that receives the image's id (the digest of its config)
+    /// File that receives the image's id: the digest of its config, of several platforms that of the index
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
 

@@ -1,8 +1,5 @@
 //! From solved targets to what the user asked for: image store, registries, archives, directories, files with ids.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cache::Store;
@@ -14,11 +11,11 @@ use files::FileTree;
 use frontend::Target;
 use hash::Digest;
 use image::{Compression, Descriptor, Image, MediaTypes, Reference};
-use serde_json::json;
 use trace::{Subject, Timed, Trace, Work};
 use worker::{LayerTree, LocalWorker};
 
 use super::carried::CarriedStep;
+use super::metadata;
 use super::output::{Dest, ImageForm, Output, PushForm, TreeForm};
 use super::packing::Packing;
 use super::request::{Delivery, Kept};
@@ -48,12 +45,20 @@ pub(super) struct Built<'a> {
 }
 
 /// An image that was delivered.
-struct Delivered {
+pub(super) struct Delivered {
     /// What its names point to.
-    top: Descriptor,
-    /// Of an image of a single platform.
-    config: Option<Digest>,
-    names: Vec<Reference>,
+    pub(super) top: Descriptor,
+    /// Of an image of a single platform, where it is known by that.
+    pub(super) config: Option<Digest>,
+    pub(super) names: Vec<Reference>,
+}
+
+/// What the image is known by.
+pub(super) struct Ids {
+    /// In the image store.
+    pub(super) here: Digest,
+    /// Where the last output put it: what upstream tells of several.
+    pub(super) told: Digest,
 }
 
 impl Delivered {
@@ -65,14 +70,15 @@ impl Delivered {
         Delivered { top: prepared.top.clone(), config, names: names.to_vec() }
     }
 
-    /// What Docker calls the image's id: the digest of the config, of several platforms that of the index.
+    /// What Docker calls the image's id: the digest of the config, of several platforms that of the index, and on containerd's store that
+    /// of the manifest.
     fn id(&self) -> Digest {
         self.config.unwrap_or(self.top.digest)
     }
 }
 
-/// Delivers a result; returns the image's id when an image was made. Without anybody who wants one, nothing is packed.
-pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Digest>, Failure> {
+/// Delivers a result; returns the image's ids when an image was made. Without anybody who wants one, nothing is packed.
+pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Ids>, Failure> {
     let delivery = built.delivery;
     let mut delivering = Delivering { built, packed: Vec::new() };
     let mut images = Vec::new();
@@ -82,13 +88,15 @@ pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Digest>, Failure
     for output in &delivery.outputs {
         images.extend(delivering.export(output).await?);
     }
-    if let (Some(path), Some(first)) = (&delivery.iidfile, images.first()) {
-        write_file(path, first.id().to_string().as_bytes())?;
+    let ids = images.first().zip(images.last());
+    let ids = ids.map(|(first, last)| Ids { here: first.id(), told: last.id() });
+    if let (Some(path), Some(ids)) = (&delivery.iidfile, &ids) {
+        metadata::write_file(path, ids.told.to_string().as_bytes())?;
     }
     if let Some(path) = &delivery.metadata_file {
-        write_file(path, metadata(&images, built.build).as_bytes())?;
+        metadata::write_file(path, metadata::text(&images, built.build).as_bytes())?;
     }
-    Ok(images.first().map(Delivered::id))
+    Ok(ids)
 }
 
 /// A delivery on its way.
@@ -335,7 +343,10 @@ impl Delivering<'_> {
             return Err(ExportError::SeveralPlatforms(prepared.manifests.len()).into());
         }
         let _timed = self.built.exporting(task, "send it to the daemon");
-        let delivered = Delivered::of(&prepared, names);
+        let mut delivered = Delivered::of(&prepared, names);
+        if remotes::knows_manifests(&endpoint).await {
+            delivered.config = None;
+        }
         if !remotes::named_there(&endpoint, &delivered.id().to_string(), names).await? {
             remotes::load(&endpoint, self.built.store, prepared, names.to_vec(), task).await?;
         }
@@ -381,38 +392,4 @@ fn ended<T>(task: Task, result: Result<T, Failure>) -> Result<T, Failure> {
         Err(failure) => task.failed(failure.message()),
     }
     result
-}
-
-/// Upstream's keys, as far as they have a meaning here. Of several images the first counts, with the names of all.
-fn metadata(images: &[Delivered], build: &str) -> String {
-    let mut metadata = BTreeMap::from([("buildx.build.ref", json!(build))]);
-    if let Some(first) = images.first() {
-        if let Some(config) = &first.config {
-            metadata.insert("containerimage.config.digest", json!(config));
-        }
-        metadata.insert("containerimage.descriptor", json!(first.top));
-        metadata.insert("containerimage.digest", json!(first.top.digest));
-        let mut names: Vec<String> = Vec::new();
-        for name in images.iter().flat_map(|image| &image.names).map(Reference::to_string) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        if !names.is_empty() {
-            metadata.insert("image.name", json!(names.join(",")));
-        }
-    }
-    format!("{:#}\n", json!(metadata))
-}
-
-/// Replaces a file in one step where that can be done, as it can not where the file is a mount or its directory another user's.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let file = exporter::Output::File(path.to_owned());
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-    match file.write(|out| out.write_all(bytes).map_err(ExportError::Stream)) {
-        Err(ExportError::Io { source, .. }) if !full.contains(&source.kind()) => {
-            std::fs::write(path, bytes).map_err(|error| Failure::io("write", path, &error))
-        }
-        written => Ok(written?),
-    }
 }

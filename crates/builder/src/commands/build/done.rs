@@ -1,12 +1,12 @@
 //! What a successful build leaves to say.
 
 use cache::KeptId;
-use hash::Digest;
 use image::Reference;
 use parser::{Diagnostic, Dockerfile, InstructionKind};
 
 use super::args::ProgressMode;
 use super::contexts::DockerfileText;
+use super::deliver::Ids;
 use super::request::Request;
 use crate::failure::Failure;
 use crate::{diagnostics, terminal};
@@ -20,7 +20,7 @@ pub(super) struct Done {
 /// What was made.
 pub(super) struct Made {
     /// When somebody wanted an image.
-    pub(super) image_id: Option<Digest>,
+    pub(super) ids: Option<Ids>,
     /// Whether `builder run` finds something to run in it.
     pub(super) has_program: bool,
 }
@@ -38,8 +38,8 @@ pub(super) struct Notices {
 impl Done {
     /// Tells the user.
     pub(super) fn print(&self, request: &Request) -> Result<(), Failure> {
-        if let (true, Some(id)) = (request.delivery.print_id, &self.made.image_id) {
-            terminal::print(&format!("{id}\n"))?;
+        if let (true, Some(id)) = (request.delivery.print_id, &self.made.ids) {
+            terminal::print(&format!("{}\n", id.told))?;
         }
         if is_silent(request.progress) {
             return Ok(());

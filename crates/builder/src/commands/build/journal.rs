@@ -174,7 +174,7 @@ impl Journal {
                     BuildResult::Failed { message: first_line(&state.hidden.conceal(failure.message())) }
                 }
             },
-            image: result.ok().and_then(|made| made.image_id).map(|id| id.to_string()),
+            image: result.ok().and_then(|made| made.ids.as_ref()).map(|ids| ids.here.to_string()),
             invocation: again::invocation(std::env::args_os(), &state.hidden),
             images: concealed(&state.images, &state.hidden),
             dockerfile_digest: Some(Digest::of(request.dockerfile.text.as_bytes()).to_string()),

@@ -19,6 +19,7 @@ mod import_cache;
 mod journal;
 mod lent;
 mod limits;
+mod metadata;
 mod network;
 mod output;
 mod packing;
@@ -117,6 +118,7 @@ fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt)
     if let Some(Call { question: Question::Describe, json }) = args.call() {
         return call::describe(json).print();
     }
+    metadata::forget(args.iidfile.as_deref());
     let trace = args.trace();
     let solving = |what| trace.begin(Subject::Build, Work::Solve, what);
     let reading = solving("read the Dockerfile");
@@ -492,7 +494,7 @@ impl Build<'_> {
         }
         // An output may have wanted layers that no step did.
         finder.remember()?;
-        let image_id = delivered?;
+        let ids = delivered?;
         // What was built and delivered stays, whatever becomes of the caches.
         let exporting = self.trace.begin(Subject::Build, Work::Export, "export caches");
         let exported = self.export_caches(&worker, &targets, &steps).await;
@@ -512,7 +514,7 @@ impl Build<'_> {
             target.platform == image::Platform::host()
                 && (config.entrypoint.is_some() || config.cmd.is_some())
         });
-        Ok(Made { image_id, has_program })
+        Ok(Made { ids, has_program })
     }
 
     /// A cache that goes into the image needs one.
