@@ -377,6 +377,57 @@ fn ids_of_images_that_go_to_a_registry() {
     assert!(link.is_symlink());
 }
 
+/// `dangling-name-prefix`: a name that stays, whatever is built later under the other one.
+#[test]
+fn names_by_digest() {
+    let (home, context) = (Home::new(), Context::new("FROM scratch\nCOPY Dockerfile /\n"));
+    let (registry, dir) = (Registry::start(None), tempdir());
+    let metadata = dir.path().join("metadata.json");
+    let built = |arguments: &[&str]| {
+        run(home.build(&context).args(arguments).arg("--metadata-file").arg(&metadata)).ok();
+        let metadata = json(&metadata);
+        let text = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
+        (text("containerimage.digest"), text("image.name"))
+    };
+    let listed = || -> Vec<String> {
+        let rows =
+            run(home.builder("images").args(["--digests", "--format={{.Repository}}:{{.Tag}}@{{.Digest}}"]));
+        let mut rows: Vec<String> = rows.ok().stdout.lines().map(str::to_owned).collect();
+        rows.sort();
+        rows
+    };
+    let only = "type=image,dangling-name-prefix=left/over,danging-name-empty-only=true";
+    let (digest, name) = built(&["-o", only]);
+    assert_eq!(name, format!("docker.io/left/over@{digest}"));
+    assert_eq!(listed(), [format!("left/over:<none>@{digest}")]);
+    run(home.builder("inspect").arg(format!("left/over@{digest}"))).ok();
+    run(home.builder("rmi").arg(format!("left/over@{digest}"))).ok();
+    // Who has a name does not get this one, unless it is for all.
+    let (digest, name) = built(&["-t", "app", "-o", only]);
+    assert_eq!(name, "docker.io/library/app:latest");
+    assert_eq!(listed(), [format!("app:latest@{digest}")]);
+    let (digest, name) = built(&["-t", "app", "-o", "type=image,dangling-name-prefix=left/over"]);
+    assert_eq!(name, format!("docker.io/library/app:latest,docker.io/left/over@{digest}"));
+    context.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /changed\n");
+    let (changed, _) = built(&["-t", "app"]);
+    assert_eq!(listed(), [format!("app:latest@{changed}"), format!("left/over:<none>@{digest}")]);
+    // To a registry, where it is a push by digest.
+    let output = format!("type=registry,dangling-name-prefix={}/left/over", registry.address);
+    let (pushed, _) = built(&["-o", &output]);
+    assert_eq!(registry.manifest(&format!("left/over@{pushed}"))["schemaVersion"], 2);
+    assert_eq!(listed().len(), 2);
+    // What nerdctl asks for where there is no name, and archives, of which upstream names none so.
+    built(&["-o", "type=image,dangling-name-prefix=<none>"]);
+    assert_eq!(listed()[0], format!("<none>:<none>@{changed}"));
+    let archive = dir.path().join("archive");
+    let output = format!("type=docker,dangling-name-prefix=<none>,dest={}", archive.display());
+    let (_, name) = built(&["-o", &output]);
+    assert_eq!(name, "");
+    run(home.build(&context).args(["-o", "type=registry,dangling-name-prefix=<none>"]))
+        .code_is(2)
+        .says("needs to know where to");
+}
+
 /// Docker on containerd's store, of which there is none here: what it says of itself, and what buildx then takes for the id.
 #[test]
 fn ids_of_images_in_containerds_store() {

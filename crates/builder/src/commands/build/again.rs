@@ -76,6 +76,7 @@ fn form_of(outputs: Vec<Output>, of: &Reference) -> Option<ImageForm> {
     let at = named.or_else(nameless).or((!forms.is_empty()).then_some(0))?;
     let mut form = forms.swap_remove(at);
     form.names.clear();
+    form.by_digest = None;
     Some(form)
 }
 

@@ -116,8 +116,8 @@ impl Delivering<'_> {
 
     async fn pack_and_keep(&mut self, kept: &Kept, task: &Task) -> Result<Delivered, Failure> {
         let prepared = self.prepared(&kept.form, MediaTypes::Oci, true, task).await?;
-        let delivered = Delivered::of(&prepared, &kept.names);
-        let mut names = kept.names.clone();
+        let delivered = Delivered::of(&prepared, &with_name_by_digest(&kept.names, &kept.form, &prepared));
+        let mut names = delivered.names.clone();
         if names.is_empty() {
             names.push(id_name(&delivered.id()));
         }
@@ -126,7 +126,7 @@ impl Delivering<'_> {
         self.put_into_store(prepared, names).await?;
         keeping.end();
         part.done();
-        for name in &kept.names {
+        for name in &delivered.names {
             task.part(&format!("naming to {name}")).done();
         }
         Ok(delivered)
@@ -214,7 +214,10 @@ impl Delivering<'_> {
             Output::Tar { .. } => "exporting to client tarball".to_owned(),
             Output::Image { push: Some(_), .. } => {
                 let names: Vec<String> = names.iter().map(Reference::to_string).collect();
-                format!("pushing {}", names.join(", "))
+                match names.is_empty() {
+                    true => "pushing the image by its digest".to_owned(),
+                    false => format!("pushing {}", names.join(", ")),
+                }
             }
             // It was put into the store already.
             Output::Image { push: None, .. } => return Ok(None),
@@ -311,7 +314,8 @@ impl Delivering<'_> {
         let prepared = self.prepared(form, MediaTypes::Oci, form.force, task).await?;
         let (store, documents) = (self.built.store.clone(), prepared.clone());
         crate::blocking(move || remotes::put_documents(&store, &documents)).await?;
-        let insecure = if push.insecure { names } else { &[] };
+        let names = &with_name_by_digest(names, form, &prepared);
+        let insecure = if push.insecure { names.as_slice() } else { &[] };
         let mut pushing = Pushing::new(&remotes::client(insecure)?, self.built.store, &prepared);
         for (_, tree) in self.built.results {
             if let Some(base) = tree.base() {
@@ -369,6 +373,12 @@ impl Built<'_> {
             |name: &String| name.parse().map_err(|error| Failure::usage(format!("name={name}: {error}")));
         own.iter().map(parse).collect()
     }
+}
+
+/// The names, and the one that has the digest in it where one is asked for.
+fn with_name_by_digest(names: &[Reference], form: &ImageForm, prepared: &Prepared) -> Vec<Reference> {
+    let further = form.by_digest.as_ref().and_then(|name| name.of(names.is_empty(), prepared.top.digest));
+    names.iter().cloned().chain(further).collect()
 }
 
 /// What archives for Docker are written with, unless they have what Docker's types cannot express.

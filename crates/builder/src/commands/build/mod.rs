@@ -1,6 +1,7 @@
 mod again;
 mod annotation;
 mod args;
+mod by_digest;
 mod cache_args;
 mod call;
 mod carried;

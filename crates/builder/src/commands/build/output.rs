@@ -8,6 +8,7 @@ use image::{Compression, MediaTypes};
 use worker::LayerForm;
 
 use super::annotation;
+use super::by_digest::{self, NameByDigest};
 
 /// One `-o`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(crate) enum Output {
 pub(crate) struct ImageForm {
     /// Instead of those of `-t`.
     pub(crate) names: Vec<String>,
+    /// A further one, of which the digest is a part.
+    pub(crate) by_digest: Option<NameByDigest>,
     pub(crate) compression: Compression,
     pub(crate) level: Option<u32>,
     /// Whether the base image's layers are compressed so as well.
@@ -48,6 +51,7 @@ impl Default for ImageForm {
     fn default() -> ImageForm {
         ImageForm {
             names: Vec::new(),
+            by_digest: None,
             compression: Compression::Gzip,
             level: None,
             force: false,
@@ -209,11 +213,11 @@ fn output(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
             if !tar && dest == Dest::Stdout {
                 return Err(NO_TAR.to_owned());
             }
-            Ok(Output::Oci { dest, tar, form: attributes.image_form()? })
+            Ok(Output::Oci { dest, tar, form: attributes.archive_form()? })
         }
         "docker" if has_dest => {
             let (dest, tar) = (dest()?, attributes.boolean("tar", true)?);
-            let mut form = attributes.image_form()?;
+            let mut form = attributes.archive_form()?;
             match (tar, &dest) {
                 (true, _) => Ok(Output::Docker { dest, form }),
                 (false, Dest::Stdout) => Err(NO_TAR.to_owned()),
@@ -232,7 +236,7 @@ fn output(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
                 return Err(NO_DIRECTORY.to_owned());
             }
             let context = attributes.take("context").filter(|context| !context.is_empty());
-            Ok(Output::Daemon { context, form: attributes.image_form()? })
+            Ok(Output::Daemon { context, form: attributes.archive_form()? })
         }
         "local" => match dest()? {
             Dest::Path(dest) => {
@@ -269,7 +273,8 @@ fn image(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
     // An image of the store is unpacked when it runs, and found by its digest as well as by its name.
     attributes.boolean("unpack", false)?;
     attributes.boolean("name-canonical", false)?;
-    let form = attributes.image_form()?;
+    let mut form = attributes.image_form()?;
+    form.by_digest = attributes.name_by_digest()?;
     if !pushes && by_digest {
         return Err("push-by-digest needs push=true".to_owned());
     }
@@ -282,7 +287,7 @@ fn image(kind: &str, attributes: &mut Attributes) -> Result<Output, String> {
     Ok(Output::Image { push: pushes.then_some(PushForm { by_digest, insecure }), keep, form })
 }
 
-fn has_tag(name: &str) -> bool {
+pub(super) fn has_tag(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))
 }
 
@@ -380,6 +385,12 @@ impl Attributes {
         })
     }
 
+    /// Of an archive or a daemon: as upstream, names by digest have no effect there.
+    fn archive_form(&mut self) -> Result<ImageForm, String> {
+        self.name_by_digest()?;
+        self.image_form()
+    }
+
     fn image_form(&mut self) -> Result<ImageForm, String> {
         let (compression, level) = self.compression()?;
         let types = self.types(compression)?;
@@ -394,6 +405,7 @@ impl Attributes {
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
         Ok(ImageForm {
             names: names.collect(),
+            by_digest: None,
             compression,
             level,
             force: self.boolean("force-compression", false)?,
@@ -402,6 +414,12 @@ impl Attributes {
             rewrite: self.boolean("rewrite-timestamp", true)?,
             epoch: self.epoch()?,
         })
+    }
+
+    fn name_by_digest(&mut self) -> Result<Option<NameByDigest>, String> {
+        let only_nameless = self.boolean(by_digest::ONLY_NAMELESS, false)?;
+        let prefix = self.take(by_digest::PREFIX).unwrap_or_default();
+        NameByDigest::new(&prefix, only_nameless)
     }
 
     fn tree_form(&mut self) -> Result<TreeForm, String> {
@@ -524,7 +542,6 @@ mod tests {
             ("type=oci,dest=x,compression-level=10", "gzip has the levels 0 to 9"),
             ("type=oci,dest=x,compression=zstd,oci-mediatypes=false", "no media type"),
             ("type=oci,dest=x,attestation-inline=x", "attestation-inline=x: expected true or false"),
-            ("type=image,dangling-name-prefix=x", "`dangling-name-prefix` of type=image is not supported"),
             ("type=oci,dest=x,prefer-nondist-layers=true", "prefer-nondist-layers is not supported"),
             ("type=oci,dest=x,annotation-layer.a=b", "annotation"),
             ("type=oci,dest=x,dest=y", "given twice"),
@@ -533,6 +550,11 @@ mod tests {
             ("type=oci,dest=x,tar=maybe", "expected true or false"),
             ("type=image,dest=x", "has no dest"),
             ("type=image,push-by-digest=true,name=a", "needs push=true"),
+            ("type=image,dangling-name-prefix=a:1", "in place of a tag"),
+            ("type=image,dangling-name-prefix=A", "lower case"),
+            ("type=image,dangling-name-prefix=a,danging-name-empty-only=x", "expected true or false"),
+            ("type=oci,dest=x,dangling-name-prefix=a:1", "in place of a tag"),
+            ("type=local,dest=x,dangling-name-prefix=a", "not supported yet"),
             ("type=registry,push-by-digest=true", "needs name="),
             ("type=registry,push-by-digest=true,name=a:1", "has no tag"),
             ("type=local,dest=x,mode=move", "copy or delete"),

@@ -221,11 +221,14 @@ fn annotations(args: &Args) -> exporter::Annotations {
 /// What is put into the local store: an image with the names of `-t`, in the form of the output that has no names of its own; those of
 /// outputs with names; and one without name for whoever asked for the id, which is of use only when the image is there.
 fn kept(args: &Args, outputs: &[Output], tags: &[Reference]) -> Result<Vec<Kept>, Failure> {
-    let mut form = None;
+    let (mut form, mut is_dangling) = (None, false);
     let mut kept = Vec::new();
     for output in outputs {
         let Output::Image { push, keep, form: own } = output else { continue };
-        if own.names.is_empty() && tags.is_empty() && args.again.is_none() {
+        let by_digest = own.by_digest.as_ref();
+        // `<none>` is a name for an image that stays here.
+        let is_named = by_digest.is_some_and(|by_digest| by_digest.is_name() || push.is_none());
+        if own.names.is_empty() && tags.is_empty() && !is_named && args.again.is_none() {
             return Err(Failure::usage(match push {
                 Some(_) => "a push needs to know where to: give -t REGISTRY/NAME, or name= in -o",
                 None => "type=image needs name=NAME, or -t NAME",
@@ -234,12 +237,13 @@ fn kept(args: &Args, outputs: &[Output], tags: &[Reference]) -> Result<Vec<Kept>
         let names = own.names.iter().map(|name| tag("name=", name)).collect::<Result<Vec<_>, _>>()?;
         if names.is_empty() {
             form.get_or_insert_with(|| own.clone());
+            is_dangling |= tags.is_empty() && by_digest.is_some() && *keep;
         } else if *keep {
             kept.push(Kept { names, form: own.clone() });
         }
     }
     let is_wanted = args.quiet || args.iidfile.is_some() || args.again.is_some();
-    if !tags.is_empty() || (kept.is_empty() && is_wanted) {
+    if !tags.is_empty() || is_dangling || (kept.is_empty() && is_wanted) {
         let default = || ImageForm { annotations: annotations(args), ..ImageForm::default() };
         kept.insert(0, Kept { names: tags.to_vec(), form: form.unwrap_or_else(default) });
     }
