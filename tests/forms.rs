@@ -5,12 +5,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use e2e::{
-    Context, Docker, Done, Home, Image, Registry, Reply, Running, Server, base, eventually, json, need_root,
-    run, tempdir, tool,
+    Context, Docker, Done, Home, Image, Registry, Reply, Repositories, Running, Server, base, eventually,
+    json, need_root, run, tempdir, tool,
 };
 use rustix::process::Signal;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 fn app() -> Context {
     Context::new("FROM busybox\nCOPY big /big\nRUN echo made > /made\n")
@@ -375,6 +378,153 @@ fn ids_of_images_that_go_to_a_registry() {
     std::os::unix::fs::symlink(&iid, &link).expect("make a link");
     run(home.build(&context).arg("--iidfile").arg(&link)).code_is(1);
     assert!(link.is_symlink());
+}
+
+/// Where an image comes from, as SLSA provenance v0.2 has it, in the words of `docker buildx build --metadata-file`.
+#[test]
+fn metadata_says_where_an_image_comes_from() {
+    let (home, registry, dir) = (Home::new(), Registry::start(None), tempdir());
+    let at = |name: &str| dir.path().join(name);
+    let metadata = at("metadata.json");
+    let base = format!("{}/team/base:7", registry.address);
+    run(home.build(&app()).args(["-t", &base, "--push", "-q"]).arg("--metadata-file").arg(&metadata)).ok();
+    let digest = json(&metadata)["containerimage.digest"].as_str().expect("a digest").to_owned();
+    let files = Server::start(|_| Reply::new(200, "from afar\n"));
+    let repositories = Repositories::new();
+    let (_daemon, git) = repositories.daemon();
+    let dockerfile = format!(
+        "FROM {base} AS base\nFROM busybox AS unused\nFROM base AS wanted\nARG API_TOKEN VERSION\n\
+         ADD {} /file\nCOPY file /added\nCOPY --from=extra f /f\n\
+         RUN --mount=type=secret,id=npmrc --mount=type=secret,id=must,required true\n",
+        files.url("/file")
+    );
+    fs::write(repositories.app().join("Dockerfile"), dockerfile).expect("write");
+    let commit = repositories.edit("changed\n");
+    fs::create_dir(at("extra")).expect("make a directory");
+    fs::write(at("extra/f"), "").expect("write");
+    fs::write(at("must"), "a secret value").expect("write");
+    let context = format!("{git}/app.git#main");
+    let built = |mode: &str, arguments: &[&str]| -> (Value, String) {
+        let mut build = home.build(arguments[0]);
+        build.args(&arguments[1..]);
+        build.env("BUILDX_METADATA_PROVENANCE", mode).arg("--metadata-file").arg(&metadata);
+        run(&mut build).ok();
+        (json(&metadata), fs::read_to_string(&metadata).expect("the file"))
+    };
+    let extra = format!("--build-context=extra={}", at("extra").display());
+    let secret = format!("--secret=id=must,src={}", at("must").display());
+    let arguments = [
+        context.as_str(),
+        "--target=wanted",
+        &extra,
+        &secret,
+        "--build-arg=API_TOKEN=a-hidden-value",
+        "--build-arg=VERSION=of a-hidden-value",
+        "--label=a=b",
+        "--network=none",
+    ];
+    let (metadata, text) = built("", &arguments);
+    let architecture = std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64");
+    let image = format!("pkg:docker/{}/team/base@7?platform=linux%2F{architecture}", registry.address);
+    let mut provenance = metadata["buildx.build.provenance"].clone();
+    // Where the tests' base images are.
+    let given = provenance.pointer_mut("/invocation/parameters/args").and_then(Value::as_object_mut);
+    given.expect("arguments").retain(|name, _| name != "context:busybox" && name != "context:debian");
+    let expected = serde_json::json!({
+        "builder": { "id": "" },
+        "buildType": "https://mobyproject.org/buildkit@v1",
+        "materials": [
+            { "uri": context, "digest": { "sha1": commit } },
+            { "uri": files.url("/file"), "digest": { "sha256": hex(b"from afar\n") } },
+            { "uri": image, "digest": { "sha256": digest.trim_start_matches("sha256:") } },
+        ],
+        "invocation": {
+            "configSource": { "uri": context, "digest": { "sha1": commit }, "entryPoint": "Dockerfile" },
+            "parameters": {
+                "frontend": "dockerfile.v0",
+                "args": {
+                    "build-arg:API_TOKEN": "***", "build-arg:VERSION": "of ***", "context:extra": "local:extra",
+                    "force-network-mode": "none", "label:a": "b", "target": "wanted",
+                },
+                "secrets": [{ "id": "must" }, { "id": "npmrc", "optional": true }],
+                "locals": [{ "name": "extra" }],
+            },
+            "environment": { "platform": format!("linux/{architecture}") },
+        },
+    });
+    assert_eq!(provenance, expected, "{provenance:#}");
+    assert!(!text.contains("a-hidden-value") && !text.contains("a secret value"), "{text}");
+    // More, less, and one for each platform.
+    let (metadata, text) = built("max", &arguments);
+    let more = &metadata["buildx.build.provenance"]["metadata"];
+    assert_eq!(more["buildInvocationID"], metadata["buildx.build.ref"]);
+    assert!(more["buildStartedOn"].as_str() < more["buildFinishedOn"].as_str());
+    let complete = serde_json::json!({ "parameters": false, "environment": true, "materials": false });
+    assert_eq!(more["completeness"], complete);
+    assert_eq!(more["https://mobyproject.org/buildkit@v1#hermetic"], false);
+    assert!(!text.contains("a-hidden-value"), "{text}");
+    for off in ["disabled", "false", "0"] {
+        assert!(!built(off, &arguments).1.contains("provenance"));
+    }
+    let both = Context::new("FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n");
+    run(home.build(&both).args(["-t", &base, "--push", "-q", "--platform=linux/amd64,linux/arm64"])).ok();
+    let (metadata, _) =
+        built("", &[&context, "--target=base", "--platform=linux/amd64,linux/arm64", "--pull"]);
+    let of = |platform: &str| metadata[&format!("buildx.build.provenance/linux/{platform}")].clone();
+    let image = |platform: &str| of(platform)["materials"][1].clone();
+    assert_eq!(of("arm64")["invocation"]["configSource"]["digest"]["sha1"], commit, "{metadata:#}");
+    for (platform, entry) in [("amd64", 0), ("arm64", 1)] {
+        let digest = registry.manifest("team/base:7")["manifests"][entry]["digest"].clone();
+        let told = image(platform)["digest"]["sha256"].as_str().expect("a digest").to_owned();
+        assert_eq!(digest, format!("sha256:{told}"));
+        assert!(image(platform)["uri"].as_str().is_some_and(|uri| uri.ends_with(platform)), "{metadata:#}");
+    }
+    assert!(metadata["buildx.build.provenance"].is_null());
+}
+
+/// What is said at the end of a build, in the shape of BuildKit's client; the Dockerfile is that of buildx's own test.
+#[test]
+fn metadata_has_the_warnings() {
+    let (home, dir) = (Home::new(), tempdir());
+    let context = Context::new(
+        "\nfrOM busybox as base\ncOpy Dockerfile .\nfrom scratch\nCOPy --from=base \\\n  /Dockerfile \\\n  /\n\t",
+    );
+    let file = dir.path().join("metadata.json");
+    let built = |mode: &str, arguments: &[&str]| {
+        let mut build = home.build(&context);
+        run(build.args(arguments).arg("--metadata-file").arg(&file).env("BUILDX_METADATA_WARNINGS", mode))
+            .ok();
+        json(&file)["buildx.build.warnings"].clone()
+    };
+    for off in ["", "false", "maybe"] {
+        assert!(built(off, &[]).is_null());
+    }
+    let warnings = built("true", &[]);
+    let text = |value: &Value| {
+        let bytes = STANDARD.decode(value.as_str().expect("a text"));
+        String::from_utf8(bytes.expect("base64")).expect("UTF-8")
+    };
+    let list = warnings.as_array().expect("a list");
+    let shorts: Vec<String> = list.iter().map(|warning| text(&warning["short"])).collect();
+    assert_eq!(shorts.len(), 3, "{shorts:?}");
+    assert!(shorts.iter().all(|short| short.starts_with("ConsistentInstructionCasing: ")), "{shorts:?}");
+    assert!(shorts[2].ends_with(" (line 5)"), "{shorts:?}");
+    assert_eq!(list[2]["range"], serde_json::json!([{ "start": { "line": 5 }, "end": { "line": 5 } }]));
+    assert_eq!(list[2]["url"], "https://docs.docker.com/go/dockerfile/rule/consistent-instruction-casing/");
+    assert!(text(&list[2]["detail"][0]).starts_with("All commands within the Dockerfile"));
+    assert_eq!(list[2]["level"], 1);
+    let source = fs::read_to_string(context.path().join("Dockerfile")).expect("the Dockerfile");
+    assert_eq!(text(&list[2]["sourceInfo"]["data"]), source);
+    assert_eq!(list[2]["sourceInfo"]["language"], "Dockerfile");
+    // The step's name in `--progress=rawjson`.
+    let steps = run(home.build(&context).arg("--progress=rawjson")).ok().stderr;
+    assert!(steps.contains(list[2]["vertex"].as_str().expect("a vertex")), "{warnings:#}\n{steps}");
+    let unused = built("1", &["--build-arg=UNUSED=1"]);
+    assert_eq!(text(&unused[3]["short"]), "One or more build-args [UNUSED] were not consumed");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `dangling-name-prefix`: a name that stays, whatever is built later under the other one.

@@ -153,7 +153,7 @@ fn warning(finding: &Diagnostic, source: &DockerfileText) -> Value {
 }
 
 /// What a rule asks for, and where it is explained: upstream's rules and this project's own.
-fn rule(name: &str) -> Option<(&'static str, Option<String>)> {
+pub(super) fn rule(name: &str) -> Option<(&'static str, Option<String>)> {
     let upstream = frontend::rule(name).map(|rule| (rule.description(), rule.url()));
     upstream.or_else(|| insight::rule(name).map(|rule| (rule.description, Some(rule.url()))))
 }
@@ -331,7 +331,8 @@ fn columns(rows: &[Vec<&str>], gap: usize) -> String {
     insight::in_columns(&rows, &insight::widths(&rows), gap, "<")
 }
 
-fn lines(span: Span, source: &str) -> (u32, u32) {
+/// The lines of a span, from 1.
+pub(super) fn lines(span: Span, source: &str) -> (u32, u32) {
     let line = |at: usize| {
         let at = at.min(source.len());
         u32::try_from(source.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1)
@@ -347,7 +348,7 @@ fn location(span: Span, source: &str) -> Value {
     json!({ "ranges": [{ "start": { "line": first, "character": 0 }, "end": { "line": last, "character": 0 } }] })
 }
 
-fn source_info(source: &DockerfileText) -> Value {
+pub(super) fn source_info(source: &DockerfileText) -> Value {
     json!({ "filename": source.path, "language": "Dockerfile", "data": STANDARD.encode(&source.text) })
 }
 

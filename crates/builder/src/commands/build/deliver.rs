@@ -15,7 +15,6 @@ use trace::{Subject, Timed, Trace, Work};
 use worker::{LayerTree, LocalWorker};
 
 use super::carried::CarriedStep;
-use super::metadata;
 use super::output::{Dest, ImageForm, Output, PushForm, TreeForm};
 use super::packing::Packing;
 use super::request::{Delivery, Kept};
@@ -40,8 +39,6 @@ pub(super) struct Built<'a> {
     pub(super) inline: Option<&'a [CarriedStep]>,
     /// Told what is done when.
     pub(super) trace: &'a Trace,
-    /// What the build is called in the history.
-    pub(super) build: &'a str,
 }
 
 /// An image that was delivered.
@@ -72,13 +69,13 @@ impl Delivered {
 
     /// What Docker calls the image's id: the digest of the config, of several platforms that of the index, and on containerd's store that
     /// of the manifest.
-    fn id(&self) -> Digest {
+    pub(super) fn id(&self) -> Digest {
         self.config.unwrap_or(self.top.digest)
     }
 }
 
-/// Delivers a result; returns the image's ids when an image was made. Without anybody who wants one, nothing is packed.
-pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Ids>, Failure> {
+/// Delivers a result; returns the images that were made, those of the store first. Without anybody who wants one, nothing is packed.
+pub(super) async fn deliver(built: &Built<'_>) -> Result<Vec<Delivered>, Failure> {
     let delivery = built.delivery;
     let mut delivering = Delivering { built, packed: Vec::new() };
     let mut images = Vec::new();
@@ -88,15 +85,7 @@ pub(super) async fn deliver(built: &Built<'_>) -> Result<Option<Ids>, Failure> {
     for output in &delivery.outputs {
         images.extend(delivering.export(output).await?);
     }
-    let ids = images.first().zip(images.last());
-    let ids = ids.map(|(first, last)| Ids { here: first.id(), told: last.id() });
-    if let (Some(path), Some(ids)) = (&delivery.iidfile, &ids) {
-        metadata::write_file(path, ids.told.to_string().as_bytes())?;
-    }
-    if let Some(path) = &delivery.metadata_file {
-        metadata::write_file(path, metadata::text(&images, built.build).as_bytes())?;
-    }
-    Ok(ids)
+    Ok(images)
 }
 
 /// A delivery on its way.

@@ -76,6 +76,11 @@ impl Journal {
         self.id.name()
     }
 
+    /// When the build began.
+    pub(super) fn began(&self) -> SystemTime {
+        self.began
+    }
+
     /// Where the solver tells what it learned.
     pub(super) fn notes(&self) -> Arc<Notes> {
         self.notes.clone()
@@ -288,10 +293,18 @@ impl Log {
 
 /// The targets and what they need, in topological order, but the empty tree.
 pub(crate) fn needed(plan: &Plan) -> Vec<VertexId> {
+    needed_for(&plan.definition, plan.targets.iter().map(|target| target.vertex))
+}
+
+/// Vertices and what they need, in topological order, but the empty tree.
+pub(super) fn needed_for(
+    definition: &Definition,
+    wanted: impl IntoIterator<Item = VertexId>,
+) -> Vec<VertexId> {
     let mut needed = BTreeSet::new();
-    let mut waiting: Vec<VertexId> = plan.targets.iter().map(|target| target.vertex).collect();
+    let mut waiting: Vec<VertexId> = wanted.into_iter().collect();
     while let Some(id) = waiting.pop() {
-        let vertex = plan.definition.vertex(id);
+        let vertex = definition.vertex(id);
         if !matches!(vertex.op, Op::Source(Source::Scratch)) && needed.insert(id) {
             waiting.extend(vertex.inputs.iter().map(|input| input.vertex));
         }

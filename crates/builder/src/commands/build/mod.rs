@@ -24,6 +24,7 @@ mod metadata;
 mod network;
 mod output;
 mod packing;
+mod provenance;
 mod replay;
 mod request;
 mod stats;
@@ -61,6 +62,8 @@ use journal::Journal;
 pub(crate) use journal::needed;
 use lent::{Agents, Secrets};
 pub(crate) use limits::{duration, size, size_or_none, ulimit};
+use metadata::About;
+use provenance::Known;
 use replay::Heard;
 use request::{Delivery, Request};
 use stats::Believed;
@@ -417,11 +420,7 @@ impl Build<'_> {
     /// Builds and delivers.
     async fn run(self) -> Result<Made, Failure> {
         let Planned { plan, images, finder } = self.plan().await?;
-        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = Notices {
-            warnings: plan.warnings.clone(),
-            unused_build_args: done::unused_build_args(&plan.unused_build_args, &self.parsed.dockerfile),
-            kept: None,
-        };
+        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = self.notices(&plan);
         if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
             return Err(Failure::usage(
                 "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
@@ -472,6 +471,7 @@ impl Build<'_> {
             results.push((target, tree));
         }
         self.warn_of_no_image();
+        let with_index = plan.multi_platform.unwrap_or(plan.targets.len() > 1);
         let carries = plan.inline_cache || self.request.caches.to.iter().any(CacheTarget::is_inline);
         let steps = match carries || !self.request.caches.to.is_empty() {
             true => self.carried_steps().await?,
@@ -483,11 +483,10 @@ impl Build<'_> {
             worker: &worker,
             progress: &self.progress,
             results: &results,
-            with_index: plan.multi_platform.unwrap_or(results.len() > 1),
+            with_index,
             epoch: plan.source_date_epoch,
             inline: carries.then_some(&steps),
             trace: &self.trace,
-            build: self.journal.id(),
         })
         .await;
         if let Some(behind) = behind {
@@ -495,7 +494,19 @@ impl Build<'_> {
         }
         // An output may have wanted layers that no step did.
         finder.remember()?;
-        let ids = delivered?;
+        let about = About {
+            known: Known {
+                request: self.request,
+                plan: &plan,
+                build: self.journal.id(),
+                began: self.journal.began(),
+                fetched: &self.remote.found(),
+                hidden: &SecretValues::of(&definition),
+            },
+            with_index,
+            notices: &self.notices(&plan),
+        };
+        let ids = about.write(&delivered?)?;
         // What was built and delivered stays, whatever becomes of the caches.
         let exporting = self.trace.begin(Subject::Build, Work::Export, "export caches");
         let exported = self.export_caches(&worker, &targets, &steps).await;
@@ -516,6 +527,15 @@ impl Build<'_> {
                 && (config.entrypoint.is_some() || config.cmd.is_some())
         });
         Ok(Made { ids, has_program })
+    }
+
+    /// What does not keep the build from succeeding.
+    fn notices(&self, plan: &Plan) -> Notices {
+        Notices {
+            warnings: plan.warnings.clone(),
+            unused_build_args: done::unused_build_args(&plan.unused_build_args, &self.parsed.dockerfile),
+            kept: None,
+        }
     }
 
     /// A cache that goes into the image needs one.

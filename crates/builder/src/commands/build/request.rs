@@ -11,7 +11,7 @@ use super::again::Again;
 use super::args::{Args, ContextMode, ProgressMode};
 use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
-use super::elsewhere::Brought;
+use super::elsewhere::{Brought, Elsewhere};
 use super::lent::Secrets;
 use super::network;
 use super::output::{ImageForm, Output};
@@ -22,6 +22,10 @@ use crate::{external, remotes};
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) dockerfile: DockerfileText,
+    /// The main context, as typed.
+    pub(super) context: String,
+    /// Whether the Dockerfile is one of a context that is not of this machine.
+    pub(super) has_dockerfile_elsewhere: bool,
     pub(super) named_contexts: BTreeMap<String, NamedContext>,
     /// What they are, as typed, for the record of the build.
     pub(super) typed_contexts: BTreeMap<String, String>,
@@ -139,6 +143,8 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
     Ok(Request {
         dockerfile: contexts::read_dockerfile(args, brought)?,
         options: options(args, &named_contexts)?,
+        has_dockerfile_elsewhere: is_elsewhere(args),
+        context: args.context.to_string_lossy().into_owned(),
         named_contexts,
         typed_contexts: args.build_context.iter().cloned().collect(),
         pull: args.pull,
@@ -157,6 +163,13 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
         },
         again: args.again.clone(),
     })
+}
+
+/// Whether the Dockerfile comes from a repository or a server.
+fn is_elsewhere(args: &Args) -> bool {
+    let is_stdin = args.file.as_ref().is_some_and(|file| file.as_os_str() == "-");
+    let context = Elsewhere::of(&args.context.to_string_lossy());
+    !is_stdin && matches!(context, Ok(Some(Elsewhere::Git(_) | Elsewhere::Http(_))))
 }
 
 /// A place that cannot be written to is told before the build, not after it. `hint`: what to do where a directory stands.
