@@ -1,6 +1,7 @@
 //! The same input gives the same image.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use e2e::{Context, Home, Image, User, run, tempdir, tool};
@@ -139,7 +140,7 @@ fn one_digest_whatever_is_around() {
         let home = Home::new();
         let build = home.build(&inputs);
         let mut command = match wrapped {
-            [] => std::process::Command::new(build.get_program()),
+            [] => Command::new(build.get_program()),
             [program, rest @ ..] => {
                 let mut command = tool(program);
                 command.args(rest).arg(build.get_program());
@@ -181,6 +182,90 @@ fn one_digest_whatever_is_around() {
     digests.push(("an ordinary user".to_owned(), user.image(&inputs).digest));
     let first = &digests[0].1;
     assert!(digests.iter().all(|(_, digest)| digest == first), "{digests:#?}");
+}
+
+/// How a file is filled: what no compression makes smaller, text, nothing.
+fn mixed(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 32
+    };
+    let mut bytes = Vec::with_capacity(size + (1 << 16));
+    while bytes.len() < size {
+        let length = next() as usize % 50_000;
+        match next() % 4 {
+            0 => bytes.resize(bytes.len() + length, 0),
+            1 => bytes.extend(b"one line of text after the other\n".iter().cycle().take(length)),
+            _ => bytes.extend(std::iter::repeat_with(|| next() as u8).take(length)),
+        }
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+/// Runs a command and gives how many threads for compressing it had at once.
+fn compressing_threads(command: &mut Command) -> usize {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start the builder");
+    let tasks = format!("/proc/{}/task", child.id());
+    let is_one = |task: &fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("compress-"))
+    };
+    let mut most = 0;
+    let ended = loop {
+        most = most.max(fs::read_dir(&tasks).into_iter().flatten().flatten().filter(is_one).count());
+        if let Some(ended) = child.try_wait().expect("wait for the builder") {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(ended.success(), "{command:?}");
+    most
+}
+
+/// Layers so large that copying and compressing them is divided, among one thread and among many: the same bytes.
+#[test]
+fn large_layers_are_the_same_from_any_number_of_threads() {
+    let context = Context::new("FROM busybox\nCOPY . /srv\nRUN cat /srv/large-0 /srv/large-1 > /both\n");
+    for number in 0..3 {
+        context.write(&format!("large-{number}"), mixed(16 << 20, number));
+    }
+    for number in 0..800 {
+        context.write(&format!("many/{}/{number}", number % 7), mixed(20 << (number % 11), number));
+    }
+    let ways: [(&[&str], &str, std::ops::RangeInclusive<usize>); 4] =
+        [(&["taskset", "-c", "0"], "", 0..=1), (&[], "1", 0..=1), (&[], "2", 2..=2), (&[], "7", 7..=7)];
+    let mut seen: Vec<(String, [String; 2])> = Vec::new();
+    for (wrapped, threads, expected) in ways {
+        let (home, out) = (Home::new(), tempdir());
+        let build = home.build(&context);
+        let mut command = match wrapped {
+            [] => Command::new(build.get_program()),
+            [program, rest @ ..] => {
+                let mut command = tool(program);
+                command.args(rest).arg(build.get_program());
+                command
+            }
+        };
+        let layouts = ["gzip", "zstd"].map(|compression| (compression, out.path().join(compression)));
+        command.args(build.get_args());
+        for (compression, layout) in &layouts {
+            let layout = layout.display();
+            command.args(["-o", &format!("type=oci,tar=false,compression={compression},dest={layout}")]);
+        }
+        command.env("BUILDER_HOME", home.path()).env("SOURCE_DATE_EPOCH", EPOCH.to_string());
+        // Rayon takes an empty number for none.
+        let found = compressing_threads(command.env("RAYON_NUM_THREADS", threads));
+        let what = format!("{wrapped:?} RAYON_NUM_THREADS={threads}");
+        assert!(expected.contains(&found), "{what}: {found} threads compress");
+        // Opening compares each blob with its digest, so that equal digests of manifests are equal bytes of layers.
+        let images = layouts.map(|(_, layout)| Image::open(layout, None));
+        let sizes = images[0].manifest["layers"].as_array().expect("layers");
+        assert!(sizes[1..].iter().all(|layer| layer["size"].as_u64() > Some(8 << 20)), "{sizes:?}");
+        images.iter().for_each(|image| drop(image.layers()));
+        seen.push((what, images.map(|image| image.digest)));
+    }
+    assert!(seen.iter().all(|(_, digests)| *digests == seen[0].1), "{seen:#?}");
 }
 
 /// An image that carries its cache has the same digest on every machine, whatever was built there before, and is found by it.

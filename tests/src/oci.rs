@@ -57,15 +57,18 @@ impl Image {
         let read = |(descriptor, diff_id): (&Value, &Value)| {
             let bytes = blob(&self.layout, descriptor);
             let media_type = descriptor["mediaType"].as_str().unwrap_or_default();
-            let tar = if media_type.ends_with("gzip") {
-                let mut tar = Vec::new();
-                flate2::read::MultiGzDecoder::new(bytes.as_slice())
-                    .read_to_end(&mut tar)
-                    .expect("a gzip layer");
-                tar
-            } else {
-                bytes
-            };
+            let mut tar = Vec::new();
+            match media_type {
+                gzip if gzip.ends_with("gzip") => {
+                    let mut members = flate2::read::MultiGzDecoder::new(bytes.as_slice());
+                    members.read_to_end(&mut tar).expect("a gzip layer");
+                }
+                zstd if zstd.ends_with("zstd") => {
+                    let frames = zstd::stream::read::Decoder::new(bytes.as_slice());
+                    frames.and_then(|mut frames| frames.read_to_end(&mut tar)).expect("a zstd layer");
+                }
+                _ => tar = bytes,
+            }
             assert_eq!(format!("sha256:{}", sha256(&tar)), diff_id.as_str().expect("a diff id"), "diff id");
             tar
         };

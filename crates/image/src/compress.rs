@@ -1,9 +1,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 
 use hash::StableHasher;
 use libdeflater::CompressionLvl;
@@ -63,7 +61,7 @@ impl<W: Write> Compressor<W> {
     /// # Errors
     /// A level that does not exist is of kind [`io::ErrorKind::InvalidInput`].
     pub fn new(writer: W, compression: Compression, level: Option<u32>) -> io::Result<Self> {
-        Compressor::with_threads(writer, compression, level, threads(), None)
+        Compressor::with_threads(writer, compression, level, threads, None)
     }
 
     /// The same, taking pieces that were compressed before from where they are remembered.
@@ -76,14 +74,14 @@ impl<W: Write> Compressor<W> {
         level: Option<u32>,
         memory: Option<Arc<dyn ChunkMemory>>,
     ) -> io::Result<Self> {
-        Compressor::with_threads(writer, compression, level, threads(), memory)
+        Compressor::with_threads(writer, compression, level, threads, memory)
     }
 
     fn with_threads(
         writer: W,
         compression: Compression,
         level: Option<u32>,
-        threads: usize,
+        threads: impl FnOnce() -> usize,
         memory: Option<Arc<dyn ChunkMemory>>,
     ) -> io::Result<Self> {
         check_level(compression, level)
@@ -93,7 +91,7 @@ impl<W: Write> Compressor<W> {
             Compression::Gzip => Coder::Gzip(level.unwrap_or(6)),
             Compression::Zstd => Coder::Zstd(level.unwrap_or(3)),
         };
-        Ok(Compressor(Inner::Pieces(Box::new(Pieces::new(writer, coder, threads, memory)))))
+        Ok(Compressor(Inner::Pieces(Box::new(Pieces::new(writer, coder, threads(), memory)))))
     }
 
     /// Lets what comes next be compressed independently of what came before. Where that is done is part of the format: cut where the
@@ -336,20 +334,25 @@ fn effort(level: u32) -> Option<CompressionLvl> {
     CompressionLvl::new(i32::try_from(level).ok()?).ok()
 }
 
-/// As many threads as there are processors, within reason.
+/// More threads than this would hold more memory than it is worth.
+const MOST_THREADS: usize = 16;
+
+/// How many threads there are to compress; one where the caller does it.
 fn threads() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get).min(16)
+    pool().map_or(1, ThreadPool::current_num_threads)
 }
 
-/// The threads that compress. Their own, because callers wait for them: waiting for rayon's global threads *on* one of them
-/// would be a deadlock. `None` when no threads can be had; then chunks are compressed by the caller.
+/// The threads that compress: as many as rayon's others, which is one a processor or what `RAYON_NUM_THREADS` says, within reason. Their own,
+/// because callers wait for them: waiting for rayon's global threads *on* one of them would be a deadlock. `None` when no threads can be
+/// had; then chunks are compressed by the caller.
 fn pool() -> Option<&'static ThreadPool> {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    POOL.get_or_init(|| {
-        let named = ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
-        named.num_threads(threads()).build().ok()
-    })
-    .as_ref()
+    let named = || ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
+    let make = || match named().build() {
+        Ok(pool) if pool.current_num_threads() <= MOST_THREADS => Some(pool),
+        _ => named().num_threads(MOST_THREADS).build().ok(),
+    };
+    POOL.get_or_init(make).as_ref()
 }
 
 #[cfg(test)]
@@ -380,7 +383,7 @@ mod tests {
     }
 
     fn compress(bytes: &[u8], how: Compression, level: Option<u32>, threads: usize, step: usize) -> Vec<u8> {
-        let mut compressor = Compressor::with_threads(Vec::new(), how, level, threads, None).unwrap();
+        let mut compressor = Compressor::with_threads(Vec::new(), how, level, || threads, None).unwrap();
         for piece in bytes.chunks(step) {
             compressor.write_all(piece).unwrap();
             compressor.flush().unwrap();
