@@ -125,6 +125,41 @@ fn inspected() {
     assert!(sizes.lines().any(|line| line.starts_with("COPY") && !line.ends_with("=0")), "{sizes}");
 }
 
+/// What registries, `--metadata-file` and archives call an image finds it here as well, and an archive has each name once.
+#[test]
+fn found_by_the_digest_of_its_manifest() {
+    let (home, id) = built(&["app:1"]);
+    let digest = out(home.builder("inspect").args(["-f", "{{index .RepoDigests 0}}", "app:1"]));
+    let digest = digest.trim().trim_start_matches("app@").to_owned();
+    for name in [digest.as_str(), &digest[7..], &digest[7..19], &format!("app@{digest}"), &id, &id[7..]] {
+        assert_eq!(out(home.builder("inspect").args(["-f", "{{.Id}}", name])).trim(), id, "{name}");
+        assert_eq!(out(home.builder("run").arg(name)), "kept\n", "{name}");
+    }
+    run(home.builder("tag").args([&digest, "by-digest:1"])).ok();
+    let dir = tempdir();
+    let archive = dir.path().join("archive");
+    run(home.builder("save").args(["app:1", "app:1", "by-digest:1", "-o"]).arg(&archive)).ok();
+    let manifest = out(tool("tar").arg("-xOf").arg(&archive).arg("manifest.json"));
+    let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    assert_eq!(manifest[0]["RepoTags"], json!(["app:1", "by-digest:1"]));
+    // A layout in a directory is loaded like one in a tar, links and pipes in it are not looked into.
+    let layout = dir.path().join("layout");
+    fs::create_dir(&layout).expect("make a directory");
+    run(tool("tar").arg("-xf").arg(&archive).arg("-C").arg(&layout)).ok();
+    let hex = |byte: u8| layout.join("blobs/sha256").join(format!("{byte:02x}").repeat(32));
+    run(tool("mkfifo").arg(hex(1))).ok();
+    std::os::unix::fs::symlink("/dev/zero", hex(2)).expect("make a link");
+    fs::create_dir_all(layout.join("blobs/sha256/a/b/c")).expect("make directories");
+    let other = Home::new();
+    let said = out(other.builder("load").arg("-i").arg(&layout));
+    assert_eq!(said, "Loaded image: app:1\nLoaded image: by-digest:1\n");
+    assert_eq!(out(other.builder("run").arg("app:1")), "kept\n");
+    fs::write(layout.join("blobs/sha256").join(&digest[7..]), "{}").expect("damage it");
+    run(Home::new().builder("load").arg("-i").arg(&layout)).code_is(1).says("damaged");
+    run(Home::new().builder("load").arg("-i").arg(dir.path().join("none"))).code_is(1).says("No such file");
+    run(Home::new().builder("load").arg("-i").arg(layout.join("blobs"))).code_is(1).says("OCI layout");
+}
+
 #[test]
 fn saved_and_loaded_by_everybody() {
     let (home, id) = built(&["app:1", "app:2"]);
@@ -224,7 +259,7 @@ fn archives_that_lie_are_refused() {
     assert!(done.stderr.contains("text: it is no tar archive") && done.stderr.contains("hint: "), "{done}");
     fs::write(at("empty"), "").expect("write");
     run(Home::new().builder("load").arg("-i").arg(at("empty"))).code_is(1).says("empty is empty");
-    run(Home::new().builder("load").arg("-i").arg(dir.path())).code_is(2).says("tar -C ");
+    run(Home::new().builder("load").arg("-i").arg(dir.path())).code_is(1).says("no OCI layout");
     e2e::feed(&mut Home::new().builder("load"), b"text")
         .code_is(1)
         .says("standard input: it is no tar archive");

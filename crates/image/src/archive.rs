@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use hash::{Digest, DigestReader};
 use serde::Deserialize;
@@ -17,6 +19,10 @@ use crate::{
 
 /// Entries of an archive at most: an image has a few for each layer.
 const MAX_ENTRIES: usize = 100_000;
+/// What a layout has in it.
+const INDEX: &str = "index.json";
+/// What an archive of Docker has in it.
+const DOCKER: &str = "manifest.json";
 /// Links that lead to links.
 const MAX_LINKS: usize = 10;
 /// Indexes on top of one another.
@@ -42,7 +48,25 @@ pub fn read_archive(
     store: &dyn ContentStore,
 ) -> Result<Vec<ArchivedImage>, ResolveError> {
     let plain = decompress(archive).map_err(|error| invalid(format!("cannot be read: {error}")))?;
-    let files = Files::read(plain, store)?;
+    images(Files::read(plain, store)?, store)
+}
+
+/// The same of a directory, which must be an OCI layout: of no other one anything is read. Links in it lead nowhere. Blocks.
+pub fn read_directory(
+    directory: &Path,
+    store: &dyn ContentStore,
+) -> Result<Vec<ArchivedImage>, ResolveError> {
+    if !directory.join(INDEX).is_file() {
+        return Err(invalid(format!("it is a directory, and no OCI layout: there is no `{INDEX}` in it")));
+    }
+    let mut files = Files::default();
+    files.read_all_of(directory, "", |name| [INDEX, DOCKER].contains(&name), store)?;
+    let blobs = directory.join("blobs/sha256");
+    files.read_all_of(&blobs, "blobs/sha256/", |name| name.len() == 64, store)?;
+    images(files, store)
+}
+
+fn images(files: Files, store: &dyn ContentStore) -> Result<Vec<ArchivedImage>, ResolveError> {
     let archive = Archive { files, store, diff_ids: RefCell::default() };
     let docker = archive.docker_entries()?;
     let mut images = archive.of_layout(&docker)?;
@@ -53,6 +77,7 @@ pub fn read_archive(
 }
 
 /// The files of an archive, by path.
+#[derive(Default)]
 struct Files {
     blobs: HashMap<String, (Digest, u64)>,
     links: HashMap<String, String>,
@@ -68,7 +93,7 @@ impl Files {
             (error, _) => self::invalid(error.to_string()),
         };
         let mut reader = LayerReader::new(archive);
-        let mut files = Files { blobs: HashMap::new(), links: HashMap::new() };
+        let mut files = Files::default();
         let mut count = 0;
         while let Some(entry) = reader.next_entry().map_err(|error| invalid(error, count))? {
             count += 1;
@@ -93,6 +118,35 @@ impl Files {
             }
         }
         Ok(files)
+    }
+
+    /// Reads the files of a directory whose names are asked for; `prefix` is what stands in front of them.
+    fn read_all_of(
+        &mut self,
+        directory: &Path,
+        prefix: &str,
+        is_wanted: impl Fn(&str) -> bool,
+        store: &dyn ContentStore,
+    ) -> Result<(), ResolveError> {
+        let failed = |action: &str, path: &Path, source: io::Error| ResolveError::Io {
+            action: format!("{action} {}", path.display()),
+            source,
+        };
+        for entry in std::fs::read_dir(directory).map_err(|error| failed("list", directory, error))? {
+            let entry = entry.map_err(|error| failed("list", directory, error))?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            // What is no file, such as a pipe, is not waited for.
+            let kind = entry.file_type().map_err(|error| failed("examine", &path, error))?;
+            if !kind.is_file() || !is_wanted(&name) {
+                continue;
+            }
+            if self.blobs.len() >= MAX_ENTRIES {
+                return Err(invalid(format!("it has more than {MAX_ENTRIES} files")));
+            }
+            let mut file = File::open(&path).map_err(|error| failed("open", &path, error))?;
+            self.blobs.insert(format!("{prefix}{name}"), put(&mut file, store)?);
+        }
+        Ok(())
     }
 
     /// Digest and size of a file; links within the archive are followed, as old Dockers share layers by them.
@@ -177,20 +231,20 @@ struct Archive<'a> {
 
 impl Archive<'_> {
     fn docker_entries(&self) -> Result<Vec<DockerEntry>, ResolveError> {
-        match self.files.find("manifest.json") {
+        match self.files.find(DOCKER) {
             None => Ok(Vec::new()),
             Some(file) => {
-                let bytes = self.document("manifest.json", file)?;
-                serde_json::from_slice(&bytes).map_err(|error| damaged("manifest.json", &error.to_string()))
+                let bytes = self.document(DOCKER, file)?;
+                serde_json::from_slice(&bytes).map_err(|error| damaged(DOCKER, &error.to_string()))
             }
         }
     }
 
     /// The images of `index.json`, if it is there and its blobs are. `docker` may know more names for them.
     fn of_layout(&self, docker: &[DockerEntry]) -> Result<Vec<ArchivedImage>, ResolveError> {
-        let Some(file) = self.files.find("index.json") else { return Ok(Vec::new()) };
-        let index: Index = serde_json::from_slice(&self.document("index.json", file)?)
-            .map_err(|error| damaged("index.json", &error.to_string()))?;
+        let Some(file) = self.files.find(INDEX) else { return Ok(Vec::new()) };
+        let index: Index = serde_json::from_slice(&self.document(INDEX, file)?)
+            .map_err(|error| damaged(INDEX, &error.to_string()))?;
         let mut images: Vec<ArchivedImage> = Vec::new();
         for entry in index.manifests {
             let text = |key: &str| entry.annotations.get(key).map(String::as_str);
@@ -224,7 +278,7 @@ impl Archive<'_> {
         let shown = entry.digest.to_string();
         let Some(file) = self.files.find(&blob_path(&entry.digest)) else {
             return match depth {
-                0 => Err(damaged("index.json", &format!("there is no blob {shown}"))),
+                0 => Err(damaged(INDEX, &format!("there is no blob {shown}"))),
                 _ => Ok(()),
             };
         };
@@ -274,7 +328,7 @@ impl Archive<'_> {
     }
 
     fn of_docker_entry(&self, entry: &DockerEntry) -> Result<ArchivedImage, ResolveError> {
-        let missing = |path: &str| damaged("manifest.json", &format!("there is no file {path}"));
+        let missing = |path: &str| damaged(DOCKER, &format!("there is no file {path}"));
         let (id, size) = self.files.find(&entry.config).ok_or_else(|| missing(&entry.config))?;
         let config_descriptor = Descriptor::new(MediaType::CONFIG, id, size);
         let mut layers = Vec::new();

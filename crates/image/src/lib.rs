@@ -20,7 +20,7 @@ mod reference;
 mod resolve;
 mod store;
 
-pub use archive::{ArchivedImage, read_archive};
+pub use archive::{ArchivedImage, read_archive, read_directory};
 pub use chunks::{ChunkMemory, Piece};
 pub use compare::{EntryChange, EntryDiff, LayerDiff, OpenTar, compare_layers};
 pub use compress::{Compressor, check_level, seal};

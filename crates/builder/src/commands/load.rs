@@ -2,7 +2,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 
-use image::{ArchivedImage, ResolveError, read_archive};
+use image::{ArchivedImage, ResolveError, read_archive, read_directory};
 use serde_json::json;
 
 use super::id_name;
@@ -12,11 +12,11 @@ use crate::{Machine, terminal};
 
 /// Take images from an archive into the local store.
 ///
-/// The archive is one that `docker save`, `builder save` or another tool wrote, or an OCI layout in a tar; it may be compressed.
+/// The archive is one that `docker save`, `builder save` or another tool wrote, or an OCI layout in a tar or a directory; it may be compressed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Fields of --format: .Name .ID .Platform")]
 pub(crate) struct Args {
-    /// The archive [default: standard input]
+    /// The archive, or the directory of a layout [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
 
@@ -28,40 +28,43 @@ pub(crate) struct Args {
     told: Told,
 }
 
-/// What can be loaded.
-const KINDS: &str =
-    "an archive is what `builder save`, `docker save` or `podman save` writes, or an OCI layout in a tar";
-
-fn unreadable(path: Option<&Path>, error: &io::Error) -> Failure {
-    match path {
-        Some(path) if error.kind() == io::ErrorKind::IsADirectory => {
-            let path = path.display();
-            Failure::usage(format!("{path} is a directory"))
-                .hint(format!("a layout in a directory: tar -C {path} -c . | builder load"))
-        }
-        Some(path) => Failure::io("read", path, error),
-        None => Failure::io("read", Path::new("standard input"), error),
-    }
+/// Where images come from.
+enum Input<'a> {
+    Directory(&'a Path),
+    Stream(Box<dyn Read + Send>),
 }
+
+/// What can be loaded.
+const KINDS: &str = "an archive is what `builder save`, `docker save` or `podman save` writes, or an OCI layout in a tar or a directory";
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let form = args.told.form()?;
-    let reader: Box<dyn Read + Send> = match &args.input {
-        Some(path) => Box::new(File::open(path).map_err(|error| Failure::io("open", path, &error))?),
-        None if io::stdin().is_terminal() => {
-            return Err(Failure::usage("standard input is a terminal: give -i FILE, or redirect it"));
-        }
-        None => Box::new(io::stdin()),
-    };
+    if args.input.is_none() && io::stdin().is_terminal() {
+        return Err(Failure::usage("standard input is a terminal: give -i FILE, or redirect it"));
+    }
+    // Before the store is opened: what is not there needs none.
+    let input = args.input.as_deref().map(|path| match path.is_dir() {
+        true => Ok(Input::Directory(path)),
+        false => File::open(path)
+            .map(|file| Input::Stream(Box::new(file)))
+            .map_err(|error| Failure::io("open", path, &error)),
+    });
+    let input = input.unwrap_or_else(|| Ok(Input::Stream(Box::new(io::stdin()))))?;
     let store = Machine::enter()?.store_or_new()?;
     let session = store.session()?;
-    let mut reader = BufReader::new(reader);
     let name = args.input.as_ref().map_or("standard input".to_owned(), |path| path.display().to_string());
-    let start = reader.fill_buf().map_err(|error| unreadable(args.input.as_deref(), &error))?;
-    if start.is_empty() {
-        return Err(Failure::build(format!("{name} is empty")).hint(KINDS));
-    }
-    let images = read_archive(reader, store.blobs()).map_err(|error| match error {
+    let images = match input {
+        Input::Directory(path) => read_directory(path, store.blobs()),
+        Input::Stream(reader) => {
+            let mut reader = BufReader::new(reader);
+            let start = reader.fill_buf().map_err(|error| Failure::io("read", Path::new(&name), &error))?;
+            if start.is_empty() {
+                return Err(Failure::build(format!("{name} is empty")).hint(KINDS));
+            }
+            read_archive(reader, store.blobs())
+        }
+    };
+    let images = images.map_err(|error| match error {
         ResolveError::Invalid { message, .. } => Failure::build(format!("{name}: {message}")).hint(KINDS),
         other => Failure::from(other),
     })?;

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use exporter::{ArchiveExporter, ArchiveImage};
-use image::{ContentStore, Platform};
+use image::{ContentStore, Platform, Reference};
 
 use super::stored;
 use crate::failure::Failure;
@@ -38,7 +38,11 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         // An image that was asked for by its id has no name in the archive, as Docker has it.
         let names = if found.by_id { Vec::new() } else { vec![image.name] };
         match images.iter_mut().find(|other| other.image.top.digest == prepared.top.digest) {
-            Some(other) => other.names.extend(names),
+            Some(other) => {
+                let is_new = |name: &Reference| !other.names.contains(name);
+                let new: Vec<Reference> = names.into_iter().filter(is_new).collect();
+                other.names.extend(new);
+            }
             None => images.push(ArchiveImage { image: prepared, names }),
         }
     }

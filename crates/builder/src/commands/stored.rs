@@ -20,7 +20,7 @@ pub(super) struct Found {
     pub(super) by_id: bool,
 }
 
-/// Finds images by name, id, or the beginning of an id.
+/// Finds images by name, id, digest, or the beginning of an id or digest.
 pub(super) fn find(store: &Store, text: &str) -> Result<Found, Failure> {
     look_for(store, text)?.ok_or_else(|| not_there(store, text))
 }
@@ -49,7 +49,9 @@ pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failu
     let id = text.strip_prefix("sha256:").unwrap_or(text);
     if id.len() >= SHORTEST_ID && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let mut images = store.list_images()?;
-        images.retain(|image| image.config.hex().starts_with(id));
+        // By the digest of its manifest too, which is what registries, `--metadata-file` and Docker on containerd's store tell.
+        let digests = |image: &StoredImage| [image.config, image.manifest.digest];
+        images.retain(|image| digests(image).iter().any(|digest| digest.hex().starts_with(id)));
         let one = images.first().map(|image| image.config);
         if images.iter().any(|image| Some(image.config) != one) {
             return Err(Failure::usage(format!("several images have ids that begin with {id}")));

@@ -287,22 +287,24 @@ fn is_apart(network: &PrivateNetwork, required: bool) -> Result<(), Failure> {
 
 /// The image of a name or of an id's beginning.
 async fn find(text: &str, platform: Option<&Platform>, store: &Store) -> Result<ResolvedImage, Failure> {
-    let by_id = |id: &str| -> Result<Option<Reference>, Failure> {
-        let images = store.list_images()?;
-        Ok(images.into_iter().find(|image| image.config.hex().starts_with(id)).map(|image| image.name))
-    };
-    let id = text.strip_prefix("sha256:").unwrap_or(text);
-    let looks_like_id = id.len() >= 6 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let name: Reference = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     let platform = platform.cloned().unwrap_or_else(Platform::host);
-    match store.resolve(&name, &platform).await {
-        Err(image::ResolveError::NotFound(_)) if looks_like_id && let Some(name) = by_id(id)? => {
-            Ok(store.resolve(&name, &platform).await?)
+    let nowhere = || {
+        super::stored::not_there(store, text)
+            .hint("`builder pull NAME` brings one, `builder build -t NAME .` makes one")
+    };
+    // All of an id is no name.
+    let is_name = text.len() != 64 || text.bytes().any(|byte| !byte.is_ascii_hexdigit());
+    if is_name {
+        let name: Reference = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        match store.resolve(&name, &platform).await {
+            Err(image::ResolveError::NotFound(_)) => {}
+            found => return Ok(found?),
         }
-        Err(image::ResolveError::NotFound(_)) => Err(super::stored::not_there(store, text)
-            .hint("`builder pull NAME` brings one, `builder build -t NAME .` makes one")),
-        found => Ok(found?),
     }
+    let found = super::stored::look_for(store, text)?.filter(|found| found.by_id).ok_or_else(nowhere)?;
+    let of_platform = found.images.iter().find(|image| image.platform == platform);
+    let image = of_platform.or(found.images.first()).ok_or_else(nowhere)?;
+    Ok(store.resolve(&image.name, &platform).await?)
 }
 
 /// A container's process, from the image's config and the arguments.
