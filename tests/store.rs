@@ -135,6 +135,17 @@ fn found_by_the_digest_of_its_manifest() {
         assert_eq!(out(home.builder("inspect").args(["-f", "{{.Id}}", name])).trim(), id, "{name}");
         assert_eq!(out(home.builder("run").arg(name)), "kept\n", "{name}");
     }
+    // Of several platforms a build tells the digest of the index.
+    let context = Context::new("FROM busybox\nCMD [\"echo\", \"several\"]\n");
+    let both = ["-q", "-t", "several", "--platform=linux/amd64,linux/arm64"];
+    let index = out(home.build(&context).args(both));
+    for name in [index.trim(), &format!("several@{}", index.trim())] {
+        let found = out(home.builder("inspect").args(["-f", "{{json .RepoTags}}", name]));
+        assert_eq!(found.trim(), "[\"several:latest\"]", "{name}");
+        assert_eq!(out(home.builder("run").arg(name)), "several\n", "{name}");
+    }
+    run(home.builder("inspect").arg(format!("app@{}", index.trim()))).code_is(1).says("there is no image");
+    assert!(out(home.builder("rmi").arg(index.trim())).contains("Untagged: several:latest"));
     run(home.builder("tag").args([&digest, "by-digest:1"])).ok();
     let dir = tempdir();
     let archive = dir.path().join("archive");

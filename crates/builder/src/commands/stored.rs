@@ -1,7 +1,10 @@
 //! Images of the local store, as several commands look at them.
 
+use std::collections::BTreeMap;
+
 use cache::{Store, StoredImage};
 use exporter::Prepared;
+use hash::Digest;
 use image::{ContentStore, Descriptor, ImageConfig, Manifest, PackedManifest, Platform, Reference};
 
 use crate::failure::Failure;
@@ -45,6 +48,11 @@ pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failu
         if !images.is_empty() {
             return Ok(Some(Found { images, by_id: super::is_id_name(name) }));
         }
+        if let Some(digest) = name.digest
+            && let Some(images) = of_index(store, digest, Some(name))?
+        {
+            return Ok(Some(Found { images, by_id: false }));
+        }
     }
     let id = text.strip_prefix("sha256:").unwrap_or(text);
     if id.len() >= SHORTEST_ID && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -58,6 +66,32 @@ pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failu
         }
         if !images.is_empty() {
             return Ok(Some(Found { images, by_id: true }));
+        }
+        if let Ok(digest) = format!("sha256:{id}").parse()
+            && let Some(images) = of_index(store, digest, None)?
+        {
+            return Ok(Some(Found { images, by_id: true }));
+        }
+    }
+    Ok(None)
+}
+
+/// The images of several platforms whose index has a digest: of the repository of a name, where one is given. It is what a build and a push
+/// tell; here they are kept one by one.
+fn of_index(
+    store: &Store,
+    digest: Digest,
+    of: Option<&Reference>,
+) -> Result<Option<Vec<StoredImage>>, Failure> {
+    let mut by_name: BTreeMap<Reference, Vec<StoredImage>> = BTreeMap::new();
+    for image in store.list_images()? {
+        by_name.entry(image.name.clone()).or_default().push(image);
+    }
+    for (name, images) in by_name.into_iter().filter(|(_, images)| images.len() > 1) {
+        let is_of = of.is_none_or(|of| (&of.registry, &of.repository) == (&name.registry, &name.repository));
+        // One that is damaged is not looked for here.
+        if is_of && prepared(store, &images).is_ok_and(|index| index.top.digest == digest) {
+            return Ok(Some(images));
         }
     }
     Ok(None)

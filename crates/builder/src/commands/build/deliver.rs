@@ -337,10 +337,12 @@ impl Delivering<'_> {
         }
         let _timed = self.built.exporting(task, "send it to the daemon");
         let mut delivered = Delivered::of(&prepared, names);
-        if remotes::knows_manifests(&endpoint).await {
+        let mut is_there = remotes::named_there(&endpoint, &delivered.id().to_string(), names).await?;
+        if !is_there && remotes::knows_manifests(&endpoint).await {
             delivered.config = None;
+            is_there = remotes::named_there(&endpoint, &delivered.id().to_string(), names).await?;
         }
-        if !remotes::named_there(&endpoint, &delivered.id().to_string(), names).await? {
+        if !is_there {
             remotes::load(&endpoint, self.built.store, prepared, names.to_vec(), task).await?;
         }
         Ok(delivered)

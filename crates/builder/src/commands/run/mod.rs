@@ -301,9 +301,9 @@ async fn find(text: &str, platform: Option<&Platform>, store: &Store) -> Result<
             found => return Ok(found?),
         }
     }
-    let found = super::stored::look_for(store, text)?.filter(|found| found.by_id).ok_or_else(nowhere)?;
+    let found = super::stored::look_for(store, text)?.ok_or_else(nowhere)?;
     let of_platform = found.images.iter().find(|image| image.platform == platform);
-    let image = of_platform.or(found.images.first()).ok_or_else(nowhere)?;
+    let image = of_platform.or(found.images.first().filter(|_| found.by_id)).ok_or_else(nowhere)?;
     Ok(store.resolve(&image.name, &platform).await?)
 }
 
