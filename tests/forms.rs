@@ -578,6 +578,32 @@ fn names_by_digest() {
         .says("needs to know where to");
 }
 
+/// `store`: whether the image is here as well, whatever else becomes of it.
+#[test]
+fn kept_here_or_not() {
+    let (home, context) = (Home::new(), Context::new("FROM scratch\nCOPY Dockerfile /\n"));
+    let registry = Registry::start(None);
+    let names = ["a", "b", "c", "d", "e"].map(|tag| format!("{}/app:{tag}", registry.address));
+    for (name, output) in names.iter().zip([
+        "type=image,store=false",
+        "type=image,store=false,push=true",
+        "type=image,push=true",
+        "type=registry",
+        "type=registry,store=true",
+    ]) {
+        run(home.build(&context).args(["-o", &format!("{output},name={name}")])).ok();
+    }
+    let there = |name: &str| {
+        let reference = format!("docker://{name}");
+        let mut inspect = tool("skopeo");
+        inspect.args(["--insecure-policy", "inspect", "--tls-verify=false", "--raw", &reference]);
+        run(&mut inspect).code == Some(0)
+    };
+    assert_eq!(names.each_ref().map(|name| there(name)), [false, true, true, true, true]);
+    let listed = run(home.builder("images").args(["--format={{.Repository}}:{{.Tag}}"])).ok().stdout;
+    assert_eq!(names.each_ref().map(|name| listed.contains(name)), [false, false, true, false, true]);
+}
+
 /// Docker on containerd's store, of which there is none here: what it says of itself, and what buildx then takes for the id.
 #[test]
 fn ids_of_images_in_containerds_store() {
