@@ -37,7 +37,7 @@ const KINDS: [Kind; 4] = [
     Kind { name: "files", sizes: [100_000, 1_000_000], make: files, output: &[], memory: 1.5 },
     Kind { name: "steps", sizes: [1_000, 10_000], make: steps, output: &["-t", "app"], memory: 20.0 },
     Kind { name: "layers", sizes: [100, 400], make: layers, output: &["-t", "app"], memory: 100.0 },
-    Kind { name: "MB of a file", sizes: [500, 5_000], make: bytes, output: &["-t", "app"], memory: 2.0 },
+    Kind { name: "MB of a file", sizes: [2_000, 20_000], make: bytes, output: &["-t", "app"], memory: 2.0 },
 ];
 
 /// As much more than linear is noise, or what a larger working set costs caches.

@@ -15,10 +15,10 @@ use crate::{bases, growth, packages};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     suite: Suite,
-    /// How many seconds it may take; of suites that are measured in rounds, no end but theirs.
+    /// How many seconds it may take: crash, fuzz-cache, history, properties, fuzz.
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
-    /// How many rounds, where a suite is measured in them.
+    /// How many rounds: crash, fuzz-cache, full-disk, failing-writes, corruption, power, predictions.
     #[arg(long, value_name = "NUMBER")]
     rounds: Option<u64>,
     /// Seed of what is random; printed, so that a failure can be repeated.
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     seed: Option<u64>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Debug, ValueEnum)]
 enum Suite {
     /// Kills builds at random moments (300 s, or so many kills): the next build on the same state must work, and give the same image.
     Crash,
@@ -47,8 +47,11 @@ enum Suite {
     Kills,
     /// 100 steps at once and 1,000 one after another, of a build and of the executor alone: what they hold does not grow.
     Leaks,
-    /// Contexts of a million files, 10,000 steps, 400 layers, a file of 5 GB: time and memory grow linearly at worst (ten minutes, 8 GB of disk).
+    /// Contexts of a million files, 10,000 steps, 400 layers, a file of 20 GB: time and memory grow linearly at worst (ten minutes, 30 GB of disk).
     Growth,
+    /// A layer of 10 GB (`LARGE_LAYER_MB` says another size), made, pushed, saved, pulled and loaded: memory does not grow with it, and the network
+    /// takes what copying and hashing take (35 GB of disk).
+    Large,
     /// What `builder compare` says that edits take, against what they take then, of steps that keep a processor busy (3 rounds): within a
     /// fifth, at the fifth try at the latest. What ran while the machine had other things to do is measured again; `chrt --rr 1` before the
     /// command keeps others away.
@@ -60,6 +63,7 @@ enum Suite {
 }
 
 pub(crate) fn run(args: &Args) -> Result {
+    args.check()?;
     let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}");
     let budget = |default| Duration::from_secs(args.budget.unwrap_or(default));
@@ -74,11 +78,47 @@ pub(crate) fn run(args: &Args) -> Result {
         Suite::Kills => kills(seed),
         Suite::Leaks => leaks(),
         Suite::Growth => growth::run(),
+        Suite::Large => large(),
         Suite::Predictions => end_to_end("compare", "times_are", "BUILDER_PREDICTIONS", args, 3, seed),
         Suite::Properties => properties(budget(600)),
         Suite::Fuzz => fuzz(budget(600), seed),
     }
 }
+
+impl Args {
+    /// Refuses a measure that the suite would not heed.
+    fn check(&self) -> Result {
+        let given =
+            [("--budget", self.budget.is_some(), &TIMED[..]), ("--rounds", self.rounds.is_some(), &ROUNDS)];
+        for (option, given, suites) in given {
+            if given && !suites.contains(&self.suite) {
+                let name = |suite: &Suite| suite.to_possible_value().map(|value| value.get_name().to_owned());
+                let names: Vec<String> = suites.iter().filter_map(name).collect();
+                let suite = name(&self.suite).unwrap_or_default();
+                return Err(format!(
+                    "{suite} is not measured that way: {option} is for {}",
+                    names.join(", ")
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The suites that a number of seconds ends.
+const TIMED: [Suite; 5] = [Suite::Crash, Suite::FuzzCache, Suite::History, Suite::Properties, Suite::Fuzz];
+
+/// The suites that a number of rounds ends.
+const ROUNDS: [Suite; 7] = [
+    Suite::Crash,
+    Suite::FuzzCache,
+    Suite::FullDisk,
+    Suite::FailingWrites,
+    Suite::Corruption,
+    Suite::Power,
+    Suite::Predictions,
+];
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough randomness for a test, the same on every machine.
 pub(crate) struct Random(pub(crate) u64);
@@ -289,6 +329,15 @@ fn leaks() -> Result {
     shell::show(builds.env("BUILDER_LONG", "1")).map(drop)
 }
 
+/// The end-to-end test of the same name, with a layer that is larger than memory on most machines.
+fn large() -> Result {
+    let mut test = part("large", "memory_does")?;
+    if std::env::var_os("LARGE_LAYER_MB").is_none() {
+        test.env("LARGE_LAYER_MB", "10240");
+    }
+    shell::show(&mut test).map(drop)
+}
+
 /// The property tests, with as many cases as the budget allows: each round with ten times more.
 fn properties(budget: Duration) -> Result {
     let start = Instant::now();
@@ -334,4 +383,23 @@ fn fuzz(budget: Duration, seed: u64) -> Result {
         shell::show(tests.env("FUZZ_SECONDS", seconds.to_string()).env("FUZZ_SEED", seed.to_string()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measure_that_a_suite_does_not_heed_is_refused() {
+        let check = |suite, budget, rounds| Args { suite, budget, rounds, seed: None }.check();
+        for suite in Suite::value_variants() {
+            assert!(check(*suite, None, None).is_ok());
+            assert_eq!(check(*suite, Some(1), None).is_ok(), TIMED.contains(suite), "{suite:?}");
+            assert_eq!(check(*suite, None, Some(1)).is_ok(), ROUNDS.contains(suite), "{suite:?}");
+        }
+        let refused = check(Suite::Power, Some(9), None).map_err(|error| error.to_string());
+        let want =
+            "power is not measured that way: --budget is for crash, fuzz-cache, history, properties, fuzz";
+        assert_eq!(refused, Err(want.to_owned()));
+    }
 }
