@@ -44,6 +44,9 @@ pub(crate) const TESTS: &[Need] = &[
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("filefrag", "e2fsprogs"),
     ("mksquashfs", "squashfs-tools"),
     ("faketime", "faketime"),
 ];

@@ -80,6 +80,8 @@ enum Part {
     Counters,
     /// What is taken for unchanged, and what is not.
     Trust,
+    /// File systems on which copies share what they hold.
+    Reflinks,
     /// What `build --timings` says of a build.
     Timings,
     /// Messages and exit codes.
