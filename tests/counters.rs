@@ -236,3 +236,31 @@ fn starting_takes_little() {
     println!("cached build: {calls} calls, {} opened", opened.len());
     assert!(calls <= 900 && opened.len() <= 90, "{calls} calls: {opened:#?}");
 }
+
+/// Whatever hashes a file's content has to read it: of files that are what they were nothing is read, neither in the context nor in the store,
+/// and of the one that changed no more than what hashing and copying it take.
+#[test]
+fn what_did_not_change_is_not_hashed_again() {
+    e2e::need_root();
+    let (home, context) = (Home::new(), many());
+    settle();
+    run(&mut home.build(&context)).ok();
+    let changed = "changed\n".repeat(1_000);
+    context.write(&path_of(1_234), &changed);
+    settle();
+    let calls = Calls::of(&home.build(&context), &home, OPENS);
+    let opened = calls.opened();
+    assert!(opened.iter().eq(["1234"]), "{} files of the context and of the store", opened.len());
+    let (size, read) = (changed.len() as u64, calls.read("/f"));
+    assert!((2 * size..=3 * size).contains(&read), "{read} bytes of {size}, to hash and to copy");
+    // So that none means something.
+    let mut distrusting = home.build(&context);
+    distrusting.env("BUILDER_DISABLE", "stat-cache");
+    let calls = Calls::of(&distrusting, &home, OPENS);
+    let all: u64 = (0..FILES as u64).map(|file| file * 7).sum();
+    assert!(
+        calls.opened().len() == FILES && calls.read("/f") >= all - 1_234 * 7,
+        "{} bytes",
+        calls.read("/f")
+    );
+}

@@ -106,7 +106,6 @@ impl Counter<'_> {
         shell::run(&mut strace)?;
         let mut counts = count(&fs::read_to_string(&trace)?, &context.dir.display().to_string());
         let told: Value = serde_json::from_str(&fs::read_to_string(&timings)?)?;
-        // What is hashed is what is read of the context.
         let spans = told["spans"].as_array().map_or(&[][..], Vec::as_slice).iter();
         let compressed =
             spans.filter(|span| span["work"] == "compress").filter_map(|span| span["bytes"].as_u64());
@@ -140,6 +139,18 @@ const LEFT_OUT: &[&str] = &[
     "getrandom",
 ];
 
+/// Where the state directory has the files of layers, and packed ones.
+const LAYERS: [&str; 3] = ["/snapshots-v1/", "/versions-v1/", "/tmp-v1/"];
+const BLOBS: &str = "/blobs/";
+
+/// The descriptor that a call reads from, with its path.
+fn source_of<'a>(name: &str, arguments: &'a str) -> &'a str {
+    let mut descriptors = arguments.split(", ");
+    // sendfile(2) names the other one first.
+    let first = descriptors.next().unwrap_or_default();
+    if name == "sendfile" { descriptors.next().unwrap_or_default() } else { first }
+}
+
 /// Reads a trace of strace.
 fn count(trace: &str, context: &str) -> Counts {
     let names = [
@@ -149,7 +160,10 @@ fn count(trace: &str, context: &str) -> Counts {
         "files made",
         "files examined",
         "bytes read",
+        // What is hashed of files has to be read: of the context, of layers in the store, of packed ones.
         "bytes of the context read",
+        "bytes of layers read",
+        "bytes of blobs read",
         "bytes written",
         "processes",
         "mounts",
@@ -174,7 +188,6 @@ fn count(trace: &str, context: &str) -> Counts {
         let result = rest.rsplit_once(" = ").map_or("", |(_, result)| result);
         let number: u64 = result.split([' ', '<']).next().and_then(|word| word.parse().ok()).unwrap_or(0);
         let failed = result.starts_with('-');
-        let of_context = arguments.contains(context);
         match name {
             "open" | "openat" | "openat2" if !failed => {
                 // A look at a directory on the way is none of a file.
@@ -189,14 +202,19 @@ fn count(trace: &str, context: &str) -> Counts {
                 add("files made", 1);
             }
             "stat" | "lstat" | "fstat" | "newfstatat" | "statx" => add("files examined", 1),
-            "read" | "pread64" | "readv" | "preadv" => {
+            "read" | "pread64" | "readv" | "preadv" | "copy_file_range" | "sendfile" => {
                 add("bytes read", number);
-                add("bytes of the context read", if of_context { number } else { 0 });
-            }
-            "copy_file_range" | "sendfile" => {
-                add("bytes read", number);
-                add("bytes of the context read", if of_context { number } else { 0 });
-                add("bytes written", number);
+                match source_of(name, arguments) {
+                    source if source.contains(context) => add("bytes of the context read", number),
+                    source if LAYERS.iter().any(|dir| source.contains(dir)) => {
+                        add("bytes of layers read", number)
+                    }
+                    source if source.contains(BLOBS) => add("bytes of blobs read", number),
+                    _ => {}
+                }
+                if !name.contains("read") {
+                    add("bytes written", number);
+                }
             }
             "write" | "pwrite64" | "writev" | "pwritev" => add("bytes written", number),
             "fork" | "vfork" => add("processes", 1),
@@ -224,14 +242,20 @@ mod tests {
 2 <... read resumed>\"\"..., 4096) = 7
 1 openat(5</s>, \"x\", O_WRONLY|O_CREAT|O_EXCL, 0600) = 6</s/x>
 1 openat(5</s>, \"none\", O_RDONLY) = -1 ENOENT (No such file or directory)
+1 pread64(7</h/snapshots-v1/4/f>, \"\"..., 4096, 0) = 20
+1 read(7</h/blobs/sha256/ab>, \"\"..., 4096) = 3
+1 copy_file_range(3</c/a>, NULL, 8</h/tmp-v1/x/upper/a>, NULL, 9, 0) = 9
+1 sendfile(8</h/tmp-v1/x/upper/a>, 3</c/a>, NULL, 5) = 5
 1 clone3({flags=CLONE_VM|CLONE_THREAD, exit_signal=0}, 88) = 9
 1 clone3({flags=CLONE_NEWPID, exit_signal=SIGCHLD}, 88) = 10
 1 --- SIGCHLD {si_signo=SIGCHLD} ---
 ";
         let counts = count(trace, "/c");
         let of = |name: &str| counts[name];
-        assert_eq!((of("calls"), of("files opened"), of("files of the context opened")), (7, 2, 1));
-        assert_eq!((of("bytes read"), of("bytes of the context read")), (107, 100));
+        assert_eq!((of("calls"), of("files opened"), of("files of the context opened")), (11, 2, 1));
+        assert_eq!((of("bytes read"), of("bytes of the context read")), (144, 114));
+        assert_eq!((of("bytes of layers read"), of("bytes of blobs read")), (20, 3));
+        assert_eq!(of("bytes written"), 14);
         assert_eq!((of("files made"), of("processes")), (1, 1));
     }
 
