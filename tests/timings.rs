@@ -159,6 +159,34 @@ fn layers_are_packed_behind_running_steps() {
     assert_eq!(layer(behind), layer(later));
 }
 
+/// The layers of an image are fetched at the same time, and unpacked at the same time.
+#[test]
+fn layers_of_an_image_are_unpacked_beside_each_other() {
+    let context = Context::new("FROM scratch\nCOPY 1 /1\nCOPY 2 /2\nCOPY 3 /3\n");
+    for name in ["1", "2", "3"] {
+        let file = context.path().join(name);
+        run(tool("sh").args(["-c", "head -c 12M /dev/urandom | base64 > $0"]).arg(&file)).ok();
+    }
+    let dir = tempdir();
+    let layout = dir.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    run(Home::new().build(&context).args(["-o", &output])).ok();
+    let on_top = Context::new("FROM three\nCOPY f /f\n").file("f", "f");
+    let named = format!("--build-context=three=oci-layout://{}", layout.display());
+    let timings = timed(&Home::new(), &on_top, &[&named]);
+    for what in ["fetch a layer", "unpack a layer"] {
+        let of_what: Vec<&Value> =
+            list(&timings, "spans").iter().filter(|span| span["what"] == what).collect();
+        assert_eq!(of_what.len(), 3, "{what}: {timings:#}");
+        let mut times: Vec<_> =
+            of_what.iter().map(|span| (span["begin"].as_u64(), span["end"].as_u64())).collect();
+        times.sort_unstable();
+        // On a busy machine one may be late.
+        let beside = times.windows(2).filter(|pair| pair[1].0 < pair[0].1).count();
+        assert!(beside > 0, "{what}: each waits for the one before: {of_what:#?}");
+    }
+}
+
 /// Without `-t`, `-o` of an image, `-q` or `--iidfile` no layer is packed, and no blob of it is there.
 #[test]
 fn where_nobody_wants_an_image_nothing_is_packed() {
