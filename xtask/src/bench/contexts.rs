@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::bench::Lab;
+use crate::bench::{Lab, scenarios};
 use crate::long::Random;
 use crate::shell::{self, Result};
 
@@ -13,6 +13,14 @@ pub(crate) struct Context {
     pub(crate) about: String,
 }
 
+impl Context {
+    /// Removes it from the disk.
+    pub(crate) fn remove(self) -> Result {
+        fs::remove_file(self.dir.with_extension("about"))?;
+        shell::remove(&self.dir)
+    }
+}
+
 /// What is in a context besides its Dockerfile.
 #[derive(Clone, Copy)]
 pub(crate) enum Content {
@@ -20,10 +28,14 @@ pub(crate) enum Content {
     Small,
     /// A real source tree of 7,578 files.
     Source,
+    /// So many tenths of it: one, or a multiple of ten.
+    SourceTenths(u32),
     /// So many directories of 250 files of 100 to 4,000 random bytes.
     Many(u32),
     /// One file of 1.1 GB: a tar of /usr/lib, repeated or cut.
     Large,
+    /// So many tenths of that: one, or a multiple of ten.
+    LargeTenths(u32),
     /// A list of packages and a source file, under two orders of instructions.
     Order,
 }
@@ -47,8 +59,10 @@ impl Content {
         match self {
             Content::Small => "small".to_owned(),
             Content::Source => "source".to_owned(),
+            Content::SourceTenths(tenths) => format!("source-{tenths}"),
             Content::Many(directories) => format!("many-{}", directories * 250),
             Content::Large => "large".to_owned(),
+            Content::LargeTenths(tenths) => format!("large-{tenths}"),
             Content::Order => "order".to_owned(),
         }
     }
@@ -78,12 +92,20 @@ impl Content {
                 Ok("one small file".to_owned())
             }
             Content::Source => source(dir, lab),
+            Content::SourceTenths(tenths) => {
+                let whole = Content::Source.make(lab, &Content::Source.name(), scenarios::COPY_ALL)?;
+                part_of_source(&whole.dir, dir, tenths)
+            }
             Content::Many(directories) => {
                 let mut random = Random(3);
                 let bytes = tree(dir, directories, 250, || random.between(100, 4_001), 3)?;
                 Ok(format!("generated: {} files, {} MB", directories * 250, bytes / 1_000_000))
             }
             Content::Large => large(dir),
+            Content::LargeTenths(tenths) => {
+                let whole = Content::Large.make(lab, &Content::Large.name(), scenarios::COPY_LARGE)?;
+                part_of_large(&whole.dir, dir, tenths)
+            }
             Content::Order => {
                 fs::write(dir.join("packages"), "one\ntwo\n")?;
                 fs::write(dir.join("right.Dockerfile"), RIGHT_ORDER)?;
@@ -151,6 +173,37 @@ fn trim(from: &Path, dir: &Path) -> Result<String> {
         count += 1;
     }
     Ok(format!("{count} files, {} MB", bytes / 1_000_000))
+}
+
+/// The first files of a tree in order of their paths, or the whole tree several times.
+fn part_of_source(from: &Path, to: &Path, tenths: u32) -> Result<String> {
+    if tenths >= 10 {
+        for number in 0..tenths / 10 {
+            shell::copy(from, &to.join(format!("copy{number}")))?;
+        }
+        return Ok(format!("{} times the source tree", tenths / 10));
+    }
+    let script = "find . -type f ! -name touched ! -path ./Dockerfile | LC_ALL=C sort | head -n $2 | tar -c -T - | tar -x -C \"$1\"";
+    let count = 7_578 * tenths / 10;
+    shell::output(
+        shell::command("sh").args(["-ec", script, "sh"]).arg(to).arg(count.to_string()).current_dir(from),
+    )?;
+    Ok(format!("the first {count} files of the source tree"))
+}
+
+/// The beginning of the large file, or all of it several times.
+fn part_of_large(from: &Path, to: &Path, tenths: u32) -> Result<String> {
+    let script = "i=0; while [ $i -lt $3 ]; do head -c $2 \"$1\"; i=$((i+1)); done > large";
+    let (bytes, times) = if tenths < 10 { (110_000_000 * tenths, 1) } else { (1_100_000_000, tenths / 10) };
+    let numbers = [bytes.to_string(), times.to_string()];
+    shell::output(
+        shell::command("sh")
+            .args(["-ec", script, "sh"])
+            .arg(from.join("large"))
+            .args(numbers)
+            .current_dir(to),
+    )?;
+    Ok(format!("one file of {} MB", u64::from(tenths) * 110))
 }
 
 /// `directories` directories of `files` files each; the sum of their sizes.

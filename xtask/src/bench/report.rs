@@ -4,23 +4,24 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bench::growth::Grown;
+use crate::bench::growth::{Grown, Point};
 use crate::bench::scenarios::Scenario;
 use crate::bench::{Figures, Row, results};
 use crate::shell;
 
-/// The middle of the times, the lower one of two.
-fn median(figures: &Figures) -> Option<Duration> {
-    let mut times = figures.times.clone();
+/// The middle of the times, or the mean of the two in the middle.
+pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
+    let mut times = times.to_vec();
     times.sort_unstable();
-    times.get(times.len().checked_sub(1)? / 2).copied()
+    let last = times.len().checked_sub(1)?;
+    Some((*times.get(last / 2)? + *times.get(last.div_ceil(2))?) / 2)
 }
 
 /// One scenario, as soon as it is measured.
 pub(crate) fn row(row: &Row) {
     for figures in &row.figures {
         let name = figures.tool;
-        match (median(figures), &figures.note) {
+        match (median(&figures.times), &figures.note) {
             (Some(median), None) => {
                 let least = figures.times.iter().min().copied().unwrap_or_default();
                 let most = figures.times.iter().max().copied().unwrap_or_default();
@@ -51,11 +52,11 @@ pub(crate) fn table(rows: &[Row]) {
     println!("|---|---|---|---|---|");
     for row in rows {
         let Some((ours, peers)) = row.figures.split_first() else { continue };
-        let time = median(ours);
+        let time = median(&ours.times);
         let peers: Vec<String> = peers
             .iter()
             .filter_map(|peer| {
-                let theirs = median(peer)?;
+                let theirs = median(&peer.times)?;
                 let ratio = theirs.as_secs_f64() / time?.as_secs_f64();
                 Some(format!("{} {} ({ratio:.1}×, {})", peer.tool, shell::seconds(theirs), memory(peer)))
             })
@@ -87,8 +88,9 @@ pub(crate) fn growth(grown: &[Grown]) {
     for Grown { id, what, points } in grown {
         let points: Vec<String> = points
             .iter()
-            .map(|(size, time, memory)| {
-                format!("{size}: {} ({} MB)", shell::seconds(*time), memory / 1_000_000)
+            .map(|Point { size, times, memory, .. }| {
+                let time = median(times).unwrap_or_default();
+                format!("{size}: {} ({} MB)", shell::seconds(time), memory / 1_000_000)
             })
             .collect();
         println!("{id:4} {what:28} {}", points.join("  "));
@@ -107,7 +109,7 @@ pub(crate) fn json(rows: &[Row], grown: &[Grown]) -> Value {
                     json!({
                         "tool": figures.tool,
                         "seconds": figures.times.iter().map(|time| rounded(*time)).collect::<Vec<_>>(),
-                        "median": median(figures).map(rounded),
+                        "median": median(&figures.times).map(rounded),
                         "memory": figures.memory,
                         "daemon": figures.daemon,
                         "processor": figures.processor.map(rounded),
@@ -127,8 +129,14 @@ pub(crate) fn json(rows: &[Row], grown: &[Grown]) -> Value {
         .map(|Grown { id, what, points }| {
             let points: Vec<Value> = points
                 .iter()
-                .map(|(size, time, memory)| {
-                    json!({ "size": size, "seconds": rounded(*time), "memory": memory })
+                .map(|Point { size, times, processor, memory }| {
+                    json!({
+                        "size": size,
+                        "seconds": median(times).map(rounded),
+                        "processor": median(processor).map(rounded),
+                        "runs": times.iter().map(|time| rounded(*time)).collect::<Vec<_>>(),
+                        "memory": memory,
+                    })
                 })
                 .collect();
             json!({ "id": id, "what": what, "points": points })
@@ -144,5 +152,35 @@ fn rounded(time: Duration) -> f64 {
 
 /// What a tool says, without what only means something on this machine: paths, addresses.
 fn without_places(note: &str) -> String {
-    note.split(": ").take(2).filter(|part| !part.contains('/')).collect::<Vec<_>>().join(": ")
+    let words = note.split(' ').map(|word| if word.contains('/') { "…" } else { word });
+    let text: String = words.collect::<Vec<_>>().join(" ").chars().take(200).collect();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_two_is_between_them() {
+        let of = |times: &[u64]| {
+            median(&times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>())
+                .map(|median| median.as_millis())
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7]), Some(7));
+        assert_eq!(of(&[9, 3]), Some(6));
+        assert_eq!(of(&[9, 1, 2]), Some(2));
+        assert_eq!(of(&[9, 1, 2, 4]), Some(3));
+    }
+
+    #[test]
+    fn a_note_keeps_its_words_and_loses_places() {
+        let said =
+            "buildah: exit status: 125: Error: writing to \"/home/x/archive.tar\" failed: no space left";
+        assert_eq!(
+            without_places(said),
+            "buildah: exit status: 125: Error: writing to … failed: no space left"
+        );
+    }
 }
