@@ -154,6 +154,44 @@ fn a_single_file_lands_where_it_is_told() {
 }
 
 #[test]
+fn holes_are_not_filled() {
+    use std::os::unix::fs::FileExt;
+    const MIB: u64 = 1 << 20;
+    let from = tempfile::tempdir().unwrap();
+    // Where there is something, how much of it, and how long the file is.
+    let files: [(&str, &[u64], u64, u64); 5] = [
+        ("begins", &[0], 3 * MIB, 64 * MIB),
+        ("ends", &[40 * MIB], MIB + 7, 41 * MIB + 7),
+        ("between", &[MIB, 9 * MIB + 4096, 30 * MIB], 100_000, 64 * MIB + 1),
+        ("nothing", &[], 0, 32 * MIB),
+        ("whole", &[0], 2 * MIB, 2 * MIB),
+    ];
+    for (name, places, length, size) in files {
+        let file = fs::File::create(from.path().join(name)).unwrap();
+        let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8 + 1).collect();
+        for place in places {
+            file.write_all_at(&bytes, *place).unwrap();
+        }
+        file.set_len(size).unwrap();
+    }
+    let tree = DirectoryTree::context(from.path()).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let writer = writer(to.path(), Owners::Real);
+    for (name, ..) in files {
+        let options = CopyOptions { destination: name.into(), ..CopyOptions::default() };
+        copy(&tree, name, &writer, &options).unwrap();
+    }
+    writer.finish().unwrap();
+    for (name, places, length, size) in files {
+        let (source, copy) = (from.path().join(name), to.path().join(name));
+        assert!(fs::read(&copy).unwrap() == fs::read(&source).unwrap(), "{name}");
+        let metadata = fs::metadata(&copy).unwrap();
+        let most = places.len() as u64 * (length + 16_384);
+        assert!(metadata.size() == size && metadata.blocks() * 512 <= most, "{name}: {metadata:?}");
+    }
+}
+
+#[test]
 fn a_file_that_changed_since_the_walk_is_not_copied() {
     let from = tempfile::tempdir().unwrap();
     source(from.path());

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
@@ -64,6 +65,9 @@ impl Cloning {
                 Err(_) => {}
             }
         }
+        if size > SMALL && self.in_kernel.load(Ordering::Relaxed) && has_holes(source, size)? {
+            return fill_around_holes(target, source, size, cancelled);
+        }
         let mut written = 0;
         if size > SMALL && self.in_kernel.load(Ordering::Relaxed) {
             while written < size {
@@ -91,6 +95,60 @@ impl Cloning {
         // Some file systems yield nothing that way though there is something.
         if written == 0 { read_and_write(target, source, size, cancelled) } else { Ok(written) }
     }
+}
+
+/// Whether a file takes less room than it is long, by more than what the last block of a file may not need.
+fn has_holes(source: &File, size: u64) -> io::Result<bool> {
+    let blocks = rustix::fs::fstat(source)?.st_blocks;
+    Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(512) < size.saturating_sub(SMALL))
+}
+
+/// Copies `size` bytes, or up to the end of `source`, into the empty `target`, and no holes: the kernel would fill them with zeros, and a
+/// file of 20 GB with little in it take 20 GB. Returns how many.
+fn fill_around_holes(target: &File, source: &File, size: u64, cancelled: Cancelled<'_>) -> io::Result<u64> {
+    let mut at = 0;
+    while at < size {
+        let begin = match rustix::fs::seek(source, rustix::fs::SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            // Nothing but a hole up to the end, or the file has become shorter.
+            Err(Errno::NXIO) => break,
+            // A file system that knows of no holes.
+            Err(_) => at,
+        };
+        let end = rustix::fs::seek(source, rustix::fs::SeekFrom::Hole(begin)).unwrap_or(size).min(size);
+        at = begin;
+        while at < end {
+            give_up(cancelled)?;
+            match copy_piece(target, source, at, end)? {
+                0 => break,
+                length => at += length,
+            }
+        }
+        if at < end {
+            break;
+        }
+    }
+    let length = u64::try_from(rustix::fs::fstat(source)?.st_size).unwrap_or(0).min(size);
+    target.set_len(length)?;
+    Ok(length)
+}
+
+/// Copies some of what is between two places to the same place. Returns how much.
+fn copy_piece(target: &File, source: &File, at: u64, end: u64) -> io::Result<u64> {
+    let step = usize::try_from(end - at).unwrap_or(STEP).min(STEP);
+    let (mut from, mut to) = (at, at);
+    if let Ok(length @ 1..) =
+        rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), step)
+    {
+        return Ok(length as u64);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(buffer.len().max(256 * 1024), 0);
+        let step = step.min(buffer.len());
+        let length = source.read_at(&mut buffer[..step], at)?;
+        target.write_all_at(&buffer[..length], at)?;
+        Ok(length as u64)
+    })
 }
 
 /// Fills the empty `target` with all that `content` yields. Returns how many bytes.
