@@ -102,6 +102,11 @@ pub(crate) fn run(args: &Args) -> Result {
     if args.write && !args.scenario.is_empty() {
         return Err("--write is for all scenarios, from one run".into());
     }
+    // First of all: half an hour of figures that are of nothing in particular would be lost.
+    let machine = if args.write { Some(machine::describe(&binary)?) } else { None };
+    if let Some(machine) = &machine {
+        println!("measured: commit {} against {}", machine["revision"], machine["tools"]);
+    }
     let start = Instant::now();
     let mut tools = vec![Tool::builder(binary, &lab)?];
     if !args.alone {
@@ -133,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result {
         fs::write(file, serde_json::to_string_pretty(&figures)? + "\n")?;
         println!("written to {}", file.display());
     }
-    if args.write { results::write(&figures) } else { Ok(()) }
+    machine.map_or(Ok(()), |machine| results::write(figures, machine))
 }
 
 fn measure(scenario: &'static Scenario, tools: &mut [Tool], lab: &Lab, args: &Args) -> Result<Row> {

@@ -21,9 +21,8 @@ fn reasons_file() -> PathBuf {
 }
 
 /// Writes the figures with the machine that they come from, and the table of README.md.
-pub(crate) fn write(figures: &Value) -> Result {
-    let mut figures = figures.clone();
-    figures["machine"] = machine::describe();
+pub(crate) fn write(mut figures: Value, machine: Value) -> Result {
+    figures["machine"] = machine;
     fs::create_dir_all(figures_file().parent().unwrap_or(&shell::root()))?;
     fs::write(figures_file(), serde_json::to_string_pretty(&figures)? + "\n")?;
     let readme = shell::root().join("README.md");
@@ -35,6 +34,9 @@ pub(crate) fn write(figures: &Value) -> Result {
         println!(
             "{missed}: target missed; benches/results/README.md must say why, under a heading of that name"
         );
+    }
+    for grown in grown(&figures) {
+        println!("{grown}; benches/results/README.md must say why, under the heading {GROWTH:?}");
     }
     Ok(())
 }
@@ -50,22 +52,76 @@ pub(crate) fn check() -> Result {
                 .into(),
         );
     }
+    // An archive of the sources has no history.
+    if let Some(revision) =
+        figures["machine"]["revision"].as_str().filter(|_| shell::root().join(".git").exists())
+    {
+        machine::known(revision)?;
+    }
     let reasons = fs::read_to_string(reasons_file())?;
-    let unexplained: Vec<String> = missed(&figures)
-        .into_iter()
-        .filter(|id| {
-            let of = |heading: &str| heading.split([' ', ',', ':']).any(|word| word == id);
-            !reasons.lines().any(|line| line.starts_with('#') && of(line))
-        })
-        .collect();
-    match unexplained.is_empty() {
-        true => Ok(()),
-        false => Err(format!(
+    let unexplained: Vec<String> =
+        missed(&figures).into_iter().filter(|id| section(&reasons, id).is_empty()).collect();
+    if !unexplained.is_empty() {
+        return Err(format!(
             "benches/results/README.md does not say why these miss their targets: {}",
             unexplained.join(", ")
         )
+        .into());
+    }
+    let told = section(&reasons, GROWTH);
+    let untold: Vec<String> = grown(&figures)
+        .into_iter()
+        .filter(|row| !told.iter().any(|line| line.starts_with(&format!("* {row}:"))))
+        .collect();
+    match untold.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "benches/results/README.md does not say under {GROWTH:?} why these take longer than their size says: {}",
+            untold.join(", ")
+        )
         .into()),
     }
+}
+
+/// The heading under which reasons for growth stand, each a point of a list that begins with the name of what [`grown`] finds.
+const GROWTH: &str = "Growth";
+
+/// What stands under the heading in which there is a word, without empty lines.
+fn section<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
+    let of = |heading: &str| heading.split([' ', ',', ':']).any(|found| found == word);
+    let lines = text.lines().skip_while(|line| !(line.starts_with('#') && of(line))).skip(1);
+    lines.take_while(|line| !line.starts_with('#')).filter(|line| !line.trim().is_empty()).collect()
+}
+
+/// How much more than in proportion to its size something may take without a reason that is written down: two runs differ by as much.
+const PROPORTION: f64 = 1.3;
+
+/// The rows of growth that take longer at a larger size than that size says, or more memory: `S9 1,000,000`, `S9 1,000,000 memory`.
+fn grown(figures: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut grown = Vec::new();
+    for row in list(&figures["growth"]) {
+        let points = list(&row["points"]);
+        for (before, after) in points.iter().zip(points.iter().skip(1)) {
+            let size = |point: &Value| {
+                let text = point["size"].as_str().unwrap_or_default().replace(',', "");
+                text.parse::<f64>().unwrap_or(0.0)
+            };
+            let most = size(after) / size(before) * PROPORTION;
+            let name = format!(
+                "{} {}",
+                row["id"].as_str().unwrap_or_default(),
+                after["size"].as_str().unwrap_or_default()
+            );
+            for (figure, suffix) in [("seconds", ""), ("memory", " memory")] {
+                let times = after[figure].as_f64().unwrap_or(0.0) / before[figure].as_f64().unwrap_or(0.0);
+                if times > most {
+                    grown.push(format!("{name}{suffix}"));
+                }
+            }
+        }
+    }
+    grown
 }
 
 /// What is before the table, the table, what is after it.
@@ -156,13 +212,14 @@ fn table(figures: &Value) -> String {
         _ => "?".to_owned(),
     };
     text.push_str(&format!(
-        "\n{}: {} cores ({}), {} of memory, {}, Linux {}; BuildKit {}, Buildah {}.\n",
+        "\n{}: {} cores ({}), {} of memory, {}, Linux {}; {}BuildKit {}, Buildah {}.\n",
         word("date"),
         word("cores"),
         word("processor"),
         word("memory"),
         word("file_system"),
         word("kernel"),
+        machine["revision"].as_str().map(|commit| format!("commit {commit:.12}, ")).unwrap_or_default(),
         machine["tools"]["buildkit"].as_str().unwrap_or("not measured"),
         machine["tools"]["buildah"].as_str().unwrap_or("not measured"),
     ));
@@ -209,6 +266,24 @@ mod tests {
         let table = table(&figures());
         assert!(table.contains("| S1 same | **5.0 ms** | 10 ms | 50 ms (10.0 ×) | – |"), "{table}");
         assert!(table.contains("| **20 MB** | 15 MB | 30 MB + daemon 100 MB | – |"), "{table}");
+    }
+
+    #[test]
+    fn what_grows_faster_than_its_size_needs_a_reason() {
+        let point = |size: &str, seconds: f64, memory: u64| json!({ "size": size, "seconds": seconds, "memory": memory });
+        let figures = json!({ "growth": [
+            { "id": "S9", "points": [point("1,000", 0.1, 10), point("10,000", 1.29, 100), point("100,000", 17.0, 1400)] },
+            { "id": "S3", "points": [point("2", 0.02, 1), point("20", 0.05, 1), point("200", 0.4, 1)] },
+        ] });
+        assert_eq!(grown(&figures), ["S9 100,000", "S9 100,000 memory"]);
+    }
+
+    #[test]
+    fn a_section_ends_at_the_next_heading() {
+        let text = "# A\n## S1, S2: x\n\none\ntwo\n## S3\n## S4\nfour\n";
+        assert_eq!(section(text, "S2"), ["one", "two"]);
+        assert!(section(text, "S3").is_empty() && section(text, "S9").is_empty());
+        assert_eq!(section(text, "S4"), ["four"]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Tool {
 
     /// BuildKit where its client is there and told of a daemon.
     pub(crate) fn buildkit(lab: &Lab) -> Result<Option<Self>> {
-        if shell::find("buildctl").is_none() || env::var_os("BUILDKIT_HOST").is_none() {
+        if !has_buildkit() {
             println!("no BuildKit: buildctl is not on the PATH or BUILDKIT_HOST is not set");
             return Ok(None);
         }
@@ -302,13 +302,23 @@ impl Tool {
         if !matches!(self.kind, Kind::BuildKit) {
             return None;
         }
-        let host = env::var("BUILDKIT_HOST").ok()?;
-        let socket = UnixStream::connect(host.strip_prefix("unix://")?).ok()?;
-        let daemon = rustix::net::sockopt::socket_peercred(&socket).ok()?.pid;
-        let status = fs::read_to_string(format!("/proc/{}/status", daemon.as_raw_nonzero())).ok()?;
+        let status = fs::read_to_string(daemon()?.join("status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
     }
+}
+
+/// Whether BuildKit's client is there and told of a daemon.
+pub(crate) fn has_buildkit() -> bool {
+    shell::find("buildctl").is_some() && env::var_os("BUILDKIT_HOST").is_some()
+}
+
+/// The folder below /proc of BuildKit's daemon, where that runs on this machine.
+pub(crate) fn daemon() -> Option<PathBuf> {
+    let host = env::var("BUILDKIT_HOST").ok()?;
+    let socket = UnixStream::connect(host.strip_prefix("unix://")?).ok()?;
+    let daemon = rustix::net::sockopt::socket_peercred(&socket).ok()?.pid;
+    Some(PathBuf::from(format!("/proc/{}", daemon.as_raw_nonzero())))
 }
 
 fn buildah_command(store: &Path, subcommand: &str) -> Command {
