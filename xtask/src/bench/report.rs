@@ -152,7 +152,9 @@ fn rounded(time: Duration) -> f64 {
 
 /// What a tool says, without what only means something on this machine: paths, addresses.
 fn without_places(note: &str) -> String {
-    let words = note.split(' ').map(|word| if word.contains('/') { "…" } else { word });
+    let has_dot =
+        |word: &str| word.split_once('.').is_some_and(|(_, rest)| rest.starts_with(char::is_alphanumeric));
+    let words = note.split(' ').map(|word| if word.contains('/') || has_dot(word) { "…" } else { word });
     let text: String = words.collect::<Vec<_>>().join(" ").chars().take(200).collect();
     text.trim().to_owned()
 }
