@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use executor::{ExitStatus, ProcessSpec, Rootfs, Sandbox};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 
 use crate::support::{Case, Fixture, Needs, Recorder, eventually, processes_with};
 
@@ -142,9 +144,13 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// One that ends with another before its turn comes is gone as well.
 pub(crate) fn kill(pids: &[u32]) {
-    let pids = pids.iter().map(u32::to_string);
-    assert!(Command::new("kill").arg("-KILL").args(pids).status().unwrap().success());
+    for pid in pids {
+        let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+        let killed = rustix::process::kill_process(pid, Signal::KILL);
+        assert!(matches!(killed, Ok(()) | Err(Errno::SRCH)), "{killed:?}");
+    }
 }
 
 fn killed_caller(fixture: &Fixture) {
