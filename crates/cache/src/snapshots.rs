@@ -3,7 +3,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use files::{Attributes, FileTree, Owners};
@@ -87,6 +87,21 @@ impl Store {
             None if self.inner.leases.has_lost_layer(id) => self.inner.damage.note(format!("layer {id}")),
             None => {}
         }
+        Ok(found)
+    }
+
+    /// The same as this process found it before, if that is so and it still stands: what each step of a chain asks of all layers below it.
+    pub(crate) fn known_snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, CacheError> {
+        let known = || self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known().get(&id).cloned();
+        if found.is_some() && self.inner.is_there(id)? {
+            return Ok(found);
+        }
+        let found = self.snapshot(id)?;
+        match &found {
+            Some(snapshot) => known().insert(id, snapshot.clone()),
+            None => known().remove(&id),
+        };
         Ok(found)
     }
 
@@ -565,8 +580,7 @@ impl ActiveSnapshot {
         let work = self.folder.0.join("work");
         create_dir(&work, 0o700)?;
         let mut lower: Vec<PathBuf> = self.below.dirs().map(Path::to_owned).collect();
-        let etc = self.below.metadata(Path::new("etc"))?;
-        let has_etc = etc.is_some_and(|etc| etc.kind == files::Kind::Directory);
+        let has_etc = self.below.has_directory(Path::new("etc"))?;
         if lower.is_empty() {
             lower.push(inner.layout.empty_layer());
         }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use crate::lock::Lock;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock, settle};
 use crate::written::Written;
-use crate::{BlobStore, CacheError, Records, Replaced, names};
+use crate::{BlobStore, CacheError, Records, Replaced, Snapshot, SnapshotId, names};
 
 /// How the trees that RUN writes to are made. The layers that result have one form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +79,8 @@ pub(crate) struct Inner {
     /// Whether something was made that is perhaps not on the disk yet.
     pub(crate) dirty: AtomicBool,
     pub(crate) written: Written,
+    /// Layers that were looked up ([`Store::known_snapshot`]).
+    pub(crate) known: Mutex<HashMap<SnapshotId, Snapshot>>,
 }
 
 impl Store {
@@ -125,6 +128,7 @@ impl Store {
             touched: Mutex::default(),
             dirty: AtomicBool::new(false),
             written: Written::default(),
+            known: Mutex::default(),
         });
         Ok(Store::of(inner))
     }

@@ -37,7 +37,7 @@ impl TreeView {
         let mut layers = Vec::with_capacity(snapshots.len());
         let mut seen = HashSet::new();
         for id in top_first(snapshots) {
-            let snapshot = store.snapshot(id)?.ok_or(CacheError::NoSnapshot(id))?;
+            let snapshot = store.known_snapshot(id)?.ok_or(CacheError::NoSnapshot(id))?;
             for (depth, upper) in snapshot.open()?.into_iter().enumerate() {
                 // Versions of one layer may lie in one chain: what they have in common counts where it is topmost.
                 if seen.insert(upper.path.clone()) {
@@ -64,6 +64,11 @@ impl TreeView {
     /// The layer whose root directory counts.
     fn root_layer(&self) -> Option<&Layer> {
         self.layers.iter().find(|layer| layer.describes_root)
+    }
+
+    /// Whether there is a directory.
+    pub(crate) fn has_directory(&self, path: &Path) -> Result<bool, TreeError> {
+        Ok(self.stack(path)?.is_some())
     }
 
     /// The layers that make up the directory `path`, `None` when no directory is there.
@@ -103,7 +108,15 @@ impl TreeView {
     /// The layer that shows at `path`, and what it has there.
     fn locate(&self, path: &Path) -> Result<Option<(&Layer, Metadata)>, TreeError> {
         let Some(parent) = path.parent() else { return Ok(None) };
-        let Some(stack) = self.stack(parent)? else { return Ok(None) };
+        // A directory that was looked into is what its topmost layer has.
+        let known = self.stacks.read().unwrap_or_else(PoisonError::into_inner).get(path).cloned().flatten();
+        let stack = match known {
+            Some(stack) => stack,
+            None => match self.stack(parent)? {
+                Some(stack) => stack,
+                None => return Ok(None),
+            },
+        };
         for &index in stack.iter() {
             let layer = &self.layers[index];
             if let Some(metadata) = layer.upper.tree.metadata(path)? {

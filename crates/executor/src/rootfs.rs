@@ -47,9 +47,14 @@ impl<'a> Overlay<'a> {
                 self.lower.len()
             )));
         }
+        Ok(())
+    }
+
+    /// What the kernel would not say: which of them is missing.
+    fn blame(&self, fault: Fault) -> Fault {
         match self.paths().find(|path| !path.is_dir()) {
-            Some(path) => Err(Fault::Setup(format!("mount an overlay: {} is no directory", path.display()))),
-            None => Ok(()),
+            Some(path) => Fault::Setup(format!("mount an overlay: {} is no directory", path.display())),
+            None => fault,
         }
     }
 
@@ -88,7 +93,7 @@ pub(crate) fn mount(rootfs: &Rootfs, scratch: &mut Scratch, flags: MountAttrFlag
             };
             overlay.check()?;
             let upper = mount::open_path(upper.as_path()).context(|| format!("open {}", upper.display()))?;
-            let dir = mount_overlay(&overlay, scratch)?;
+            let dir = mount_overlay(&overlay, scratch).map_err(|fault| overlay.blame(fault))?;
             Ok(Root { dir, upper: Some(upper) })
         }
     }
@@ -112,7 +117,7 @@ pub(crate) fn mount_layers(
             let volatile = writable.is_some();
             let overlay = Overlay { lower, writable, userxattr, volatile, flags };
             overlay.check()?;
-            mount_overlay(&overlay, scratch)
+            mount_overlay(&overlay, scratch).map_err(|fault| overlay.blame(fault))
         }
     }
 }
