@@ -121,8 +121,9 @@ fn boot_with(processor: &[&str], kernel: &(PathBuf, PathBuf), disk: &Path, log: 
     let output = fs::File::create(log)?;
     let mut machine = qemu.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?;
     loop {
-        if machine.try_wait()?.is_some() {
-            return Ok(true);
+        if let Some(status) = machine.try_wait()? {
+            // One that a hypervisor refuses something of its processor aborts.
+            return Ok(status.success());
         }
         // qemu leaves a machine standing whose instruction a nested hypervisor cannot execute.
         if said(log)?.contains("KVM internal error") {
