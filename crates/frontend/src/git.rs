@@ -156,7 +156,7 @@ fn switched(key: &str, value: &str) -> Result<bool, String> {
     match value {
         "" => Ok(true),
         value => {
-            crate::go::parse_bool(value).ok_or_else(|| format!("`{key}={value}`: expected `true` or `false`"))
+            parser::parse_bool(value).ok_or_else(|| format!("`{key}={value}`: expected `true` or `false`"))
         }
     }
 }

@@ -36,15 +36,6 @@ pub(crate) fn quote(text: &str) -> String {
     out
 }
 
-/// A text that is true or false (`strconv.ParseBool`).
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// A number of bytes with a unit, powers of 1024 (`units.RAMInBytes`): `512`, `10m`, `1.5GiB`, `2 KB`.
 pub(crate) fn ram_in_bytes(text: &str) -> Option<u64> {
     let end = text.rfind(|c: char| c.is_ascii_digit() || matches!(c, '.' | ' '))? + 1;

@@ -10,7 +10,6 @@ use parser::{Diagnostic, Dockerfile, InstructionKind, Parsed, Span, Syntax, Synt
 use crate::args::{self, GlobalArgs};
 use crate::epoch::{self, Epoch, Given};
 use crate::findings::{self, Findings, unsupported, unsupported_platform};
-use crate::go;
 use crate::lint::{Checks, check_file};
 use crate::stage::{self, Lowering};
 use crate::stages::Stages;
@@ -150,7 +149,7 @@ fn lower_into(
 
 /// A build argument that is true or false; nothing when it is not given or neither.
 fn asked_for(options: &Options, name: &str) -> Option<bool> {
-    go::parse_bool(options.build_args.get(name)?)
+    parser::parse_bool(options.build_args.get(name)?)
 }
 
 fn hostname(options: &Options) -> String {
@@ -206,7 +205,7 @@ fn findings_about_options(
         (None, None) => {}
     }
     if let Some(value) = options.build_args.get("BUILDKIT_MULTI_PLATFORM")
-        && go::parse_bool(value).is_none()
+        && parser::parse_bool(value).is_none()
     {
         let message = format!("invalid boolean value for BUILDKIT_MULTI_PLATFORM: {value}");
         findings.add(Diagnostic::error(Span::default(), message));

@@ -48,5 +48,6 @@ pub use ast::{
 pub use diagnostic::{Diagnostic, Label as DiagnosticLabel, Severity};
 pub use keyword::Keyword;
 pub use parse::{Parsed, ParsedInstruction, parse, parse_bytes, parse_instruction};
+pub use run::parse_bool;
 pub use span::{Lines, Span, Spanned, Word};
 pub use suggest::distance;

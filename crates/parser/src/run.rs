@@ -178,8 +178,8 @@ fn device(cx: &mut Context<'_, '_>, value: Word) -> Option<Device> {
     }
 }
 
-/// As Go's `strconv.ParseBool`.
-fn parse_bool(text: &str) -> Option<bool> {
+/// A text that is true or false, as Go's `strconv.ParseBool` reads it, which upstream uses for flags, attributes and variables.
+pub fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use parser::{Comment, Diagnostic, Dockerfile, Span};
 
-use crate::{Options, go};
+use crate::Options;
 
 /// The rules that are off unless asked for.
 const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
@@ -64,7 +64,7 @@ impl Checks {
                     checks.experimental.extend(rules.split(',').map(|rule| rule.trim().to_owned()));
                 }
                 ("error", value) => {
-                    let error = go::parse_bool(value);
+                    let error = parser::parse_bool(value);
                     checks.error = error.ok_or_else(|| format!("`error={value}`: expected true or false"))?;
                 }
                 (key, _) => {

@@ -90,7 +90,7 @@ impl Keys {
         let span = field.value.as_ref().map_or(field.key.span, |word| word.span);
         let switch = |on: bool| match value {
             None => Ok(on),
-            Some(value) => go::parse_bool(value)
+            Some(value) => parser::parse_bool(value)
                 .map(|value| value == on)
                 .ok_or_else(|| invalid(key, value, span, "expected `true` or `false`")),
         };

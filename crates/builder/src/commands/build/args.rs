@@ -252,12 +252,10 @@ impl Args {
             Some((given, value)) => (given == name).then(|| value.to_owned()),
             None => (text == name).then(|| std::env::var(name).ok()).flatten(),
         };
-        match self.build_arg.iter().rev().find_map(value).as_deref() {
-            None => Ok(None),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
-            Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
-            Some(other) => Err(Failure::usage(format!("--build-arg {name}={other}: neither true nor false"))),
-        }
+        let Some(value) = self.build_arg.iter().rev().find_map(value) else { return Ok(None) };
+        let flag = if value.is_empty() { Some(false) } else { parser::parse_bool(&value) };
+        flag.map(Some)
+            .ok_or_else(|| Failure::usage(format!("--build-arg {name}={value}: neither true nor false")))
     }
 
     /// What is asked instead of a build.

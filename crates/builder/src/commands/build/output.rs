@@ -332,12 +332,9 @@ impl Attributes {
 
     /// As Go's strconv.ParseBool, which upstream uses; a key without value is true.
     pub(super) fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
-        match self.take(key).as_deref() {
-            None => Ok(default),
-            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(format!("{key}={other}: expected true or false")),
-        }
+        let Some(value) = self.take(key) else { return Ok(default) };
+        let flag = if value.is_empty() { Some(true) } else { parser::parse_bool(&value) };
+        flag.ok_or_else(|| format!("{key}={value}: expected true or false"))
     }
 
     /// How layers are compressed, and how hard.

@@ -34,7 +34,8 @@ impl Detail {
     pub(super) fn of(variable: Option<&str>) -> Option<Detail> {
         match variable {
             Some("max") => Some(Detail::Max),
-            Some("disabled" | "0" | "f" | "F" | "false" | "FALSE" | "False") => None,
+            Some("disabled") => None,
+            Some(text) if parser::parse_bool(text) == Some(false) => None,
             _ => Some(Detail::Min),
         }
     }
