@@ -156,11 +156,6 @@ pub(crate) fn daemon(context: Option<&str>) -> Result<Endpoint, Failure> {
     Ok(Surroundings::from_env(|name| std::env::var_os(name)).endpoint(context)?)
 }
 
-/// Whether a daemon knows images by the digests of their manifests and not of their configs.
-pub(crate) async fn knows_manifests(endpoint: &Endpoint) -> bool {
-    daemon::knows_manifests(endpoint).await
-}
-
 /// Names an image that a daemon has already; `false` where it has to be sent. Whatever it is that a daemon has with the digest of
 /// a config for its id, it is that image.
 pub(crate) async fn named_there(endpoint: &Endpoint, id: &str, names: &[Reference]) -> Result<bool, Failure> {

@@ -58,6 +58,14 @@ pub(super) struct Ids {
     pub(super) told: Digest,
 }
 
+impl Ids {
+    /// Of what was delivered, that of the store first.
+    pub(super) fn of(images: &[Delivered]) -> Option<Ids> {
+        let (first, last) = images.first().zip(images.last())?;
+        Some(Ids { here: first.id(), told: last.id() })
+    }
+}
+
 impl Delivered {
     fn of(prepared: &Prepared, names: &[Reference]) -> Delivered {
         let config = match &prepared.manifests[..] {
@@ -69,7 +77,7 @@ impl Delivered {
 
     /// What Docker calls the image's id: the digest of the config, of several platforms that of the index, and on containerd's store that
     /// of the manifest.
-    pub(super) fn id(&self) -> Digest {
+    fn id(&self) -> Digest {
         self.config.unwrap_or(self.top.digest)
     }
 }
@@ -338,7 +346,7 @@ impl Delivering<'_> {
         let _timed = self.built.exporting(task, "send it to the daemon");
         let mut delivered = Delivered::of(&prepared, names);
         let mut is_there = remotes::named_there(&endpoint, &delivered.id().to_string(), names).await?;
-        if !is_there && remotes::knows_manifests(&endpoint).await {
+        if !is_there && daemon::knows_manifests(&endpoint).await {
             delivered.config = None;
             is_there = remotes::named_there(&endpoint, &delivered.id().to_string(), names).await?;
         }

@@ -36,20 +36,19 @@ pub(super) struct About<'a> {
     pub(super) notices: &'a Notices,
 }
 
+/// Writes the id that is told where it is asked for.
+pub(super) fn write_id(path: Option<&Path>, ids: Option<&Ids>) -> Result<(), Failure> {
+    match path.zip(ids) {
+        Some((path, ids)) => write_file(path, ids.told.to_string().as_bytes()),
+        None => Ok(()),
+    }
+}
+
 impl About<'_> {
-    /// Writes the files that are asked for. Gives the ids of what was delivered, when an image was made.
-    pub(super) fn write(&self, images: &[Delivered]) -> Result<Option<Ids>, Failure> {
-        let delivery = &self.known.request.delivery;
-        let ids = images.first().zip(images.last());
-        let ids = ids.map(|(first, last)| Ids { here: first.id(), told: last.id() });
-        if let (Some(path), Some(ids)) = (&delivery.iidfile, &ids) {
-            write_file(path, ids.told.to_string().as_bytes())?;
-        }
-        if let Some(path) = &delivery.metadata_file {
-            let metadata = self.metadata(images, |name| std::env::var(name).ok());
-            write_file(path, format!("{:#}\n", json!(metadata)).as_bytes())?;
-        }
-        Ok(ids)
+    /// Writes what is known of the images.
+    pub(super) fn write(&self, path: &Path, images: &[Delivered]) -> Result<(), Failure> {
+        let metadata = self.metadata(images, |name| std::env::var(name).ok());
+        write_file(path, format!("{:#}\n", json!(metadata)).as_bytes())
     }
 
     /// Upstream's keys. Of several images the last counts, as there, but with the names of all.
@@ -84,12 +83,9 @@ impl About<'_> {
                 tell(&format!("buildx.build.provenance{platform}"), predicate);
             }
         }
-        let is_wanted = matches!(
-            variable("BUILDX_METADATA_WARNINGS").as_deref(),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True")
-        );
-        let warnings = self.warnings();
-        if is_wanted && !warnings.is_empty() {
+        let wants_warnings = variable("BUILDX_METADATA_WARNINGS").and_then(|text| parser::parse_bool(&text));
+        let warnings = if wants_warnings == Some(true) { self.warnings() } else { Vec::new() };
+        if !warnings.is_empty() {
             tell("buildx.build.warnings", warnings.into());
         }
         metadata

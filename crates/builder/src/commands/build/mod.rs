@@ -53,6 +53,7 @@ use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
 use contexts::{Context, NamedContext};
 use debug::Shell;
+use deliver::{Delivered, Ids};
 use done::{Done, Made, Notices};
 use elsewhere::{Bringing, Brought, Wanted};
 pub(crate) use examine::{Examined, examine};
@@ -420,7 +421,11 @@ impl Build<'_> {
     /// Builds and delivers.
     async fn run(self) -> Result<Made, Failure> {
         let Planned { plan, images, finder } = self.plan().await?;
-        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = self.notices(&plan);
+        *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = Notices {
+            warnings: plan.warnings.clone(),
+            unused_build_args: done::unused_build_args(&plan.unused_build_args, &self.parsed.dockerfile),
+            kept: None,
+        };
         if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
             return Err(Failure::usage(
                 "BUILDKIT_MULTI_PLATFORM=0 and several platforms contradict each other",
@@ -494,19 +499,7 @@ impl Build<'_> {
         }
         // An output may have wanted layers that no step did.
         finder.remember()?;
-        let about = About {
-            known: Known {
-                request: self.request,
-                plan: &plan,
-                build: self.journal.id(),
-                began: self.journal.began(),
-                fetched: &self.remote.found(),
-                hidden: &SecretValues::of(&definition),
-            },
-            with_index,
-            notices: &self.notices(&plan),
-        };
-        let ids = about.write(&delivered?)?;
+        let ids = self.write_files(&plan, with_index, &delivered?)?;
         // What was built and delivered stays, whatever becomes of the caches.
         let exporting = self.trace.begin(Subject::Build, Work::Export, "export caches");
         let exported = self.export_caches(&worker, &targets, &steps).await;
@@ -529,13 +522,28 @@ impl Build<'_> {
         Ok(Made { ids, has_program })
     }
 
-    /// What does not keep the build from succeeding.
-    fn notices(&self, plan: &Plan) -> Notices {
-        Notices {
-            warnings: plan.warnings.clone(),
-            unused_build_args: done::unused_build_args(&plan.unused_build_args, &self.parsed.dockerfile),
-            kept: None,
+    /// Writes the files about what was delivered. Gives its ids, when an image was made.
+    fn write_files(
+        &self,
+        plan: &Plan,
+        with_index: bool,
+        images: &[Delivered],
+    ) -> Result<Option<Ids>, Failure> {
+        let (delivery, ids) = (&self.request.delivery, Ids::of(images));
+        metadata::write_id(delivery.iidfile.as_deref(), ids.as_ref())?;
+        if let Some(path) = &delivery.metadata_file {
+            let known = Known {
+                request: self.request,
+                plan,
+                build: self.journal.id(),
+                began: self.journal.began(),
+                fetched: &self.remote.found(),
+                hidden: &SecretValues::of(&plan.definition),
+            };
+            let notices = &self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+            About { known, with_index, notices }.write(path, images)?;
         }
+        Ok(ids)
     }
 
     /// A cache that goes into the image needs one.
