@@ -132,7 +132,9 @@ fn look_up(root: &Path) -> Duration {
     fastest(10, || {
         let store = open(root);
         let session = store.session().expect("begin a session");
-        assert_eq!(store.records().lookup(&key(STEPS - 1)).expect("look up")[0].layers.len(), STEPS as usize);
+        let found = &store.records().candidates(&key(STEPS - 1)).expect("look up")[0];
+        assert_eq!(found.layers.len(), STEPS as usize);
+        assert!(store.records().hold(found).expect("hold"));
         let keys: Vec<CacheKey> = (0..STEPS - 1).map(key).collect();
         assert!(
             store

@@ -102,7 +102,8 @@ impl Store {
         Ok(image)
     }
 
-    /// Since when an image of so many blobs has its name, if nothing is left to be written for it. What may not be on the disk yet is noted to be waited for.
+    /// Since when an image of so many blobs has its name, if nothing is left to be written for it. What may not be on the disk yet is noted to
+    /// be waited for.
     fn named_since(&self, image: &StoredImage, blobs: usize) -> Result<Option<SystemTime>, CacheError> {
         let known = self.inner.database.read("look for an image", |db| {
             db.prepare_cached(

@@ -117,17 +117,6 @@ pub trait CacheBackend: Send + Sync {
     /// any more.
     fn hold(&self, record: &CacheRecord) -> Result<bool, CacheError>;
 
-    /// Holds all the results filed under `key` that are there, newest first.
-    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
-        let mut found = Vec::new();
-        for record in self.candidates(key)? {
-            if self.hold(&record)? {
-                found.push(record);
-            }
-        }
-        Ok(found)
-    }
-
     /// The newest result filed under each key that rests on the word of none but `trusted` (of equal ones, on the fewest), as it is written
     /// down: nothing is looked after, and it does not count as used. To tell about results, not to use them.
     fn glance(&self, keys: &[CacheKey], trusted: &Origins) -> Result<Vec<Option<CacheRecord>>, CacheError> {

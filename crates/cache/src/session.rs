@@ -130,7 +130,10 @@ fn newest(inner: &Inner, before: i64) -> Result<(i64, i64), CacheError> {
 /// Makes rows durable, up to these. They are so once `syncfs` was called after they were made: what they name was complete before them. The
 /// names of images go with them.
 fn write_through(inner: &Inner, (snapshot, blob): (i64, i64)) -> Result<(), CacheError> {
-    let names = names::Listed::open(&inner.layout)?;
+    // Not while somebody is changing it: it is written before the transaction ends.
+    let names = inner
+        .database
+        .write("look for the names of images", |_| Ok(names::Listed::open(&inner.layout)))??;
     let root = inner.layout.root();
     let directory = File::open(root).at("open", root)?;
     rustix::fs::syncfs(&directory).at("write through", root)?;

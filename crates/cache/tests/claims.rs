@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, PruneOptions, SnapshotId, StepRun, Store, StoreOptions, Whys};
-use common::{Random, TestStore, content, key};
+use common::{Lookup, Random, TestStore, content, key};
 use hash::Digest;
 use image::{Compression, ContentStore, Descriptor, Layer};
 use proptest::prelude::*;

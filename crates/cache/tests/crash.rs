@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, PruneOptions, StepRun, Store, StoreOptions, TreeView, Whys};
-use common::{Random, content, key};
+use common::{Lookup, Random, content, key};
 use files::FileTree;
 use hash::Digest;
 use image::ContentStore;

@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, CacheKind, CachePart, Limits, NewRecord, SnapshotId, StepRun, Whys};
-use common::{TestStore, content, key, put_image};
+use common::{Lookup, TestStore, content, key, put_image};
 use image::{ContentStore, Descriptor, Layer, MediaType};
 
 fn save(test: &TestStore, n: u64, layers: Vec<SnapshotId>, seconds: u64) {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, CacheError, NewRecord, PruneOptions, StepRun, Store, StoreOptions};
-use common::{TestStore, content, key};
+use common::{Lookup, TestStore, content, key};
 use files::StatCache;
 use image::ContentStore;
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, Origins, RecordId, SnapshotId, StepRun, Whys};
-use common::{TestStore, content, key};
+use common::{Lookup, TestStore, content, key};
 
 fn record(n: u64, layers: &[SnapshotId]) -> NewRecord {
     let run = StepRun {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{CacheBackend, CacheError, NewRecord, Opening, PruneOptions, StepRun, Store, StoreOptions};
-use common::{Random, TestStore, content, key, put_image};
+use common::{Lookup, Random, TestStore, content, key, put_image};
 
 const PAGE: usize = 4096;
 const STEPS: u64 = 120;

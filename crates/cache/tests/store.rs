@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cache::{CacheBackend, CacheError, NewRecord, Store, StoreOptions};
-use common::{TestStore, changes, content, in_mount_namespace, key, mount};
+use common::{Lookup, TestStore, changes, content, in_mount_namespace, key, mount};
 use image::ContentStore;
 use image::layer::EntryKind;
 

@@ -14,7 +14,7 @@ use cache::{
     CacheBackend, Changes, Limits, Listing, NewRecord, PruneOptions, Snapshot, SnapshotId, StepRun, Store,
     StoreOptions, TreeView, VersionName, Whys,
 };
-use common::{TestStore, content, in_user_namespace, key};
+use common::{Lookup, TestStore, content, in_user_namespace, key};
 use files::{Attributes, FileTree, Kind, TreeWriter, WriterOptions};
 use hash::{ContentDigest, StableHasher};
 

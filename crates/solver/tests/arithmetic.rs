@@ -163,7 +163,7 @@ impl Worker for Arithmetic {
         if !elsewhere.named.load(Ordering::SeqCst) {
             return None;
         }
-        let record = elsewhere.cache.lookup(key).unwrap().into_iter().next()?;
+        let record = elsewhere.cache.candidates(key).unwrap().into_iter().next()?;
         let away = Away(record.id.0 as u64);
         let refused = elsewhere.refused.lock().unwrap().contains(&away.0);
         elsewhere.found.lock().unwrap().insert(away.0, record);

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use cache::{Changes, Snapshot, SnapshotId, Snapshotter, Store, StoreOptions};
+use cache::{
+    CacheBackend, CacheError, CacheRecord, Changes, Snapshot, SnapshotId, Snapshotter, Store, StoreOptions,
+};
 use hash::{CacheKey, ContentDigest, ContentId};
 use image::{ContentStore, Descriptor, ImageConfig, Manifest, MediaType, Platform, RootFs};
 
@@ -47,6 +49,23 @@ impl TestStore {
 }
 
 /// An image of one layer, with a name.
+pub trait Lookup {
+    /// All results filed under `key` that are there, newest first, each as a build that uses it finds it.
+    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError>;
+}
+
+impl<C: CacheBackend> Lookup for C {
+    fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+        let mut found = Vec::new();
+        for record in self.candidates(key)? {
+            if self.hold(&record)? {
+                found.push(record);
+            }
+        }
+        Ok(found)
+    }
+}
+
 pub fn put_image(
     test: &TestStore,
     name: &str,
