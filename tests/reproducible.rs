@@ -127,6 +127,18 @@ fn listed_as_made(names: &[&str]) -> (tempfile::TempDir, Vec<String>) {
     (dir, order)
 }
 
+/// The program of a command behind another program and its arguments, where there are any.
+fn wrap(wrapped: &[&str], build: &Command) -> Command {
+    match wrapped {
+        [] => Command::new(build.get_program()),
+        [program, rest @ ..] => {
+            let mut command = tool(program);
+            command.args(rest).arg(build.get_program());
+            command
+        }
+    }
+}
+
 /// State directories, users, masks, threads, order of files, time zone, state of the cache: one digest.
 #[test]
 fn one_digest_whatever_is_around() {
@@ -139,14 +151,7 @@ fn one_digest_whatever_is_around() {
     for Surroundings { what, wrapped, variables } in SURROUNDINGS {
         let home = Home::new();
         let build = home.build(&inputs);
-        let mut command = match wrapped {
-            [] => Command::new(build.get_program()),
-            [program, rest @ ..] => {
-                let mut command = tool(program);
-                command.args(rest).arg(build.get_program());
-                command
-            }
-        };
+        let mut command = wrap(wrapped, &build);
         let number = digests.len();
         command.args(build.get_args()).args(["-o", &output(number)]);
         command
@@ -239,14 +244,7 @@ fn large_layers_are_the_same_from_any_number_of_threads() {
     for (wrapped, threads, expected) in ways {
         let (home, out) = (Home::new(), tempdir());
         let build = home.build(&context);
-        let mut command = match wrapped {
-            [] => Command::new(build.get_program()),
-            [program, rest @ ..] => {
-                let mut command = tool(program);
-                command.args(rest).arg(build.get_program());
-                command
-            }
-        };
+        let mut command = wrap(wrapped, &build);
         let layouts = ["gzip", "zstd"].map(|compression| (compression, out.path().join(compression)));
         command.args(build.get_args());
         for (compression, layout) in &layouts {

@@ -1,84 +1,23 @@
 //! What is found in caches, and what is made of those that are no good.
 
+mod common;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
+use common::Memory;
 use hash::{CacheKey, ContentDigest, Digest};
-use image::{
-    BlobSource, Compression, ContentStore, Descriptor, ImageConfig, Index, Layer, Manifest, MediaType,
-    MediaTypes, ResolveError, TransferProgress,
-};
-use warm::{
-    ArtifactForm, CachedLayer, Caches, Document, Import, Imported, Origin, PackedCache, Record, TopDocument,
-    Watcher,
-};
+use image::{Compression, Descriptor, ImageConfig, Index, Layer, Manifest, MediaType, MediaTypes};
+use warm::{ArtifactForm, CachedLayer, Caches, Document, Import, Imported, PackedCache, Record, Watcher};
 
-/// An origin in memory.
-#[derive(Default)]
-struct Memory {
-    top: Option<(String, Vec<u8>)>,
-    blobs: HashMap<Digest, Vec<u8>>,
-    delay: Duration,
-    asked: AtomicUsize,
-}
-
-impl Memory {
-    fn of(packed: &PackedCache) -> Memory {
-        let blobs = HashMap::from([(packed.config.digest, packed.document.clone())]);
-        Memory {
-            top: Some((packed.top.media_type.clone(), packed.manifest.clone())),
-            blobs,
-            ..Memory::default()
-        }
-    }
-
-    fn put(&mut self, media_type: &str, bytes: Vec<u8>) -> Descriptor {
-        let descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
-        self.blobs.insert(descriptor.digest, bytes);
-        descriptor
-    }
-}
-
-#[async_trait]
-impl Origin for Memory {
-    fn name(&self) -> String {
-        "memory".to_owned()
-    }
-
-    async fn top(&self) -> Result<TopDocument, ResolveError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        tokio::time::sleep(self.delay).await;
-        let (media_type, bytes) = self.top.clone().ok_or(ResolveError::NotFound(self.name()))?;
-        Ok(TopDocument { media_type: Some(media_type), bytes })
-    }
-
-    async fn manifest(&self, manifest: &Descriptor) -> Result<Vec<u8>, ResolveError> {
-        self.blob(manifest, u64::MAX).await
-    }
-
-    async fn blob(&self, blob: &Descriptor, _: u64) -> Result<Vec<u8>, ResolveError> {
-        self.blobs.get(&blob.digest).cloned().ok_or(ResolveError::NotFound(self.name()))
-    }
-
-    fn blobs(&self) -> Arc<dyn BlobSource> {
-        Arc::new(Nothing)
-    }
-}
-
-struct Nothing;
-
-#[async_trait]
-impl BlobSource for Nothing {
-    async fn fetch(
-        &self,
-        _: &Descriptor,
-        _: &dyn ContentStore,
-        _: &dyn TransferProgress,
-    ) -> Result<(), ResolveError> {
-        Err(ResolveError::NotFound("nothing".to_owned()))
+/// An origin that holds a cache.
+fn holding(packed: &PackedCache) -> Memory {
+    Memory {
+        top: Some((packed.top.media_type.clone(), packed.manifest.clone())),
+        blobs: HashMap::from([(packed.config.digest, packed.document.clone())]),
+        ..Memory::default()
     }
 }
 
@@ -142,7 +81,7 @@ async fn every_form_is_found() {
     {
         let packed = warm::pack(&document(1), ArtifactForm { image_manifest, types });
         assert_eq!(packed.top.digest, Digest::of(&packed.manifest));
-        let (caches, problems) = caches(vec![Arc::new(Memory::of(&packed))]);
+        let (caches, problems) = caches(vec![Arc::new(holding(&packed))]);
         let found = caches.find(&key(1)).await.expect("it is there");
         assert_eq!(
             found.layers.iter().map(|layer| layer.layer.clone()).collect::<Vec<_>>(),
@@ -195,7 +134,7 @@ async fn images_carry_theirs() {
 async fn each_is_asked_once_and_all_at_the_same_time() {
     let slow = |byte: u8| {
         let packed = warm::pack(&document(byte), FORM);
-        Arc::new(Memory { delay: Duration::from_millis(150), ..Memory::of(&packed) })
+        Arc::new(Memory { delay: Duration::from_millis(150), ..holding(&packed) })
     };
     let origins = [slow(1), slow(2), slow(3)];
     let (caches, _) = caches(origins.to_vec());
@@ -214,7 +153,7 @@ async fn each_is_asked_once_and_all_at_the_same_time() {
 #[tokio::test]
 async fn what_was_no_good_is_not_found_again() {
     let packed = warm::pack(&document(1), FORM);
-    let (caches, _) = caches(vec![Arc::new(Memory::of(&packed)), Arc::new(Memory::of(&packed))]);
+    let (caches, _) = caches(vec![Arc::new(holding(&packed)), Arc::new(holding(&packed))]);
     let first = caches.find(&key(1)).await.expect("in the first");
     caches.refuse(first.number, first.layers[1].layer.layer.descriptor.digest);
     let second = caches.find(&key(1)).await.expect("in the second");
@@ -230,15 +169,13 @@ async fn what_was_no_good_is_not_found_again() {
 async fn bad_ones_are_told_by_what_is_wrong() {
     assert_eq!(problem(Memory::default()).await, "there is none yet");
     let packed = || warm::pack(&document(2), FORM);
-    let late = Memory { delay: Duration::from_secs(5), ..Memory::of(&packed()) };
+    let late = Memory { delay: Duration::from_secs(5), ..holding(&packed()) };
     assert_eq!(problem(late).await, "it did not answer within 0.3 s");
-    let mut damaged = Memory::of(&packed());
+    let mut damaged = holding(&packed());
     damaged.blobs.values_mut().for_each(|bytes| bytes[9] ^= 1);
     assert!(problem(damaged).await.contains("is damaged"));
-    let top = |bytes: Vec<u8>| Memory {
-        top: Some((MediaType::MANIFEST.to_owned(), bytes)),
-        ..Memory::of(&packed())
-    };
+    let top =
+        |bytes: Vec<u8>| Memory { top: Some((MediaType::MANIFEST.to_owned(), bytes)), ..holding(&packed()) };
     assert!(problem(top(b"<html>".to_vec())).await.contains("not valid JSON"));
     let changed = |from: &str, to: &str| {
         let text = String::from_utf8(packed().manifest).unwrap();

@@ -3,21 +3,20 @@
 //! points to what is not there, it can be written again, a look-up finds what is filed and nothing else. What has not the digest that it
 //! was asked for by is not read at all.
 
-use std::collections::{BTreeMap, HashMap};
+mod common;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
+use common::Memory;
 use hash::{CacheKey, ContentDigest, Digest};
-use image::{
-    BlobSource, Compression, ContentStore, Descriptor, ImageConfig, Layer, MediaType, MediaTypes,
-    ResolveError, TransferProgress,
-};
+use image::{Compression, Descriptor, ImageConfig, Layer, MediaType, MediaTypes};
 use serde_json::{Value, json};
 use warm::{
-    ArtifactForm, CachedLayer, Caches, Document, Import, Imported, LayoutOrigin, Origin, Record, TopDocument,
-    Watcher, find, inline, pack,
+    ArtifactForm, CachedLayer, Caches, Document, Import, Imported, LayoutOrigin, Record, Watcher, find,
+    inline, pack,
 };
 
 #[expect(dead_code, reason = "the tests of other crates have the rest of it")]
@@ -63,70 +62,16 @@ const WORDS: [&str; 34] = [
     "é",
 ];
 
-/// An origin in memory.
-#[derive(Default, Clone)]
-struct Memory {
-    top: Option<TopDocument>,
-    blobs: HashMap<Digest, Vec<u8>>,
-}
+/// Is told of no import.
+struct Unheard;
 
-impl Memory {
-    fn put(&mut self, media_type: &str, bytes: Vec<u8>) -> Descriptor {
-        let descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
-        self.blobs.insert(descriptor.digest, bytes);
-        descriptor
-    }
-
-    fn show(&mut self, media_type: &str, bytes: Vec<u8>) {
-        self.top = Some(TopDocument { media_type: Some(media_type.to_owned()), bytes });
-    }
-}
-
-#[async_trait]
-impl Origin for Memory {
-    fn name(&self) -> String {
-        "memory".to_owned()
-    }
-
-    async fn top(&self) -> Result<TopDocument, ResolveError> {
-        self.top.clone().ok_or(ResolveError::NotFound(self.name()))
-    }
-
-    async fn manifest(&self, manifest: &Descriptor) -> Result<Vec<u8>, ResolveError> {
-        self.blob(manifest, u64::MAX).await
-    }
-
-    async fn blob(&self, blob: &Descriptor, _: u64) -> Result<Vec<u8>, ResolveError> {
-        self.blobs.get(&blob.digest).cloned().ok_or(ResolveError::NotFound(self.name()))
-    }
-
-    fn blobs(&self) -> Arc<dyn BlobSource> {
-        Arc::new(Nothing)
-    }
-}
-
-/// Gives no blobs, and is told of no import.
-struct Nothing;
-
-#[async_trait]
-impl BlobSource for Nothing {
-    async fn fetch(
-        &self,
-        _: &Descriptor,
-        _: &dyn ContentStore,
-        _: &dyn TransferProgress,
-    ) -> Result<(), ResolveError> {
-        Err(ResolveError::NotFound("nothing".to_owned()))
-    }
-}
-
-impl Watcher for Nothing {
+impl Watcher for Unheard {
     fn importing(&self, _: &str) -> Box<dyn Imported> {
-        Box::new(Nothing)
+        Box::new(Unheard)
     }
 }
 
-impl Imported for Nothing {
+impl Imported for Unheard {
     fn done(self: Box<Self>, _: Option<&str>) {}
 }
 
@@ -200,7 +145,7 @@ fn check(document: &Document) {
 /// Looks everything up.
 async fn look_up(origin: Memory, documents: &[Document]) {
     let import = Import { origin: Arc::new(origin), patience: Duration::from_secs(30) };
-    let caches = Caches::new(vec![import], Arc::new(Nothing));
+    let caches = Caches::new(vec![import], Arc::new(Unheard));
     for number in 0..=KEYS {
         let key = key(number);
         let wanted = documents.iter().flat_map(|document| {
@@ -316,9 +261,9 @@ fn written(dice: &mut Dice, document: &Document, is_damaged: bool) -> Memory {
         let entry = memory.put(&media_type, manifest);
         let index = json!({ "schemaVersion": 2, "mediaType": MediaType::INDEX, "manifests": [entry] });
         let index = damage(dice, index.to_string().into_bytes());
-        memory.show(MediaType::INDEX, index);
+        memory.top = Some((MediaType::INDEX.to_owned(), index));
     } else {
-        memory.show(&media_type, manifest);
+        memory.top = Some((media_type, manifest));
     }
     memory
 }
@@ -370,14 +315,14 @@ fn layout(dice: &mut Dice, at: &Path, is_damaged: bool, wanted: &Document) {
     let blobs = at.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let memory = written(dice, wanted, is_damaged);
-    let top = memory.top.unwrap();
-    let digest = Digest::of(&top.bytes);
+    let (media_type, top) = memory.top.unwrap();
+    let digest = Digest::of(&top);
     let entry: Value = json!({
-        "mediaType": top.media_type, "digest": digest, "size": top.bytes.len(),
+        "mediaType": media_type, "digest": digest, "size": top.len(),
         "annotations": { "org.opencontainers.image.ref.name": "latest" },
     });
     let index = json!({ "schemaVersion": 2, "manifests": [entry] }).to_string().into_bytes();
-    let mut files: Vec<_> = memory.blobs.into_iter().chain([(digest, top.bytes)]).collect();
+    let mut files: Vec<_> = memory.blobs.into_iter().chain([(digest, top)]).collect();
     if is_damaged && dice.one_in(4) {
         let at = dice.below(files.len());
         files[at].1 = dice.damaged(files[at].1.clone(), &WORDS);
