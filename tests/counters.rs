@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::{Context, Home, json, run, tempdir, tool};
+use serde_json::Value;
 
 const FILES: usize = 2_000;
 const DIRECTORIES: usize = 30;
@@ -129,13 +130,30 @@ fn what_one_changed_file_costs_is_that_file() {
     settle();
     let out = tempdir();
     let archive = |name: &str| format!("type=oci,dest={}", out.path().join(name).display());
-    run(home.build(&context).args(["-o", &archive("before.tar")])).ok();
+    let timings = out.path().join("timings.json");
+    let told = || -> (Vec<Value>, u64, u64) {
+        let told = json(&timings);
+        let hashed = |hash: &str| told["hashed"][hash].as_u64().expect("bytes that were hashed");
+        (told["spans"].as_array().expect("spans").clone(), hashed("sha256"), hashed("blake3"))
+    };
+    let timed = || {
+        let mut build = home.build(&context);
+        build.arg(format!("--timings={}", timings.display()));
+        build
+    };
+    run(timed().args(["-o", &archive("before.tar")])).ok();
+    // Beside contents, what the other files look like, and where the store knows them: a few hundred bytes each.
+    let looks = FILES as u64 * 700;
+    context.write(&path_of(1_234), "a change\n");
+    settle();
+    run(&mut timed()).ok();
+    let (_, sha256, blake3) = told();
+    assert!(sha256 < 8_000 && blake3 < looks, "{sha256} and {blake3} bytes hashed for one small file");
     let changed = "changed\n".repeat(1_000);
     context.write(&path_of(1_234), &changed);
     settle();
-    let timings = out.path().join("timings.json");
-    let mut build = home.build(&context);
-    build.args(["-o", &archive("after.tar")]).arg(format!("--timings={}", timings.display()));
+    let mut build = timed();
+    build.args(["-o", &archive("after.tar")]);
     let calls = Calls::of(&build, &home, &format!("{OPENS},linkat,mkdirat,copy_file_range,sendfile,ioctl"));
     // The layer is packed from its own copy of the files, each opened for that; the context's are not touched.
     let context_path = context.path().display().to_string();
@@ -154,15 +172,22 @@ fn what_one_changed_file_costs_is_that_file() {
         .with(&["openat"])
         .filter(|line| line.contains(&unfinished) && line.contains("/upper") && line.contains("O_CREAT"));
     assert_eq!(made.count(), 1, "files that are written");
-    let told = json(&timings);
-    let bytes = |work: &str| -> u64 {
-        let spans = told["spans"].as_array().expect("spans").iter().filter(|span| span["work"] == work);
-        spans.filter_map(|span| span["bytes"].as_u64()).sum()
-    };
+    let (spans, sha256, blake3) = told();
+    let compressed = spans.iter().filter(|span| span["work"] == "compress");
+    let compressed: u64 = compressed.filter_map(|span| span["bytes"].as_u64()).sum();
     // The piece that it is in, and the next where that begins elsewhere now: at most 1 MiB each.
-    assert!((1..=2 << 20).contains(&bytes("compress")), "{} bytes compressed", bytes("compress"));
-    let all = fs::metadata(out.path().join("before.tar")).expect("the archive").size();
-    assert!(all > 6 << 20, "there is much more that is not: {all}");
+    assert!((1..=2 << 20).contains(&compressed), "{compressed} bytes compressed");
+    let archive = fs::metadata(out.path().join("after.tar")).expect("the archive").size();
+    assert!(archive > 6 << 20, "there is much more that is not: {archive}");
+    // Over all of the layer go two hashes that OCI wants, of its tar and of its blob, and two that show that what is taken from memory is
+    // what would be made: of each piece, and of that piece compressed. No byte goes through one of them twice.
+    let tar = (0..FILES as u64).map(|file| 512 + (file * 7).next_multiple_of(512)).sum::<u64>();
+    let most = (tar + archive) * 102 / 100;
+    assert!(
+        (tar..=most).contains(&sha256),
+        "{sha256} bytes hashed, of a layer of {tar} and an archive of {archive}"
+    );
+    assert!(blake3 <= most + looks, "{blake3} bytes hashed, of a layer of {tar} and an archive of {archive}");
 }
 
 /// The form that a layer is kept in takes what changed, and no link or copy of what did not.

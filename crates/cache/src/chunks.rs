@@ -34,7 +34,7 @@ impl Store {
 }
 
 impl StoredChunks {
-    fn read(&self, key: &[u8; 32]) -> io::Result<Option<Vec<u8>>> {
+    fn read(&self, key: &[u8; 32]) -> io::Result<Option<(Vec<u8>, [u8; 32])>> {
         let row = self.inner.database.read("look up a compressed piece", |db| {
             db.prepare_cached("SELECT blob, start, length, seal FROM chunks WHERE key = ?1")?
                 .query_row([key], |row| {
@@ -48,7 +48,7 @@ impl StoredChunks {
         };
         let mut bytes = vec![0; length as usize];
         self.open(&blob)?.read_exact_at(&mut bytes, start)?;
-        Ok((image::seal(&bytes) == seal).then_some(bytes))
+        Ok((image::seal(&bytes) == seal).then_some((bytes, seal)))
     }
 
     fn open(&self, blob: &Digest) -> io::Result<Arc<File>> {
@@ -64,7 +64,7 @@ impl StoredChunks {
 
 impl ChunkMemory for StoredChunks {
     /// What cannot be read is compressed again.
-    fn find(&self, key: &[u8; 32]) -> Option<Vec<u8>> {
+    fn find(&self, key: &[u8; 32]) -> Option<(Vec<u8>, [u8; 32])> {
         self.read(key).ok().flatten()
     }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Digest as _;
 
+use crate::counted;
 use crate::newtypes::{from_hex, write_hex};
 use crate::stable::{StableHash, StableHasher};
 
@@ -18,6 +19,7 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Digest {
+        counted::sha256(bytes.len() as u64);
         Digest(sha2::Sha256::digest(bytes).into())
     }
 
@@ -90,7 +92,10 @@ impl StableHash for Digest {
 
 /// A running sha256.
 #[derive(Clone, Default)]
-pub struct Sha256(sha2::Sha256);
+pub struct Sha256 {
+    hash: sha2::Sha256,
+    size: u64,
+}
 
 impl Sha256 {
     /// A hash of nothing yet.
@@ -100,12 +105,14 @@ impl Sha256 {
 
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
     }
 
     /// The digest of all that was added.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        counted::sha256(self.size);
+        Digest(self.hash.finalize().into())
     }
 }
 

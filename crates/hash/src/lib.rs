@@ -6,11 +6,13 @@
 //! the same on every machine and in every version of this program that names the same domain.
 
 mod clock;
+mod counted;
 mod digest;
 mod newtypes;
 mod stable;
 
 pub use clock::{Clock, FixedClock, SystemClock};
+pub use counted::HashedBytes;
 pub use digest::{Digest, DigestReader, DigestWriter, ParseDigestError, Sha256};
 pub use newtypes::{CacheKey, ContentDigest, ContentId, ParseHexError, VertexDigest};
 pub use stable::{StableHash, StableHasher};

@@ -1,5 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::counted;
+
 /// A value that can be fed into a [`StableHasher`], the same way on every machine.
 ///
 /// Two different values of a type must feed different bytes: variable-length parts carry their length in
@@ -57,6 +59,8 @@ impl StableHasher {
 
     /// The hash of all that was fed.
     pub fn finish(&self) -> [u8; 32] {
+        let begun = self.begun.as_ref().map_or(0, |begun| begun.count());
+        counted::blake3(begun + self.gathered.len() as u64);
         let hash = match &self.begun {
             None => blake3::hash(&self.gathered),
             Some(begun) => begun.clone().update(&self.gathered).finalize(),

@@ -18,8 +18,8 @@ pub struct Piece {
 /// Remembers in which blobs compressed pieces stand, so that what did not change is not compressed again. Used by many threads at
 /// once. It only saves work: the bytes of a blob are the same without it.
 pub trait ChunkMemory: Send + Sync {
-    /// The bytes of a piece, checked against its seal; `None` where no blob has it any more.
-    fn find(&self, key: &[u8; 32]) -> Option<Vec<u8>>;
+    /// The bytes of a piece and the seal that they were checked against; `None` where no blob has it any more.
+    fn find(&self, key: &[u8; 32]) -> Option<(Vec<u8>, [u8; 32])>;
 
     /// Notes the pieces of a blob that is complete.
     fn remember(&self, blob: &Digest, pieces: &[Piece]) -> io::Result<()>;

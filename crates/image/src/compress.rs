@@ -261,12 +261,15 @@ fn pack(chunk: &[u8], coder: Coder, memory: Option<&dyn ChunkMemory>, scope: &Sc
         return Some(Packed { bytes: compress(chunk)?, names: None });
     };
     let key = coder.key(chunk);
-    let bytes = match memory.find(&key) {
-        Some(bytes) => bytes,
-        None => compress(chunk)?,
+    let (bytes, seal) = match memory.find(&key) {
+        Some(found) => found,
+        None => {
+            let bytes = compress(chunk)?;
+            let seal = seal(&bytes);
+            (bytes, seal)
+        }
     };
-    let names = Some((key, seal(&bytes)));
-    Some(Packed { bytes, names })
+    Some(Packed { bytes, names: Some((key, seal)) })
 }
 
 impl Coder {

@@ -110,6 +110,9 @@ impl Counter<'_> {
         let compressed =
             spans.filter(|span| span["work"] == "compress").filter_map(|span| span["bytes"].as_u64());
         counts.insert("bytes compressed", compressed.sum());
+        for (name, hash) in [("bytes hashed, sha256", "sha256"), ("bytes hashed, blake3", "blake3")] {
+            counts.insert(name, told["hashed"][hash].as_u64().ok_or("no bytes that were hashed")?);
+        }
         Ok(counts)
     }
 }

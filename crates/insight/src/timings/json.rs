@@ -70,6 +70,7 @@ impl Timings {
             "unit": "microseconds",
             "total": micros(self.total),
             "idle": micros(self.idle()),
+            "hashed": { "sha256": self.hashed.sha256, "blake3": self.hashed.blake3 },
             "result": result,
             "message": message,
             "lanes": lanes.collect::<Vec<_>>(),

@@ -11,6 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use hash::HashedBytes;
 use trace::{Span, Subject, Work};
 
 use crate::{BuildRecord, BuildResult, StepOutcome};
@@ -26,6 +27,7 @@ pub struct Timings {
     result: BuildResult,
     /// From begin to end, at least as long as all spans.
     total: Duration,
+    hashed: HashedBytes,
     rows: Vec<Row>,
     /// By their beginning.
     spans: Vec<Part>,
@@ -153,11 +155,18 @@ impl Timings {
             started: record.started,
             result: record.result.clone(),
             total: total.max(last),
+            hashed: HashedBytes::default(),
             rows,
             spans,
             of_row,
             critical,
         }
+    }
+
+    /// With how much was hashed until it ended.
+    #[must_use]
+    pub fn with_hashed(self, hashed: HashedBytes) -> Timings {
+        Timings { hashed, ..self }
     }
 
     /// How long a row was worked on in all, by the kind of work; what overlaps counts once.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use files::Ignore;
+use hash::HashedBytes;
 use insight::{BuildRecord, Subjects, Timings};
 use trace::{Span, Trace};
 
@@ -52,11 +53,12 @@ impl Args {
 pub(super) struct Recorded {
     spans: Vec<Span>,
     total: Duration,
+    hashed: HashedBytes,
 }
 
 impl Recorded {
     pub(super) fn of(trace: &Trace) -> Recorded {
-        Recorded { spans: trace.spans(), total: trace.elapsed() }
+        Recorded { spans: trace.spans(), total: trace.elapsed(), hashed: HashedBytes::so_far() }
     }
 
     /// Writes the file and says where it is. `context` is what COPY sees, with its ignore file.
@@ -68,7 +70,7 @@ impl Recorded {
         context: (&Path, Option<&Ignore>),
     ) -> Result<(), Failure> {
         let Some(TimingsFile { path, form }) = &args.timings else { return Ok(()) };
-        let timings = Timings::new(record, self.spans, subjects, self.total);
+        let timings = Timings::new(record, self.spans, subjects, self.total).with_hashed(self.hashed);
         let text = match form {
             Form::Html => timings.html(),
             Form::Json => format!("{:#}\n", timings.json()),
