@@ -49,6 +49,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("filefrag", "e2fsprogs"),
     ("mksquashfs", "squashfs-tools"),
     ("faketime", "faketime"),
+    ("bindfs", "bindfs"),
 ];
 
 /// What looking at pages takes: the smallest of Debian's browsers, 64 MB to fetch.
