@@ -303,3 +303,39 @@ fn what_did_not_change_is_not_hashed_again() {
         calls.read(None)
     );
 }
+
+/// What `BUILDER_DISABLE` switches off is then not done (`stat-cache` above, `reflink` in `tests/reflinks.rs`); that the image is the same is
+/// in `tests/reproducible.rs`.
+#[test]
+fn a_fast_path_that_is_switched_off_is_not_taken() {
+    e2e::need_root();
+    let context = Context::new("FROM busybox\nCOPY . /src\nRUN echo > /made\n");
+    (0..50).for_each(|file| context.write(&path_of(file), "text\n".repeat(file + 10)));
+    // More than one piece.
+    context.write("large", "0123456789\n".repeat(400_000));
+    let out = tempdir();
+    let timings = out.path().join("timings.json");
+    // Files made for layers, bytes compressed and overlays mounted, when one file changed.
+    let costs = |without: &str| {
+        let home = Home::new();
+        let mut build = home.build(&context);
+        let archive = format!("type=oci,dest={}", out.path().join("out.tar").display());
+        build.env("BUILDER_DISABLE", without).args(["-o", &archive]);
+        build.arg(format!("--timings={}", timings.display()));
+        context.write(&path_of(7), "before\n");
+        run(&mut build).ok();
+        context.write(&path_of(7), format!("after, without {without}\n"));
+        let calls = Calls::of(&build, &home, "openat,mount,fsopen");
+        let made = calls.with(&["openat"]).filter(|line| line.contains("/upper") && line.contains("O_CREAT"));
+        let overlays = calls.with(&["mount", "fsopen"]).filter(|line| line.contains("\"overlay\""));
+        let spans = json(&timings)["spans"].as_array().expect("spans").clone();
+        let compressed = spans.iter().filter(|span| span["work"] == "compress");
+        let compressed: u64 = compressed.filter_map(|span| span["bytes"].as_u64()).sum();
+        (made.count(), compressed, overlays.count())
+    };
+    let (made, compressed, overlays) = costs("");
+    assert!(made < 10 && overlays > 0, "{made} files made, {overlays} overlays");
+    assert!(costs("versions").0 >= 50);
+    assert!(costs("chunks").1 > compressed + (4 << 20));
+    assert_eq!(costs("overlay").2, 0);
+}
