@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use e2e::{Context, Home, json, run, tempdir, tool};
+use e2e::{Context, Home, User, json, run, tempdir, tool};
 use serde_json::Value;
 
 const FILES: usize = 2_000;
@@ -44,17 +44,20 @@ struct Calls(Vec<String>);
 
 impl Calls {
     fn of(build: &Command, home: &Home, calls: &str) -> Calls {
-        let set = build.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        Calls::traced(build, calls, |strace| strace.env("BUILDER_HOME", home.path()))
+    }
+
+    fn traced(build: &Command, calls: &str, set: impl Fn(&mut Command) -> &mut Command) -> Calls {
+        let envs = build.get_envs().filter_map(|(name, value)| Some((name, value?)));
         let dir = tempdir();
         let trace = dir.path().join("trace");
         let mut strace = tool("strace");
         strace.args(["-f", "-z", "-qq", "-y", "-e", &format!("trace={calls}"), "-o"]).arg(&trace);
-        run(strace
-            .arg(build.get_program())
-            .args(build.get_args())
-            .env("BUILDER_HOME", home.path())
-            .envs(set))
-        .ok();
+        strace.arg(build.get_program()).args(build.get_args()).envs(envs);
+        if let Some(directory) = build.get_current_dir() {
+            strace.current_dir(directory);
+        }
+        run(set(&mut strace)).ok();
         let text = fs::read_to_string(&trace).expect("the trace");
         Calls(text.lines().map(str::to_owned).collect())
     }
@@ -120,6 +123,27 @@ fn a_build_of_which_nothing_changed_opens_no_file_and_starts_nothing() {
     let mounts: Vec<&str> =
         calls.with(&["mount", "fsopen", "fsmount", "move_mount", "open_tree", "unshare", "setns"]).collect();
     assert_eq!(mounts, Vec::<&str>::new());
+}
+
+/// Files of several owners take a user namespace to look at, for which two programs that come with the system map the user's ids. That is all
+/// that starts for an ordinary user, one with a single id starts nothing, and nothing is mounted for either.
+#[test]
+fn of_an_ordinary_user_only_ids_are_mapped() {
+    for (user, mapped) in [(User::with_range(), 2), (User::with_one_id(), 0)] {
+        let context = Context::new("FROM busybox\nCOPY Dockerfile /f\nRUN true\n");
+        user.built(&context);
+        let calls = Calls::traced(&user.build(&context), STARTS, |strace| strace);
+        // Before it, what makes the test's user.
+        let is_builder = |line: &&String| line.contains(" execve(") && line.contains("/builder\", [");
+        let begins = calls.0.iter().position(|line| is_builder(&line)).expect("the builder");
+        let calls = Calls(calls.0[begins + 1..].to_vec());
+        let programs: Vec<&str> = calls.with(&["execve"]).collect();
+        assert_eq!(programs.len(), mapped, "{programs:#?}");
+        assert!(programs.iter().all(|line| line.contains("idmap")), "{programs:#?}");
+        let mounts: Vec<&str> =
+            calls.with(&["mount", "fsopen", "fsmount", "move_mount", "open_tree", "setns"]).collect();
+        assert!(mounts.is_empty(), "{mounts:#?}");
+    }
 }
 
 /// S4 and S6, then S5 and S7: one file changed.

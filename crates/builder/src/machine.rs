@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use cache::{CacheError, Opening, Snapshotter, Store, StoreOptions};
+use cache::{CacheError, Opening, OverlayTrial, Snapshotter, Store, StoreOptions};
 use executor::Identity;
 
 use crate::disabled::Disabled;
@@ -18,7 +18,7 @@ pub(crate) struct Machine {
     pub(crate) identity: Identity,
     /// The state directory.
     pub(crate) home: PathBuf,
-    /// How RUN's trees are made in it: found out once, while there are no threads.
+    /// How RUN's trees are made in it.
     snapshotter: OnceLock<Snapshotter>,
 }
 
@@ -96,7 +96,7 @@ impl Machine {
             plain_copies: disabled.reflink,
             snapshotter: match () {
                 () if disabled.overlay => Snapshotter::Copying,
-                () if home == self.home => *self.snapshotter.get_or_init(|| self.snapshotter(home)),
+                () if home == self.home => self.snapshotter.get_or_init(|| self.snapshotter(home)).clone(),
                 () => self.snapshotter(home),
             },
         };
@@ -109,18 +109,21 @@ impl Machine {
         if self.identity == Identity::Root && is_usual(home) {
             return Snapshotter::Overlay;
         }
-        // Where it cannot even be tried the store says what is wrong with the place.
-        let Ok(trial) = trial(home) else { return Snapshotter::Overlay };
-        match executor::try_overlay(trial.path(), self.identity.needs_userxattr()) {
-            Ok(()) => Snapshotter::Overlay,
-            Err(error) => {
-                terminal::tell(&format!(
-                    "WARNING: overlay cannot be mounted here ({error}): every RUN works in a full copy of its file system, which \
-                     is slow.\n"
-                ));
-                Snapshotter::Copying
-            }
-        }
+        let (home, userxattr) = (home.to_owned(), self.identity.needs_userxattr());
+        Snapshotter::Tried(OverlayTrial::new(move || {
+            // Where it cannot even be tried the store says what is wrong with the place.
+            let Ok(trial) = trial(&home) else { return Ok(()) };
+            executor::try_overlay(trial.path(), userxattr).map_err(|error| error.to_string())
+        }))
+    }
+}
+
+/// Tells why steps are slow, where overlay was tried for one and cannot be mounted.
+pub(crate) fn tell_refused_overlay(store: &Store) {
+    if let Some(error) = store.overlay_refusal() {
+        terminal::tell(&format!(
+            "WARNING: overlay cannot be mounted here ({error}): every RUN works in a full copy of its file system, which is slow.\n"
+        ));
     }
 }
 

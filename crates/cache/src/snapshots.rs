@@ -184,13 +184,16 @@ impl Store {
     /// Begins a layer that a process writes by working in the whole tree of `parents` (bottom first).
     pub fn begin_root(&self, parents: &[SnapshotId]) -> Result<ActiveRoot, CacheError> {
         let snapshot = self.begin(parents)?;
-        let snapshotter = match snapshot.below.dirs().count() {
-            count if count > MOST_LOWER || !self.inner.marks().are_overlays() => Snapshotter::Copying,
-            _ => self.inner.options.snapshotter,
+        let mounts = match &self.inner.options.snapshotter {
+            Snapshotter::Overlay => true,
+            Snapshotter::Copying => false,
+            Snapshotter::Tried(trial) => trial.succeeds(),
         };
-        let (form, copy) = match snapshotter {
-            Snapshotter::Overlay => (snapshot.overlay_form()?, None),
-            Snapshotter::Copying => {
+        let is_overlay =
+            mounts && snapshot.below.dirs().count() <= MOST_LOWER && self.inner.marks().are_overlays();
+        let (form, copy) = match is_overlay {
+            true => (snapshot.overlay_form()?, None),
+            false => {
                 let root = snapshot.folder.0.join("root");
                 let copy = FullCopy::make(
                     &snapshot.below,
@@ -203,6 +206,14 @@ impl Store {
             }
         };
         Ok(ActiveRoot { snapshot, form, copy })
+    }
+
+    /// Why the trees of RUN are copies, where overlay was tried for one and could not be mounted.
+    pub fn overlay_refusal(&self) -> Option<&str> {
+        match &self.inner.options.snapshotter {
+            Snapshotter::Tried(trial) => trial.refusal(),
+            Snapshotter::Overlay | Snapshotter::Copying => None,
+        }
     }
 }
 

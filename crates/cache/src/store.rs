@@ -16,20 +16,22 @@ use crate::lock::Lock;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock, settle};
 use crate::written::Written;
-use crate::{BlobStore, CacheError, Records, Replaced, Snapshot, SnapshotId, names};
+use crate::{BlobStore, CacheError, OverlayTrial, Records, Replaced, Snapshot, SnapshotId, names};
 
 /// How the trees that RUN writes to are made. The layers that result have one form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum Snapshotter {
     /// Overlay mounts: nothing is copied.
     #[default]
     Overlay,
     /// A full copy of the tree, compared afterwards: slow, for where overlay cannot be mounted.
     Copying,
+    /// Overlay mounts, or copies where a try shows that overlay cannot be mounted.
+    Tried(OverlayTrial),
 }
 
 /// What a [`Store`] must be told about its surroundings.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
     /// How RUN's trees are made.
     pub snapshotter: Snapshotter,

@@ -1,5 +1,4 @@
-//! What this machine allows, found out by trying it in a copy of the process, and what it has for mapping ids. For people
-//! who ask why something does not work; nothing of it is on the way of a build.
+//! What this machine allows, found out by trying it, and what it has for mapping ids.
 
 use std::fs;
 use std::io::{self, Read};
@@ -26,8 +25,8 @@ pub fn try_user_namespace() -> Result<(), Error> {
 }
 
 /// Mounts an overlay as a step has it, with its directories in `dir`, then writes a file and removes another. What is
-/// made in `dir` is removed again. Call it before any thread exists, in the user namespace of
-/// [`crate::enter_user_namespace`]; `userxattr` is [`crate::Identity::needs_userxattr`].
+/// made in `dir` is removed again. Call it in the user namespace of [`crate::enter_user_namespace`]; `userxattr` is
+/// [`crate::Identity::needs_userxattr`].
 ///
 /// # Errors
 /// What the system said.
@@ -42,7 +41,9 @@ pub fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Error> {
     let tried = prepare().map_err(Error::io("prepare an overlay")).and_then(|()| {
         let [lower, upper, work] = parts.clone();
         let overlay = Rootfs::Overlay { lower: vec![lower], upper, work, userxattr, volatile: false };
-        in_copy(|| use_overlay(&overlay))
+        // A mount namespace can be that of one thread, and goes with it.
+        let tried = std::thread::spawn(move || use_overlay(&overlay)).join();
+        tried.map_err(|_| Error::Killed(String::new()))?.map_err(Error::from)
     });
     for part in &parts {
         // Whoever gave the directory learns what could not be removed when they remove it.

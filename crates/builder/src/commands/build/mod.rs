@@ -72,7 +72,7 @@ use stats::Believed;
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{remotes, space, terminal};
+use crate::{machine, remotes, space, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
@@ -287,6 +287,9 @@ fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt)
         progress.give_up();
     }
     let report = progress.finish();
+    if !done::is_silent(request.progress) {
+        machine::tell_refused_overlay(&records);
+    }
     let (recorded, subjects) = (timings::Recorded::of(&trace), journal.subjects());
     journal.fetched(fetching.found());
     let record = journal.keep(&records, &request, &place, result.as_ref());

@@ -21,7 +21,7 @@ use limits::LimitArgs;
 use super::build::extra_host;
 use crate::failure::{Failure, NOT_STARTED};
 use crate::interrupt::Signals;
-use crate::{Machine, console, external, interrupt, terminal};
+use crate::{Machine, console, external, interrupt, machine, terminal};
 
 /// Run one program of an image in the foreground.
 ///
@@ -229,6 +229,7 @@ async fn make_ready(
         cancel,
     );
     let Prepared { root, user } = prepared.await.map_err(|error| Failure::from(&error))?;
+    machine::tell_refused_overlay(store);
     let mut spec = ProcessSpec::new(worker::rootfs(root.form()), &process.args);
     spec.env = process.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
     spec.cwd = PathBuf::from(&process.cwd);
