@@ -1,13 +1,16 @@
 //! `--runtime`: what runc and crun make of a RUN is what the builder itself makes of it.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use e2e::{
-    Case, Context, Done, Home, Image, Steps, User, eventually, in_parallel, need_root, processes_with, run,
-    tempdir,
+    Case, Context, Done, Home, Image, Steps, Terminal, User, bases, binary, eventually, feed, in_parallel,
+    need_root, processes_with, run, tempdir,
 };
+use tempfile::TempDir;
 
 /// The runtimes, which `cargo xtask test` installs.
 const RUNTIMES: [&str; 2] = ["runc", "crun"];
@@ -213,38 +216,161 @@ fn ends_are_the_same() {
         assert!(processes_with("sleep 297").is_empty(), "{runtime}");
     }
     // Other tests kill builds, whose groups go with the next.
-    eventually(Duration::from_secs(30), "no group to be left", || {
-        let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-name", "builder-*"])).stdout;
-        !groups.lines().any(is_left)
-    });
+    eventually(Duration::from_secs(30), "no group to be left", no_group_is_left);
     failing("./no/such", "true", &[]).code_is(2).says("--runtime=./no/such: there is no runtime ./no/such");
     failing("no-such", "true", &[]).code_is(2).says("there is no runtime no-such: it is not in PATH");
     failing("/bin/false", "true", &[]).code_is(3).says("/bin/false create: it ended with exit code 1");
 }
 
-/// A runtime by its path, here one that calls another, and says a lot.
+/// A runtime by its path, which calls another, and says a lot.
+struct Talker(TempDir);
+
+impl Talker {
+    fn new(runtime: &str) -> Self {
+        let talker = Self(tempdir());
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" >> {}\ncase \"$*\" in *start*) echo talks; echo more >&2;; esac\nexec {runtime} \"$@\"\n",
+            talker.0.path().join("calls").display()
+        );
+        // By the name from which it is known what it can do.
+        fs::write(talker.program(runtime), script).expect("write a program");
+        fs::set_permissions(talker.program(runtime), fs::Permissions::from_mode(0o755)).expect("make it one");
+        talker
+    }
+
+    fn program(&self, runtime: &str) -> PathBuf {
+        self.0.path().join(runtime)
+    }
+
+    /// How it was called since the last look.
+    fn calls(&self) -> Vec<String> {
+        let path = self.0.path().join("calls");
+        let calls = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(path);
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    /// That it made one process since the last look, and nothing else did.
+    #[track_caller]
+    fn made_one(&self, what: &str) {
+        let calls = self.calls();
+        let is = |at: usize, text: &str| calls.get(at).is_some_and(|call| call.contains(text));
+        assert!(calls.len() == 2 && is(0, " create --bundle ") && is(1, " start "), "{what}: {calls:?}");
+    }
+}
+
 #[test]
 fn any_program_can_be_one() {
     need_root();
-    let dir = tempdir();
-    let talker = dir.path().join("talker");
-    let calls = dir.path().join("calls");
-    let script = format!(
-        "#!/bin/sh\necho \"$@\" >> {}\ncase \"$*\" in *start*) echo talks; echo more >&2;; esac\nexec runc \"$@\"\n",
-        calls.display()
-    );
-    std::fs::write(&talker, script).expect("write a program");
-    std::fs::set_permissions(&talker, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("make it one");
+    let talker = Talker::new("runc");
     let context = Context::new("FROM busybox\nRUN echo said\n");
-    let home = Home::new();
-    let steps = home.steps(&context, &[&format!("--runtime={}", talker.display())]);
+    let steps = Home::new().steps(&context, &[&format!("--runtime={}", talker.program("runc").display())]);
     assert_eq!(steps.named("RUN").log, "said\n");
-    let calls = std::fs::read_to_string(&calls).expect("it was called");
-    assert!(
-        calls.lines().count() == 2 && calls.contains(" create --bundle ") && calls.contains(" start "),
-        "{calls}"
-    );
+    talker.made_one("a step");
+}
+
+/// A Dockerfile whose last step fails after it did something, with a bit of each kind around it.
+const FAILING: &str = r#"
+FROM busybox
+ENV COLOR=blue
+RUN echo ann:x:1000:1000::/home/ann:/bin/sh >> /etc/passwd && mkdir /src && chmod 1777 /tmp
+WORKDIR /src
+USER ann
+RUN --network=none --mount=type=cache,target=/c,uid=1000 --mount=type=tmpfs,target=/t,size=1m --mount=type=secret,id=s,uid=1000 --mount=target=/ctx echo half > /tmp/half; echo kept > /c/f; exit 7
+"#;
+
+/// What a shell sees of it.
+const LOOK: &str = "exec 2>&1; id; pwd; echo $COLOR; cat /tmp/half /c/f /run/secrets/s; ls /ctx /sys/class/net; \
+    grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; df -k /t | tail -1 | awk '{print $2}'; mount -t tmpfs none /t; \
+    echo x 2> /dev/null > /ctx/new || echo refused; head -c 1 /proc/timer_list | wc -c; hostname; ulimit -n";
+
+/// Whoever demands that a runtime makes what RUN runs has it make the shells inside steps as well.
+#[test]
+fn shells_are_made_by_them() {
+    need_root();
+    let context = Context::new(FAILING).file("secret", "of mine\n");
+    let secret = format!("--secret=id=s,src={}", context.path().join("secret").display());
+    // What three shells see: at once, later, and behind an instruction that did not fail.
+    let shells = |runtime: &str, made: &dyn Fn(&str)| {
+        let home = Home::new();
+        let mut build = home.build(&context);
+        build.args([&secret, "--on-error=shell"]).env("BUILDER_RUNTIME", runtime);
+        let at_once = feed(&mut build, format!("{LOOK}\nexit 3\n").as_bytes()).code_is(1);
+        made("two steps and a shell");
+        let mut debug = home.builder("debug");
+        debug.args(["1", "--command", &format!("{LOOK}; exit 3"), &secret]);
+        let later = run(debug.env("BUILDER_RUNTIME", runtime)).code_is(3);
+        made("a shell later");
+        let mut debug = home.builder("debug");
+        debug.args(["--at=4", "--command=cat /etc/passwd; grep Seccomp: /proc/self/status"]).args(bases());
+        let behind = run(debug.arg(context.path()).env("BUILDER_RUNTIME", runtime)).ok();
+        made("a shell behind an instruction");
+        assert_eq!(at_once.stdout, later.stdout, "{runtime}");
+        (later.stdout, behind.stdout)
+    };
+    let own = shells("", &|_| ());
+    assert!(own.0.contains("uid=1000(ann)") && own.0.contains("half\nkept\nof mine\n"), "{}", own.0);
+    for runtime in RUNTIMES {
+        let talker = Talker::new(runtime);
+        let made = |what: &str| {
+            let calls = talker.calls();
+            let created = calls.iter().filter(|call| call.contains(" create --bundle ")).count();
+            assert_eq!(created, if what.starts_with("two") { 3 } else { 1 }, "{runtime}, {what}: {calls:?}");
+        };
+        let program = talker.program(runtime);
+        assert_eq!(shells(&program.display().to_string(), &made), own, "{runtime}");
+    }
+    // The flag is for them too, and whoever gave it is told how to go on.
+    let (home, talker) = (Home::new(), Talker::new("crun"));
+    let flag = format!("--runtime={}", talker.program("crun").display());
+    let failed = run(home.build(&context).args([&secret, &flag])).code_is(1);
+    talker.calls();
+    drop(failed.says(&format!("look into it: builder debug {flag} 1")));
+    run(home.builder("debug").args(["1", &secret, "--command=true", &flag])).ok();
+    talker.made_one("a shell");
+    run(home.builder("debug").args(["1", &secret, "--command=true", "--runtime=no-such"]))
+        .code_is(2)
+        .says("--runtime=no-such: there is no runtime no-such");
+    // A user with a single id: no runtime, and nothing else in its place.
+    let user = User::with_one_id();
+    let context = Context::new("FROM busybox\nRUN exit 7\n");
+    run(&mut user.build(&context)).code_is(1);
+    let refused = run(user.builder("debug").args(["--runtime=runc", "--command", "echo inside"])).code_is(3);
+    assert_eq!(refused.stdout, "", "{refused}");
+    drop(refused.says("cannot record owners"));
+}
+
+/// A shell in the user's terminal, which it shares where a runtime makes it.
+#[test]
+fn shells_have_the_terminal() {
+    need_root();
+    let (home, context) = (Home::new(), Context::new("FROM busybox\nRUN echo half > /half; exit 7\n"));
+    run(&mut home.build(&context)).code_is(1);
+    for runtime in RUNTIMES {
+        let terminal = Terminal::start(90, 30, &home.path(), &["sh"]);
+        terminal.keys(&[&format!("'{}' debug --runtime={runtime}", binary().display()), "Enter"]);
+        terminal.until("prompt", |screen| screen.trim_end().ends_with("/ #"));
+        assert!(terminal.screen().contains("no job control"), "{runtime}: {}", terminal.screen());
+        terminal.keys(&["cat /half; stty size", "Enter"]);
+        terminal.until("what it has", |screen| screen.contains("\nhalf\n30 90\n"));
+        // What runs there ends, and the shell does not.
+        let marker = format!("sleep {}", std::process::id());
+        terminal.keys(&[&marker, "Enter"]);
+        eventually(Duration::from_secs(20), "a program to run", || !processes_with(&marker).is_empty());
+        terminal.until("the end of a command", |screen| {
+            terminal.keys(&["C-c"]);
+            processes_with(&marker).is_empty() && screen.trim_end().ends_with("/ #")
+        });
+        run(&mut terminal.tmux(&["resize-window", "-x", "70", "-y", "20"])).ok();
+        terminal.keys(&["stty size", "Enter"]);
+        terminal.shows("20 70");
+        // How the shell leaves the terminal is not how it stays.
+        terminal.keys(&["stty -echo; exit 5", "Enter"]);
+        terminal.until("outer prompt", |screen| screen.trim_end().ends_with("\n#"));
+        terminal.keys(&["echo code=$?", "Enter"]);
+        terminal.shows("# echo code=$?");
+        terminal.shows("code=5");
+    }
 }
 
 #[test]
@@ -258,11 +384,17 @@ fn images_run_in_them() {
         let flag = format!("--runtime={runtime}");
         assert_eq!(run(home.builder("run").args([&flag, "app"])).code_is(9).stdout, "b\n/w\n", "{runtime}");
         let mut cat = home.builder("run");
-        let done = e2e::feed(cat.args([&flag, "app", "cat"]), b"through\n").ok();
+        let done = feed(cat.args([&flag, "app", "cat"]), b"through\n").ok();
         assert_eq!(done.stdout, "through\n", "{runtime}");
         run(home.builder("run").args([&flag, "app", "none"])).code_is(127);
         run(home.builder("run").args([&flag, "-t", "app"])).code_is(125).says("leave out -t");
     }
+}
+
+/// Groups of other tests' steps have their guards still.
+fn no_group_is_left() -> bool {
+    let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-name", "builder-*"])).stdout;
+    !groups.lines().any(is_left)
 }
 
 /// Whether a group's guard, whose number is in the name, has ended. One that ends removes its group first.

@@ -4,7 +4,8 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::sync::{Arc, OnceLock};
 
 use executor::{Cause, OutputSink, OutputStream, ProcessSpec, Running, Sandbox, Signaller, Stdio, Terminal};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
@@ -22,16 +23,19 @@ pub(crate) async fn run(
     own_terminal: bool,
     signals: &mut Signals,
 ) -> Result<u8, executor::Error> {
-    let own_terminal = own_terminal && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let own_terminal = own_terminal && is_terminal();
     spec.stdio = if own_terminal { Stdio::Terminal } else { Stdio::Inherit };
     spec.terminal_size = size();
+    let before = TerminalBefore::remember();
     let running = tokio::select! {
         running = sandbox.start(&spec) => running?,
         // What there is of the sandbox goes with the future.
         signal = signals.next() => return Ok(interrupt::exit_code(signal)),
     };
     // Only now: what goes wrong before is printed to a terminal as people have it.
-    let raw = own_terminal.then(RawTerminal::begin);
+    if own_terminal {
+        before.pass_on_every_key();
+    }
     let ended_by = EndedBy::default();
     let typing = running
         .terminal()
@@ -40,7 +44,7 @@ pub(crate) async fn run(
     if let Some(typing) = typing {
         typing.abort();
     }
-    drop(raw);
+    drop(before);
     let (code, cause) = ended?;
     if let Some(cause) = cause {
         terminal::tell(&format!("WARNING: {cause}\n"));
@@ -142,26 +146,39 @@ fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// This command's terminal passing on every key while the value lives.
-struct RawTerminal(Option<Termios>);
+/// Whether people are at both ends.
+pub(crate) fn is_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
 
-impl RawTerminal {
-    fn begin() -> RawTerminal {
-        let stdin = std::io::stdin();
-        let Ok(before) = tcgetattr(&stdin) else { return RawTerminal(None) };
-        let mut raw = before.clone();
-        raw.make_raw();
-        let _ = tcsetattr(&stdin, OptionalActions::Now, &raw);
-        RawTerminal(Some(before))
+/// This command's terminal as it was, which it is again when the value goes: a program that has it may end before it puts things right.
+struct TerminalBefore(Option<Termios>);
+
+impl TerminalBefore {
+    fn remember() -> TerminalBefore {
+        TerminalBefore(tcgetattr(std::io::stdin()).ok())
+    }
+
+    fn pass_on_every_key(&self) {
+        if let Some(before) = &self.0 {
+            let mut raw = before.clone();
+            raw.make_raw();
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &raw);
+        }
     }
 }
 
-impl Drop for RawTerminal {
+impl Drop for TerminalBefore {
     fn drop(&mut self) {
-        if let Some(before) = &self.0 {
+        if let Some(before) = self.0.as_ref().filter(|_| is_in_foreground()) {
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, before);
         }
     }
+}
+
+/// Whether the terminal is this command's to change: in the background it is another's, and the kernel stops who changes it.
+fn is_in_foreground() -> bool {
+    tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
 /// Shows what the program writes to its terminal.

@@ -45,7 +45,7 @@ pub(crate) struct Args {
 }
 
 /// Options of `build` that say where a result goes, or that something else is wanted.
-const NOT_FOR_A_SHELL: [&str; 15] = [
+const NOT_FOR_A_SHELL: [&str; 14] = [
     "tag",
     "output",
     "cache_to",
@@ -60,7 +60,6 @@ const NOT_FOR_A_SHELL: [&str; 15] = [
     "check",
     "call",
     "timings",
-    "runtime",
 ];
 
 /// Hides what this command has no use for.

@@ -135,7 +135,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 
-    /// OCI runtime that makes the processes of RUN: crun, runc or a path; what is built is the same [default: the own sandbox]
+    /// OCI runtime that makes the processes of RUN and shells inside steps: crun, runc or a path; what is built is the same [default: the own sandbox]
     #[arg(long, value_name = "RUNTIME", env = "BUILDER_RUNTIME", hide_env = true)]
     pub(super) runtime: Option<OsString>,
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cache::{KeptId, Store};
 use executor::Sandbox;
+use runtime::Runtime;
 use worker::{Cancel, Inside, Lent};
 
 use super::foreground::Threads;
@@ -18,6 +19,8 @@ const SHELL: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else ex
 pub(super) struct Shell {
     pub(super) store: Store,
     pub(super) sandbox: Sandbox,
+    /// What makes its process, where the sandbox does not: whoever demands that of RUN demands it of a shell.
+    pub(super) runtime: Option<Runtime>,
     pub(super) secrets: Arc<Secrets>,
     pub(super) agents: Arc<Agents>,
     pub(super) options: worker::RunOptions,
@@ -45,6 +48,12 @@ impl Shell {
             terminal::tell(&format!(
                 "\nA shell inside {what}\nWhat it changes is thrown away; `exit` leaves it.\n"
             ));
+            if let Some(runtime) = self.runtime.as_ref().filter(|_| console::is_terminal()) {
+                let program = runtime.program().display();
+                terminal::tell(&format!(
+                    "{program} makes it, with this terminal and none of its own: there is no job control.\n"
+                ));
+            }
         }
         let words = ["/bin/sh", "-c", self.command.as_deref().unwrap_or(SHELL)].map(str::to_owned);
         let Threads { runtime, signals, .. } = threads;
@@ -65,7 +74,12 @@ impl Shell {
             {
                 opened.spec.env.push(("TERM".into(), terminal.into()));
             }
-            match console::run(&self.sandbox, opened.spec.clone(), true, signals).await {
+            let spec = opened.spec.clone();
+            let (spec, own_terminal) = match &self.runtime {
+                Some(runtime) => (runtime.hand_over(spec)?, false),
+                None => (spec, true),
+            };
+            match console::run(&self.sandbox, spec, own_terminal, signals).await {
                 Ok(code) => Ok(code),
                 Err(error @ executor::Error::Program { .. }) => {
                     let failure = console::not_started(error, NOT_STARTED);

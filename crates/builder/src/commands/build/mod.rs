@@ -72,7 +72,7 @@ use stats::Believed;
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::progress::{Mode, Progress, Settings};
-use crate::{machine, remotes, space, terminal};
+use crate::{external, machine, remotes, space, terminal};
 
 /// Steps that run at the same time: many wait more than they work.
 const PARALLEL_STEPS: usize = 16;
@@ -105,6 +105,7 @@ pub(crate) fn debug_at(args: Args, line: u32, command: Option<String>) -> Result
 pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>) -> Result<u8, Failure> {
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
     let options = args.limits.resolve()?;
+    let runtime = external::runtime(args.runtime.as_deref())?;
     let mut foreground = Foreground::default();
     let store = foreground.machine()?.existing_store()?;
     let agents = Arc::new(Agents::resolve(&args.ssh)?);
@@ -112,7 +113,7 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
         return Err(Failure::build("no step failed lately")
             .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
     };
-    let shell = Shell { store, sandbox: Sandbox::new(), secrets, agents, options, command };
+    let shell = Shell { store, sandbox: Sandbox::new(), runtime, secrets, agents, options, command };
     let code = shell.in_kept(foreground.threads()?, id);
     foreground.end();
     code
@@ -223,6 +224,7 @@ fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt)
     let shell = Shell {
         store: store.clone(),
         sandbox: sandbox.clone(),
+        runtime: request.runtime.clone(),
         secrets: secrets.clone(),
         agents: agents.clone(),
         options: request.run.clone(),
@@ -331,7 +333,10 @@ fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt)
             // How the shell ended says nothing of the build.
             shell.in_kept(threads, id).map(|_| code)
         }
-        Some(id) => Err(failure.hint(format!("look into it: builder debug {}", id.0))),
+        Some(id) => {
+            let by = external::flag(args.runtime.as_deref());
+            Err(failure.hint(format!("look into it: builder debug {by}{}", id.0)))
+        }
         None => Err(failure),
     }
 }
