@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use e2e::{
-    Case, Context, Done, Home, Image, Steps, Terminal, User, bases, binary, eventually, feed, in_parallel,
-    need_root, processes_with, run, tempdir,
+    Case, Context, Done, Home, Image, Running, Steps, Terminal, User, bases, binary, eventually, feed,
+    in_parallel, mounts_with, need_root, processes_with, run, tempdir,
 };
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// The runtimes, which `cargo xtask test` installs.
@@ -370,6 +371,183 @@ fn shells_have_the_terminal() {
         terminal.keys(&["echo code=$?", "Enter"]);
         terminal.shows("# echo code=$?");
         terminal.shows("code=5");
+    }
+}
+
+/// A description of devices among the machine's own.
+struct Described(PathBuf);
+
+impl Described {
+    fn new(text: &str) -> Self {
+        let dir = Path::new("/var/run/cdi");
+        fs::create_dir_all(dir).expect("make a directory");
+        let described = Self(dir.join(format!("builder-e2e-runtimes-{}.json", std::process::id())));
+        fs::write(&described.0, text).expect("write a description");
+        described
+    }
+}
+
+impl Drop for Described {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// What a step may do that has been allowed to.
+#[test]
+fn privileges_and_devices_are_the_same() {
+    need_root();
+    let kind = format!("e2e.example/runtimes{}", std::process::id());
+    let _described = Described::new(&format!(
+        r#"{{"cdiVersion": "0.6.0", "kind": "{kind}", "devices": [{{"name": "full", "containerEdits":
+        {{"env": ["THING=1"], "deviceNodes": [{{"path": "/dev/thing", "hostPath": "/dev/full"}}]}}}}]}}"#
+    ));
+    let context = Context::new(&format!(
+        "FROM busybox\n\
+         RUN --security=insecure exec 2>&1; grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; mkdir /t && mount -t tmpfs none /t && echo mounted; \
+         umount /t; mknod /disk b 254 0 && rm /disk && echo made; echo x > /proc/sys/kernel/domainname && echo written; unshare -m true && echo apart; \
+         grep -c -E ' /proc/(sys|acpi|timer_list)' /proc/self/mountinfo; true\n\
+         RUN --device={kind}=full,required echo $THING; stat -c '%t %T' /dev/thing; echo x 2> /said > /dev/thing || grep -o 'No space left' /said; rm /said\n\
+         RUN ls /dev/thing; echo \"[$THING]\"\n"
+    ));
+    let of = |runtime: &str| {
+        let home = Home::new();
+        let mut build = home.build(&context);
+        build.args(["--allow=security.insecure", "--allow=device"]);
+        let (done, image) = built(build, runtime);
+        (printed(&done.steps()), image.unwrap_or_else(|| panic!("{runtime}: {done}")))
+    };
+    let (steps, image) = of("");
+    let log = |name: &str| &steps.iter().find(|(step, _)| step.contains(name)).expect("a step").1;
+    let free = "mounted\nmade\nwritten\napart\n0\n";
+    assert!(log("insecure").ends_with(free) && log("insecure").contains("Seccomp:\t0\n"), "{steps:#?}");
+    assert!(log("required").ends_with("1\n1 7\nNo space left\n"), "{steps:#?}");
+    for runtime in RUNTIMES {
+        let (theirs, their_image) = of(runtime);
+        assert_eq!(theirs, steps, "{runtime}");
+        their_image.tree().same(&image.tree(), runtime);
+    }
+}
+
+/// What the groups of a step's processes say, by the names of both versions.
+fn limit(pid: &str, controller: &str, files: [&str; 2]) -> (String, String) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the groups of a process");
+    let of = |line: &&str| {
+        line.split(':').nth(1).is_some_and(|names| names.split(',').any(|name| name == controller))
+    };
+    let old = groups.lines().find(of).and_then(|line| line.split(':').nth(2));
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let found = [
+        (old.map(|group| format!("/sys/fs/cgroup/{controller}{group}")), files[0]),
+        (unified.map(|group| format!("/sys/fs/cgroup{group}")), files[1]),
+    ]
+    .into_iter()
+    .find_map(|(dir, file)| {
+        let text = fs::read_to_string(Path::new(dir.as_ref()?).join(file)).ok()?;
+        Some((dir?, text.trim().to_owned()))
+    });
+    found.unwrap_or_else(|| panic!("neither of {files:?} in {groups}"))
+}
+
+/// A parent of steps' groups. What was named is the user's, who takes it away.
+struct Parent(String);
+
+impl Parent {
+    /// Everything that is left of it, what is inside first.
+    fn left(&self) -> String {
+        let below = format!("*/{}*", self.0);
+        run(Command::new("find").args(["/sys/fs/cgroup", "-depth", "-path", &below])).stdout
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let start = Instant::now();
+        while !self.left().is_empty() && start.elapsed() < Duration::from_secs(20) {
+            self.left().lines().for_each(|path| drop(fs::remove_dir(path)));
+        }
+    }
+}
+
+/// Limits of all processes together are in the groups that the program is in.
+#[test]
+fn limits_are_the_same() {
+    need_root();
+    let groups = Parent(format!("builders-e2e-{}", std::process::id()));
+    let parent = &groups.0;
+    for (number, runtime) in ["", "runc", "crun"].into_iter().enumerate() {
+        let marker = format!("sleep 1{}{number}", std::process::id());
+        let context = Context::new(&format!("FROM busybox\nRUN exec {marker}\n"));
+        let home = Home::new();
+        let mut build = home.build(&context);
+        build.args(["--memory=64m", "--memory-swap=96m", "--pids-limit=77"]);
+        build.arg(format!("--cgroup-parent=/{parent}/below")).env("BUILDER_RUNTIME", runtime);
+        let building = Running::start(build.stdout(Stdio::null()).stderr(Stdio::null()));
+        let mut pid = String::new();
+        eventually(Duration::from_secs(30), &format!("{runtime} to run the step"), || {
+            let found = processes_with(&marker);
+            let program = found.iter().find_map(|process| process.strip_suffix(&format!(" {marker} ")));
+            pid = program.unwrap_or_default().to_owned();
+            !pid.is_empty()
+        });
+        let (group, memory) = limit(&pid, "memory", ["memory.limit_in_bytes", "memory.max"]);
+        assert_eq!(memory, "67108864", "{runtime}");
+        assert!(group.contains(&format!("/{parent}/below/builder-")), "{runtime}: {group}");
+        let (_, swap) = limit(&pid, "memory", ["memory.memsw.limit_in_bytes", "memory.swap.max"]);
+        // Version 2 counts swap apart.
+        let wanted = if group.starts_with("/sys/fs/cgroup/memory/") { "100663296" } else { "33554432" };
+        assert_eq!(swap, wanted, "{runtime}");
+        let (_, pids) = limit(&pid, "pids", ["pids.max", "pids.max"]);
+        assert_eq!(pids, "77", "{runtime}");
+        drop(building);
+    }
+}
+
+/// Builds that end in the middle of what a runtime does: nothing of them stays, and the next one makes what a clean one makes.
+#[test]
+fn killed_builds_leave_nothing() {
+    need_root();
+    const KILLS: u32 = 12;
+    let context = Context::new(
+        "FROM busybox\nARG NUMBER\nRUN echo $NUMBER > /a\n\
+         RUN --mount=type=tmpfs,target=/t --mount=type=cache,target=/c (setsid sh -c 'trap \"\" TERM INT; sleep 90' &) ; cp /a /b\n\
+         RUN --network=none sleep 0.2; cat /b > /c; rm /a\nRUN echo $NUMBER >> /b\n",
+    );
+    for runtime in RUNTIMES {
+        let (home, dir) = (Home::new(), tempdir());
+        let number = |kill: u32| format!("{}{runtime}{kill}", std::process::id());
+        let build = |home: &Home, kill: u32| {
+            let mut build = home.build(&context);
+            build.arg(format!("--build-arg=NUMBER={}", number(kill))).env("TMPDIR", dir.path());
+            build
+        };
+        let start = Instant::now();
+        run(build(&home, 0).env("BUILDER_RUNTIME", runtime)).ok();
+        let whole = start.elapsed();
+        for kill in 1..=KILLS {
+            let mut killed = build(&home, kill);
+            killed.env("BUILDER_RUNTIME", runtime).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut killed = Running::start(&mut killed);
+            std::thread::sleep(whole * kill / (KILLS + 1));
+            let signal = [Signal::INT, Signal::TERM, Signal::KILL][kill as usize % 3];
+            killed.signal(signal);
+            killed.wait(Duration::from_secs(20));
+            let how = format!("{runtime}, {signal:?}, {kill} of {KILLS}");
+            eventually(Duration::from_secs(20), &format!("its processes to end: {how}"), || {
+                processes_with(&format!("NUMBER={}", number(kill))).is_empty()
+            });
+            eventually(Duration::from_secs(20), &format!("its mounts to go: {how}"), || {
+                mounts_with(&home.path().display().to_string()).is_empty()
+            });
+        }
+        let (_, image) = built(build(&home, KILLS), runtime);
+        let (_, clean) = built(build(&Home::new(), KILLS), "");
+        assert_eq!(image.map(|image| image.digest), clean.map(|image| image.digest), "{runtime}");
+        eventually(Duration::from_secs(30), "no group to be left", no_group_is_left);
+        let left: Vec<_> = fs::read_dir(dir.path()).expect("list").flatten().collect();
+        assert!(left.is_empty(), "{runtime}: {left:?}");
+        // They keep what they make in memory that went with the step, and not where others have theirs.
+        assert!(!Path::new("/run").join(runtime).join("step").exists(), "{runtime}");
     }
 }
 
