@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::{Context, Home, Registry, run, tempdir, tool};
@@ -110,6 +110,16 @@ fn need_disk(at: &Path) {
 /// Runs a command and gives its time and memory. Fails when it does, or when it took more memory than any layer needs.
 #[track_caller]
 fn within_memory(command: &mut Command, most: u64) -> Figure {
+    listening(command, most, |stderr| ((), end_of(stderr))).0
+}
+
+/// The same, and what `listen` makes of what it says: that, and the last of it.
+#[track_caller]
+fn listening<T: Send + 'static>(
+    command: &mut Command,
+    most: u64,
+    listen: impl FnOnce(ChildStderr) -> (T, String) + Send + 'static,
+) -> (Figure, T) {
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -118,7 +128,7 @@ fn within_memory(command: &mut Command, most: u64) -> Figure {
         .spawn()
         .expect("start the builder");
     let stderr = child.stderr.take().expect("just asked for");
-    let said = std::thread::spawn(move || end_of(stderr));
+    let said = std::thread::spawn(move || listen(stderr));
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     let ended = loop {
@@ -136,10 +146,10 @@ fn within_memory(command: &mut Command, most: u64) -> Figure {
     let words: Vec<String> =
         command.get_args().take(2).map(|word| word.to_string_lossy().into_owned()).collect();
     println!("{}: {} MiB, {:.2} s", words.join(" "), peak >> 10, took.as_secs_f64());
-    let said = said.join().expect("a thread");
+    let (heard, said) = said.join().expect("a thread");
     assert!(ended.success(), "{command:?}: {said}");
     assert!(peak > 0 && peak < most, "{command:?} took {peak} KiB of memory");
-    Figure { what: words[0].clone(), took, peak, alone: None }
+    (Figure { what: words[0].clone(), took, peak, alone: None }, heard)
 }
 
 /// What the network copy and hashing alone take: the blob from the registry into a file, hashed on the way.
@@ -205,16 +215,78 @@ fn hashed_and_sent(registry: &Registry, repository: &str, digest: &str, from: &P
     start.elapsed()
 }
 
-/// What a step prints goes through; none of it is held.
+/// How much was printed, and the hash of it.
+#[derive(Debug, PartialEq)]
+struct Printed {
+    bytes: u64,
+    hash: String,
+}
+
+impl Printed {
+    fn of(lines: impl Iterator<Item = Vec<u8>>) -> Self {
+        let (mut bytes, mut hash) = (0, Sha256::new());
+        for line in lines {
+            bytes += line.len() as u64;
+            hash.update(&line);
+        }
+        Self { bytes, hash: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() }
+    }
+}
+
+/// What the step printed whose lines stand behind its number and the seconds since it began (`--progress=plain`), and the rest.
+fn printed(stderr: impl Read) -> (Printed, String) {
+    let (mut stderr, mut rest) = (BufReader::with_capacity(1 << 20, stderr), Vec::new());
+    let lines = std::iter::from_fn(|| {
+        loop {
+            let mut line = Vec::new();
+            stderr.read_until(b'\n', &mut line).ok().filter(|length| *length > 0)?;
+            let mut parts = line.splitn(3, |byte| *byte == b' ');
+            let number = parts.next().is_some_and(|word| word.starts_with(b"#"));
+            let time = parts.next().and_then(|word| std::str::from_utf8(word).ok()?.parse::<f64>().ok());
+            match parts.next().filter(|_| number && time.is_some()) {
+                Some(text) => return Some(text.to_vec()),
+                None => rest.extend(line),
+            }
+        }
+    });
+    let printed = Printed::of(lines);
+    (printed, String::from_utf8_lossy(&rest).into_owned())
+}
+
+/// What a step prints goes through, and none of it is held. All of it is stored, in little room, and can be seen again.
 #[test]
 fn a_step_prints_more_than_memory_holds() {
     let home = Home::new();
-    let context = Context::new(&format!("FROM busybox\nRUN yes 0123456789abcdef | head -c {}\n", output()));
-    for progress in ["plain", "rawjson"] {
-        let mut build = home.build(&context);
-        build.args([&format!("--progress={progress}"), "--log-size=-1", "--no-cache"]);
-        within_memory(&mut build, PRINTING);
-    }
+    // Each line says where it stands. Nothing comes between them, such as a warning about the network.
+    let lines = output() / 64;
+    let context =
+        Context::new(&format!("FROM busybox\nRUN --network=none od -v -N {} /dev/zero\n", lines * 16));
+    let zeros = " 000000".repeat(8);
+    let line = |number: u64| match number < lines {
+        true => format!("{:07o}{zeros}\n", number * 16),
+        false => format!("{:07o}\n", number * 16),
+    };
+    let wanted = Printed::of((0..=lines).map(|number| line(number).into_bytes()));
+    assert!(wanted.bytes >= output());
+    let mut build = home.build(&context);
+    let (_, seen) = listening(build.args(["--progress=plain", "--log-size=-1"]), PRINTING, printed);
+    assert_eq!(seen, wanted, "as it is printed");
+    let logs: Vec<_> = fs::read_dir(home.path().join("logs-v1")).expect("the logs").flatten().collect();
+    let [log] = &logs[..] else { panic!("one step printed: {logs:?}") };
+    let stored = log.metadata().expect("stat").len();
+    println!("{} bytes printed, {stored} stored", wanted.bytes);
+    let mut magic = [0; 4];
+    File::open(log.path()).and_then(|mut log| log.read_exact(&mut magic)).expect("read the log");
+    assert_eq!(magic, [0x28, 0xb5, 0x2f, 0xfd], "a frame of zstd, RFC 8878");
+    assert!(stored * 20 < wanted.bytes, "{stored} bytes for {wanted:?}");
+    let mut again = home.build(&context);
+    let (_, seen) = listening(again.args(["--progress=plain", "--replay"]), PRINTING, |stderr| {
+        let (seen, rest) = printed(stderr);
+        ((seen, rest.contains("CACHED")), rest)
+    });
+    assert_eq!(seen, (wanted, true), "as it was stored");
+    let mut build = home.build(&context);
+    within_memory(build.args(["--progress=rawjson", "--log-size=-1", "--no-cache"]), PRINTING);
 }
 
 #[test]
