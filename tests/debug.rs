@@ -4,7 +4,11 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Context, Done, Home, Running, Terminal, bases, binary, run, tempdir};
+use base64::Engine as _;
+use e2e::{
+    Agent, Context, Done, Home, Running, Terminal, User, bases, binary, eventually, processes_with, run,
+    ssh_key, tempdir,
+};
 use rustix::process::Signal;
 
 /// A Dockerfile whose third step fails after it did something.
@@ -98,6 +102,154 @@ fn a_shell_asks_for_secrets_again() {
             assert_eq!(run(&mut without).ok().stdout, "no file\n[]\n");
         }
         assert_eq!(run(&mut debug(&home, &[&number, "--command", look, &given])).ok().stdout, seen);
+    }
+}
+
+/// What an ordinary user sees of a step is what root does: owners too, whether there are ids for them or they are only recorded.
+#[test]
+fn shells_of_an_ordinary_user() {
+    let context = Context::new(
+        "FROM busybox\nENV COLOR=blue\n\
+         RUN echo ann:x:1000:1000::/home/ann:/bin/sh >> /etc/passwd && mkdir /src && chown 1000:1000 /src && echo x > /below && chown 5:6 /below && chmod 1777 /tmp\n\
+         WORKDIR /src\nCOPY --chown=7:8 Dockerfile .\n\
+         RUN --network=none --mount=type=secret,id=word --mount=type=cache,target=/c --mount=type=tmpfs,target=/t,size=1m \
+         cp /run/secrets/word /src/copy && chown ann:9 /src/copy && echo kept > /c/f && chown 11:12 /c/f && rm Dockerfile && chown -h 13:14 /below && exit 7\n\
+         USER ann\n",
+    )
+    .file("word", "open sesame");
+    const LOOK: &str = "id -u; id -g; pwd; echo $COLOR; stat -c '%n %u:%g %a' /below copy /src /c/f /etc/passwd /tmp /run/secrets/word; cat /c/f copy; ls /sys/class/net; \
+        df -k /t | tail -1 | awk '{print $2}'; touch new && chown 20:21 new && stat -c %u:%g new; grep -E '^(NoNew|Seccomp:)' /proc/self/status";
+    let secret = format!("--secret=id=word,src={}", context.path().join("word").display());
+    let shells = |build: Command, debug: &dyn Fn() -> Command, bases: Vec<String>| {
+        let mut build = build;
+        let (code, at_once, stderr) = fed(build.args([&secret, "--on-error=shell"]), &format!("{LOOK}\n"));
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("A shell inside the failed step"), "{stderr}");
+        let later = run(debug().args(["1", "--command", LOOK, &secret])).ok().stdout;
+        let mut behind = debug();
+        behind.args(["--at=5", "--command", "pwd; stat -c '%n %u:%g' Dockerfile /below /src; touch new"]);
+        let behind = run(behind.args(bases).arg(context.path())).ok().stdout;
+        (at_once, later, behind)
+    };
+    let home = Home::new();
+    let (at_once, later, behind) = shells(home.build(&context), &|| home.builder("debug"), bases());
+    assert_eq!(at_once, later);
+    let seen = "/below 13:14 644\ncopy 1000:9 400\n/src 1000:1000 755\n/c/f 11:12 644\n/etc/passwd 0:0 644\n";
+    assert!(later.contains(seen) && later.contains("kept\nopen sesamelo\n1024\n20:21\n"), "{later}");
+    assert!(behind.ends_with("Dockerfile 7:8\n/below 5:6\n/src 1000:1000\n"), "{behind}");
+    for (user, kind) in [(User::with_range(), "range"), (User::with_one_id(), "one id")] {
+        let bases = vec![format!("--build-context=busybox=oci-layout://{}", user.at("busybox").display())];
+        let of_user = shells(user.build(&context), &|| user.builder("debug"), bases);
+        assert_eq!(of_user, (at_once.clone(), later.clone(), behind.clone()), "{kind}");
+        // Another user's, where there is one to become.
+        if kind == "range" {
+            run(user.build(&failing()).arg(&secret)).code_is(1);
+            let seen = run(user.builder("debug").args(["--command", self::LOOK, &secret])).ok().stdout;
+            assert_eq!(seen, "ann\n/src\nblue []\nhalf\nkept\nDockerfile\nopen sesame");
+        }
+        // What the first shell changed is gone.
+        let gone = run(user.builder("debug").args(["1", "--command", "test ! -e new", &secret]));
+        assert_eq!(gone.code, Some(0), "{kind}: {gone}");
+    }
+}
+
+/// An agent is asked for again, as secrets are; what is in memory is the step's own, and gone with it.
+#[test]
+fn a_shell_asks_for_agents_again() {
+    // The agents' protocol (draft-ietf-sshm-ssh-agent): 11 asks for the keys.
+    const LOOK: &str = r#"perl -MIO::Socket::UNIX -e '
+        my $agent = IO::Socket::UNIX->new(Peer => $ENV{SSH_AUTH_SOCK}) or die "no agent"; $agent->syswrite(pack("NC", 1, 11));
+        my $keys; 1 while length($keys) < 4 + unpack("N", $keys . "\0\0\0\0") && $agent->sysread($keys, 9999, length $keys); print unpack("H*", $keys), "\n"';
+        echo $SSH_AUTH_SOCK; ls -A /t; df -k /t | tail -1 | awk '{print $2}'; head -c 2000000 /dev/zero > /t/f || rm /t/f; exit 3"#;
+    let (home, agent, key) = (Home::new(), Agent::start(), ssh_key());
+    let context = Context::new(
+        "FROM debian\nRUN --mount=type=ssh,required --mount=type=tmpfs,target=/t,size=1m echo gone > /t/f; exit 7\n",
+    );
+    let public = |text: &str| {
+        let blob = text.split_whitespace().nth(1).expect("a public key");
+        let blob = base64::engine::general_purpose::STANDARD.decode(blob).expect("base64");
+        blob.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let sees = |stdout: &str, key: &str| {
+        let lines: Vec<&str> = stdout.lines().collect();
+        assert!(lines[0].contains(&public(key)), "{stdout}");
+        assert_eq!(lines[1..], ["/run/buildkit/ssh_agent.0", "1024"], "{stdout}");
+    };
+    let given = format!("--ssh=default={}", agent.socket().display());
+    let (code, at_once, stderr) =
+        fed(home.build(&context).args([&given, "--on-error=shell"]), &format!("{LOOK}\n"));
+    assert!(code == Some(1) && stderr.contains("No space left"), "{stderr}");
+    sees(&at_once, &agent.public_key());
+    let refused = run(&mut debug(&home, &["1", "--command", LOOK])).code_is(1);
+    assert_eq!(refused.stdout, "", "{refused}");
+    drop(refused.says("ssh default is required: give it with --ssh default"));
+    let look = |command: &mut Command| run(command).code_is(3).stdout;
+    sees(&look(&mut debug(&home, &["1", "--command", LOOK, &given])), &agent.public_key());
+    // Another one is given this time.
+    let of_key = format!("--ssh=default={}", key.path().join("key").display());
+    let other = std::fs::read_to_string(key.path().join("key.pub")).expect("read the key");
+    sees(&look(&mut debug(&home, &["1", "--command", LOOK, &of_key])), &other);
+    // A user's own, in a file that only that user may read.
+    run(Command::new("chown").args(["-R", "65534:65534"]).arg(key.path())).ok();
+    let user = User::with_one_id();
+    run(user.build(&context).arg(&of_key)).code_is(1);
+    sees(&look(user.builder("debug").args(["1", "--command", LOOK, &of_key])), &other);
+}
+
+/// A shell in the user's terminal has one of its own, that of a failed build as well.
+#[test]
+fn a_shell_has_a_terminal() {
+    let (home, context) = (Home::new(), failing());
+    let secret = context.path().join("../word");
+    std::fs::write(&secret, "open sesame").expect("write the secret");
+    let secret = format!("--secret=id=word,src={}", secret.display());
+    let program = binary();
+    let program = program.display();
+    let mut build = format!("'{program}' build --on-error=shell {secret} '{}'", context.path().display());
+    bases().iter().for_each(|base| build.push_str(&format!(" '{base}'")));
+    for (command, code) in [(build, 1), (format!("'{program}' debug {secret} 1"), 5)] {
+        let terminal = Terminal::start(100, 40, &home.path(), &["sh"]);
+        terminal.keys(&[&command, "Enter"]);
+        terminal.until("prompt", |screen| {
+            screen.contains("A shell inside") && screen.trim_end().ends_with("/src $")
+        });
+        terminal.keys(&[
+            "clear; id -un; echo $COLOR $TERM; cat /tmp/half /run/secrets/word; stty size; tty",
+            "Enter",
+        ]);
+        terminal.until("what it has", |screen| {
+            screen.contains("ann\nblue screen") || screen.contains("ann\nblue tmux")
+        });
+        terminal.shows("half");
+        terminal.shows("open sesame40 100");
+        terminal.shows("/dev/pts/0");
+        let marker = format!("of {}", std::process::id());
+        let program = format!("trap 'echo size: $(stty size)' WINCH; while sleep 0.1; do : {marker}; done");
+        terminal.keys(&[&format!("sh -c \"{}\"", program.replace('$', "\\$")), "Enter"]);
+        eventually(Duration::from_secs(20), "a program to run", || !processes_with(&marker).is_empty());
+        // Job control, which needs a terminal that is the shell's own.
+        terminal.until("stopped job", |_| {
+            terminal.keys(&["C-z"]);
+            terminal.screen().contains("Stopped")
+        });
+        terminal.keys(&["fg", "Enter"]);
+        let mut rows = 20;
+        terminal.until("new size", |screen| {
+            // Before the program is in the foreground it is not told.
+            rows = 41 - rows;
+            run(&mut terminal.tmux(&["resize-window", "-x", "70", "-y", &rows.to_string()])).ok();
+            ["size: 20 70", "size: 21 70"].iter().any(|size| screen.contains(size))
+        });
+        // It ends, and the shell does not.
+        terminal.until("the end of a command", |screen| {
+            terminal.keys(&["C-c"]);
+            processes_with(&marker).is_empty() && screen.trim_end().ends_with("/src $")
+        });
+        terminal.keys(&["exit 5", "Enter"]);
+        terminal.until("outer prompt", |screen| screen.trim_end().ends_with("\n#"));
+        terminal.keys(&["echo code=$?", "Enter"]);
+        terminal.shows("# echo code=$?");
+        terminal.shows(&format!("code={code}"));
     }
 }
 

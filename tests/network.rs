@@ -8,7 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::fuzz::Random;
-use e2e::{Context, Done, Home, Running, User, eventually, need_root, processes_with, run, tempdir, tool};
+use e2e::{
+    Context, Done, Home, Running, User, bases, eventually, feed, need_root, processes_with, run, tempdir,
+    tool,
+};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
@@ -324,6 +327,73 @@ fn programs_have_the_network_of_steps() {
     let done = program(Some(NO_TOOLS), &[], seen).ok().says("WARNING: ").says("ip_forward");
     assert!(done.stdout.ends_with(&host), "{done}");
     program(Some(NO_TOOLS), &["--network=private"], seen).code_is(125).says("--network=private");
+}
+
+/// What steps have is what shells inside them have: at once, later, and behind an instruction; root's and an ordinary user's.
+#[test]
+fn shells_have_the_private_network_of_their_steps() {
+    let (machine, user) = (Machine::new(), User::with_one_id());
+    let port = machine.port;
+    let loopback = machine.host.serve(Ipv4Addr::LOCALHOST);
+    let look = format!(
+        "ls /sys/class/net; readlink /proc/self/ns/net; ip -o -4 addr show dev eth0 | awk '{{print $4}}' | cut -d. -f1-2; cat /etc/resolv.conf; \
+         cat /etc/hosts | grep db; wget -q -O - http://server.example:{port}/; \
+         timeout 9 wget -q -T 2 -O - http://127.0.0.1:{loopback}/ 2> /dev/null || echo unreachable"
+    );
+    let host = machine.host.run("readlink /proc/self/ns/net");
+    let context = Context::new(&format!("FROM busybox\nRUN {look}\nRUN {look}; exit 7\n"));
+    let bases_of_user =
+        vec![format!("--build-context=busybox=oci-layout://{}", user.at("busybox").display())];
+    // Without the name of the namespace, of which each builder makes one.
+    let nameless = |seen: &str| {
+        assert!(seen.contains("net:[") && !seen.contains(host.trim()), "{seen}");
+        seen.lines()
+            .filter(|line| !line.starts_with("net:["))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
+    let pasta = only("pasta");
+    for mode in ["default", "private"] {
+        let arguments = [&format!("--network={mode}"), "--add-host=db:10.9.8.7"];
+        for root in [true, false] {
+            let build = || match root {
+                true => machine.home.build(&context),
+                false => user.build(&context),
+            };
+            let debug = |words: &[&str]| {
+                let mut debug = if root { machine.home.builder("debug") } else { user.builder("debug") };
+                debug.args(words);
+                debug
+            };
+            let run_here = |command: &Command, input: &str| {
+                let mut command = machine.command(command);
+                if !root {
+                    command.env("TOOLS", pasta.path());
+                }
+                feed(&mut command, input.as_bytes())
+            };
+            let what = format!("{mode}, root: {root}");
+            let build_first = run_here(build().args(arguments).arg("--progress=rawjson"), "").code_is(1);
+            let step = nameless(&build_first.steps().named(&format!("RUN {look}")).log);
+            assert!(
+                step.starts_with("eth0\nlo\n") && step.contains(&format!("\nfrom {HOST}\nunreachable\n")),
+                "{what}: {step}"
+            );
+            assert!(step.contains("10.9.8.7\tdb\n"), "{what}: {step}");
+            let at_once =
+                run_here(build().args(arguments).arg("--on-error=shell"), &format!("{look}\n")).code_is(1);
+            assert_eq!(nameless(&at_once.stdout), step, "{what}, at once");
+            let later = run_here(&debug(&["--command", &look]), "").ok();
+            assert_eq!(nameless(&later.stdout), step, "{what}, later");
+            let mut behind = debug(&["--at=2", "--command", &look]);
+            behind
+                .args(arguments)
+                .args(if root { bases() } else { bases_of_user.clone() })
+                .arg(context.path());
+            assert_eq!(nameless(&run_here(&behind, "").ok().stdout), step, "{what}, behind an instruction");
+        }
+        machine.is_clean();
+    }
 }
 
 #[test]
