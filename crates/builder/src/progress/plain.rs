@@ -85,6 +85,7 @@ impl<W: Write + Send> Plain<W> {
         let Some(pending) = self.steps.get_mut(&index) else { return Ok(()) };
         pending.write_statuses(step, text)?;
         for warning in &step.warnings[pending.warnings..] {
+            pending.close_line(text)?;
             writeln!(text, "#{} WARN: {warning}", pending.number)?;
         }
         pending.warnings = step.warnings.len();

@@ -255,6 +255,22 @@ fn plain_keeps_little_of_what_is_not_shown() {
 }
 
 #[test]
+fn plain_warns_on_a_line_of_its_own() {
+    let written = Written::default();
+    let warning = Message::Warning { key: StepKey::Vertex(VertexId(3)), message: "late".into() };
+    let events = vec![
+        (0, Message::define(&definition())),
+        started(3, 1),
+        log(3, 2, "no end"),
+        (300, warning),
+        log(3, 600, " yet\n"),
+    ];
+    play(&mut Plain::new(written.clone()), events, |_| {});
+    let text = String::from_utf8(written.take()).unwrap();
+    assert!(text.contains("\n#1 WARN: late\n") && text.ends_with("no end yet\n"), "{text}");
+}
+
+#[test]
 fn rawjson_is_a_status_a_line() {
     let written = Written::default();
     play(&mut RawJson::new(written.clone()), script(true), |_| {});
