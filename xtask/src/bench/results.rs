@@ -184,7 +184,7 @@ fn table(figures: &Value) -> String {
         ));
     }
     for scenario in scenarios(figures).iter().filter(|scenario| scenario["target_memory"].is_number()) {
-        let mega = |bytes: &Value| bytes.as_u64().map(|bytes| format!("{} MB", bytes / 1_000_000));
+        let mega = |bytes: &Value| bytes.as_u64().map(|bytes| format!("{} MB", bytes.div_ceil(1_000_000)));
         let of = |name: &str| {
             let figures = tool(scenario, name);
             let daemon =
