@@ -4,6 +4,7 @@
 //! `BUILDER_KILLS` says how many times (default 12), `BUILDER_KILLS_SEED` repeats a run. Half of them are of root's builds, of which
 //! some run through runc; the others of an ordinary user's.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use e2e::{Context, Home, Image, User, eventually, mounts_with, need_root, processes_with, run, tempdir};
+use e2e::{
+    Context, Home, Image, Step, Steps, User, eventually, mounts_with, need_root, processes_with, run, tempdir,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -31,17 +34,18 @@ fn number_from(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Each kind of mount, processes that hide, files to collect, two steps at once, layers to pack. `NUMBER` makes all of it new.
+/// Each kind of mount, processes that hide, files to collect, two steps at once, layers to pack. `NUMBER` makes all of it new. What steps
+/// say shows where a kill hits them.
 const DOCKERFILE: &str = "\
 FROM busybox AS other
 ARG NUMBER
-RUN mkdir -p /o/a/b && i=0; while [ $i -lt 200 ]; do echo $NUMBER $i > /o/a/b/$i; i=$((i+1)); done; ln -s a/b /o/link
+RUN echo begun; mkdir -p /o/a/b && i=0; while [ $i -lt 200 ]; do echo $NUMBER $i > /o/a/b/$i; i=$((i+1)); done; ln -s a/b /o/link; echo ended
 FROM busybox
 ARG NUMBER
 COPY . /ctx/
 RUN --mount=type=bind,from=other,source=/o,target=/b,rw --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secret,id=s \
-    (setsid sh -c 'trap \"\" TERM INT; sleep 2' &) ; cp -r /b/a /copied && echo $NUMBER > /c/last && rm /ctx/gone && chmod 700 /copied && rm -r /b/a
-RUN --network=none head -c 3000000 /dev/zero | tr '\\0' x > /large && cat /copied/b/* > /all && rm -r /copied/b && mkdir /copied/b && chown 3:4 /all
+    echo begun; (setsid sh -c 'trap \"\" TERM INT; sleep 2' &) ; cp -r /b/a /copied && echo $NUMBER > /c/last && rm /ctx/gone && chmod 700 /copied && rm -r /b/a && echo ended
+RUN --network=none echo begun; head -c 3000000 /dev/zero | tr '\\0' x > /large && cat /copied/b/* > /all && rm -r /copied/b && mkdir /copied/b && chown 3:4 /all && echo ended
 COPY --from=other /o/ /from/other/
 ";
 
@@ -64,19 +68,22 @@ impl Victim<'_> {
         build.arg(format!("--build-arg=NUMBER={number}"));
         build.arg(format!("--secret=id=s,src={}", self.context.path().join("secret").display()));
         build.args(["-o", &format!("type=oci,tar=false,name=kill:latest,dest={}", self.layout.display())]);
-        build.env("SOURCE_DATE_EPOCH", "1600000000");
-        build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        build.env("SOURCE_DATE_EPOCH", "1600000000").arg("--progress=rawjson");
+        build.stdin(Stdio::null()).stdout(Stdio::null());
         build
     }
 
-    /// Starts a build, and ends it; whether it was still running.
-    fn kill(&self, number: u64, after: Duration, signal: Signal, runtime: &str) -> bool {
+    /// Starts a build, and ends it. Says what it did then, if it was still running.
+    fn kill(&self, number: u64, after: Duration, signal: Signal, runtime: &str) -> Option<String> {
+        let said = tempfile::NamedTempFile::new().expect("make a file");
         let mut build = self.command(number);
-        let mut child = build.env("BUILDER_RUNTIME", runtime).spawn().expect("start a build");
+        build.env("BUILDER_RUNTIME", runtime).stderr(said.reopen().expect("open a file"));
+        let mut child = build.spawn().expect("start a build");
         sleep(after);
         if child.try_wait().expect("look at a build").is_some() {
-            return false;
+            return None;
         }
+        let text = fs::read_to_string(said.path()).expect("read what a build says");
         let below = descendants(child.id());
         // To the builder alone: that nothing else stays is its business.
         kill_process(Pid::from_child(&child), signal).expect("kill a build");
@@ -90,22 +97,44 @@ impl Victim<'_> {
         eventually(Duration::from_secs(5), &format!("all mounts to go; {how}"), || {
             mounts_with(&self.place.display().to_string()).is_empty()
         });
-        true
+        Some(stage(&text))
     }
 
-    /// Builds to the end, and looks for what is left of those before.
-    fn finish(&self, number: u64) -> Image {
-        let mut build = self.command(number);
-        run(build.stderr(Stdio::piped())).ok();
-        // A build takes away what others left while it works, and is done before that when there is nothing to do.
+    /// Builds to the end, and looks for what is left of those before. Says in how many further builds that was taken away.
+    fn finish(&self, number: u64) -> (Image, usize) {
+        let left = || names(&self.state.join("tmp-v1"));
+        let executed = !run(&mut self.command(number)).ok().steps().executed().is_empty();
+        // A build takes away what others left while it works, and ends before that is done when there is nothing to do.
         let mut more = 0;
-        while !names(&self.state.join("tmp-v1")).is_empty() && more < 5 {
+        while !executed && !left().is_empty() && more < 5 {
             run(&mut self.command(number)).ok();
             more += 1;
         }
-        assert_eq!(names(&self.state.join("tmp-v1")), [""; 0], "{}: half of something", self.who);
+        assert_eq!(left(), [""; 0], "{}: half of something; the build executed steps: {executed}", self.who);
         assert_eq!(abandoned_groups(), [""; 0], "{}: control groups", self.who);
-        Image::open(self.layout.clone(), None)
+        (Image::open(self.layout.clone(), None), more)
+    }
+}
+
+/// What a build was doing that has said this until now.
+fn stage(said: &str) -> String {
+    let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+    if !whole.contains('{') {
+        return "nothing said yet".to_owned();
+    }
+    let steps = Steps::parse(whole);
+    let name = |step: &Step| step.name.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+    let doing = |step: &Step| match step.log.as_str() {
+        log if log.contains("ended") => format!("{}: ended", name(step)),
+        log if log.contains("begun") => format!("{}: runs", name(step)),
+        _ => name(step),
+    };
+    let active = steps.all().iter().filter(|step| step.started && !step.completed);
+    let mut active: Vec<String> = active.map(doing).collect();
+    active.sort();
+    match steps.all().iter().rfind(|step| step.completed) {
+        Some(last) if active.is_empty() => format!("after {}", name(last)),
+        _ => active.join(", "),
     }
 }
 
@@ -168,6 +197,8 @@ fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Rand
     victim.finish(0);
     let whole = start.elapsed();
     let (mut killed, mut late, mut compared) = (0, 0, 0);
+    // Which stages were hit, and how many further builds it took to take everything away, each how often.
+    let (mut stages, mut further) = (BTreeMap::<String, u64>::new(), BTreeMap::<usize, u64>::new());
     while killed < kills {
         let number = 1 + random.below(1_000_000_000);
         for _ in 0..(2 + random.below(3)).min(kills - killed) {
@@ -175,11 +206,15 @@ fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Rand
             let signal = [Signal::INT, Signal::TERM, Signal::KILL][killed as usize % 3];
             let runtime = runtimes[random.below(runtimes.len() as u64) as usize];
             match victim.kill(number, after, signal, runtime) {
-                true => killed += 1,
-                false => late += 1,
+                Some(stage) => {
+                    killed += 1;
+                    *stages.entry(stage).or_default() += 1;
+                }
+                None => late += 1,
             }
         }
-        let (got, want) = (victim.finish(number), clean(number));
+        let ((got, more), want) = (victim.finish(number), clean(number));
+        *further.entry(more).or_default() += 1;
         let what = format!("{}, after {killed} kills", victim.who);
         got.tree().same(&want.tree(), &what);
         assert_eq!(got.digest, want.digest, "{what}");
@@ -195,9 +230,10 @@ fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Rand
     assert_eq!(names(&victim.place.join("tmp")), [""; 0], "{}: temporary files", victim.who);
     println!(
         "{}: {killed} builds killed ({late} had ended before), {compared} finished after kills, each as a clean build; \
-         one takes {whole:?}",
+         one takes {whole:?}; in so many further ones all was taken away, where the first had nothing to execute: {further:?}",
         victim.who
     );
+    stages.iter().for_each(|(stage, times)| println!("{times:4} {stage}"));
 }
 
 fn context() -> Context {

@@ -1,6 +1,6 @@
 //! Builds of many steps, at once and one after another: what the builder holds does not grow with them.
 //!
-//! Few by default; with `BUILDER_LONG` 100 at once and 1,000 one after another. `cargo xtask long leaks` sets it.
+//! Few by default; with `BUILDER_LONG` 105 at once, of seven builds, and 1,000 one after another. `cargo xtask long leaks` sets it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -82,7 +82,14 @@ fn step_of(line: &str) -> Option<usize> {
 }
 
 /// Runs a build, and looks at it all the time. Then nothing of it is left.
-fn watched(mut build: Command, place: &str) -> Vec<Held> {
+fn watched(build: Command, place: &str) -> Vec<Held> {
+    let (samples, seen) = watch(build, Duration::from_millis(10));
+    nothing_is_left(&seen, place);
+    samples
+}
+
+/// Runs a build, and looks at it after each pause. Returns the processes that were seen, too.
+fn watch(mut build: Command, pause: Duration) -> (Vec<Held>, BTreeSet<u32>) {
     let mut child = build
         .arg("--progress=plain")
         .stdin(Stdio::null())
@@ -130,19 +137,22 @@ fn watched(mut build: Command, place: &str) -> Vec<Held> {
                     groups: groups_of(&seen).len(),
                 });
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(pause);
         }
         let said = said.join().expect("a thread");
         assert!(child.wait().expect("wait for a build").success(), "{said}");
     });
     assert!(!seen.is_empty(), "nobody was seen");
+    (samples, seen)
+}
+
+fn nothing_is_left(seen: &BTreeSet<u32>, place: &str) {
     eventually(Duration::from_secs(10), "processes, control groups and mounts to be gone", || {
         let gone = |pid: &u32| {
             fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
         };
-        seen.iter().all(gone) && groups_of(&seen).is_empty() && mounts_with(place).is_empty()
+        seen.iter().all(gone) && groups_of(seen).is_empty() && mounts_with(place).is_empty()
     });
-    samples
 }
 
 /// Fails when later more was held than earlier. What is known of steps, and what the allocator keeps, takes some memory: 7 to 12 KiB a
@@ -197,30 +207,54 @@ fn steps_one_after_another_leave_nothing() {
     compare("an ordinary user", &watched(user.build(&context), &user.at("home").display().to_string()));
 }
 
-/// Twice as many as may be, and after each time some one after another.
-#[test]
-fn steps_at_once_leave_nothing() {
-    const SOME: usize = 5;
-    let steps = count(20, 100);
+/// How many steps of a build may run at once, but for one.
+const AT_ONCE: usize = 15;
+/// How many steps run one after another when those at once are done.
+const SOME: usize = 5;
+
+/// Twice as many as may be at once, each time with those of all other builds: no step ends before all of them have begun. After each
+/// time some one after another.
+fn at_once(build: usize, builds: usize) -> Context {
+    let all = builds * AT_ONCE;
     let mut text = String::new();
     for wave in 0..2 {
-        for stage in 0..steps {
+        for stage in 0..AT_ONCE {
             text.push_str(&format!("FROM busybox AS s{wave}-{stage}\n"));
             if wave > 0 {
                 text.push_str("COPY --from=joined0 /last /before\n");
             }
-            text.push_str(&format!("RUN echo {stage} > /made; sleep 0.5\n"));
+            text.push_str(&format!(
+                "RUN --mount=type=cache,id=wave{wave},target=/all echo {build}-{stage} > /made; : > /all/$(cat /made); tries=300; \
+                 while set -- /all/*; [ $# -lt {all} ]; do [ $((tries-=1)) -gt 0 ] || exit 1; sleep 1; done\n"
+            ));
         }
         text.push_str(&format!("FROM busybox AS joined{wave}\n"));
-        for stage in 0..steps {
+        for stage in 0..AT_ONCE {
             text.push_str(&format!("COPY --from=s{wave}-{stage} /made /from/{stage}\n"));
         }
         for step in wave * SOME..(wave + 1) * SOME {
-            text.push_str(&format!("RUN sleep 0.1; echo step-$(({step} + 1)) | tee /last\n"));
+            text.push_str(&format!("RUN sleep 0.5; echo step-$(({step} + 1)) | tee /last\n"));
         }
     }
-    let (home, context) = (Home::new(), Context::new(&text));
-    let samples = watched(home.build(&context), &home.path().display().to_string());
-    let early = Held::most(&samples, 1, SOME);
-    compare("at once", 2 * steps, early, Held::most(&samples, SOME + 1, 2 * SOME + 1));
+    Context::new(&text)
+}
+
+#[test]
+fn steps_at_once_leave_nothing() {
+    let builds = count(2, 7);
+    let home = Home::new();
+    let watched: Vec<_> = std::thread::scope(|scope| {
+        let build = |number| {
+            let context = at_once(number, builds);
+            watch(home.build(&context), Duration::from_millis(20 * builds as u64))
+        };
+        let running: Vec<_> = (0..builds).map(|number| scope.spawn(move || build(number))).collect();
+        running.into_iter().map(|build| build.join().expect("a build")).collect()
+    });
+    for (number, (samples, seen)) in watched.iter().enumerate() {
+        nothing_is_left(seen, &home.path().display().to_string());
+        let early = Held::most(samples, 1, SOME);
+        let late = Held::most(samples, SOME + 1, 2 * SOME + 1);
+        compare(&format!("at once, build {number} of {builds}"), 2 * AT_ONCE, early, late);
+    }
 }

@@ -1,10 +1,12 @@
-//! Images that go to Podman and come from it.
+//! Images that go to Podman and come from it, and builds inside its containers.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::{Context, Home, Registry, Running, eventually, need_root, run, tempdir, tool};
+use e2e::{Context, Home, Image, Registry, Running, base, binary, eventually, need_root, run, tempdir, tool};
 use tempfile::TempDir;
 
 /// Podman with storage of its own, which needs nothing of the machine.
@@ -159,4 +161,135 @@ fn what_podman_makes_is_taken() {
     run(home.build(&on_top).args(["-t", "on-top"])).ok();
     let both = run(home.builder("run").args(["on-top", "cat", "/both"])).ok().stdout;
     assert_eq!(both, "kept\nkept\n");
+}
+
+/// What builds inside containers need: Debian's files as those of a container, of a user's namespace or not, and directories to write to.
+struct Inside {
+    podman: Podman,
+    dir: TempDir,
+}
+
+impl Inside {
+    fn new() -> Self {
+        let inside = Self { podman: Podman::new(), dir: tempdir() };
+        let root = inside.at("root");
+        let debian = Context::new("FROM debian\n");
+        let output = format!("type=local,dest={}", root.display());
+        run(Home::new().build(&debian).args(["-o", &output])).ok();
+        run(tool("chown").args(["-R", "100000:100000"]).arg(&root)).ok();
+        fs::copy(binary(), inside.at("builder")).expect("copy the binary");
+        run(tool("cp").arg("-r").arg(base("busybox")).arg(inside.at("busybox"))).ok();
+        run(tool("chmod").args(["-R", "a+rX"]).args([inside.at("busybox"), inside.at("builder")])).ok();
+        inside
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A directory that everybody in a container may write to, empty.
+    fn volume(&self, name: &str) -> String {
+        let path = self.at(name);
+        let _none = fs::remove_dir_all(&path);
+        fs::create_dir(&path).expect("make a directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("open a directory");
+        format!("--volume={}:/{name}", path.display())
+    }
+
+    /// `builder build` in a new container, whose files are on an overlay. Its state goes to a path in there; `/volume` and `/out` are
+    /// directories of the machine.
+    fn build(&self, options: &[&str], state: &str, context: &Path) -> Command {
+        let command = self.podman.command();
+        // It leaves the overlay of a root directory mounted.
+        let mut podman = tool("unshare");
+        podman.args(["--mount", "--propagation=private"]).arg(command.get_program()).args(command.get_args());
+        podman.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        podman.args(["--runtime=runc", "run", "--rm", "--network=none"]);
+        // This process may be under limits that are lower than Podman's own.
+        podman.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]).args(options);
+        for (name, path) in
+            [("builder", self.at("builder")), ("busybox", self.at("busybox")), ("context", context.into())]
+        {
+            podman.arg(format!("--volume={}:/{name}:ro", path.display()));
+        }
+        podman.args([self.volume("volume"), self.volume("out")]);
+        podman.args([
+            &format!("--env=BUILDER_HOME={state}"),
+            "--env=SOURCE_DATE_EPOCH=1600000000",
+            "--rootfs",
+        ]);
+        podman.arg(format!("{}:O", self.at("root").display())).args([
+            "/builder",
+            "build",
+            "--progress=plain",
+        ]);
+        podman.args([
+            "--build-context=busybox=oci-layout:///busybox",
+            "--output=type=oci,tar=false,dest=/out/layout",
+        ]);
+        podman.arg("/context");
+        podman
+    }
+}
+
+/// What is built there; `owned` is what changes owners in a step, where that can be done.
+fn to_build_inside(owned: &str) -> Context {
+    let text = format!(
+        "FROM busybox\nRUN mkdir /d && echo 1 > /d/f && chmod 700 /d && ls /proc/self > /dev/null{owned}\n\
+         COPY --chown=5:6 file /owned\nRUN rm -r /home && echo 2 > /d/g && cat /owned\n"
+    );
+    let context = Context::new(&text).file("file", "text\n");
+    ["file", "Dockerfile"].iter().for_each(|name| context.chmod(name, 0o644));
+    context
+}
+
+/// Containers that are not privileged, of root and of a user namespace, and in each root and an ordinary user: the image is the one that
+/// root of the machine makes, and what is slower or weaker is said.
+#[test]
+fn builds_inside_containers() {
+    let inside = Inside::new();
+    let (owning, plain) = (to_build_inside(" && chown 3:4 /d && chgrp 7 /d/f"), to_build_inside(""));
+    let digest = |context: &Context| {
+        let mut build = Home::new().build(context);
+        let layout = inside.at("layout");
+        let _none = fs::remove_dir_all(&layout);
+        let output = format!("--output=type=oci,tar=false,dest={}", layout.display());
+        run(build.arg(output).env("SOURCE_DATE_EPOCH", "1600000000")).ok();
+        Image::open(layout, None).digest
+    };
+    let (digest_owning, digest_plain) = (digest(&owning), digest(&plain));
+    let namespace = ["--uidmap=0:100000:65536", "--gidmap=0:100000:65536"];
+    // A single id records the owners that steps give only where it has a /proc to look into.
+    for (context, digest, options) in [
+        (&owning, &digest_owning, &["--user=0"][..]),
+        (&plain, &digest_plain, &["--user=1000"]),
+        (&owning, &digest_owning, &["--user=1000", "--security-opt=unmask=ALL"]),
+        (&owning, &digest_owning, &["--user=0", namespace[0], namespace[1]]),
+        (&plain, &digest_plain, &["--user=1000", namespace[0], namespace[1]]),
+    ] {
+        // On the container's own files no overlay can be; on a volume one can.
+        for state in ["/tmp/state", "/volume/state"] {
+            let options = [options, &["--security-opt=seccomp=unconfined"]].concat();
+            let done = run(&mut inside.build(&options, state, context.path())).ok();
+            let says = |text: &str| done.stdout.contains(text) || done.stderr.contains(text);
+            let what = format!("{options:?} {state}\n{done}");
+            assert_eq!(says("every RUN works in a full copy"), state == "/tmp/state", "{what}");
+            assert_eq!(says("no new one can be mounted"), !options.concat().contains("unmask"), "{what}");
+            assert_eq!(&Image::open(inside.at("out/layout"), None).digest, digest, "{what}");
+        }
+    }
+    the_filter_is_named(&inside, &plain);
+}
+
+/// In a container of Docker's defaults no user namespace can be made: what forbids that is named, and what to do.
+fn the_filter_is_named(inside: &Inside, context: &Context) {
+    let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/executor/src/seccomp/default.json");
+    let profile = format!("--security-opt=seccomp={}", profile.display());
+    for user in ["--user=0", "--user=1000"] {
+        let done = run(&mut inside.build(&[user, &profile], "/tmp/state", context.path())).code_is(3);
+        drop(done.says(
+            "create a user namespace: Operation not permitted (a seccomp filter is in force, as in a container: allow unshare and \
+             mount there, for example with --security-opt seccomp=unconfined)",
+        ));
+    }
 }

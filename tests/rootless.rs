@@ -476,3 +476,25 @@ fn without_user_namespaces() {
         run(build.arg(context.path())).code_is(3).says(setting);
     }
 }
+
+/// The commonest machine of that kind: a container of Docker's defaults. A step of a build has their filter; root in there has as little.
+#[test]
+fn the_filter_of_a_container_is_named() {
+    need_root();
+    let text = "FROM debian\nCOPY --chmod=755 builder /\nRUN mkdir /ctx && echo FROM scratch > /ctx/Dockerfile\n\
+                RUN id -u; /builder build /ctx; echo \"code $?\"\nUSER nobody\nENV HOME=/tmp\nRUN id -u; /builder build /ctx; echo \"code $?\"\n\
+                RUN /builder info\n";
+    let context = Context::new(text).file("builder", fs::read(e2e::binary()).expect("read the binary"));
+    let why = "create a user namespace: Operation not permitted (a seccomp filter is in force, as in a container: allow unshare and \
+               mount there, for example with --security-opt seccomp=unconfined)";
+    for steps in [Home::new().steps(&context, &[]), User::with_range().built(&context).steps()] {
+        for id in [0, 65534] {
+            let step = steps.all().iter().find(|step| step.log.starts_with(&format!("{id}\n")));
+            let log = &step.unwrap_or_else(|| panic!("no step of user {id}: {steps:#?}")).log;
+            assert!(log.contains(why) && log.ends_with("code 3\n"), "{id}: {log}");
+        }
+        let info = &steps.named("RUN /builder info").log;
+        let row = info.lines().find(|line| line.starts_with("user namespaces")).expect("a row");
+        assert!(row.contains(why), "{info}");
+    }
+}

@@ -35,7 +35,7 @@ impl Steps {
     /// # Panics
     /// When a line that begins like JSON is none, or there is no step at all.
     #[track_caller]
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut steps = Self::default();
         let mut positions = BTreeMap::new();
         for line in text.lines().filter(|line| line.starts_with('{')) {

@@ -45,7 +45,8 @@ enum Suite {
     History,
     /// Interrupts and kills builds 200 times, root's and an ordinary user's: nothing may stay, and the next build be a clean one.
     Kills,
-    /// 100 steps at once and 1,000 one after another, of a build and of the executor alone: what they hold does not grow.
+    /// 105 steps at once, of seven builds on one store, and 1,000 one after another, of one; 100 and 1,000 of the executor alone: what they
+    /// hold does not grow.
     Leaks,
     /// Contexts of a million files, 10,000 steps, 400 layers, a file of 20 GB: time and memory grow linearly at worst (ten minutes, 30 GB of disk).
     Growth,

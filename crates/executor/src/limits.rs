@@ -101,7 +101,7 @@ pub struct Limits {
     /// Number of processes and threads.
     pub pids: Option<u64>,
     /// Where the group is made: a path from the top of each hierarchy. `None` is below the caller's own group on
-    /// version 1, and below `/builder` (or the nearest delegated group) on version 2.
+    /// version 1; on version 2 below the nearest one above it whose children have the controllers, and that the caller may use.
     pub cgroup_parent: Option<PathBuf>,
 }
 

@@ -3,7 +3,8 @@
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc 2>/dev/null
 mount -t sysfs sysfs /sys 2>/dev/null
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# As systemd mounts it.
+mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /dev/shm
@@ -13,7 +14,7 @@ hostname vm
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/kernel/panic
 cd /vm-test || exit
-failed=
+failed= as=
 
 check() {
     name=$1
@@ -22,11 +23,11 @@ check() {
     "$@" || { echo "==== $name: FAILED"; failed="$failed $name"; }
 }
 
-# A build whose output must hold a text.
+# A build, by whom `as` says, whose output must hold a text.
 says() {
     code=$1 text=$2
     shift 2
-    ./builder build --no-cache --progress=plain --build-context busybox=oci-layout:///vm-test/busybox "$@" > /tmp/said 2>&1
+    $as ./builder build --no-cache --progress=plain --build-context busybox=oci-layout:///vm-test/busybox "$@" > /tmp/said 2>&1
     found=$?
     if [ "$found" != "$code" ] || ! grep -qF -- "$text" /tmp/said; then
         cat /tmp/said
@@ -37,12 +38,50 @@ says() {
 
 dockerfile() {
     rm -rf /tmp/context && mkdir /tmp/context && cat > /tmp/context/Dockerfile
+    chmod -R a+rX /tmp/context
+}
+
+# A command of an ordinary user.
+worker() {
+    setpriv --reuid worker --regid worker --clear-groups env HOME=/home/worker "$@"
+}
+
+# A command in a control group, by its path from the top.
+in_group() {
+    group=$1
+    shift
+    (sh -c 'echo $PPID' > "/sys/fs/cgroup/$group/cgroup.procs" && "$@")
+}
+
+# Makes a control group and those above it, with limits to have.
+group() {
+    made=/sys/fs/cgroup
+    for part in $(echo "$1" | tr / ' '); do
+        echo '+memory +cpu +cpuset +pids' > $made/cgroup.subtree_control || return 1
+        made=$made/$part
+        mkdir -p $made
+    done
+}
+
+# The same, and it is the user's own, as systemd's Delegate= makes it.
+delegate() {
+    group "$1" || return 1
+    chown worker: $made
+    for file in $(cat /sys/kernel/cgroup/delegate); do
+        [ ! -e "$made/$file" ] || chown worker: "$made/$file"
+    done
+}
+
+# That the kernel has taken away what steps had.
+none_left() {
+    sleep 1
+    [ -z "$(find /sys/fs/cgroup -name 'builder-[0-9]*' | tee /tmp/left)" ] || { cat /tmp/left; return 1; }
 }
 
 memory() {
     dockerfile <<'D'
 FROM busybox
-RUN head -c 100000000 /dev/zero > /big && sort /big > /dev/null
+RUN head -c 40000000 /dev/zero > /big && sort /big > /dev/null
 D
     says 1 '25165824' --memory 24m /tmp/context
 }
@@ -55,8 +94,7 @@ D
     timeout 60 ./builder build --no-cache --pids-limit 40 --progress=plain \
         --build-context busybox=oci-layout:///vm-test/busybox /tmp/context > /tmp/said 2>&1
     # Whether the step itself fails is up to chance. The machine has to answer, and nothing may be left.
-    sleep 1
-    [ "$(pgrep -fc bomb)" = 0 ] && [ -z "$(find /sys/fs/cgroup -name 'builder-*')" ]
+    none_left && [ "$(pgrep -fc bomb)" = 0 ]
 }
 
 values() {
@@ -74,12 +112,62 @@ refused() {
 FROM busybox
 RUN true
 D
-    useradd -m worker 2>/dev/null
-    chmod -R a+rX /vm-test/busybox /tmp/context
-    setpriv --reuid worker --regid worker --clear-groups env HOME=/home/worker \
-        ./builder build --memory 64m --build-context busybox=oci-layout:///vm-test/busybox /tmp/context > /tmp/said 2>&1
-    found=$?
-    [ "$found" != 0 ] && grep -q 'memory' /tmp/said || { cat /tmp/said; return 1; }
+    as=worker
+    says 3 'cgroup controller memory' --memory 64m /tmp/context
+}
+
+# Limits that hold, one by one and all at once; arguments are further options. Nothing is left.
+limits() {
+    $as ./builder info | tee /tmp/info | grep 'limits can be enforced: memory, cpu, cpuset, pids' || { cat /tmp/info; return 1; }
+    dockerfile <<'D'
+FROM busybox
+RUN head -c 40000000 /dev/zero > /big && sort /big > /dev/null
+D
+    says 1 '25165824' --memory 24m --cpu-quota 50000 "$@" /tmp/context || return 1
+    dockerfile <<'D'
+FROM busybox
+RUN for i in $(seq 40); do sleep 3 & done; wait
+D
+    says 1 "can't fork" --pids-limit 20 "$@" /tmp/context || return 1
+    dockerfile <<'D'
+FROM busybox
+RUN cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max pids.max cpu.max cpuset.cpus) $(grep Cpus_allowed_list /proc/self/status)
+D
+    says 0 '67108864 33554432 77 20000 100000 1 Cpus_allowed_list: 1' --memory 64m --memory-swap 96m --pids-limit 77 --cpu-quota 20000 \
+        --cpuset-cpus 1 "$@" /tmp/context || return 1
+    none_left
+}
+
+# Root's shell, in a group from which controllers are far.
+session() {
+    session=user.slice/user-0.slice/session-1.scope
+    group $session || return 1
+    as="in_group $session"
+    limits && limits --runtime runc
+}
+
+# A user's desktop: its manager's group is his, and the shell's in there beside others of a slice, which has but two controllers for them.
+desktop() {
+    manager=user.slice/user-1000.slice/user@1000.service
+    delegate $manager || return 1
+    worker mkdir -p /sys/fs/cgroup/$manager/app.slice/shell.scope
+    worker sh -c "echo '+memory +cpu +cpuset +pids' > /sys/fs/cgroup/$manager/cgroup.subtree_control" || return 1
+    worker sh -c "echo '+memory +pids' > /sys/fs/cgroup/$manager/app.slice/cgroup.subtree_control" || return 1
+    as="in_group $manager/app.slice/shell.scope worker"
+    limits && limits --cgroup-parent $manager/builds.slice
+}
+
+# A service of a user of its own: the builder is in the very group that was delegated, with whoever calls it.
+service() {
+    delegate system.slice/ci.service || return 1
+    as=worker
+    in_group system.slice/ci.service limits
+}
+
+# The kernel has AppArmor, and nobody applies Docker's profile.
+security_modules() {
+    [ "$(cat /sys/module/apparmor/parameters/enabled)" = Y ] || return 1
+    ./builder info | grep "^security modules  *-  *AppArmor is active; Docker's profile docker-default is not applied"
 }
 
 another_architecture() {
@@ -97,11 +185,18 @@ D
 
 uname -r
 ./builder info
+useradd -m worker
+chmod -R a+rX /vm-test
+check security-modules security_modules
 check sandbox ./sandbox $(cat filter)
 check memory memory
 check fork-bomb fork_bomb
 check values values
 check refused refused
+check session session
+check desktop desktop
+check service service
+as=
 check another-architecture another_architecture
 [ -z "$failed" ] && echo "vm-test: all passed" || echo "vm-test: failed:$failed"
 sync

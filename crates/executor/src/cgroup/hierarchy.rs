@@ -18,13 +18,13 @@ pub(crate) enum Version {
 pub(crate) struct Hierarchies(Vec<Hierarchy>);
 
 #[derive(Debug, PartialEq, Eq)]
-struct Hierarchy {
-    version: Version,
+pub(super) struct Hierarchy {
+    pub(super) version: Version,
     /// Where its top is mounted.
-    top: PathBuf,
+    pub(super) top: PathBuf,
     /// The caller's own group in it.
-    own: PathBuf,
-    controllers: Vec<String>,
+    pub(super) own: PathBuf,
+    pub(super) controllers: Vec<String>,
 }
 
 /// A group in which a step's can be made.
@@ -93,8 +93,14 @@ impl Hierarchies {
         Self(found)
     }
 
-    /// Where to make a group for a controller: below `parent`, counted from the top, else near the caller's own group.
-    pub(crate) fn place(&self, controller: &str, parent: Option<&Path>) -> Result<Place, Fault> {
+    /// Where to make a group for a controller: below `parent`, counted from the top, else near the caller's own group. `with` are
+    /// all the controllers that the step needs: in version 2 they have one place.
+    pub(crate) fn place(
+        &self,
+        controller: &str,
+        with: &[&str],
+        parent: Option<&Path>,
+    ) -> Result<Place, Fault> {
         let unified = |hierarchy: &&Hierarchy| hierarchy.version == Version::Two;
         let owner = self
             .0
@@ -111,10 +117,12 @@ impl Hierarchies {
         if let Some(parent) = &parent {
             hierarchy.make_parent(parent, controller)?;
         }
+        let here = |name: &&str| hierarchy.controllers.iter().any(|known| known == name);
+        let with: Vec<&str> = with.iter().copied().filter(here).collect();
         let dir = match (hierarchy.version, parent) {
             (Version::One, parent) => parent.unwrap_or_else(|| hierarchy.own.clone()),
-            (Version::Two, Some(parent)) => hierarchy.enable(controller, &parent).map(|()| parent)?,
-            (Version::Two, None) => hierarchy.delegated(controller)?,
+            (Version::Two, Some(parent)) => hierarchy.enable(&with, &parent).map(|()| parent)?,
+            (Version::Two, None) => hierarchy.delegated(&with)?,
         };
         let cpuset = hierarchy.version == Version::One && controller == "cpuset";
         Ok(Place { dir, version: hierarchy.version, cpuset })
@@ -177,43 +185,6 @@ impl Hierarchy {
         }
         Ok(())
     }
-
-    /// The nearest group above the caller's own whose children have the controller. Where none has, the top gives it to
-    /// them, which takes root.
-    fn delegated(&self, controller: &str) -> Result<PathBuf, Fault> {
-        let mut candidates = self.own.ancestors().take_while(|dir| dir.starts_with(&self.top));
-        let found = candidates.find(|dir| {
-            let has = controller == "devices" || enabled(dir, controller);
-            has && rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
-        });
-        match found {
-            Some(dir) => Ok(dir.to_owned()),
-            None => self.enable(controller, &self.top).map(|()| self.top.clone()),
-        }
-    }
-
-    /// Gives a controller to the children of a group, and to everything above.
-    fn enable(&self, controller: &str, dir: &Path) -> Result<(), Fault> {
-        if controller == "devices" {
-            return Ok(());
-        }
-        let mut above: Vec<&Path> = dir.ancestors().take_while(|dir| dir.starts_with(&self.top)).collect();
-        above.reverse();
-        for dir in above.into_iter().filter(|dir| !enabled(dir, controller)) {
-            let file = dir.join("cgroup.subtree_control");
-            super::write(&file, &format!("+{controller}")).map_err(|error| {
-                let hint = match error.kind() {
-                    std::io::ErrorKind::PermissionDenied => {
-                        " (only root may; for other users the controller must be delegated, as by systemd's Delegate=)"
-                    }
-                    _ => "",
-                };
-                let text = format!("write +{controller} to {}: {}{hint}", file.display(), reason(&error));
-                refused(controller, &text)
-            })?;
-        }
-        Ok(())
-    }
 }
 
 impl Place {
@@ -238,12 +209,7 @@ fn fill_cpuset(group: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-fn enabled(dir: &Path, controller: &str) -> bool {
-    let list = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
-    list.split_ascii_whitespace().any(|name| name == controller)
-}
-
-fn refused(controller: &str, why: &str) -> Fault {
+pub(super) fn refused(controller: &str, why: &str) -> Fault {
     Fault::Unsupported(format!("limits cannot be enforced: cgroup controller {controller}: {why}"))
 }
 
@@ -282,7 +248,7 @@ mod tests {
         let mounts = "9 8 0:27 /docker/1 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let found = Hierarchies::parse(mounts, "4:memory:/docker/1/sub\n");
         assert_eq!(found.0[0].own, Path::new("/sys/fs/cgroup/memory/sub"));
-        let error = found.place("pids", None).unwrap_err();
+        let error = found.place("pids", &["pids"], None).unwrap_err();
         assert!(matches!(error, Fault::Unsupported(text) if text.ends_with("no cgroup controller pids")));
     }
 }

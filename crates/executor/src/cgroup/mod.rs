@@ -4,6 +4,7 @@
 //! the step is left; one that limits nothing and only guards devices serves the guard's next step. It holds a lock on the directory of each (flock(2)): a group without one is that of a guard that
 //! was killed, and whoever makes the next group beside it removes it.
 
+mod delegation;
 mod devices;
 mod hierarchy;
 mod settings;
@@ -107,15 +108,16 @@ impl Groups {
     fn add_limits(&mut self, wanted: &Wanted, hierarchies: &Hierarchies) -> Result<(), Fault> {
         let limits = &wanted.limits;
         settings::check(limits)?;
-        for controller in settings::controllers(limits) {
-            let place = hierarchies.place(controller, limits.cgroup_parent.as_deref())?;
+        let asked = settings::controllers(limits);
+        for controller in &asked {
+            let place = hierarchies.place(controller, &asked, limits.cgroup_parent.as_deref())?;
             let group = self.group(&place).map_err(|fault| {
                 let why = crate::Error::from(fault);
                 Fault::Unsupported(format!(
                     "limits cannot be enforced: cgroup controller {controller}: {why}"
                 ))
             })?;
-            group.memory |= controller == "memory";
+            group.memory |= *controller == "memory";
             for Setting { file, value, optional } in settings::of(limits, controller, place.version) {
                 let path = group.path.join(file);
                 match write(&path, &value) {
@@ -128,7 +130,8 @@ impl Groups {
     }
 
     fn guard_devices(&mut self, wanted: &Wanted, hierarchies: &Hierarchies) -> Result<(), Fault> {
-        let place = hierarchies.place("devices", wanted.limits.cgroup_parent.as_deref())?;
+        let asked = settings::controllers(&wanted.limits);
+        let place = hierarchies.place("devices", &asked, wanted.limits.cgroup_parent.as_deref())?;
         let rules = devices::rules(&wanted.devices)?;
         let had = self.groups.len();
         let group = self.group(&place)?;
@@ -157,9 +160,12 @@ impl Groups {
         }
     }
 
-    /// The group at a place, made when it is not there yet.
+    /// The group at a place, made when it is not there yet. In version 2 a process is in one group: there the first one is meant.
     fn group(&mut self, place: &hierarchy::Place) -> Result<&mut Group, Fault> {
-        let known = self.groups.iter().position(|group| group.path.parent() == Some(&place.dir));
+        let unified = place.version == Version::Two;
+        let known = self.groups.iter().position(|group| {
+            group.path.parent() == Some(&place.dir) || unified && group.version == Version::Two
+        });
         let index = match known {
             Some(index) => index,
             None => {
@@ -286,7 +292,8 @@ pub(crate) fn enforceable() -> (Vec<&'static str>, Vec<(&'static str, String)>) 
     let hierarchies = Hierarchies::find();
     let (mut can, mut cannot) = (Vec::new(), Vec::new());
     for controller in ["memory", "cpu", "cpuset", "pids"] {
-        let tried = hierarchies.place(controller, None).and_then(|place| Group::make(&place, None));
+        let place = hierarchies.place(controller, &[controller], None);
+        let tried = place.and_then(|place| Group::make(&place, None));
         match tried {
             Ok(group) => {
                 group.remove();
@@ -308,7 +315,7 @@ pub(crate) fn try_devices() -> Result<Version, String> {
     };
     let hierarchies = Hierarchies::find();
     let mut groups = Groups::default();
-    let tried = hierarchies.place("devices", None).and_then(|place| {
+    let tried = hierarchies.place("devices", &[], None).and_then(|place| {
         groups.guard_devices(&wanted, &hierarchies)?;
         Ok(place.version)
     });
