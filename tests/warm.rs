@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     Context, Done, Home, Registry, Reply, Request, Running, Server, User, free_port, json, need_root, run,
@@ -677,33 +677,119 @@ fn hex_of(digest: &Value) -> String {
     digest.as_str().expect("a digest").trim_start_matches("sha256:").to_owned()
 }
 
-#[test]
-fn an_export_that_fails_loses_no_image() {
-    let (home, context) = (Home::new(), context());
-    let file = tempdir();
-    fs::write(file.path().join("file"), "").expect("a file");
-    let nowhere = format!("type=local,dest={}/file", file.path().display());
-    let nobody = format!("type=registry,ref=127.0.0.1:{}/cache", free_port());
-    let good = Dir::new();
-    let full = Server::start(|request| match &*request.method {
-        "HEAD" => Reply::new(404, ""),
-        "GET" => Reply::new(200, "{}"),
-        _ => Reply::new(507, "{\"errors\":[{\"code\":\"FULL\",\"message\":\"no space left\"}]}"),
-    });
-    let full = format!("type=registry,ref={}/cache", full.host());
-    for (number, (to, said)) in [(&nowhere, "file"), (&full, "no space left")].into_iter().enumerate() {
-        let tag = format!("app:{number}");
-        let to = format!("--cache-to={to}");
-        let done = run(home.build(&context).args(["-t", &tag, &to, &good.to(",mode=max")])).code_is(1);
-        assert!(done.stderr.contains(said) && done.stderr.contains("ignore-error=true"), "{done}");
-        assert_eq!(run(home.builder("run").arg(&tag)).ok().stdout, "LEFT\nthgir\n");
-        let ignored = format!("{to},ignore-error=true");
-        run(home.build(&context).args(["-t", &tag, &ignored])).ok().says("was not exported");
+/// What a build says of a cache that it could not write, with these words in it: by default nothing worse, and where `ignore-error=false` says that it
+/// matters an error, with this exit code. The image is there either way, and so is another cache.
+#[track_caller]
+fn not_exported(to: &str, said: &str, code: i32, run_in: impl Fn(&Command) -> Command) {
+    let (home, context, good) = (Home::new(), context(), Dir::new());
+    let build = |tag: &str, to: &str| {
+        let mut build = home.build(&context);
+        build.args(["-t", tag, "--progress=plain", &format!("--cache-to={to}"), &good.to(",mode=max")]);
+        let mut build = run_in(&build);
+        run(build.env("BUILDER_HOME", home.path()))
+    };
+    let done = build("app:0", to).ok();
+    let warned = "WARN: the cache was not exported: ";
+    assert_eq!(done.stderr.matches(warned).count(), 1, "{to}: {done}");
+    let warning = done.stderr.lines().find(|line| line.contains(warned)).unwrap_or_default();
+    assert!(warning.contains(said) && warning.contains("ignore-error=false"), "{to}: {said}: {done}");
+    assert!(!done.stderr.contains("ERROR"), "{to}: {done}");
+    let strict = build("app:1", &format!("{to},ignore-error=false")).code_is(code);
+    assert!(strict.stderr.contains(said) && strict.stderr.contains("built and delivered"), "{to}: {strict}");
+    build("app:2", &format!("{to},ignore-error=true")).ok().says(warned);
+    for tag in ["app:0", "app:1", "app:2"] {
+        assert_eq!(run(home.builder("run").arg(tag)).ok().stdout, "LEFT\nthgir\n", "{to}");
     }
-    run(home.build(&context).args([&format!("--cache-to={nobody},ignore-error=true")]))
-        .ok()
-        .says("was not exported");
     Home::new().steps(&context, &[&good.from()]).all_cached();
+}
+
+/// As it is.
+fn plainly(build: &Command) -> Command {
+    let mut command = Command::new(build.get_program());
+    command.args(build.get_args());
+    command
+}
+
+#[test]
+fn a_registry_that_takes_no_cache_fails_no_build() {
+    let to = |server: &Server| format!("type=registry,ref={}/cache,mode=max,timeout=1s", server.host());
+    let nobody = format!("type=registry,ref=127.0.0.1:{}/cache", free_port());
+    not_exported(&nobody, "cannot reach registry", 1, plainly);
+    let answering = |status: u16, body: &'static str| {
+        Server::start(move |request| match &*request.method {
+            "HEAD" => Reply::new(404, ""),
+            "GET" => Reply::new(200, "{}"),
+            _ => Reply::new(status, body),
+        })
+    };
+    let full = answering(507, "{\"errors\":[{\"code\":\"FULL\",\"message\":\"no space left\"}]}");
+    not_exported(&to(&full), "no space left", 1, plainly);
+    let denied = answering(403, "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"not for you\"}]}");
+    not_exported(&to(&denied), "not for you", 1, plainly);
+    // It says that it stored something else than it was given.
+    let lying = Server::start(|request| match &*request.method {
+        "PUT" => {
+            Reply::new(201, "").with("Docker-Content-Digest", format!("sha256:{}", hex(b"something else")))
+        }
+        _ => Reply::new(200, "{}"),
+    });
+    not_exported(&to(&lying), "as another one", 1, plainly);
+}
+
+/// One that takes an upload and never says that it has it, and one that says nothing at all.
+#[test]
+fn a_registry_that_hangs_is_not_waited_for() {
+    for hangs in ["PUT", "HEAD"] {
+        let server = Server::start(move |request| match &*request.method {
+            method if method == hangs => {
+                sleep(Duration::from_secs(20));
+                Reply::new(500, "")
+            }
+            "HEAD" => Reply::new(404, ""),
+            "POST" => Reply::new(202, "").with("Location", format!("{}/upload", request.target)),
+            "PATCH" => Reply::new(202, "").with("Location", &request.target),
+            _ => Reply::new(200, "{}"),
+        });
+        let to = format!("type=registry,ref={}/cache,timeout=500ms", server.host());
+        let began = Instant::now();
+        not_exported(&to, "no answer in time", 1, plainly);
+        // Three builds.
+        assert!(began.elapsed() < Duration::from_secs(60), "{hangs}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_directory_that_takes_no_cache_fails_no_build() {
+    let dir = tempdir();
+    fs::write(dir.path().join("file"), "").expect("a file");
+    let below = format!("type=local,dest={}/file", dir.path().display());
+    not_exported(&below, "file", 1, plainly);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // A disk that is full: that is the machine's fault.
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).expect("a directory");
+    let to = format!("type=local,dest={}/cache,mode=max", disk.display());
+    let on_a_small_disk = |build: &Command| {
+        let script = "mount -t tmpfs -o size=8k none \"$0\" && exec \"$@\"";
+        let mut command = tool("unshare");
+        command.args(["--mount", "sh", "-ec", script]).arg(&disk);
+        command.arg(build.get_program()).args(build.get_args());
+        command
+    };
+    not_exported(&to, "No space left on device", 3, on_a_small_disk);
+    // One that belongs to somebody else.
+    let user = User::with_range();
+    let cache = dir.path().join("closed");
+    fs::create_dir(&cache).expect("a directory");
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let to = format!("--cache-to=type=local,dest={}", cache.display());
+    let build = |to: &str| run(user.build(&context()).args(["--progress=plain", to]));
+    let done = build(&to).ok().says("WARN: the cache was not exported: ");
+    assert!(done.stderr.contains("Permission denied"), "{done}");
+    build(&format!("{to},ignore-error=false")).code_is(1).says("Permission denied");
 }
 
 /// What has to be brought here is asked for at the same time, each blob once.
@@ -1073,6 +1159,7 @@ fn wrong_usage_is_told_before_the_build() {
         ("--cache-from=type=local", "needs src="),
         ("--cache-to=type=registry,ref=UPPER CASE", "UPPER CASE"),
         ("--cache-to=type=local,dest=x,mode=most", "min or max"),
+        ("--cache-to=type=local,dest=x,ignore-error=perhaps", "ignore-error"),
         ("--cache-to=type=local,dest=x,mdoe=max", "did you mean `mode`?"),
         ("--cache-from=./cache", "type=local,src=./cache"),
     ] {
