@@ -7,8 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Home, User, base, need_root, run, tempdir};
-use serde_json::Value;
+use e2e::{Context, Home, User, base, json, need_root, run, tempdir};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// A state directory for builds whose keys are compared.
 struct Keys(Home);
@@ -103,6 +104,69 @@ fn an_image_counts_by_digest_and_platform() {
     let with = |layout: &Path| keys.of(&context(), "FROM image\nRUN true\n", &[&named("image", layout)]);
     assert_eq!(with(&base("busybox")), keys.plain("FROM busybox\nRUN true\n"), "its name is none of it");
     assert_ne!(with(&base("busybox")), with(&other));
+}
+
+/// A base image is its layers, once it is here: another manifest of the same ones is another definition, and what stands on it is found by
+/// content.
+#[test]
+fn an_image_counts_by_its_layers_once_it_is_here() {
+    let dir = tempdir();
+    // Packed at one time, the same bytes are the same layer.
+    let image = |name: &str, content: &str, label: &str| {
+        let layout = dir.path().join(name);
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let (home, base) = (Home::new(), Context::new(&from_root(&format!("RUN echo {content} > /file"))));
+        let mut build = home.build(&base);
+        run(build.env("SOURCE_DATE_EPOCH", "1600000000").args(["-o", &output, "--label", label])).ok();
+        let manifest = json(&layout.join("index.json"))["manifests"][0]["digest"].clone();
+        (format!("--build-context=image=oci-layout://{}", layout.display()), manifest)
+    };
+    let (one, first) = image("one", "file", "version=1");
+    let (same, second) = image("two", "file", "version=2");
+    let (other, third) = image("three", "other", "version=1");
+    assert!(first != second && first != third && second != third);
+    let context = context();
+    context.write("Dockerfile", "FROM image\nRUN cat /file > /copy\nCOPY a /a\nRUN cat /copy /a > /b\n");
+    let keys = Keys::new();
+    assert_eq!(keys.0.steps(&context, &[&one]).cached(), [""; 0]);
+    let by_definition = last_key(&record(&keys.0));
+    keys.0.steps(&context, &[&same]).all_cached();
+    assert_ne!(last_key(&record(&keys.0)), by_definition, "the definition names the manifest");
+    assert_eq!(keys.0.steps(&context, &[&other]).cached(), [""; 0]);
+}
+
+/// One manifest stands for two platforms in this index: what is made of it is looked up for each.
+#[test]
+fn an_image_of_another_platform_is_another() {
+    let keys = Keys::new();
+    let dir = tempdir();
+    let layout = dir.path().join("layout");
+    run(Command::new("cp").arg("-r").arg(base("busybox")).arg(&layout)).ok();
+    let mut index = json(&layout.join("index.json"));
+    let mut manifest = index["manifests"][0].clone();
+    manifest.as_object_mut().expect("a descriptor").remove("annotations");
+    let of = |architecture: &str| {
+        let mut manifest = manifest.clone();
+        manifest["platform"] = json!({"os": "linux", "architecture": architecture});
+        manifest
+    };
+    let both = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [of("amd64"), of("arm64")]
+    });
+    let both = both.to_string().into_bytes();
+    let hex: String = Sha256::digest(&both).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(layout.join("blobs/sha256").join(&hex), &both).expect("write an index");
+    index["manifests"] = json!([{
+        "mediaType": "application/vnd.oci.image.index.v1+json", "digest": format!("sha256:{hex}"), "size": both.len(),
+        "annotations": {"org.opencontainers.image.ref.name": "latest"}
+    }]);
+    fs::write(layout.join("index.json"), index.to_string()).expect("write the layout");
+    let named = format!("--build-context=image=oci-layout://{}", layout.display());
+    let with = |platform: &str| {
+        keys.of(&context(), "FROM image\nCOPY a /\n", &[&named, &format!("--platform=linux/{platform}")])
+    };
+    assert_ne!(with("amd64"), with("arm64"));
+    assert_eq!(with("amd64"), with("amd64"));
 }
 
 #[test]
