@@ -2,12 +2,13 @@
 //!
 //! The key is that of the last step, as the record of a build has it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Home, User, base, json, need_root, run, tempdir};
+use e2e::{Context, Home, Repositories, Server, User, base, json, need_root, run, tempdir};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -205,6 +206,72 @@ fn all_that_a_process_can_see_counts() {
     keys.agree(&["FROM busybox\nENV A=1\nRUN true\n", "FROM busybox\nARG A=1\nRUN true\n"]);
     let given = keys.of(&context(), "FROM busybox\nARG A\nRUN true\n", &["--build-arg=A=1"]);
     assert_eq!(given, keys.plain("FROM busybox\nARG A=1\nRUN true\n"));
+}
+
+/// What is asked for counts, by the RUN or for all of them, and not what the machine makes of it: keys are the same on a machine that has no
+/// private network.
+#[test]
+fn the_network_that_is_asked_for_counts() {
+    let keys = Keys::new();
+    let with = |text: &str, arguments: &[&str]| {
+        keys.of(&context(), &format!("FROM busybox\n{text} true\n"), arguments)
+    };
+    let host = "--allow=network.host";
+    let [default, none, private, of_host] =
+        ["default", "none", "private", "host"].map(|mode| with("RUN", &[&format!("--network={mode}"), host]));
+    assert_eq!(with("RUN", &[]), default);
+    assert_eq!(with("RUN --network=none", &[]), none);
+    assert_eq!(with("RUN --network=host", &[host]), of_host);
+    // Where the file asks for nothing special, the command line decides.
+    assert_eq!(with("RUN --network=default", &["--network=none"]), none);
+    assert_eq!(with("RUN --network=none", &["--network=private"]), none);
+    let each = BTreeSet::from([&default, &none, &private, &of_host]);
+    assert_eq!(each.len(), 4, "{each:#?}");
+    // A proxy on the loopback takes the private network away, and the key stays.
+    assert_eq!(with("RUN", &["--build-arg=HTTP_PROXY=http://127.0.0.1:9"]), default);
+}
+
+/// A repository is what its files are: a commit that changes others, another name of the commit, another address are the same, though they
+/// have to be fetched.
+#[test]
+fn a_repository_counts_by_what_is_used_of_it() {
+    let keys = Keys::new();
+    let repositories = Repositories::new();
+    let (server, other) = (repositories.serve(), repositories.serve());
+    let with = |options: &str, server: &Server, destination: &str| {
+        let add = format!("ADD {}{options} {destination}\nRUN true\n", server.url("/app.git"));
+        keys.of(&context(), &format!("FROM busybox\n{add}"), &[])
+    };
+    let main = with("#main", &server, "/app/");
+    assert_eq!(with(&format!("#{}", repositories.main), &server, "/app/"), main, "the commit by its id");
+    assert_eq!(with("#main", &other, "/app/"), main, "another address");
+    assert_eq!(with("?branch=main&submodules=false", &server, "/app/"), main, "there are none");
+    let first = with("#v1", &server, "/app/");
+    assert_ne!(first, main, "another content");
+    assert_ne!(with("#main", &server, "/other/"), main);
+    // A directory in which nothing changed from the one to the other.
+    let below = with("#v1:dir", &server, "/app/");
+    assert_ne!(below, first);
+    assert_eq!(with("#main:dir", &server, "/app/"), below);
+    assert_ne!(
+        with("?branch=side", &server, "/app/"),
+        with("?branch=side&submodules=false", &server, "/app/")
+    );
+    repositories.edit("later\n");
+    assert_eq!(with("#main:dir", &server, "/app/"), below, "a commit elsewhere");
+    assert_ne!(with("#main", &server, "/app/"), main);
+    // What git keeps beside the files is theirs too, where it is asked for.
+    let kept = |keys: &Keys| {
+        let add = format!("ADD --keep-git-dir {}#v1 /app/\nRUN true\n", server.url("/app.git"));
+        keys.of(&context(), &format!("FROM busybox\n{add}"), &[])
+    };
+    let with_git = kept(&keys);
+    assert_ne!(with_git, first);
+    assert_eq!(kept(&Keys::new()), with_git, "on another machine");
+    // Times that are asked for are those of the commit.
+    let timed = |tag: &str| with(&format!("?ref={tag}&subdir=dir&mtime=commit"), &server, "/app/");
+    assert_ne!(timed("v1"), below);
+    assert_ne!(timed("v1"), timed("main"));
 }
 
 #[test]
