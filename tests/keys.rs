@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Home, Repositories, Server, User, base, json, need_root, run, tempdir};
+use e2e::{Context, Home, Repositories, Server, User, base, json, need_root, run, ssh_key, tempdir};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -208,6 +208,33 @@ fn all_that_a_process_can_see_counts() {
     assert_eq!(given, keys.plain("FROM busybox\nARG A=1\nRUN true\n"));
 }
 
+/// The rest of what a process sees: its host's name, its platform, its privileges, its devices.
+#[test]
+fn surroundings_and_privileges_count() {
+    let keys = Keys::new();
+    let with = |text: &str, arguments: &[&str]| keys.of(&context(), &from_root(text), arguments);
+    let plain = with("RUN true", &[]);
+    let named = |name: &str| with("RUN true", &[&format!("--build-arg=BUILDKIT_SANDBOX_HOSTNAME={name}")]);
+    assert_ne!(named("one"), plain);
+    assert_ne!(named("one"), named("two"));
+    // What may be had and is not asked for does not count.
+    let allowed = ["--allow=security.insecure", "--allow=device", "--allow=network.host"];
+    assert_eq!(with("RUN true", &allowed), plain);
+    let devices = [
+        "RUN --device=e2e.example/none=a true",
+        "RUN --device=e2e.example/none=b true",
+        "RUN --device=e2e.example/none=a --device=e2e.example/none=b true",
+    ];
+    let mut found: Vec<String> = devices.iter().map(|text| with(text, &allowed)).collect();
+    found.push(plain);
+    if rustix::process::geteuid().is_root() {
+        found.push(with("RUN --security=insecure true", &allowed));
+        assert_eq!(with("RUN --security=sandbox true", &allowed), found[3]);
+    }
+    let each: BTreeSet<&String> = found.iter().collect();
+    assert_eq!(each.len(), found.len(), "{found:#?}");
+}
+
 /// What is asked for counts, by the RUN or for all of them, and not what the machine makes of it: keys are the same on a machine that has no
 /// private network.
 #[test]
@@ -315,10 +342,54 @@ fn mounts_count_by_what_a_process_sees_of_them() {
         "type=secret,id=s,target=/m,mode=0444",
         "type=secret,id=s,target=/m,uid=5",
         "type=secret,id=t,target=/m",
+        "type=secret,id=s,env=S",
+        "type=secret,id=s,env=T",
+        "type=ssh",
+        "type=ssh,id=other",
+        "type=ssh,target=/agent",
+        "type=ssh,mode=0644",
+        "type=ssh,uid=5",
+        "type=ssh,gid=5",
+        // What a new cache begins with.
+        "type=cache,target=/m,from=seeds",
+        "type=cache,target=/m,from=seeds,source=/d",
+        "type=cache,target=/m,from=others",
     ];
+    let seeds = "FROM scratch AS seeds\nCOPY d /d\nFROM scratch AS others\nCOPY a /a\n";
     let texts: Vec<String> =
-        mounts.iter().map(|mount| from_root(&format!("RUN --mount={mount} true"))).collect();
+        mounts.iter().map(|mount| format!("{seeds}FROM busybox\nRUN --mount={mount} true\n")).collect();
     keys.differ(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    // A seed counts as everything else that a step uses: by its files, not by what they are called.
+    let seeded = |stage: &str, file: &str| {
+        format!(
+            "FROM scratch AS {stage}\nCOPY {file} /f\nFROM busybox\nRUN --mount=type=cache,target=/m,from={stage} true\n"
+        )
+    };
+    keys.agree(&[&seeded("one", "a"), &seeded("two", "a")]);
+    assert!(keys.edited(&seeded("one", "a"), |context| context.write("a", "edited\n")));
+    assert!(!keys.edited(&seeded("one", "a"), |context| context.write("d/b", "edited\n")));
+}
+
+/// Whether a step may do without a secret or an agent decides what it does where there is none.
+#[test]
+fn whether_secrets_and_agents_are_required_counts() {
+    let keys = Keys::new();
+    let dir = tempdir();
+    fs::write(dir.path().join("s"), "secret").expect("write");
+    let ssh = ssh_key();
+    let (secret, key) = (
+        format!("--secret=id=s,src={}", dir.path().join("s").display()),
+        format!("--ssh=default={}", ssh.path().join("key").display()),
+    );
+    let with =
+        |mount: &str| keys.of(&context(), &from_root(&format!("RUN --mount={mount} true")), &[&secret, &key]);
+    for mount in ["type=secret,id=s", "type=secret,id=s,env=S", "type=ssh"] {
+        let optional = with(mount);
+        assert_eq!(with(&format!("{mount},required=false")), optional);
+        assert_ne!(with(&format!("{mount},required")), optional, "{mount}");
+        // That it is there is nothing that a key could know.
+        assert_eq!(keys.plain(&from_root(&format!("RUN --mount={mount} true"))), optional);
+    }
 }
 
 #[test]
