@@ -1,5 +1,6 @@
 //! Results that travel between machines: `--cache-to` and `--cache-from`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
@@ -817,7 +818,7 @@ fn layers_are_pulled_side_by_side() {
         .filter(|request| request.method == "GET" && request.target.contains("/blobs/"))
         .map(|request| request.target)
         .collect();
-    let each: std::collections::BTreeSet<&String> = blobs.iter().collect();
+    let each: BTreeSet<&String> = blobs.iter().collect();
     assert_eq!(each.len(), blobs.len(), "{blobs:#?}");
     // The document of the cache is fetched before it is known which layers there are.
     let most = flights.1.load(SeqCst);
@@ -1025,7 +1026,6 @@ fn all_bytes(dir: &Path) -> Vec<(String, Vec<u8>)> {
 /// that anybody could repeat.
 #[test]
 fn nothing_leaks() {
-    use base64::Engine as _;
     let (token, password, secret) =
         ("hunter2-of-the-token", "swordfish-of-the-argument", "opensesame-of-the-file");
     let text = "FROM busybox AS one\nARG API_TOKEN\nARG VISIBLE\nRUN echo $VISIBLE | wc -c > /length\n\
@@ -1078,18 +1078,149 @@ fn nothing_leaks() {
     haystacks.extend(all_bytes(&dir.path()));
     haystacks.extend(all_bytes(&out.path().join("layout")));
     haystacks.push(("what was told".to_owned(), whole.into_bytes()));
-    let text =
-        |(name, bytes): &(String, Vec<u8>)| (name.clone(), String::from_utf8_lossy(bytes).into_owned());
-    let haystacks: Vec<(String, String)> = haystacks.iter().map(text).collect();
-    for value in [token, password, secret, "before-the-argument"] {
-        let base64 = base64::engine::general_purpose::STANDARD.encode(value);
-        let (digest, upper) = (hex(value.as_bytes()), hex(value.as_bytes()).to_uppercase());
-        for needle in [value, &base64[..base64.len() - 4], &digest, &upper] {
-            for (name, text) in &haystacks {
-                assert!(!text.contains(needle), "{value} is in {name}");
-            }
+    hold_none_of(&haystacks, &[token, password, secret, "before-the-argument"]);
+}
+
+/// No value is anywhere there, in no form.
+#[track_caller]
+fn hold_none_of(haystacks: &[(String, Vec<u8>)], values: &[&str]) {
+    let letters = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
+    let needles = values.iter().flat_map(|value| forms(value).into_iter().map(move |form| (value, form)));
+    let needles: Vec<_> = needles.map(|(value, form)| (value, letters(&form))).collect();
+    for (name, bytes) in haystacks {
+        let text = letters(bytes);
+        for (value, needle) in &needles {
+            assert!(!text.contains(needle), "{value} is in {name} as {needle:?}");
         }
     }
+}
+
+/// What a value could look like to somebody who knows how it is written down: as it is, encoded, and hashed with nothing else or as crate `hash`
+/// does it, as bytes and in hexadecimal digits, whole and cut.
+fn forms(value: &str) -> Vec<Vec<u8>> {
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::STANDARD.encode(value);
+    let field = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let stable = |domain: &str| blake3::hash(&[field(domain), field(value)].concat());
+    let hashes = [
+        Sha256::digest(value).into(),
+        *blake3::hash(value.as_bytes()).as_bytes(),
+        *blake3::hash(&field(value)).as_bytes(),
+        *stable("key-part-v1").as_bytes(),
+        *stable("secret-value-v1").as_bytes(),
+    ];
+    let mut forms = vec![value.as_bytes().to_vec(), base64.as_bytes()[..base64.len() - 4].to_vec()];
+    for hash in hashes {
+        let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        forms.extend([hash[..16].to_vec(), digits.as_bytes()[..32].to_vec(), digits.to_uppercase().into()]);
+    }
+    forms
+}
+
+/// All in directories and in a text that may be a digest, each with where it is: words of hexadecimal digits, cells of databases.
+fn digests(dirs: &[&Path], told: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut add = |text: &str, place: &str| {
+        let words = text.split(|letter: char| !letter.is_ascii_hexdigit());
+        // What is compressed is looked at as it was before.
+        let words = words.filter(|word| word.len() >= 16 && !word.starts_with("28b52ffd"));
+        found.extend(words.map(|word| (word.to_lowercase(), place.to_owned())));
+    };
+    add(told, "what was told");
+    let cells = "import glob,sqlite3,sys\nfor path in glob.glob(sys.argv[1] + '/*.db'):\n\
+                 \x20db = sqlite3.connect(path)\n\
+                 \x20for (table,) in db.execute(\"SELECT name FROM sqlite_schema WHERE type = 'table'\").fetchall():\n\
+                 \x20 rows = db.execute('SELECT * FROM \"%s\"' % table)\n\
+                 \x20 for row in rows:\n\
+                 \x20  for column, cell in zip(rows.description, row):\n\
+                 \x20   if isinstance(cell, bytes): print(table, column[0], cell.hex())";
+    for dir in dirs {
+        for (name, bytes) in all_bytes(dir) {
+            let below = name.strip_prefix(&dir.display().to_string()).unwrap_or(&name);
+            add(below, "a name");
+            add(&String::from_utf8_lossy(&bytes), below);
+        }
+        let told = run(tool("python3").args(["-c", cells]).arg(dir)).ok().stdout;
+        told.lines().for_each(|line| add(line, line));
+    }
+    found
+}
+
+/// What two state directories have in common of a build and a third, with other values of its secrets, does not have, depends on the values alone:
+/// whoever gets hold of it can try guesses. That are the keys of steps and nothing else, whatever it is hashed with and wherever it is kept.
+#[test]
+fn two_stores_have_only_keys_in_common() {
+    let dockerfile = "FROM busybox\nARG FIRST_PASSWORD\nENV DB_PASSWORD=${FIRST_PASSWORD}-in-the-environment\n\
+                      ARG API_TOKEN\nRUN echo one > /one\nWORKDIR /w\nUSER ${DB_PASSWORD:+0}\n\
+                      RUN --mount=type=cache,id=c-$API_TOKEN,target=/c --mount=type=secret,id=s-$DB_PASSWORD,target=/s echo two > /two\n\
+                      COPY --chown=0:0 <<end /three\n${API_TOKEN:+three}\nend\nRUN : $API_TOKEN; echo four\nRUN false\n";
+    let context = Context::new(dockerfile);
+    let built = |first: &str, token: &str| {
+        let (home, cache) = (Home::new(), Dir::new());
+        let arguments = [
+            format!("--build-arg=FIRST_PASSWORD={first}"),
+            format!("--build-arg=API_TOKEN={token}"),
+            cache.to(",mode=max"),
+        ];
+        let mut told = run(home.build(&context).args(&arguments)).code_is(1).stderr;
+        context.write("Dockerfile", dockerfile.replace("RUN false\n", ""));
+        told += &run(home.build(&context).args(&arguments)).ok().stderr;
+        context.write("Dockerfile", dockerfile);
+        for words in [
+            &["history", "export", "^0"][..],
+            &["history", "export", "^1"],
+            &["history", "inspect", "^0", "--format=json"],
+            &["history", "logs", "^0"],
+            &["explain", "^0", "--format=json"],
+            &["explain", "^0", "--against", "^1", "--format=json"],
+            &["cache", "ls"],
+        ] {
+            told += &run(home.builder(words[0]).args(&words[1..])).ok().stdout;
+        }
+        let document: Value =
+            json!([cache.document()["records"], exported(&home, "^0"), exported(&home, "^1")]);
+        let environment = format!("{first}-in-the-environment");
+        let mut kept = [all_bytes(&home.path()), all_bytes(&cache.path())].concat();
+        kept.push(("what was told".to_owned(), told.clone().into_bytes()));
+        hold_none_of(&kept, &[first, token, &environment]);
+        (digests(&[&home.path(), &cache.path()], &told), keys_in(&document, &home), told)
+    };
+    let (first, token) = ("hunter2-of-the-first", "swordfish-of-the-token");
+    let (one, keys, told) = built(first, token);
+    let (two, ..) = built(first, token);
+    let (other, ..) = built("another-of-the-first", "and-another-token");
+    let in_both = one.iter().filter(|(digest, _)| two.contains_key(*digest) && !other.contains_key(*digest));
+    let (known, unknown): (Vec<_>, Vec<_>) = in_both.partition(|(digest, _)| keys.contains(*digest));
+    assert!(known.len() > 3, "{known:#?}");
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert!(told.contains("ENV DB_PASSWORD"), "{told}");
+}
+
+fn exported(home: &Home, build: &str) -> Value {
+    let told = run(home.builder("history").args(["export", build])).ok().stdout;
+    serde_json::from_str(&told).expect("JSON")
+}
+
+/// Keys of steps: those in the database of a state directory, each with the checksum of its row, and what JSON calls `key` or `keys`.
+fn keys_in(document: &Value, home: &Home) -> BTreeSet<String> {
+    fn collect(value: &Value, is_key: bool, found: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) if is_key => drop(found.insert(text.clone())),
+            Value::Array(all) => all.iter().for_each(|value| collect(value, is_key, found)),
+            Value::Object(all) => {
+                all.iter().for_each(|(name, value)| collect(value, matches!(&**name, "key" | "keys"), found));
+            }
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    collect(document, false, &mut found);
+    let query = "import glob,sqlite3,sys\nfor path in glob.glob(sys.argv[1] + '/*.db'):\n\
+                 \x20for row in sqlite3.connect(path).execute('SELECT key, seal FROM keys'):\n\
+                 \x20 for cell in row: print(cell.hex())";
+    let known = run(tool("python3").args(["-c", query]).arg(home.path())).ok().stdout;
+    found.extend(known.lines().map(str::to_owned));
+    found
 }
 
 /// A checkout with another umask is the same to whoever says so, in the key and in the layer.
