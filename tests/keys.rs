@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Home, Repositories, Server, User, base, json, need_root, run, ssh_key, tempdir};
+use e2e::{Context, Home, Reply, Repositories, Server, User, base, json, need_root, run, ssh_key, tempdir};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -299,6 +299,34 @@ fn a_repository_counts_by_what_is_used_of_it() {
     let timed = |tag: &str| with(&format!("?ref={tag}&subdir=dir&mtime=commit"), &server, "/app/");
     assert_ne!(timed("v1"), below);
     assert_ne!(timed("v1"), timed("main"));
+}
+
+/// A download is its bytes, and its name where that is what it is called then; a context's file likewise.
+#[test]
+fn a_download_counts_by_its_bytes() {
+    let keys = Keys::new();
+    let server = |text: &'static str| Server::start(move |_| Reply::new(200, text));
+    let (one, same, other) = (server("text\n"), server("text\n"), server("other\n"));
+    let with = |server: &Server, path: &str, destination: &str| {
+        keys.plain(&from_root(&format!("ADD {} {destination}", server.url(path))))
+    };
+    let key = with(&one, "/f", "/o/f");
+    assert_eq!(with(&same, "/f", "/o/f"), key, "another address");
+    assert_ne!(with(&other, "/f", "/o/f"), key);
+    assert_ne!(with(&one, "/f", "/o/g"), key);
+    assert_ne!(with(&one, "/f", "/o/"), with(&one, "/g", "/o/"), "another name");
+    let context = context();
+    context.write("b", "one\n");
+    context.chmod("b", 0o644);
+    let copied = |text: &str| keys.of(&context, &from_root(text), &[]);
+    assert_ne!(copied("COPY a /o/"), copied("COPY b /o/"));
+    // Text of the Dockerfile: what it is after variables were put in.
+    let inline = |word: &str, name: &str| {
+        keys.plain(&from_root(&format!("ARG A=x\nCOPY <<{name} /o/\n{word}\n{name}")))
+    };
+    assert_eq!(inline("x", "EOF"), inline("$A", "EOF"));
+    assert_ne!(inline("x", "EOF"), inline("y", "EOF"));
+    assert_ne!(inline("x", "EOF"), inline("x", "END"));
 }
 
 #[test]
