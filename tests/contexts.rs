@@ -490,29 +490,45 @@ fn http_contexts() {
     run(&mut home.build(&nobody)).code_is(1).says("127.0.0.1");
 }
 
-/// A file that a test changes, with its ETag.
+/// A file that a test changes, with its ETag and its time.
 struct Changing {
     server: Server,
-    content: Arc<Mutex<(String, &'static str)>>,
+    content: Arc<Mutex<Version>>,
 }
+
+#[derive(Clone)]
+struct Version {
+    text: String,
+    etag: Option<&'static str>,
+    modified: &'static str,
+}
+
+/// When the file was changed last.
+const MODIFIED: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
 
 impl Changing {
     fn start() -> Self {
-        let content = Arc::new(Mutex::new(("one\n".to_owned(), "\"1\"")));
+        let first = Version { text: "one\n".to_owned(), etag: Some("\"1\""), modified: MODIFIED };
+        let content = Arc::new(Mutex::new(first));
         let shared = Arc::clone(&content);
         let server = Server::start(move |request| {
-            let (text, etag) = shared.lock().expect("the file").clone();
-            if request.header("if-none-match").is_some_and(|known| known.contains(etag)) {
-                return Reply::new(304, "").with("ETag", etag);
-            }
-            let reply = Reply::new(200, text).with("ETag", etag);
-            reply.with("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")
+            let Version { text, etag, modified } = shared.lock().expect("the file").clone();
+            let known = |known: &str| etag.is_some_and(|etag| known.contains(etag));
+            let is_known = request.header("if-none-match").is_some_and(known)
+                || etag.is_none() && request.header("if-modified-since") == Some(modified);
+            let reply = if is_known { Reply::new(304, "") } else { Reply::new(200, text) };
+            let reply = reply.with("Last-Modified", modified).with("Date", "Thu, 01 Jan 2026 00:00:00 GMT");
+            etag.into_iter().fold(reply, |reply, etag| reply.with("ETag", etag))
         });
         Self { server, content }
     }
 
     fn set(&self, text: &str, etag: &'static str) {
-        *self.content.lock().expect("the file") = (text.to_owned(), etag);
+        self.turn_into(Version { text: text.to_owned(), etag: Some(etag), modified: MODIFIED });
+    }
+
+    fn turn_into(&self, version: Version) {
+        *self.content.lock().expect("the file") = version;
     }
 }
 
@@ -546,6 +562,42 @@ fn add_asks_a_server_whether_a_file_changed() {
     served.server.take();
     Home::new().steps(&context, &[]);
     assert!(served.server.take().iter().all(|request| request.header("if-none-match").is_none()));
+}
+
+/// The same bytes with another date: fetched again, where the server says that it is another version, and nothing runs. Upstream's key has
+/// the date.
+#[test]
+fn the_date_of_a_download_is_in_no_key() {
+    let home = Home::new();
+    let served = Changing::start();
+    let context = Context::new(&format!(
+        "FROM busybox\nADD {} /o/\nRUN cat /o/* > /copy\n",
+        served.server.url("/name.txt")
+    ));
+    let version = |text: &str, etag, modified| Version { text: text.to_owned(), etag, modified };
+    home.steps(&context, &[]);
+    let key = |home: &Home| {
+        let told = run(home.builder("history").args(["inspect", "--format=json"])).ok().stdout;
+        let record: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        record["steps"].as_array().expect("steps").last().expect("a step")["key"].clone()
+    };
+    let first = key(&home);
+    let later = ["Wed, 15 Nov 2023 22:13:20 GMT", "Thu, 16 Nov 2023 22:13:20 GMT"];
+    for (etag, modified) in [(Some("\"2\""), later[0]), (Some("\"1\""), later[1]), (None, later[0])] {
+        served.server.take();
+        served.turn_into(version("one\n", etag, modified));
+        home.steps(&context, &[]).all_cached();
+        assert_eq!(key(&home), first);
+        assert!(!served.server.take().is_empty(), "it was asked");
+    }
+    // Nor on a machine that has never seen the other date.
+    let other = Home::new();
+    other.steps(&context, &[]);
+    assert_eq!(key(&other), first);
+    // Without an ETag the date alone says that there is something new, and then it counts.
+    served.turn_into(version("two\n", None, later[1]));
+    assert_eq!(home.steps(&context, &[]).executed().len(), 2);
+    assert_ne!(key(&home), first);
 }
 
 #[test]

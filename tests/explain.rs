@@ -692,6 +692,28 @@ fn a_step_that_was_put_in_is_new() {
     );
 }
 
+/// The files that a step mounts are compared with those that it mounted before.
+#[test]
+fn other_mounts_are_named() {
+    let text = |mount: &str| format!("FROM busybox\nRUN --mount=type=bind,{mount},target=/m ls /m\n");
+    edited(
+        &text("source=a"),
+        &text("source=d"),
+        &[],
+        &[
+            "prepare mount of d: sources: a → d",
+            "RUN --mount=type=bind,source=d,target=/m ls /m: sources: a → d (prepare mount of d)",
+        ],
+    );
+    let made = "FROM busybox AS s\nRUN mkdir /x /y; echo 1 > /x/f; echo 2 > /y/f\n";
+    edited(
+        &format!("{made}{}", text("from=s,source=/x")),
+        &format!("{made}{}", text("from=s,source=/y")),
+        &[],
+        &["RUN --mount=type=bind,from=s,source=/y,target=/m ls /m: sources: x → y"],
+    );
+}
+
 /// Numbers get wider with the tenth step, and a text may stand in a stage twice.
 #[test]
 fn steps_are_known_again_among_ten_and_twice() {

@@ -2,13 +2,15 @@
 //!
 //! The key is that of the last step, as the record of a build has it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Home, User, base, need_root, run, tempdir};
-use serde_json::Value;
+use e2e::{Context, Home, Reply, Repositories, Server, User, base, json, need_root, run, ssh_key, tempdir};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// A state directory for builds whose keys are compared.
 struct Keys(Home);
@@ -105,6 +107,69 @@ fn an_image_counts_by_digest_and_platform() {
     assert_ne!(with(&base("busybox")), with(&other));
 }
 
+/// A base image is its layers, once it is here: another manifest of the same ones is another definition, and what stands on it is found by
+/// content.
+#[test]
+fn an_image_counts_by_its_layers_once_it_is_here() {
+    let dir = tempdir();
+    // Packed at one time, the same bytes are the same layer.
+    let image = |name: &str, content: &str, label: &str| {
+        let layout = dir.path().join(name);
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let (home, base) = (Home::new(), Context::new(&from_root(&format!("RUN echo {content} > /file"))));
+        let mut build = home.build(&base);
+        run(build.env("SOURCE_DATE_EPOCH", "1600000000").args(["-o", &output, "--label", label])).ok();
+        let manifest = json(&layout.join("index.json"))["manifests"][0]["digest"].clone();
+        (format!("--build-context=image=oci-layout://{}", layout.display()), manifest)
+    };
+    let (one, first) = image("one", "file", "version=1");
+    let (same, second) = image("two", "file", "version=2");
+    let (other, third) = image("three", "other", "version=1");
+    assert!(first != second && first != third && second != third);
+    let context = context();
+    context.write("Dockerfile", "FROM image\nRUN cat /file > /copy\nCOPY a /a\nRUN cat /copy /a > /b\n");
+    let keys = Keys::new();
+    assert_eq!(keys.0.steps(&context, &[&one]).cached(), [""; 0]);
+    let by_definition = last_key(&record(&keys.0));
+    keys.0.steps(&context, &[&same]).all_cached();
+    assert_ne!(last_key(&record(&keys.0)), by_definition, "the definition names the manifest");
+    assert_eq!(keys.0.steps(&context, &[&other]).cached(), [""; 0]);
+}
+
+/// One manifest stands for two platforms in this index: what is made of it is looked up for each.
+#[test]
+fn an_image_of_another_platform_is_another() {
+    let keys = Keys::new();
+    let dir = tempdir();
+    let layout = dir.path().join("layout");
+    run(Command::new("cp").arg("-r").arg(base("busybox")).arg(&layout)).ok();
+    let mut index = json(&layout.join("index.json"));
+    let mut manifest = index["manifests"][0].clone();
+    manifest.as_object_mut().expect("a descriptor").remove("annotations");
+    let of = |architecture: &str| {
+        let mut manifest = manifest.clone();
+        manifest["platform"] = json!({"os": "linux", "architecture": architecture});
+        manifest
+    };
+    let both = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [of("amd64"), of("arm64")]
+    });
+    let both = both.to_string().into_bytes();
+    let hex: String = Sha256::digest(&both).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(layout.join("blobs/sha256").join(&hex), &both).expect("write an index");
+    index["manifests"] = json!([{
+        "mediaType": "application/vnd.oci.image.index.v1+json", "digest": format!("sha256:{hex}"), "size": both.len(),
+        "annotations": {"org.opencontainers.image.ref.name": "latest"}
+    }]);
+    fs::write(layout.join("index.json"), index.to_string()).expect("write the layout");
+    let named = format!("--build-context=image=oci-layout://{}", layout.display());
+    let with = |platform: &str| {
+        keys.of(&context(), "FROM image\nCOPY a /\n", &[&named, &format!("--platform=linux/{platform}")])
+    };
+    assert_ne!(with("amd64"), with("arm64"));
+    assert_eq!(with("amd64"), with("amd64"));
+}
+
 #[test]
 fn a_context_counts_only_by_what_is_used() {
     let keys = Keys::new();
@@ -141,6 +206,127 @@ fn all_that_a_process_can_see_counts() {
     keys.agree(&["FROM busybox\nENV A=1\nRUN true\n", "FROM busybox\nARG A=1\nRUN true\n"]);
     let given = keys.of(&context(), "FROM busybox\nARG A\nRUN true\n", &["--build-arg=A=1"]);
     assert_eq!(given, keys.plain("FROM busybox\nARG A=1\nRUN true\n"));
+}
+
+/// The rest of what a process sees: its host's name, its platform, its privileges, its devices.
+#[test]
+fn surroundings_and_privileges_count() {
+    let keys = Keys::new();
+    let with = |text: &str, arguments: &[&str]| keys.of(&context(), &from_root(text), arguments);
+    let plain = with("RUN true", &[]);
+    let named = |name: &str| with("RUN true", &[&format!("--build-arg=BUILDKIT_SANDBOX_HOSTNAME={name}")]);
+    assert_ne!(named("one"), plain);
+    assert_ne!(named("one"), named("two"));
+    // What may be had and is not asked for does not count.
+    let allowed = ["--allow=security.insecure", "--allow=device", "--allow=network.host"];
+    assert_eq!(with("RUN true", &allowed), plain);
+    let devices = [
+        "RUN --device=e2e.example/none=a true",
+        "RUN --device=e2e.example/none=b true",
+        "RUN --device=e2e.example/none=a --device=e2e.example/none=b true",
+    ];
+    let mut found: Vec<String> = devices.iter().map(|text| with(text, &allowed)).collect();
+    found.push(plain);
+    if rustix::process::geteuid().is_root() {
+        found.push(with("RUN --security=insecure true", &allowed));
+        assert_eq!(with("RUN --security=sandbox true", &allowed), found[3]);
+    }
+    let each: BTreeSet<&String> = found.iter().collect();
+    assert_eq!(each.len(), found.len(), "{found:#?}");
+}
+
+/// What is asked for counts, by the RUN or for all of them, and not what the machine makes of it: keys are the same on a machine that has no
+/// private network.
+#[test]
+fn the_network_that_is_asked_for_counts() {
+    let keys = Keys::new();
+    let with = |text: &str, arguments: &[&str]| {
+        keys.of(&context(), &format!("FROM busybox\n{text} true\n"), arguments)
+    };
+    let host = "--allow=network.host";
+    let [default, none, private, of_host] =
+        ["default", "none", "private", "host"].map(|mode| with("RUN", &[&format!("--network={mode}"), host]));
+    assert_eq!(with("RUN", &[]), default);
+    assert_eq!(with("RUN --network=none", &[]), none);
+    assert_eq!(with("RUN --network=host", &[host]), of_host);
+    // Where the file asks for nothing special, the command line decides.
+    assert_eq!(with("RUN --network=default", &["--network=none"]), none);
+    assert_eq!(with("RUN --network=none", &["--network=private"]), none);
+    let each = BTreeSet::from([&default, &none, &private, &of_host]);
+    assert_eq!(each.len(), 4, "{each:#?}");
+    // A proxy on the loopback takes the private network away, and the key stays.
+    assert_eq!(with("RUN", &["--build-arg=HTTP_PROXY=http://127.0.0.1:9"]), default);
+}
+
+/// A repository is what its files are: a commit that changes others, another name of the commit, another address are the same, though they
+/// have to be fetched.
+#[test]
+fn a_repository_counts_by_what_is_used_of_it() {
+    let keys = Keys::new();
+    let repositories = Repositories::new();
+    let (server, other) = (repositories.serve(), repositories.serve());
+    let with = |options: &str, server: &Server, destination: &str| {
+        let add = format!("ADD {}{options} {destination}\nRUN true\n", server.url("/app.git"));
+        keys.of(&context(), &format!("FROM busybox\n{add}"), &[])
+    };
+    let main = with("#main", &server, "/app/");
+    assert_eq!(with(&format!("#{}", repositories.main), &server, "/app/"), main, "the commit by its id");
+    assert_eq!(with("#main", &other, "/app/"), main, "another address");
+    assert_eq!(with("?branch=main&submodules=false", &server, "/app/"), main, "there are none");
+    let first = with("#v1", &server, "/app/");
+    assert_ne!(first, main, "another content");
+    assert_ne!(with("#main", &server, "/other/"), main);
+    // A directory in which nothing changed from the one to the other.
+    let below = with("#v1:dir", &server, "/app/");
+    assert_ne!(below, first);
+    assert_eq!(with("#main:dir", &server, "/app/"), below);
+    assert_ne!(
+        with("?branch=side", &server, "/app/"),
+        with("?branch=side&submodules=false", &server, "/app/")
+    );
+    repositories.edit("later\n");
+    assert_eq!(with("#main:dir", &server, "/app/"), below, "a commit elsewhere");
+    assert_ne!(with("#main", &server, "/app/"), main);
+    // What git keeps beside the files is theirs too, where it is asked for.
+    let kept = |keys: &Keys| {
+        let add = format!("ADD --keep-git-dir {}#v1 /app/\nRUN true\n", server.url("/app.git"));
+        keys.of(&context(), &format!("FROM busybox\n{add}"), &[])
+    };
+    let with_git = kept(&keys);
+    assert_ne!(with_git, first);
+    assert_eq!(kept(&Keys::new()), with_git, "on another machine");
+    // Times that are asked for are those of the commit.
+    let timed = |tag: &str| with(&format!("?ref={tag}&subdir=dir&mtime=commit"), &server, "/app/");
+    assert_ne!(timed("v1"), below);
+    assert_ne!(timed("v1"), timed("main"));
+}
+
+/// A download is its bytes, and its name where that is what it is called then; a context's file likewise.
+#[test]
+fn a_download_counts_by_its_bytes() {
+    let keys = Keys::new();
+    let server = |text: &'static str| Server::start(move |_| Reply::new(200, text));
+    let (one, same, other) = (server("text\n"), server("text\n"), server("other\n"));
+    let with = |server: &Server, path: &str, destination: &str| {
+        keys.plain(&from_root(&format!("ADD {} {destination}", server.url(path))))
+    };
+    let key = with(&one, "/f", "/o/f");
+    assert_eq!(with(&same, "/f", "/o/f"), key, "another address");
+    assert_ne!(with(&other, "/f", "/o/f"), key);
+    assert_ne!(with(&one, "/f", "/o/g"), key);
+    assert_ne!(with(&one, "/f", "/o/"), with(&one, "/g", "/o/"), "another name");
+    let context = context();
+    context.write("b", "one\n");
+    context.chmod("b", 0o644);
+    let copied = |text: &str| keys.of(&context, &from_root(text), &[]);
+    assert_ne!(copied("COPY a /o/"), copied("COPY b /o/"));
+    // Text of the Dockerfile: what it is after variables were put in.
+    let inline = |word: &str, name: &str| {
+        keys.plain(&from_root(&format!("ARG A=x\nCOPY <<{name} /o/\n{word}\n{name}")))
+    };
+    assert_eq!(inline("x", "EOF"), inline("$A", "EOF"));
+    assert_ne!(inline("x", "EOF"), inline("y", "EOF"));
+    assert_ne!(inline("x", "EOF"), inline("x", "END"));
 }
 
 #[test]
@@ -184,10 +370,54 @@ fn mounts_count_by_what_a_process_sees_of_them() {
         "type=secret,id=s,target=/m,mode=0444",
         "type=secret,id=s,target=/m,uid=5",
         "type=secret,id=t,target=/m",
+        "type=secret,id=s,env=S",
+        "type=secret,id=s,env=T",
+        "type=ssh",
+        "type=ssh,id=other",
+        "type=ssh,target=/agent",
+        "type=ssh,mode=0644",
+        "type=ssh,uid=5",
+        "type=ssh,gid=5",
+        // What a new cache begins with.
+        "type=cache,target=/m,from=seeds",
+        "type=cache,target=/m,from=seeds,source=/d",
+        "type=cache,target=/m,from=others",
     ];
+    let seeds = "FROM scratch AS seeds\nCOPY d /d\nFROM scratch AS others\nCOPY a /a\n";
     let texts: Vec<String> =
-        mounts.iter().map(|mount| from_root(&format!("RUN --mount={mount} true"))).collect();
+        mounts.iter().map(|mount| format!("{seeds}FROM busybox\nRUN --mount={mount} true\n")).collect();
     keys.differ(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    // A seed counts as everything else that a step uses: by its files, not by what they are called.
+    let seeded = |stage: &str, file: &str| {
+        format!(
+            "FROM scratch AS {stage}\nCOPY {file} /f\nFROM busybox\nRUN --mount=type=cache,target=/m,from={stage} true\n"
+        )
+    };
+    keys.agree(&[&seeded("one", "a"), &seeded("two", "a")]);
+    assert!(keys.edited(&seeded("one", "a"), |context| context.write("a", "edited\n")));
+    assert!(!keys.edited(&seeded("one", "a"), |context| context.write("d/b", "edited\n")));
+}
+
+/// Whether a step may do without a secret or an agent decides what it does where there is none.
+#[test]
+fn whether_secrets_and_agents_are_required_counts() {
+    let keys = Keys::new();
+    let dir = tempdir();
+    fs::write(dir.path().join("s"), "secret").expect("write");
+    let ssh = ssh_key();
+    let (secret, key) = (
+        format!("--secret=id=s,src={}", dir.path().join("s").display()),
+        format!("--ssh=default={}", ssh.path().join("key").display()),
+    );
+    let with =
+        |mount: &str| keys.of(&context(), &from_root(&format!("RUN --mount={mount} true")), &[&secret, &key]);
+    for mount in ["type=secret,id=s", "type=secret,id=s,env=S", "type=ssh"] {
+        let optional = with(mount);
+        assert_eq!(with(&format!("{mount},required=false")), optional);
+        assert_ne!(with(&format!("{mount},required")), optional, "{mount}");
+        // That it is there is nothing that a key could know.
+        assert_eq!(keys.plain(&from_root(&format!("RUN --mount={mount} true"))), optional);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Results that travel between machines: `--cache-to` and `--cache-from`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     Context, Done, Home, Registry, Reply, Request, Running, Server, User, free_port, json, need_root, run,
@@ -677,33 +678,119 @@ fn hex_of(digest: &Value) -> String {
     digest.as_str().expect("a digest").trim_start_matches("sha256:").to_owned()
 }
 
-#[test]
-fn an_export_that_fails_loses_no_image() {
-    let (home, context) = (Home::new(), context());
-    let file = tempdir();
-    fs::write(file.path().join("file"), "").expect("a file");
-    let nowhere = format!("type=local,dest={}/file", file.path().display());
-    let nobody = format!("type=registry,ref=127.0.0.1:{}/cache", free_port());
-    let good = Dir::new();
-    let full = Server::start(|request| match &*request.method {
-        "HEAD" => Reply::new(404, ""),
-        "GET" => Reply::new(200, "{}"),
-        _ => Reply::new(507, "{\"errors\":[{\"code\":\"FULL\",\"message\":\"no space left\"}]}"),
-    });
-    let full = format!("type=registry,ref={}/cache", full.host());
-    for (number, (to, said)) in [(&nowhere, "file"), (&full, "no space left")].into_iter().enumerate() {
-        let tag = format!("app:{number}");
-        let to = format!("--cache-to={to}");
-        let done = run(home.build(&context).args(["-t", &tag, &to, &good.to(",mode=max")])).code_is(1);
-        assert!(done.stderr.contains(said) && done.stderr.contains("ignore-error=true"), "{done}");
-        assert_eq!(run(home.builder("run").arg(&tag)).ok().stdout, "LEFT\nthgir\n");
-        let ignored = format!("{to},ignore-error=true");
-        run(home.build(&context).args(["-t", &tag, &ignored])).ok().says("was not exported");
+/// What a build says of a cache that it could not write, with these words in it: by default nothing worse, and where `ignore-error=false` says that it
+/// matters an error, with this exit code. The image is there either way, and so is another cache.
+#[track_caller]
+fn not_exported(to: &str, said: &str, code: i32, run_in: impl Fn(&Command) -> Command) {
+    let (home, context, good) = (Home::new(), context(), Dir::new());
+    let build = |tag: &str, to: &str| {
+        let mut build = home.build(&context);
+        build.args(["-t", tag, "--progress=plain", &format!("--cache-to={to}"), &good.to(",mode=max")]);
+        let mut build = run_in(&build);
+        run(build.env("BUILDER_HOME", home.path()))
+    };
+    let done = build("app:0", to).ok();
+    let warned = "WARN: the cache was not exported: ";
+    assert_eq!(done.stderr.matches(warned).count(), 1, "{to}: {done}");
+    let warning = done.stderr.lines().find(|line| line.contains(warned)).unwrap_or_default();
+    assert!(warning.contains(said) && warning.contains("ignore-error=false"), "{to}: {said}: {done}");
+    assert!(!done.stderr.contains("ERROR"), "{to}: {done}");
+    let strict = build("app:1", &format!("{to},ignore-error=false")).code_is(code);
+    assert!(strict.stderr.contains(said) && strict.stderr.contains("built and delivered"), "{to}: {strict}");
+    build("app:2", &format!("{to},ignore-error=true")).ok().says(warned);
+    for tag in ["app:0", "app:1", "app:2"] {
+        assert_eq!(run(home.builder("run").arg(tag)).ok().stdout, "LEFT\nthgir\n", "{to}");
     }
-    run(home.build(&context).args([&format!("--cache-to={nobody},ignore-error=true")]))
-        .ok()
-        .says("was not exported");
     Home::new().steps(&context, &[&good.from()]).all_cached();
+}
+
+/// As it is.
+fn plainly(build: &Command) -> Command {
+    let mut command = Command::new(build.get_program());
+    command.args(build.get_args());
+    command
+}
+
+#[test]
+fn a_registry_that_takes_no_cache_fails_no_build() {
+    let to = |server: &Server| format!("type=registry,ref={}/cache,mode=max,timeout=1s", server.host());
+    let nobody = format!("type=registry,ref=127.0.0.1:{}/cache", free_port());
+    not_exported(&nobody, "cannot reach registry", 1, plainly);
+    let answering = |status: u16, body: &'static str| {
+        Server::start(move |request| match &*request.method {
+            "HEAD" => Reply::new(404, ""),
+            "GET" => Reply::new(200, "{}"),
+            _ => Reply::new(status, body),
+        })
+    };
+    let full = answering(507, "{\"errors\":[{\"code\":\"FULL\",\"message\":\"no space left\"}]}");
+    not_exported(&to(&full), "no space left", 1, plainly);
+    let denied = answering(403, "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"not for you\"}]}");
+    not_exported(&to(&denied), "not for you", 1, plainly);
+    // It says that it stored something else than it was given.
+    let lying = Server::start(|request| match &*request.method {
+        "PUT" => {
+            Reply::new(201, "").with("Docker-Content-Digest", format!("sha256:{}", hex(b"something else")))
+        }
+        _ => Reply::new(200, "{}"),
+    });
+    not_exported(&to(&lying), "as another one", 1, plainly);
+}
+
+/// One that takes an upload and never says that it has it, and one that says nothing at all.
+#[test]
+fn a_registry_that_hangs_is_not_waited_for() {
+    for hangs in ["PUT", "HEAD"] {
+        let server = Server::start(move |request| match &*request.method {
+            method if method == hangs => {
+                sleep(Duration::from_secs(20));
+                Reply::new(500, "")
+            }
+            "HEAD" => Reply::new(404, ""),
+            "POST" => Reply::new(202, "").with("Location", format!("{}/upload", request.target)),
+            "PATCH" => Reply::new(202, "").with("Location", &request.target),
+            _ => Reply::new(200, "{}"),
+        });
+        let to = format!("type=registry,ref={}/cache,timeout=500ms", server.host());
+        let began = Instant::now();
+        not_exported(&to, "no answer in time", 1, plainly);
+        // Three builds.
+        assert!(began.elapsed() < Duration::from_secs(60), "{hangs}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_directory_that_takes_no_cache_fails_no_build() {
+    let dir = tempdir();
+    fs::write(dir.path().join("file"), "").expect("a file");
+    let below = format!("type=local,dest={}/file", dir.path().display());
+    not_exported(&below, "file", 1, plainly);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // A disk that is full: that is the machine's fault.
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).expect("a directory");
+    let to = format!("type=local,dest={}/cache,mode=max", disk.display());
+    let on_a_small_disk = |build: &Command| {
+        let script = "mount -t tmpfs -o size=8k none \"$0\" && exec \"$@\"";
+        let mut command = tool("unshare");
+        command.args(["--mount", "sh", "-ec", script]).arg(&disk);
+        command.arg(build.get_program()).args(build.get_args());
+        command
+    };
+    not_exported(&to, "No space left on device", 3, on_a_small_disk);
+    // One that belongs to somebody else.
+    let user = User::with_range();
+    let cache = dir.path().join("closed");
+    fs::create_dir(&cache).expect("a directory");
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let to = format!("--cache-to=type=local,dest={}", cache.display());
+    let build = |to: &str| run(user.build(&context()).args(["--progress=plain", to]));
+    let done = build(&to).ok().says("WARN: the cache was not exported: ");
+    assert!(done.stderr.contains("Permission denied"), "{done}");
+    build(&format!("{to},ignore-error=false")).code_is(1).says("Permission denied");
 }
 
 /// What has to be brought here is asked for at the same time, each blob once.
@@ -731,7 +818,7 @@ fn layers_are_pulled_side_by_side() {
         .filter(|request| request.method == "GET" && request.target.contains("/blobs/"))
         .map(|request| request.target)
         .collect();
-    let each: std::collections::BTreeSet<&String> = blobs.iter().collect();
+    let each: BTreeSet<&String> = blobs.iter().collect();
     assert_eq!(each.len(), blobs.len(), "{blobs:#?}");
     // The document of the cache is fetched before it is known which layers there are.
     let most = flights.1.load(SeqCst);
@@ -939,7 +1026,6 @@ fn all_bytes(dir: &Path) -> Vec<(String, Vec<u8>)> {
 /// that anybody could repeat.
 #[test]
 fn nothing_leaks() {
-    use base64::Engine as _;
     let (token, password, secret) =
         ("hunter2-of-the-token", "swordfish-of-the-argument", "opensesame-of-the-file");
     let text = "FROM busybox AS one\nARG API_TOKEN\nARG VISIBLE\nRUN echo $VISIBLE | wc -c > /length\n\
@@ -992,18 +1078,149 @@ fn nothing_leaks() {
     haystacks.extend(all_bytes(&dir.path()));
     haystacks.extend(all_bytes(&out.path().join("layout")));
     haystacks.push(("what was told".to_owned(), whole.into_bytes()));
-    let text =
-        |(name, bytes): &(String, Vec<u8>)| (name.clone(), String::from_utf8_lossy(bytes).into_owned());
-    let haystacks: Vec<(String, String)> = haystacks.iter().map(text).collect();
-    for value in [token, password, secret, "before-the-argument"] {
-        let base64 = base64::engine::general_purpose::STANDARD.encode(value);
-        let (digest, upper) = (hex(value.as_bytes()), hex(value.as_bytes()).to_uppercase());
-        for needle in [value, &base64[..base64.len() - 4], &digest, &upper] {
-            for (name, text) in &haystacks {
-                assert!(!text.contains(needle), "{value} is in {name}");
-            }
+    hold_none_of(&haystacks, &[token, password, secret, "before-the-argument"]);
+}
+
+/// No value is anywhere there, in no form.
+#[track_caller]
+fn hold_none_of(haystacks: &[(String, Vec<u8>)], values: &[&str]) {
+    let letters = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
+    let needles = values.iter().flat_map(|value| forms(value).into_iter().map(move |form| (value, form)));
+    let needles: Vec<_> = needles.map(|(value, form)| (value, letters(&form))).collect();
+    for (name, bytes) in haystacks {
+        let text = letters(bytes);
+        for (value, needle) in &needles {
+            assert!(!text.contains(needle), "{value} is in {name} as {needle:?}");
         }
     }
+}
+
+/// What a value could look like to somebody who knows how it is written down: as it is, encoded, and hashed with nothing else or as crate `hash`
+/// does it, as bytes and in hexadecimal digits, whole and cut.
+fn forms(value: &str) -> Vec<Vec<u8>> {
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::STANDARD.encode(value);
+    let field = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let stable = |domain: &str| blake3::hash(&[field(domain), field(value)].concat());
+    let hashes = [
+        Sha256::digest(value).into(),
+        *blake3::hash(value.as_bytes()).as_bytes(),
+        *blake3::hash(&field(value)).as_bytes(),
+        *stable("key-part-v1").as_bytes(),
+        *stable("secret-value-v1").as_bytes(),
+    ];
+    let mut forms = vec![value.as_bytes().to_vec(), base64.as_bytes()[..base64.len() - 4].to_vec()];
+    for hash in hashes {
+        let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        forms.extend([hash[..16].to_vec(), digits.as_bytes()[..32].to_vec(), digits.to_uppercase().into()]);
+    }
+    forms
+}
+
+/// All in directories and in a text that may be a digest, each with where it is: words of hexadecimal digits, cells of databases.
+fn digests(dirs: &[&Path], told: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut add = |text: &str, place: &str| {
+        let words = text.split(|letter: char| !letter.is_ascii_hexdigit());
+        // What is compressed is looked at as it was before.
+        let words = words.filter(|word| word.len() >= 16 && !word.starts_with("28b52ffd"));
+        found.extend(words.map(|word| (word.to_lowercase(), place.to_owned())));
+    };
+    add(told, "what was told");
+    let cells = "import glob,sqlite3,sys\nfor path in glob.glob(sys.argv[1] + '/*.db'):\n\
+                 \x20db = sqlite3.connect(path)\n\
+                 \x20for (table,) in db.execute(\"SELECT name FROM sqlite_schema WHERE type = 'table'\").fetchall():\n\
+                 \x20 rows = db.execute('SELECT * FROM \"%s\"' % table)\n\
+                 \x20 for row in rows:\n\
+                 \x20  for column, cell in zip(rows.description, row):\n\
+                 \x20   if isinstance(cell, bytes): print(table, column[0], cell.hex())";
+    for dir in dirs {
+        for (name, bytes) in all_bytes(dir) {
+            let below = name.strip_prefix(&dir.display().to_string()).unwrap_or(&name);
+            add(below, "a name");
+            add(&String::from_utf8_lossy(&bytes), below);
+        }
+        let told = run(tool("python3").args(["-c", cells]).arg(dir)).ok().stdout;
+        told.lines().for_each(|line| add(line, line));
+    }
+    found
+}
+
+/// What two state directories have in common of a build and a third, with other values of its secrets, does not have, depends on the values alone:
+/// whoever gets hold of it can try guesses. That are the keys of steps and nothing else, whatever it is hashed with and wherever it is kept.
+#[test]
+fn two_stores_have_only_keys_in_common() {
+    let dockerfile = "FROM busybox\nARG FIRST_PASSWORD\nENV DB_PASSWORD=${FIRST_PASSWORD}-in-the-environment\n\
+                      ARG API_TOKEN\nRUN echo one > /one\nWORKDIR /w\nUSER ${DB_PASSWORD:+0}\n\
+                      RUN --mount=type=cache,id=c-$API_TOKEN,target=/c --mount=type=secret,id=s-$DB_PASSWORD,target=/s echo two > /two\n\
+                      COPY --chown=0:0 <<end /three\n${API_TOKEN:+three}\nend\nRUN : $API_TOKEN; echo four\nRUN false\n";
+    let context = Context::new(dockerfile);
+    let built = |first: &str, token: &str| {
+        let (home, cache) = (Home::new(), Dir::new());
+        let arguments = [
+            format!("--build-arg=FIRST_PASSWORD={first}"),
+            format!("--build-arg=API_TOKEN={token}"),
+            cache.to(",mode=max"),
+        ];
+        let mut told = run(home.build(&context).args(&arguments)).code_is(1).stderr;
+        context.write("Dockerfile", dockerfile.replace("RUN false\n", ""));
+        told += &run(home.build(&context).args(&arguments)).ok().stderr;
+        context.write("Dockerfile", dockerfile);
+        for words in [
+            &["history", "export", "^0"][..],
+            &["history", "export", "^1"],
+            &["history", "inspect", "^0", "--format=json"],
+            &["history", "logs", "^0"],
+            &["explain", "^0", "--format=json"],
+            &["explain", "^0", "--against", "^1", "--format=json"],
+            &["cache", "ls"],
+        ] {
+            told += &run(home.builder(words[0]).args(&words[1..])).ok().stdout;
+        }
+        let document: Value =
+            json!([cache.document()["records"], exported(&home, "^0"), exported(&home, "^1")]);
+        let environment = format!("{first}-in-the-environment");
+        let mut kept = [all_bytes(&home.path()), all_bytes(&cache.path())].concat();
+        kept.push(("what was told".to_owned(), told.clone().into_bytes()));
+        hold_none_of(&kept, &[first, token, &environment]);
+        (digests(&[&home.path(), &cache.path()], &told), keys_in(&document, &home), told)
+    };
+    let (first, token) = ("hunter2-of-the-first", "swordfish-of-the-token");
+    let (one, keys, told) = built(first, token);
+    let (two, ..) = built(first, token);
+    let (other, ..) = built("another-of-the-first", "and-another-token");
+    let in_both = one.iter().filter(|(digest, _)| two.contains_key(*digest) && !other.contains_key(*digest));
+    let (known, unknown): (Vec<_>, Vec<_>) = in_both.partition(|(digest, _)| keys.contains(*digest));
+    assert!(known.len() > 3, "{known:#?}");
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert!(told.contains("ENV DB_PASSWORD"), "{told}");
+}
+
+fn exported(home: &Home, build: &str) -> Value {
+    let told = run(home.builder("history").args(["export", build])).ok().stdout;
+    serde_json::from_str(&told).expect("JSON")
+}
+
+/// Keys of steps: those in the database of a state directory, each with the checksum of its row, and what JSON calls `key` or `keys`.
+fn keys_in(document: &Value, home: &Home) -> BTreeSet<String> {
+    fn collect(value: &Value, is_key: bool, found: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) if is_key => drop(found.insert(text.clone())),
+            Value::Array(all) => all.iter().for_each(|value| collect(value, is_key, found)),
+            Value::Object(all) => {
+                all.iter().for_each(|(name, value)| collect(value, matches!(&**name, "key" | "keys"), found));
+            }
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    collect(document, false, &mut found);
+    let query = "import glob,sqlite3,sys\nfor path in glob.glob(sys.argv[1] + '/*.db'):\n\
+                 \x20for row in sqlite3.connect(path).execute('SELECT key, seal FROM keys'):\n\
+                 \x20 for cell in row: print(cell.hex())";
+    let known = run(tool("python3").args(["-c", query]).arg(home.path())).ok().stdout;
+    found.extend(known.lines().map(str::to_owned));
+    found
 }
 
 /// A checkout with another umask is the same to whoever says so, in the key and in the layer.
@@ -1073,6 +1290,7 @@ fn wrong_usage_is_told_before_the_build() {
         ("--cache-from=type=local", "needs src="),
         ("--cache-to=type=registry,ref=UPPER CASE", "UPPER CASE"),
         ("--cache-to=type=local,dest=x,mode=most", "min or max"),
+        ("--cache-to=type=local,dest=x,ignore-error=perhaps", "ignore-error"),
         ("--cache-to=type=local,dest=x,mdoe=max", "did you mean `mode`?"),
         ("--cache-from=./cache", "type=local,src=./cache"),
     ] {

@@ -266,7 +266,9 @@ impl Fields<'_> {
             Op::Inline(inline) => {
                 for file in &inline.files {
                     let text = format!("{} bytes, mode {:04o}", file.content.len(), file.mode);
-                    self.put_hashed(&format!("text of {}", file.name), &text, &(&file.content, &file.mode));
+                    let content = String::from_utf8_lossy(&file.content);
+                    let value = (&file.content, &file.mode);
+                    self.put_saying(&format!("text of {}", file.name), &text, &[&content], &value);
                 }
             }
             Op::Source(_) | Op::Merge => {}
@@ -295,7 +297,8 @@ impl Fields<'_> {
             self.put_hashed(&format!("device {}", device.name), "added", device);
         }
         for secret in &exec.secret_env {
-            self.put_hashed(&format!("secret {}", secret.id), "added", secret);
+            let said = [&*secret.variable, secret.version.as_deref().unwrap_or_default()];
+            self.put_saying(&format!("secret {}", secret.id), "added", &said, secret);
         }
         for mount in &exec.mounts {
             let kind = match mount.kind {
@@ -306,7 +309,13 @@ impl Fields<'_> {
                 MountKind::Ssh(_) => "ssh",
             };
             let access = if mount.read_only { "read-only" } else { "writable" };
-            self.put_hashed(&format!("mount {}", mount.target), &format!("{kind}, {access}"), mount);
+            let said = match &mount.kind {
+                MountKind::Secret(file) | MountKind::Ssh(file) => {
+                    [&*file.id, file.version.as_deref().unwrap_or_default()]
+                }
+                MountKind::Bind { .. } | MountKind::Cache(_) | MountKind::Tmpfs { .. } => [""; 2],
+            };
+            self.put_saying(&format!("mount {}", mount.target), &format!("{kind}, {access}"), &said, mount);
         }
     }
 
@@ -319,8 +328,13 @@ impl Fields<'_> {
     }
 
     fn put_hashed(&mut self, name: &str, text: &str, value: &(impl StableHash + ?Sized)) {
+        self.put_saying(name, text, &[], value);
+    }
+
+    /// What is shown as `text` may say more than that.
+    fn put_saying(&mut self, name: &str, text: &str, said: &[&str], value: &(impl StableHash + ?Sized)) {
         // A name has paths in it.
-        if self.naming.hidden.are_in(name) {
+        if said.iter().chain([&name]).any(|text| self.naming.hidden.are_in(text)) {
             return self.put_hidden(&self.naming.hidden.conceal(name), value);
         }
         self.found.insert(name.to_owned(), self.naming.value(text, value));

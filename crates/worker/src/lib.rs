@@ -146,7 +146,7 @@ impl LocalWorker {
     /// A worker for one build.
     pub fn new(config: Config) -> LocalWorker {
         let context = |(name, (tree, stats)): (String, (_, _))| {
-            let context = Context { name: name.as_str().into(), tree, stats };
+            let context = Context { name: name.as_str().into(), tree, stats, identity: None };
             (name, context)
         };
         let base = |image: Arc<ResolvedImage>| (image.manifest_digest, Arc::new(BaseImage::new(image)));
@@ -556,7 +556,14 @@ impl Worker for LocalWorker {
     type Error = WorkerError;
 
     async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, WorkerError> {
-        Ok(self.digested(tree, selection).await?.digest)
+        let digest = self.digested(tree, selection).await?.digest;
+        Ok(match tree {
+            Tree::Context(Context { identity: Some(identity), .. }) => {
+                let hasher = StableHasher::new("checkout-v1").with(&**identity).with(selection);
+                ContentDigest::from_bytes(hasher.finish())
+            }
+            _ => digest,
+        })
     }
 
     async fn content_paths(

@@ -54,7 +54,7 @@ impl LocalWorker {
             }
         })
         .await?;
-        self.fetched_tree(vertex, layer, Path::new(""), cached)
+        self.fetched_tree(vertex, layer, Path::new(""), cached, None)
     }
 
     /// The files of a commit. The repository stays in the store, the checkout lives as long as the build.
@@ -91,7 +91,11 @@ impl LocalWorker {
         let into = layer.dir().join("checkout");
         self.remote.checkout(&checkout, &resolved, &access, &repository.dir(), &into).await?;
         drop(repository);
-        self.fetched_tree(vertex, layer, Path::new("checkout"), false)
+        // No two checkouts have the same bytes in `.git`: packs, and an index with the numbers and times of files. And what has the times of its
+        // commit is asked for because of them, which no hash of files has.
+        let by_commit = git.keep_git_dir && git.directory.is_empty() || git.commit_times;
+        let identity = by_commit.then(|| resolved.identity(&checkout).into());
+        self.fetched_tree(vertex, layer, Path::new("checkout"), false, identity)
     }
 
     /// A directory of this build as a tree that belongs to root, as contexts do.
@@ -101,12 +105,13 @@ impl LocalWorker {
         layer: cache::ActiveSnapshot,
         directory: &Path,
         cached: bool,
+        identity: Option<Arc<str>>,
     ) -> Result<SourceTree<Tree>, WorkerError> {
         let tree = DirectoryTree::context(&layer.dir().join(directory))?;
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).push(layer);
         // Unlike the name of any context.
         let name = format!("/{}", vertex.0).into();
-        let context = Context { name, tree: Arc::new(tree), stats: Arc::new(files::NoCache) };
+        let context = Context { name, tree: Arc::new(tree), stats: Arc::new(files::NoCache), identity };
         Ok(SourceTree { tree: Tree::Context(context), cached })
     }
 

@@ -30,6 +30,8 @@ pub struct Context {
     pub(crate) name: Arc<str>,
     pub(crate) tree: Arc<dyn FileTree>,
     pub(crate) stats: Arc<dyn files::StatCache>,
+    /// What stands for its content in keys, where its files say too little (times) or too much (what git writes beside them).
+    pub(crate) identity: Option<Arc<str>>,
 }
 
 /// Identity of a tree within one build, for what is remembered of it.

@@ -111,7 +111,7 @@ pub(crate) struct Args {
     pub(super) cache_from: Vec<CacheSource>,
 
     /// Where results of this build go for others to use: type=registry,ref=NAME, type=local,dest=DIRECTORY or type=inline (into the image);
-    /// mode=max with all stages, ignore-error=true; repeatable
+    /// mode=max with all stages; one that cannot be written is a warning, with ignore-error=false an error; repeatable
     #[arg(long, value_name = "CACHE", value_parser = cache_args::parse_target)]
     pub(super) cache_to: Vec<CacheTarget>,
 

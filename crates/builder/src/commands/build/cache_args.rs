@@ -14,6 +14,9 @@ use super::output::{Attributes, fields};
 /// How long a cache is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same of one that is written: a registry may have to put a large blob away before it answers.
+const PATIENCE_IN_WRITING: Duration = Duration::from_secs(60);
+
 /// The tag of caches that have none.
 const TAG: &str = "latest";
 
@@ -57,6 +60,8 @@ pub(crate) struct Standing {
     /// Whether layers that came from another cache are compressed so as well.
     pub(super) force: bool,
     pub(super) form: ArtifactForm,
+    /// How long the place is waited for, while it neither takes nor says anything.
+    pub(super) patience: Duration,
     /// Whether the build succeeds without it.
     pub(super) ignore_error: bool,
 }
@@ -73,10 +78,7 @@ pub(super) fn parse_source(text: &str) -> Result<CacheSource, String> {
         let place = Place::Registry { name: bare(text, "src")?, insecure: false };
         return Ok(CacheSource { place, patience: PATIENCE });
     };
-    let patience = match attributes.take("timeout") {
-        None => PATIENCE,
-        Some(text) => duration(&text).map_err(|error| format!("timeout={text}: {error}"))?,
-    };
+    let patience = patience(&mut attributes, PATIENCE)?;
     let place = match kind.as_str() {
         "local" => {
             let path = path("src", &mut attributes)?;
@@ -137,7 +139,9 @@ pub(super) fn parse_target(text: &str) -> Result<CacheTarget, String> {
         layers: LayerForm { compression, level, epoch: None },
         force: attributes.boolean("force-compression", false)?,
         form: ArtifactForm { image_manifest, types },
-        ignore_error: attributes.boolean("ignore-error", false)?,
+        patience: patience(&mut attributes, PATIENCE_IN_WRITING)?,
+        // Upstream's default is an error. A cache is worth less than the build that it was to make faster.
+        ignore_error: attributes.boolean("ignore-error", true)?,
     };
     attributes.end(&kind)?;
     Ok(CacheTarget::Standing(target))
@@ -177,6 +181,13 @@ fn path(key: &str, attributes: &mut Attributes) -> Result<PathBuf, String> {
     match attributes.take(key) {
         Some(path) if !path.is_empty() => Ok(path.into()),
         _ => Err(format!("type=local needs {key}=DIRECTORY")),
+    }
+}
+
+fn patience(attributes: &mut Attributes, otherwise: Duration) -> Result<Duration, String> {
+    match attributes.take("timeout") {
+        None => Ok(otherwise),
+        Some(text) => duration(&text).map_err(|error| format!("timeout={text}: {error}")),
     }
 }
 
@@ -258,13 +269,16 @@ mod tests {
     fn targets() {
         assert_eq!(parse_target("type=inline"), Ok(CacheTarget::Inline));
         let plain = standing("type=local,dest=x");
-        assert!(!plain.max && !plain.ignore_error && plain.form.image_manifest);
+        assert!(!plain.max && plain.ignore_error && plain.form.image_manifest);
+        assert_eq!(plain.patience, PATIENCE_IN_WRITING);
+        assert!(!standing("type=local,dest=x,ignore-error=false").ignore_error);
         assert_eq!(plain.layers.compression, Compression::Gzip);
         let all = "type=registry,ref=r/c:1,mode=max,compression=zstd,compression-level=9,force-compression=true,\
-                   ignore-error=true,image-manifest=false,oci-mediatypes=true";
+                   ignore-error=true,timeout=5s,image-manifest=false,oci-mediatypes=true";
         let all = standing(all);
         assert!(all.max && all.force && all.ignore_error && !all.form.image_manifest);
         assert_eq!((all.layers.compression, all.layers.level), (Compression::Zstd, Some(9)));
+        assert_eq!(all.patience, Duration::from_secs(5));
         let docker = standing("type=local,dest=x,oci-mediatypes=false");
         assert_eq!((docker.form.types, docker.form.image_manifest), (MediaTypes::Docker, false));
         assert!(matches!(standing("r.example/c").place, Place::Registry { .. }));
@@ -276,6 +290,8 @@ mod tests {
             "type=local,dest=x,compression=zstd,oci-mediatypes=false",
             "type=registry,ref=r/c@sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "type=s3,bucket=x",
+            "type=local,dest=x,ignore-error=maybe",
+            "type=local,dest=x,timeout=soon",
         ] {
             assert!(parse_target(wrong).is_err(), "{wrong}");
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cache::SnapshotId;
 use exporter::{ArtifactFiles, LayoutExporter};
@@ -18,9 +19,12 @@ use super::Build;
 use super::cache_args::{CacheTarget, Place, Standing};
 use super::carried::{CarriedLayer, CarriedStep, millis};
 use super::output::Output;
-use crate::failure::Failure;
+use crate::failure::{Failure, WRONG_USAGE};
 use crate::progress::Task;
 use crate::remotes;
+
+/// Tries of each request to a registry. The usual number would be waited through five times by a build that needs none of it.
+const ATTEMPTS: u32 = 3;
 
 /// Layers that are packed at the same time. Each compresses in parallel by itself.
 const PARALLEL_PACKS: usize = 2;
@@ -96,8 +100,8 @@ impl Build<'_> {
             });
             match self.export_cache(target, worker, targets, steps, &task).await {
                 Ok(()) => task.done(),
-                Err(failure) if target.ignore_error => {
-                    task.warn(&format!("the cache was not exported: {}", failure.message()));
+                Err(failure) if target.ignore_error && failure.code() != WRONG_USAGE => {
+                    warn_of(&failure, &task);
                     task.done();
                 }
                 Err(failure) => {
@@ -109,7 +113,7 @@ impl Build<'_> {
         match failed {
             None => Ok(()),
             Some(failure) => Err(failure
-                .hint("the image was built and delivered; with ignore-error=true such a build succeeds")),
+                .hint("the image was built and delivered; without ignore-error=false such a build succeeds")),
         }
     }
 
@@ -147,8 +151,7 @@ impl Build<'_> {
                 Ok(())
             }
             Place::Registry { name, insecure } => {
-                let insecure = if *insecure { std::slice::from_ref(name) } else { &[] };
-                let client = remotes::client(insecure)?;
+                let client = client(name, *insecure, target.patience)?;
                 let packed = warm::pack(&layers.document(&chosen), target.form);
                 let pushed = match self.push(&client, name, packed, &layers, task).await {
                     // Somebody's cache is no good, which was not noticed so far.
@@ -348,6 +351,27 @@ impl Build<'_> {
         part.done();
         Ok(())
     }
+}
+
+/// A build is worth more than what the next one might save: what is not there is told, with what to do about it.
+fn warn_of(failure: &Failure, task: &Task) {
+    task.warn(&format!(
+        "the cache was not exported: {}; the build goes on without it, with ignore-error=false it would fail",
+        failure.message()
+    ));
+    failure.hints().iter().for_each(|hint| task.warn(hint));
+}
+
+/// A client that gives up on a registry which does not move: the build waits for it.
+fn client(name: &Reference, insecure: bool, patience: Duration) -> Result<Client, Failure> {
+    let mut config = remotes::config()?;
+    if insecure {
+        config.transport.insecure.push(name.registry.clone());
+    }
+    config.transport.connect_timeout = config.transport.connect_timeout.min(patience);
+    config.transport.idle_timeout = patience;
+    config.retry.attempts = ATTEMPTS;
+    Ok(Client::new(config))
 }
 
 /// Nobody watches.
