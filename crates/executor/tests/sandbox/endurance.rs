@@ -6,17 +6,20 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use executor::{Executor, Rootfs};
 
-use crate::support::{Case, Fixture, Needs, Recorder, eventually, processes_with};
+use crate::support::{Case, Fixture, Needs, Recorder, bind, eventually, processes_with};
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "endurance::one_after_another", needs: Needs::Nothing, run: one_after_another },
     Case { name: "endurance::at_once", needs: Needs::Nothing, run: at_once },
     Case { name: "endurance::killed_at_every_stage", needs: Needs::Nothing, run: killed_at_every_stage },
 ];
+
+/// How long it may take until all of many steps have begun.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn count(short: usize, long: usize) -> usize {
     if std::env::var_os("BUILDER_LONG").is_some() { long } else { short }
@@ -99,18 +102,25 @@ fn one_after_another(fixture: &Fixture) {
     assert_nothing_leaked(fixture, watcher, before);
 }
 
-/// Of many guards few are kept for steps to come.
+/// All are alive at the same moment; of their guards few are kept for steps to come.
 fn at_once(fixture: &Fixture) {
+    const NUMBER: usize = 100;
     fixture.output("true");
-    let number = count(30, 100);
-    let specs: Vec<_> = (0..number)
+    let together = fixture.dir.path().join("together");
+    std::fs::create_dir(&together).unwrap();
+    let gate = together.join("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let specs: Vec<_> = (0..NUMBER)
         .map(|index| {
             let dir = |name: &str| {
                 let dir = fixture.dir.path().join(format!("{name}{index}"));
                 std::fs::create_dir(&dir).unwrap();
                 dir
             };
-            let mut spec = fixture.shell("echo x > /made; sleep 0.2");
+            // Opening a pipe waits for whoever writes to it.
+            let mut spec = fixture
+                .shell(&format!("echo x > /made; mkdir /together/{index}; : < /together/gate; cat /made"));
+            spec.mounts = vec![bind(&together, "/together", false)];
             spec.rootfs = Rootfs::Overlay {
                 lower: vec![fixture.lower.clone()],
                 upper: dir("upper"),
@@ -130,9 +140,18 @@ fn at_once(fixture: &Fixture) {
             tokio::spawn(async move { sandbox.run(spec, &Recorder::default()).await.unwrap().status.code() })
         };
         let tasks: Vec<_> = specs.into_iter().map(start).collect();
+        let waiting = || std::fs::read_dir(&together).unwrap().count() - 1;
+        let begin = Instant::now();
+        while waiting() < NUMBER {
+            assert!(begin.elapsed() < PATIENCE, "{} of {NUMBER} are alive at once", waiting());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // With a writer that stays, also those get in that are about to open it.
+        let opened = std::fs::File::options().read(true).write(true).open(&gate).unwrap();
         for task in tasks {
             assert_eq!(task.await.unwrap(), 0);
         }
+        drop(opened);
     });
     let waiting: BTreeSet<u32> = crate::limits::own_children().into_iter().collect();
     assert!((1..=9).contains(&waiting.len()), "{waiting:?} wait for more");
