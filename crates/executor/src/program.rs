@@ -72,10 +72,10 @@ fn enter(
         rustix::io::write(group, b"0").context(|| "enter the step's cgroup")?;
     }
     rustix::process::setsid().context(|| "start a session")?;
-    if let Some(note) = system::mount_proc(world.proc.as_fd())? {
+    let insecure = spec.security == Security::Insecure;
+    if let Some(note) = system::mount_proc(world.proc.as_fd(), insecure)? {
         control::report(control, &Report::Note(note), None);
     }
-    let insecure = spec.security == Security::Insecure;
     // The process's own group is the top of what it sees.
     keeper::separate(UnshareFlags::NEWCGROUP, "cgroup")?;
     system::mount_cgroup(&world.stubs, insecure);

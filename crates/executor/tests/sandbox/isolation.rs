@@ -512,6 +512,12 @@ fn shared_proc(fixture: &Fixture) {
     assert_eq!(stderr.matches("Permission denied").count(), 4, "{stderr}");
     assert!(stderr.contains("Read-only file system") && stderr.contains("No such process"), "{stderr}");
     assert!(outcome.notes.len() == 1 && outcome.notes[0].contains("/proc"), "{outcome:?}");
+    // All of it is read-only, but not where nothing is to be in the way.
+    for (security, code) in [(executor::Security::Default, 1), (executor::Security::Insecure, 0)] {
+        let mut spec = fixture.shell("echo 500 > /proc/self/oom_score_adj");
+        spec.security = security;
+        assert_eq!(fixture.run(spec).0, code, "{security:?}");
+    }
 }
 
 /// The same program in runc, with what Docker asks of it, sees the same surroundings.
