@@ -15,7 +15,7 @@ for host in $HOSTS; do
         try "/proc/HOST/$file" grep -q builder-outside "/proc/$host/$file"
         try "/proc/HOST/task/HOST/$file" grep -q builder-outside "/proc/$host/task/$host/$file"
     done
-    for file in auxv fdinfo/0 io pagemap personality stack syscall; do try "/proc/HOST/$file" sh -c "head -c 1 /proc/$host/$file | grep -q ."; done
+    for file in auxv cgroup fdinfo/0 io limits mountinfo pagemap personality stack status syscall; do try "/proc/HOST/$file" sh -c "head -c 1 /proc/$host/$file | grep -q ."; done
     for file in fd/0 mem; do try "open /proc/HOST/$file" sh -c ": < /proc/$host/$file"; done
     for file in exe fd/0 ns/mnt ns/net ns/pid ns/user; do try "read link /proc/HOST/$file" readlink "/proc/$host/$file"; done
     for dir in fdinfo map_files; do try "list /proc/HOST/$dir" sh -c "ls /proc/$host/$dir | grep -q ."; done
