@@ -1,17 +1,27 @@
 //! Where a step's time goes: `cargo run --release -p executor --example stages [COUNT]`.
 //!
 //! Prints the median milliseconds of COUNT steps in a directory (0 layers), at 1, 20, 127 and 400 layers, then with each network at one
-//! layer: until the process exists (helper, namespaces, control groups, mounts, clone), until its program says its first word
-//! (entering, exec), until its last (running), and until nothing of it is left (collecting). What a directory starts sooner than a
-//! layer is what mounting an overlay takes. The first line is the same program as a bare process, made with fork and exec (of which
-//! the parent sees the end only). What the first step with a private network waits for it stands at the end.
+//! layer:
+//!
+//! * *order*: until the sandbox's keeper has the task, through the guard, which makes control groups and keepers;
+//! * *spaces*: namespaces;
+//! * *mount*: the root file system and what goes into it;
+//! * *clone*: the process exists;
+//! * *enter*: it has mounted its `/proc`, hidden parts of it, and changed its root;
+//! * *exec*: it has its filter and its user, has executed its program, and that says its first word;
+//! * *wait*: until the program's last word, 3 ms of it in sleep;
+//! * *collect*: until nothing of it is left, *unmount* of that for the mounts;
+//! * *all*, and what that is *over* the bare process.
+//!
+//! The first line is the same program as a bare process, made with fork and exec (of which the parent sees the end only). What a directory
+//! mounts sooner than a layer is what an overlay takes. What the first step with a private network waits for it stands at the end.
 
 use std::error::Error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use executor::{Executor, Network, OutputSink, OutputStream, ProcessSpec, Rootfs, Sandbox};
 
@@ -48,8 +58,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sandbox = Sandbox::new();
-    println!("layers  network  start  exec   run    collect  all");
-    show("none", "host", bare(&base, count)?);
+    println!(
+        "layers  network  order  spaces  mount  clone  enter  exec   wait   collect  (unmount)  all    over"
+    );
+    let bare = medians(bare(&base, count)?);
+    show("none", "host", bare, bare);
     let steps = [0, 1, 20, 127, 400].map(|layers| (layers, Network::Host));
     let mut opening = None;
     for (layers, network) in steps.into_iter().chain([(1, Network::None), (1, Network::Private)]) {
@@ -68,11 +81,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         if layers > 0 {
             lower.push(points.clone());
         }
-        let mut stages = Stages::default();
+        let mut steps = Vec::new();
         for index in 0..count {
             let name = format!("{layers}-{network:?}-{index}");
             let mut spec = spec(&lower, work.path(), &name, identity.needs_userxattr())?;
             spec.network = network;
+            spec.timed = true;
             let times = Times::default();
             let begin = Instant::now();
             let (started, outcome) = runtime.block_on(async {
@@ -82,13 +96,26 @@ fn main() -> Result<(), Box<dyn Error>> {
             })?;
             let end = Instant::now();
             let words = times.0.into_inner()?;
-            let (true, Some(first), Some(last)) = (outcome.status.success(), words.first(), words.last())
+            let (true, Some(first), Some(last), Some(times)) =
+                (outcome.status.success(), words.first(), words.last(), outcome.times)
             else {
                 return Err(format!("{outcome:?}").into());
             };
-            note(&mut stages, [begin, started, *first, *last, end]);
+            let start = times.namespaces + times.mounts + times.process;
+            steps.push([
+                (started - begin).saturating_sub(start),
+                times.namespaces,
+                times.mounts,
+                times.process,
+                times.enter,
+                (*first - started).saturating_sub(times.enter),
+                *last - *first,
+                end - *last,
+                times.unmount,
+                end - begin,
+            ]);
         }
-        show(&layers.to_string(), &format!("{network:?}").to_lowercase(), stages);
+        show(&layers.to_string(), &format!("{network:?}").to_lowercase(), medians(steps), bare);
     }
     if let Some((took, kind)) = opening {
         println!("a private network ({kind:?}) was there after {:.2}, once", took.as_secs_f64() * 1e3);
@@ -96,28 +123,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Milliseconds of each stage, and of all.
-type Stages = [Vec<f64>; 5];
+/// What each column of a step took.
+type Step<Value> = [Value; 10];
 
-/// Adds what passed between the begin, the start, the first and the last word, and the end.
-fn note(stages: &mut Stages, [begin, started, first, last, end]: [Instant; 5]) {
-    let spans = [started - begin, first - started, last - first, end - last, end - begin];
-    for (stage, span) in stages.iter_mut().zip(spans) {
-        stage.push(span.as_secs_f64() * 1e3);
-    }
+/// The median of each column in milliseconds.
+fn medians(steps: Vec<Step<Duration>>) -> Step<f64> {
+    std::array::from_fn(|column| {
+        let mut times: Vec<Duration> = steps.iter().map(|step| step[column]).collect();
+        times.sort();
+        times[times.len() / 2].as_secs_f64() * 1e3
+    })
 }
 
-fn show(layers: &str, network: &str, stages: Stages) {
-    let [start, exec, run, collect, all] = stages.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
-    println!("{layers:>6}  {network:7}  {start:5.2}  {exec:5.2}  {run:5.2}  {collect:7.2}  {all:5.2}");
+fn show(layers: &str, network: &str, step: Step<f64>, bare: Step<f64>) {
+    let [order, spaces, mount, clone, enter, exec, wait, collect, unmount, all] = step;
+    let over = all - bare[9];
+    println!(
+        "{layers:>6}  {network:7}  {order:5.2}  {spaces:6.2}  {mount:5.2}  {clone:5.2}  {enter:5.2}  {exec:5.2}  {wait:5.2}  \
+         {collect:7.2}  {unmount:9.2}  {all:5.2}  {over:5.2}"
+    );
 }
 
 /// The program of the steps without a sandbox.
-fn bare(base: &Path, count: usize) -> Result<Stages, Box<dyn Error>> {
-    let mut stages = Stages::default();
+fn bare(base: &Path, count: usize) -> Result<Vec<Step<Duration>>, Box<dyn Error>> {
+    let mut steps = Vec::new();
     for _ in 0..count {
         let begin = Instant::now();
         let mut command = Command::new(base.join("bin/sh"));
@@ -132,9 +161,11 @@ fn bare(base: &Path, count: usize) -> Result<Stages, Box<dyn Error>> {
         if !process.wait()?.success() {
             return Err("the bare process failed".into());
         }
-        note(&mut stages, [begin, started, first, last, Instant::now()]);
+        let (end, none) = (Instant::now(), Duration::ZERO);
+        let (clone, exec, wait) = (started - begin, first - started, last - first);
+        steps.push([none, none, none, clone, none, exec, wait, end - last, none, end - begin]);
     }
-    Ok(stages)
+    Ok(steps)
 }
 
 /// The words apart from each other, so that each comes alone.

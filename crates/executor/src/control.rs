@@ -21,7 +21,7 @@ use crate::cgroup::Wanted;
 use crate::fault::Fault;
 use crate::outcome::Ended;
 use crate::seccomp::Filter;
-use crate::{Network, ProcessSpec, Stdio};
+use crate::{Network, ProcessSpec, Stdio, Times};
 
 /// Longest packet. Reports are a sentence; only a path of the specification makes them long.
 const PACKET: usize = 16 * 1024;
@@ -48,6 +48,8 @@ pub(crate) enum Report {
     Fault(Fault),
     /// The kernel killed something of it for want of memory; the limit in bytes.
     OutOfMemory(u64),
+    /// What the sandbox took, where the caller asked.
+    Times(Times),
     /// The process ended, and everything is cleaned up.
     Exited(Ended),
     /// The process that prepares and cleans up was killed by this signal.

@@ -23,6 +23,7 @@ use crate::keeper::{Given, World};
 use crate::mount::{self, FileSystem, INERT, Refused};
 use crate::outcome::Ended;
 use crate::system::CGROUP2;
+use crate::times::Clock;
 use crate::{Security, cgroup, program, sys, wire};
 
 /// A program that makes the process in this one's stead, through the OCI runtime specification.
@@ -56,6 +57,7 @@ pub(crate) fn run(
     world: &mut World,
     control: &OwnedFd,
     given: &Given,
+    clock: &mut Clock,
 ) -> Result<Ended, Fault> {
     let name = external.program.display();
     if task.spec.security == Security::Default && world.records_owners {
@@ -81,6 +83,7 @@ pub(crate) fn run(
     let watched = rustix::process::pidfd_open(process, PidfdFlags::empty()).context(|| "open the process")?;
     let call = Call { streams: Streams::Nobodys(null()?), ..call };
     call.make("start", &[NAME])?;
+    clock.lap(|times| &mut times.process);
     release_streams(control);
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
     // The runtime is gone: its process is a child of this one, the first of the pid namespace.

@@ -18,6 +18,7 @@ use crate::mount::{self, FileSystem};
 use crate::outcome::Ended;
 use crate::scratch::Scratch;
 use crate::stubs::{Kind, Stubs, lexical};
+use crate::times::Clock;
 use crate::{
     HostDevice, Mount, MountKind, Network, ProcessSpec, Security, Stdio, external, owners, program, rootfs,
     sys, system,
@@ -96,6 +97,7 @@ pub(crate) fn follow(guard: &OwnedFd) -> bool {
 }
 
 fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
+    let mut clock = Clock::start(task.spec.timed)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let home =
         rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).context(|| "open the mount namespace")?;
@@ -120,19 +122,32 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
         }
     }
     rustix::system::sethostname(task.spec.hostname.as_bytes()).context(|| "set the host name")?;
+    clock.lap(|times| &mut times.namespaces);
     let mut world = World::open(&task.spec, given.devices)?;
-    let result = world.furnish(&task.spec, control).and_then(|()| match &task.spec.external {
-        Some(external) => external::run(task, external, &mut world, control, given),
-        None => run_program(task, &world, control, given),
+    let result = world.furnish(&task.spec, control).and_then(|()| {
+        clock.lap(|times| &mut times.mounts);
+        match &task.spec.external {
+            Some(external) => external::run(task, external, &mut world, control, given, &mut clock),
+            None => run_program(task, &world, control, given, &mut clock),
+        }
     });
+    clock.resume();
     let cleaned = clean_up(world, &home);
+    clock.lap(|times| &mut times.unmount);
     let ended = result?;
     cleaned?;
+    clock.report(control);
     Ok(ended)
 }
 
 /// Runs the program to its end.
-fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
+fn run_program(
+    task: &Task,
+    world: &World,
+    control: &OwnedFd,
+    given: &Given,
+    clock: &mut Clock,
+) -> Result<Ended, Fault> {
     // In a privileged step chown may fail: it is to see things as they are.
     let recorder = match task.spec.security {
         Security::Default if world.records_owners => owners::Recorder::new(),
@@ -143,8 +158,9 @@ fn run_program(task: &Task, world: &World, control: &OwnedFd, given: &Given) -> 
         None => Ok((None, None)),
     }
     .context(|| "create a socket")?;
-    let program = sys::fork_init(move || program::run(task, world, control.as_fd(), given, hand_over))
+    let program = sys::fork_init(|| program::run(task, world, control.as_fd(), given, hand_over, clock))
         .map_err(|error| inseparable("process", &error))?;
+    clock.lap(|times| &mut times.process);
     let watched = rustix::process::pidfd_open(program, PidfdFlags::empty()).context(|| "open the process")?;
     control::report(control.as_fd(), &Report::Started, Some(watched.as_fd()));
     release_streams(control);

@@ -59,6 +59,7 @@ mod stubs;
 mod sys;
 mod system;
 mod terminal;
+mod times;
 mod trial;
 mod userns;
 mod wire;
@@ -79,6 +80,7 @@ pub use rootfs::MAXIMUM_LOWER;
 pub use run::{Executor, OutputSink, OutputStream, Running, Sandbox, Signaller};
 pub use spec::{Mount, MountKind, Network, ProcessSpec, Rootfs, Security, Stdio, User, Writable};
 pub use terminal::Terminal;
+pub use times::Times;
 pub use trial::{SubordinateIds, try_overlay, try_user_namespace};
 pub use userns::{enter_new_user_namespace, enter_user_namespace, find_tool};
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Times;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
@@ -40,6 +42,8 @@ pub struct Outcome {
     /// Processor time of the process and of all that it started, in user and system mode, also of what became a child of its only
     /// because its parent had ended. Without that of processes which still ran when it ended, and were killed.
     pub cpu: Duration,
+    /// What the sandbox itself took, where [`crate::ProcessSpec::timed`] asks for it.
+    pub times: Option<Times>,
 }
 
 /// How a process ended, as whoever waited for it knows.

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid};
 use rustix::io::Errno;
@@ -19,6 +20,7 @@ use crate::fault::{Context, Fault, reason};
 use crate::keeper::{Given, World};
 use crate::seccomp::{self, DEFAULT_CAPABILITIES};
 use crate::stubs::Stubs;
+use crate::times::Clock;
 use crate::{ProcessSpec, Security, dumps, keeper, mount, owners, sys, system};
 
 /// Soft limit of open files; the hard one is the caller's. Docker's daemon has the same.
@@ -37,7 +39,9 @@ pub(crate) fn run(
     control: BorrowedFd<'_>,
     given: &Given,
     hand_over: Option<OwnedFd>,
+    clock: &Clock,
 ) -> i32 {
+    let begin = Instant::now();
     let failed = |fault| {
         control::report(control, &Report::Fault(fault), None);
         1
@@ -45,6 +49,7 @@ pub(crate) fn run(
     if let Err(fault) = enter(&task.spec, world, control, given, hand_over) {
         return failed(fault);
     }
+    clock.entered(begin);
     // From here on no descriptor of the host may be left: a path such as /proc/self/fd/7 would lead out.
     let Err(error) = sys::without_other_descriptors(control, |control| {
         let Err(fault) = execute(task);
@@ -67,10 +72,10 @@ fn enter(
         rustix::io::write(group, b"0").context(|| "enter the step's cgroup")?;
     }
     rustix::process::setsid().context(|| "start a session")?;
-    if let Some(note) = system::mount_proc(world.proc.as_fd())? {
+    let insecure = spec.security == Security::Insecure;
+    if let Some(note) = system::mount_proc(world.proc.as_fd(), insecure)? {
         control::report(control, &Report::Note(note), None);
     }
-    let insecure = spec.security == Security::Insecure;
     // The process's own group is the top of what it sees.
     keeper::separate(UnshareFlags::NEWCGROUP, "cgroup")?;
     system::mount_cgroup(&world.stubs, insecure);

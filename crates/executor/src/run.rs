@@ -27,7 +27,7 @@ use crate::outcome::Ended;
 use crate::seccomp::Filter;
 use crate::{
     Cause, Error, ExitStatus, Network, Outcome, PrivateNetwork, ProcessSpec, SANDBOX_ARGUMENT, Security,
-    Stdio, Terminal, sys,
+    Stdio, Terminal, Times, sys,
 };
 
 /// How much output is read at once.
@@ -430,6 +430,7 @@ struct Verdict {
     killed: Option<i32>,
     cause: Option<Cause>,
     notes: Vec<String>,
+    times: Option<Times>,
     unsent: bool,
 }
 
@@ -438,6 +439,7 @@ impl Verdict {
         match report {
             Report::Started | Report::Terminal | Report::Finished => {}
             Report::OutOfMemory(limit) => self.cause = Some(Cause::OutOfMemory { limit }),
+            Report::Times(times) => self.times = Some(times),
             Report::Note(note) => self.notes.push(note),
             Report::Exited(ended) => self.ended = Some(ended),
             Report::Killed(signal) => self.killed = Some(signal),
@@ -457,7 +459,7 @@ impl Verdict {
                 let cause = self.cause.filter(|cause| {
                     !matches!(cause, Cause::TimedOut { .. }) || status == ExitStatus::Signal(libc::SIGKILL)
                 });
-                Ok(Outcome { status, cause, notes: self.notes, cpu })
+                Ok(Outcome { status, cause, notes: self.notes, cpu, times: self.times })
             }
             None => {
                 let guard = guard.map(|guard| format!(" ({guard})")).unwrap_or_default();

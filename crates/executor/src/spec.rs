@@ -56,6 +56,9 @@ pub struct ProcessSpec {
     pub external: Option<External>,
     /// Rows and columns of the terminal at the start, for [`Stdio::Terminal`]; `None` is 24 and 80.
     pub terminal_size: Option<(u16, u16)>,
+    /// Whether the outcome tells what the sandbox's parts took ([`crate::Outcome::times`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timed: bool,
 }
 
 impl ProcessSpec {
@@ -82,6 +85,7 @@ impl ProcessSpec {
             timeout: None,
             external: None,
             terminal_size: None,
+            timed: false,
         }
     }
 }

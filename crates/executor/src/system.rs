@@ -224,8 +224,9 @@ pub(crate) fn mount_cgroup(stubs: &Stubs, writable: bool) {
 }
 
 /// Mounts `/proc` of the pid namespace of the calling process, on `target`. Returns a note when that is not possible
-/// and the host's had to do.
-pub(crate) fn mount_proc(target: BorrowedFd<'_>) -> Result<Option<String>, Fault> {
+/// and the host's had to do, which only an insecure step may write to: there are files of the user's other processes in it, such as how
+/// likely the kernel kills them for want of memory, for which being that user is enough.
+pub(crate) fn mount_proc(target: BorrowedFd<'_>, insecure: bool) -> Result<Option<String>, Fault> {
     match FileSystem::open("proc").and_then(|proc| proc.mount(INERT)) {
         Ok(proc) => {
             mount::attach(proc.as_fd(), target).context(|| "mount /proc")?;
@@ -233,7 +234,9 @@ pub(crate) fn mount_proc(target: BorrowedFd<'_>) -> Result<Option<String>, Fault
         }
         Err(Refused { errno: Errno::PERM | Errno::ACCESS, .. }) => {
             let proc = mount::clone_host("/proc", true).context(|| "bind /proc")?;
-            mount::restrict(proc.as_fd(), INERT, true).context(|| "restrict /proc")?;
+            let mut flags = INERT;
+            flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, !insecure);
+            mount::restrict(proc.as_fd(), flags, true).context(|| "restrict /proc")?;
             mount::attach(proc.as_fd(), target).context(|| "bind /proc")?;
             let note = "this machine hides parts of /proc, so that no new one can be mounted: steps see the \
                         processes outside of the sandbox in /proc, and steps that run at the same time are not shielded \

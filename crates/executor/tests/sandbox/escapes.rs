@@ -1,15 +1,24 @@
-//! Known ways out, each tried.
+//! Known ways out, each tried. What other runtimes answer stands in `beside`.
 
-use executor::Network;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use crate::reference;
-use crate::support::{Case, Fixture, Needs, Recorder, bind};
+use executor::{Network, ProcessSpec};
+
+use crate::NEIGHBOUR;
+use crate::calls::{CALLS, calling};
+use crate::isolation::with_host_libraries;
+use crate::support::{Case, Fixture, Needs, Recorder, bind, eventually};
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "escapes::by_files", needs: Needs::Nothing, run: by_files },
-    Case { name: "escapes::by_files_as_runc", needs: Needs::Root, run: by_files_as_runc },
+    Case { name: "escapes::by_files_of_shared_proc", needs: Needs::MaskedProc, run: by_files_of_shared_proc },
     Case { name: "escapes::by_calls", needs: Needs::Nothing, run: by_calls },
-    Case { name: "escapes::by_calls_as_runc", needs: Needs::Root, run: by_calls_as_runc },
+    Case {
+        name: "escapes::by_calls_with_shared_proc",
+        needs: Needs::MaskedProc,
+        run: by_calls_with_shared_proc,
+    },
     Case { name: "escapes::by_abstract_sockets", needs: Needs::Nothing, run: by_abstract_sockets },
     Case {
         name: "escapes::by_mount_points_that_change",
@@ -18,29 +27,89 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// Every attempt prints its name when it succeeds. `OUTSIDE` is a file of the host, `HOST` a process of it.
+/// Every attempt prints its name and how it ended.
 const ATTEMPTS: &str = include_str!("attempts.sh");
 
-/// A host's file and process to look for.
-fn attempts(fixture: &Fixture) -> String {
+/// A process of the host to look for. It ends with the value.
+pub(crate) struct Victim(Child);
+
+impl Victim {
+    pub(crate) fn of(fixture: &Fixture) -> Self {
+        Self::start(&mut Command::new("env"), fixture.dir.path())
+    }
+
+    /// `by` is a program that becomes the one that it is given.
+    pub(crate) fn start(by: &mut Command, dir: &Path) -> Self {
+        // Its name stands in its command line and its memory.
+        let program = dir.join("busybox-builder-outside");
+        std::fs::copy("/bin/busybox", &program).unwrap();
+        by.arg(program).args(["sleep", "1000"]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let victim = Self(by.env("SECRET", "builder-outside").stdin(Stdio::null()).spawn().unwrap());
+        // What is looked for is there, for whoever may look.
+        for file in ["cmdline", "environ", "maps"] {
+            let path = format!("/proc/{}/{file}", victim.pid());
+            let text = || String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            eventually(file, || text().contains("builder-outside"));
+        }
+        victim
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// The script that tries all, on a file of the host and on its processes: one that belongs to this one, and one of the same user that does
+/// not.
+pub(crate) fn attempts(fixture: &Fixture, victim: &Victim) -> String {
     let outside = fixture.dir.path().join("outside");
     std::fs::write(&outside, "secret of the host").unwrap();
-    format!("OUTSIDE={}; HOST={}\n{ATTEMPTS}", outside.display(), std::process::id())
+    let neighbour = std::env::var(NEIGHBOUR).unwrap_or_default();
+    format!("OUTSIDE={}; HOSTS='{} {neighbour}'\n{ATTEMPTS}", outside.display(), victim.pid())
 }
 
 fn by_files(fixture: &Fixture) {
+    files_that_lead_out(fixture, &[]);
+}
+
+/// Where the surroundings' `/proc` has to do, this is there for all to read, as on any machine.
+fn by_files_of_shared_proc(fixture: &Fixture) {
+    let readable = [
+        "/proc/HOST/cgroup",
+        "/proc/HOST/cmdline",
+        "/proc/HOST/limits",
+        "/proc/HOST/mountinfo",
+        "/proc/HOST/status",
+        "/proc/HOST/task/HOST/cmdline",
+    ];
+    files_that_lead_out(fixture, &readable);
+}
+
+/// `readable` are files of each process that are no secret.
+fn files_that_lead_out(fixture: &Fixture, readable: &[&str]) {
     let mounted = fixture.dir.path().join("mounted");
     std::fs::create_dir(&mounted).unwrap();
+    let victim = Victim::of(fixture);
     for network in [Network::Host, Network::None] {
-        let mut spec = fixture.shell(&attempts(fixture));
+        let mut spec = fixture.shell(&attempts(fixture, &victim));
         spec.network = network;
         spec.hosts = Some(String::new());
         spec.mounts =
             vec![bind(&mounted, "/mounted", false), bind(fixture.lower.join("etc"), "/other/etc", true)];
         let (_, output, errors) = fixture.run(spec);
-        let harmless = |line: &&str| *line != "tried" && !own_matters(line);
-        let found: Vec<&str> = output.lines().filter(harmless).collect();
-        assert_eq!(found, Vec::<&str>::new(), "{errors}");
+        let succeeded = output.lines().filter_map(|line| line.strip_suffix(": succeeded"));
+        let mut found: Vec<&str> = succeeded.filter(|name| !own_matters(name)).collect();
+        found.sort_unstable();
+        // Of either process.
+        let expected: Vec<&str> = readable.iter().flat_map(|name| [*name; 2]).collect();
+        assert_eq!(found, expected, "{errors}");
         assert!(output.ends_with("tried\n"), "{output} {errors}");
         let _removed = std::fs::remove_dir_all(fixture.upper.join("tmp"));
         std::fs::remove_dir_all(fixture.dir.path().join("work")).unwrap();
@@ -48,91 +117,23 @@ fn by_files(fixture: &Fixture) {
     }
 }
 
-/// Whoever is root anywhere may make its own processes likelier victims; less likely ones only root of the machine.
-fn own_matters(line: &str) -> bool {
-    line.starts_with("kill ") && std::process::id() < 200
-}
-
-/// The reference fails at the same attempts.
-fn by_files_as_runc(fixture: &Fixture) {
-    let script = attempts(fixture);
-    let runc = reference::runc(fixture, fixture.shell(&script), |_| ());
-    let reference = String::from_utf8(runc.stdout).unwrap();
-    let (_, output, _) = fixture.run(fixture.shell(&script));
-    let reference: Vec<&str> = reference.lines().collect();
-    for line in output.lines().filter(|line| !own_matters(line)) {
-        assert!(reference.contains(&line), "{line} here, but not in runc: {reference:?}");
-    }
-}
-
-/// System calls that Docker's profile or the capabilities forbid, by their x86-64 numbers; each with the errors that
-/// are right.
-#[cfg(target_arch = "x86_64")]
-const CALLS: &[(&str, &str)] = &[
-    ("keyctl", "250,0,-3,0"),
-    ("add_key", "248,0,0,0,0,0"),
-    ("request_key", "249,0,0,0,0"),
-    ("bpf", "321,0,0,0"),
-    ("perf_event_open", "298,0,0,-1,-1,0"),
-    ("userfaultfd", "323,0"),
-    ("io_uring_setup", "425,1,0"),
-    ("open_by_handle_at", "304,0,0,0"),
-    ("mount_setattr", "442,-100,0,0,0,0"),
-    ("move_mount", "429,-100,0,-100,0,0"),
-    ("fsopen", "430,0,0"),
-    ("fspick", "433,-100,0,0"),
-    ("setns", "308,0,0"),
-    ("unshare user", "272,0x10000000"),
-    ("unshare mount", "272,0x20000"),
-    ("kexec_load", "246,0,0,0,0"),
-    ("init_module", "175,0,0,0"),
-    ("finit_module", "313,0,0,0"),
-    ("delete_module", "176,0,0"),
-    ("reboot", "169,0xfee1dead,672274793,0,0"),
-    ("swapon", "167,0,0"),
-    ("settimeofday", "164,0,0"),
-    ("iopl", "172,3"),
-    ("ioperm", "173,0,1,1"),
-    ("quotactl", "179,0,0,0,0"),
-    ("acct", "163,0"),
-    ("pivot_root", "155,0,0"),
-    ("sethostname", "170,0,0"),
-    ("vhangup", "153"),
-    ("lookup_dcookie", "212,0,0,0"),
-    ("personality", "135,0x0040000"),
-    ("ptrace host", "101,16,HOST,0,0"),
-    ("kill host", "62,HOST,0"),
-    ("process_vm_readv host", "310,HOST,$v,1,$v,1,0"),
-    ("pidfd_open host", "434,HOST,0"),
-    ("socket vsock", "41,40,1,0"),
-    ("clone3", "435,0,0"),
-];
-
-#[cfg(not(target_arch = "x86_64"))]
-const CALLS: &[(&str, &str)] = &[];
-
-/// Tries each, and prints its name with the number of the error.
-fn calling(fixture: &Fixture) -> executor::ProcessSpec {
-    let host = std::process::id().to_string();
-    let mut script = String::from("$|=1;$b='x'x8;$v=pack('PQ',$b,8);");
-    for (name, arguments) in CALLS {
-        let arguments = arguments.replace("HOST", &host);
-        script.push_str(&format!("$!=0;$r=syscall({arguments});printf(\"%s %d\\n\",'{name}',$r<0?$!+0:0);"));
-    }
-    crate::isolation::with_host_libraries(fixture, &["/usr/bin/perl", "-e", &script])
-}
-
-/// The reference answers each call with the same error.
-fn by_calls_as_runc(fixture: &Fixture) {
-    let output = fixture.output_of(calling(fixture));
-    let runc = reference::runc(fixture, calling(fixture), |_| ());
-    assert_eq!(output, String::from_utf8(runc.stdout).unwrap());
-    assert_eq!(output.lines().count(), CALLS.len());
+/// A process inside may have the number of one outside, where that is small.
+pub(crate) fn own_matters(name: &str) -> bool {
+    name == "kill" && std::process::id() < 200
 }
 
 fn by_calls(fixture: &Fixture) {
-    let spec = calling(fixture);
-    let output = fixture.output_of(spec);
+    calls_that_lead_out(fixture, libc::EBADF);
+}
+
+/// The process is to be seen there, but is none of this pid namespace or one below it.
+fn by_calls_with_shared_proc(fixture: &Fixture) {
+    calls_that_lead_out(fixture, libc::EINVAL);
+}
+
+/// `by_proc` is what pidfd_send_signal(2) says of a directory of `/proc`.
+fn calls_that_lead_out(fixture: &Fixture, by_proc: i32) {
+    let output = fixture.output_of(calling(fixture));
     assert_eq!(output.lines().count(), CALLS.len());
     for (line, (name, _)) in output.lines().zip(CALLS) {
         let right: &[i32] = match *name {
@@ -140,6 +141,7 @@ fn by_calls(fixture: &Fixture) {
             "ptrace host" | "kill host" | "process_vm_readv host" | "pidfd_open host" => {
                 &[libc::ESRCH, libc::EPERM]
             }
+            "signal by /proc" => &[by_proc],
             _ => &[libc::EPERM, libc::ENOSYS],
         };
         let errno = line.rsplit(' ').next().unwrap().parse().unwrap();
@@ -147,21 +149,27 @@ fn by_calls(fixture: &Fixture) {
     }
 }
 
-/// They belong to the network namespace.
-fn by_abstract_sockets(fixture: &Fixture) {
+/// A server at an abstract address, and a step that says whether it gets there.
+pub(crate) fn abstract_socket(fixture: &Fixture) -> (std::os::unix::net::UnixListener, ProcessSpec) {
     let name = format!("executor-test-{}-{:?}", std::process::id(), fixture.identity.needs_userxattr());
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
-    let _listener = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
     let script = format!(
-        "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0); print connect(S, pack('S', AF_UNIX) . \"\\0{name}\") ? 'reached' : 'refused'"
+        "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0); print connect(S, pack('S', AF_UNIX) . \"\\0{name}\") ? 'abstract socket: reached' : 'abstract socket: refused'"
     );
+    let mut spec = with_host_libraries(fixture, &["/usr/bin/perl", "-e", &script]);
+    let share = std::fs::canonicalize("/usr/share/perl").ok();
+    spec.mounts.extend(share.map(|share| bind(share, "/usr/share/perl", true)));
+    (listener, spec)
+}
+
+/// They belong to the network namespace.
+fn by_abstract_sockets(fixture: &Fixture) {
+    let (_listener, mut spec) = abstract_socket(fixture);
     for (network, expected) in [(Network::None, "refused"), (Network::Host, "reached")] {
-        let mut spec = crate::isolation::with_host_libraries(fixture, &["/usr/bin/perl", "-e", &script]);
-        let share = std::fs::canonicalize("/usr/share/perl").ok();
-        spec.mounts.extend(share.map(|share| bind(share, "/usr/share/perl", true)));
         spec.network = network;
-        assert_eq!(fixture.output_of(spec), expected);
+        assert_eq!(fixture.output_of(spec.clone()), format!("abstract socket: {expected}"));
     }
 }
 

@@ -26,7 +26,6 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "isolation::seccomp", needs: Needs::Nothing, run: seccomp },
     Case { name: "isolation::seccomp_of_32_bits", needs: Needs::Nothing, run: seccomp_of_32_bits },
     Case { name: "isolation::setuid_programs_work", needs: Needs::Ids, run: setuid_programs_work },
-    Case { name: "isolation::binary_is_out_of_reach", needs: Needs::Nothing, run: binary_is_out_of_reach },
     Case { name: "isolation::links_do_not_lead_out", needs: Needs::Nothing, run: links_do_not_lead_out },
     Case { name: "isolation::as_runc", needs: Needs::Root, run: as_runc },
     Case { name: "isolation::mounts_as_runc", needs: Needs::Root, run: mounts_as_runc },
@@ -444,33 +443,6 @@ fn setuid_programs_work(fixture: &Fixture) {
     assert_eq!(fixture.output_of(spec), "0\n");
 }
 
-/// CVE-2019-5736: executing /proc/self/exe runs the helper's own file, which must not be writable through it.
-fn binary_is_out_of_reach(fixture: &Fixture) {
-    let before = std::fs::metadata("/proc/self/exe").unwrap().modified().unwrap();
-    let own = |what: &str| {
-        let mut spec = with_host_libraries(fixture, &["/proc/self/exe", what]);
-        // Only by the link.
-        spec.mounts.remove(0);
-        spec
-    };
-    let output = fixture.output_of(own("probe"));
-    assert!(output.starts_with("inet ok"), "{output}");
-    // Not that it is being executed stops it: the mount that it is on.
-    let (code, _, error) = fixture.run(own("write-self"));
-    assert!(code != 0 && error.contains("Read-only file system"), "{code}: {error}");
-    assert_eq!(std::fs::metadata("/proc/self/exe").unwrap().modified().unwrap(), before);
-}
-
-/// The other side: becomes a shell, so that nobody executes the file any more, and writes to it.
-pub(crate) fn write_self() -> std::process::ExitCode {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
-    let exe = std::fs::File::open("/proc/self/exe").unwrap();
-    rustix::io::fcntl_setfd(&exe, rustix::io::FdFlags::empty()).unwrap();
-    let script = format!("echo overwritten > /proc/self/fd/{}", exe.as_raw_fd());
-    panic!("{}", std::process::Command::new("/bin/sh").args(["-c", &script]).exec());
-}
-
 /// Mount points are looked up inside the root file system, whatever links the image has.
 fn links_do_not_lead_out(fixture: &Fixture) {
     let outside = fixture.dir.path().join("outside");
@@ -512,6 +484,12 @@ fn shared_proc(fixture: &Fixture) {
     assert_eq!(stderr.matches("Permission denied").count(), 4, "{stderr}");
     assert!(stderr.contains("Read-only file system") && stderr.contains("No such process"), "{stderr}");
     assert!(outcome.notes.len() == 1 && outcome.notes[0].contains("/proc"), "{outcome:?}");
+    // All of it is read-only, but not where nothing is to be in the way.
+    for (security, code) in [(executor::Security::Default, 1), (executor::Security::Insecure, 0)] {
+        let mut spec = fixture.shell("echo 500 > /proc/self/oom_score_adj");
+        spec.security = security;
+        assert_eq!(fixture.run(spec).0, code, "{security:?}");
+    }
 }
 
 /// The same program in runc, with what Docker asks of it, sees the same surroundings.

@@ -129,16 +129,20 @@ fn values(fixture: &Fixture) {
             let found = groups.iter().find_map(|group| std::fs::read_to_string(group.join(file)).ok());
             found.map(|text| text.trim().to_owned())
         };
-        for (one, two, want) in [
-            ("memory.limit_in_bytes", "memory.max", 64 * MIB),
+        for (one, want_of_one, two, want_of_two) in [
+            ("memory.limit_in_bytes", 64 * MIB, "memory.max", 64 * MIB),
+            // Version 1 counts memory and swap together, version 2 swap alone.
+            ("memory.memsw.limit_in_bytes", 96 * MIB, "memory.swap.max", 32 * MIB),
             // Shares and weights: crun's cgroups v2 conversion, which the runtime spec's implementations share.
-            ("cpu.shares", "cpu.weight", 512),
-            ("cpuset.mems", "cpuset.mems", 0),
-            ("pids.max", "pids.max", 77),
+            ("cpu.shares", 512, "cpu.weight", 20),
+            ("cpuset.mems", 0, "cpuset.mems", 0),
+            ("pids.max", 77, "pids.max", 77),
         ] {
-            let want = if value(one).is_none() && two == "cpu.weight" { 20 } else { want };
-            let found = value(one).or_else(|| value(two)).unwrap();
-            assert_eq!(found, want.to_string(), "{one}");
+            match (value(one), value(two)) {
+                (Some(found), _) => assert_eq!(found, want_of_one.to_string(), "{one}"),
+                (None, Some(found)) => assert_eq!(found, want_of_two.to_string(), "{two}"),
+                (None, None) => panic!("neither {one} nor {two}"),
+            }
         }
         let ready = async {
             while recorder.time_of("ready").is_none() {

@@ -4,6 +4,9 @@
 //! an ordinary user in a mount namespace with files of its own in `/etc`, so that nothing of the machine changes.
 //! Arguments are parts of the names of cases to run. For nextest each kind of user is one test ([`MODES`]).
 
+mod beside;
+mod binary;
+mod calls;
 mod endurance;
 mod escapes;
 mod isolation;
@@ -21,11 +24,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use escapes::Victim;
 use executor::Identity;
 use support::{Case, Fixture, Needs};
 
 /// Set for the copies that run as another user.
 const MODE: &str = "EXECUTOR_TEST_MODE";
+
+/// The process of such a user that is not in its user namespace.
+const NEIGHBOUR: &str = "EXECUTOR_TEST_NEIGHBOUR";
 
 /// The users as whom root runs the cases again.
 const MODES: [&str; 4] = ["range", "single", "masked", "container"];
@@ -48,7 +55,8 @@ fn main() -> ExitCode {
     }
     match arguments.first().map(String::as_str) {
         Some("probe") => return isolation::probe(),
-        Some("write-self") => return isolation::write_self(),
+        Some("write-self") => return binary::write_self(),
+        Some("run-replaced") => return binary::run_replaced(&arguments[1]),
         Some("run-private") => return network::run_private(&arguments[1]),
         Some("connect") => return isolation::connect(&arguments[1]),
         Some("run-spec") => return isolation::run_spec(&arguments[1]),
@@ -79,7 +87,7 @@ fn main() -> ExitCode {
     let is_chosen = |name: &str| chosen.as_deref().is_none_or(|chosen| chosen == name);
     let mut well = true;
     if mode.is_some() || is_chosen("root") {
-        well &= run_cases(&identity, mode.as_deref() == Some("masked"), &filters);
+        well &= run_cases(&identity, mode.as_deref(), &filters);
     }
     if mode.is_none() && identity == Identity::Root {
         for mode in MODES.into_iter().filter(|mode| is_chosen(mode)) {
@@ -92,12 +100,13 @@ fn main() -> ExitCode {
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
-    let label = match identity {
+fn run_cases(identity: &Identity, mode: Option<&str>, filters: &[&String]) -> bool {
+    let masked = mode == Some("masked");
+    let label = mode.unwrap_or(match identity {
         Identity::Root => "root",
         Identity::Rootless { .. } => "range",
         Identity::SingleId { .. } => "single",
-    };
+    });
     let cases: Vec<&Case> = [
         isolation::CASES,
         process::CASES,
@@ -107,6 +116,8 @@ fn run_cases(identity: &Identity, masked: bool, filters: &[&String]) -> bool {
         network::CASES,
         owners::CASES,
         escapes::CASES,
+        beside::CASES,
+        binary::CASES,
         endurance::CASES,
         options::CASES,
     ]
@@ -180,11 +191,15 @@ fn run_as_user(mode: &str, arguments: &[String]) -> bool {
     std::fs::create_dir(&own).expect("a directory");
     let uid = UID.parse().ok();
     std::os::unix::fs::chown(&own, uid, uid).expect("ownership");
+    let mut neighbour = Command::new("setpriv");
+    neighbour.args(user.split(' '));
+    let neighbour = Victim::start(&mut neighbour, dir.path());
     let status = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script, "sh"])
         .arg(&binary)
         .args(arguments)
         .env(MODE, mode)
+        .env(NEIGHBOUR, neighbour.pid().to_string())
         .env("TMPDIR", &own)
         .status();
     match status {

@@ -13,6 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "process::exit_codes", needs: Needs::Nothing, run: exit_codes },
     Case { name: "process::signals", needs: Needs::Nothing, run: signals },
     Case { name: "process::processor_time", needs: Needs::Nothing, run: processor_time },
+    Case { name: "process::times_of_its_parts", needs: Needs::Nothing, run: times_of_its_parts },
     Case { name: "process::programs_that_cannot_run", needs: Needs::Nothing, run: programs_that_cannot_run },
     Case { name: "process::output_as_it_comes", needs: Needs::Nothing, run: output_as_it_comes },
     Case {
@@ -38,6 +39,20 @@ fn exit_codes(fixture: &Fixture) {
         assert_eq!(outcome.status, ExitStatus::Code(code));
         assert_eq!(outcome.notes, Vec::<String>::new());
     }
+}
+
+/// Of a step that asks, and without what the program itself takes.
+fn times_of_its_parts(fixture: &Fixture) {
+    let mut spec = fixture.shell("sleep 0.5");
+    let run = |spec| fixture.run_with(spec, &Recorder::default()).unwrap().times;
+    assert_eq!(run(spec.clone()), None);
+    spec.timed = true;
+    let begin = Instant::now();
+    let times = run(spec).unwrap();
+    let rest = begin.elapsed() - Duration::from_millis(500);
+    let parts = [times.namespaces, times.mounts, times.process, times.enter, times.unmount];
+    assert!(parts.iter().all(|part| !part.is_zero()), "{times:?}");
+    assert!(parts.iter().sum::<Duration>() < rest, "{times:?} of {rest:?}");
 }
 
 fn signals(fixture: &Fixture) {

@@ -1,5 +1,6 @@
-//! The same process in runc, for comparison, with the options that Docker gives it.
+//! The same process in another runtime, for comparison, with the options that Docker gives it.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use executor::{Defaults, MountKind, Network, ProcessSpec};
@@ -52,12 +53,22 @@ pub(crate) const CAPABILITIES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// Runs it; `edit` changes what runc is told. Its root is the fixture's lower directory.
+/// Runs it in runc.
 pub(crate) fn runc(fixture: &Fixture, spec: ProcessSpec, edit: impl FnOnce(&mut Value)) -> Output {
+    run(Path::new("runc"), fixture, spec, edit)
+}
+
+/// Runs it in runc or crun; `edit` changes what that is told. Its root is the fixture's lower directory.
+pub(crate) fn run(
+    runtime: &Path,
+    fixture: &Fixture,
+    spec: ProcessSpec,
+    edit: impl FnOnce(&mut Value),
+) -> Output {
     let dir = tempfile::Builder::new().prefix("bundle-").tempdir_in(fixture.dir.path()).unwrap();
     let bundle = dir.path();
     // Its own idea of mounts, devices and namespaces, which is Docker's.
-    let made = Command::new("runc").arg("spec").current_dir(bundle).status().expect("runc is installed");
+    let made = Command::new(runtime).arg("spec").current_dir(bundle).status().expect("it is installed");
     assert!(made.success());
     let file = bundle.join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -92,7 +103,7 @@ pub(crate) fn runc(fixture: &Fixture, spec: ProcessSpec, edit: impl FnOnce(&mut 
         namespaces.retain(|namespace| namespace["type"] != "network");
     }
     for mount in &spec.mounts {
-        let MountKind::Bind { source } = &mount.kind else { panic!("runc is given {mount:?}") };
+        let MountKind::Bind { source } = &mount.kind else { panic!("a runtime is given {mount:?}") };
         let bind =
             json!({"destination": mount.target, "type": "bind", "source": source, "options": ["bind", "ro"]});
         config["mounts"].as_array_mut().unwrap().push(bind);
@@ -100,10 +111,22 @@ pub(crate) fn runc(fixture: &Fixture, spec: ProcessSpec, edit: impl FnOnce(&mut 
     edit(&mut config);
     std::fs::write(&file, config.to_string()).unwrap();
     let name = format!("executor-{}", bundle.file_name().unwrap().to_str().unwrap());
-    let state = fixture.dir.path().join("runc");
-    let mut runc = Command::new("runc");
-    let ran = runc.arg("--root").arg(state).args(["run", &name]).current_dir(bundle).output().unwrap();
+    let state = fixture.dir.path().join("state");
+    let mut command = called(runtime);
+    let ran = command.arg("--root").arg(state).args(["run", &name]).current_dir(bundle).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
     assert!(!said.contains("runc run failed"), "{said}");
     ran
+}
+
+/// crun does not know machines that have both versions of control groups: it is shown the first.
+fn called(runtime: &Path) -> Command {
+    const UNIFIED: &str = "/sys/fs/cgroup/unified";
+    if runtime.ends_with("runc") || !Path::new(UNIFIED).is_dir() {
+        return Command::new(runtime);
+    }
+    let mut command = Command::new("unshare");
+    let script = format!("umount {UNIFIED}; exec \"$@\"");
+    command.args(["--mount", "sh", "-ec", &script, "sh"]).arg(runtime);
+    command
 }
