@@ -152,7 +152,7 @@ impl Store {
         self.inner.database.replaced()
     }
 
-    /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
+    /// Announces a build. Waits for nobody but a repair. What killed processes left is removed in the background, and
     /// what earlier builds made is written through to the disk.
     ///
     /// # Errors

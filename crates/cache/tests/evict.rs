@@ -113,12 +113,24 @@ fn parts_say_what_goes_with_them() {
 }
 
 #[test]
-fn a_running_build_is_not_disturbed() {
+fn what_a_running_build_uses_stays() {
     let test = tree();
-    let session = test.again().session().unwrap();
-    assert!(matches!(test.store.evict(&all, Limits::default(), ""), Err(cache::CacheError::Busy { .. })));
+    let build = test.again();
+    let session = build.session().unwrap();
+    assert_eq!(build.records().lookup(&key(2)).unwrap().len(), 1);
+    let in_use = |store: &cache::Store| -> Vec<bool> {
+        store.cache_parts().unwrap().iter().map(|part| part.in_use).collect()
+    };
+    assert_eq!(in_use(&test.store), [true, true, false, false]);
+    let pruned = test.store.evict(&all, Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots, pruned.in_use), (2, 2, 2), "{pruned:?}");
+    assert_eq!([1, 2, 3, 4].map(|n| is_there(&test, n)), [true, true, false, false]);
+    // Of what fits nothing is missed.
+    let limits = Limits { max_used_space: 200_000, ..Limits::default() };
+    assert_eq!(test.store.evict(&all, limits, "").unwrap(), cache::Pruned::default());
     session.finish().unwrap();
-    assert!(is_there(&test, 3));
+    let pruned = test.store.evict(&all, Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots, pruned.in_use), (2, 2, 0), "{pruned:?}");
 }
 
 #[test]
