@@ -189,6 +189,7 @@ fn every_filter_has_two_sides() {
     let steps = [a.clone(), b.clone(), c.clone(), mount.clone()];
     // The base's layer was made by no step.
     let base = everything.iter().find(|id| !steps.contains(id)).expect("a base").clone();
+    age(&home, &a);
     let set = |names: &[&String]| names.iter().map(|name| (*name).clone()).collect::<BTreeSet<_>>();
     for (key, value, want) in [
         ("id", a.as_str(), set(&[&a])),
@@ -201,13 +202,11 @@ fn every_filter_has_two_sides() {
         ("shared", "true", set(&[&a, &b, &c, &base])),
         ("private", "true", set(&[&mount])),
         ("inuse", "true", set(&[])),
-        ("until", "1h", set(&[])),
-        ("unused-for", "1h", set(&[])),
+        ("until", "1h", set(&[&a, &mount])),
+        ("until", "3h", set(&[])),
+        ("unused-for", "1h", set(&[&a, &mount])),
     ] {
         assert_eq!(names(&[&format!("{key}={value}")]), want, "{key}={value} of {all:#?}");
-        if key == "until" || key == "unused-for" {
-            continue;
-        }
         let rest: BTreeSet<String> = everything.difference(&want).cloned().collect();
         assert_eq!(names(&[&format!("{key}!={value}")]), rest, "{key}!={value} of {all:#?}");
         // Several must all be so.
@@ -216,6 +215,22 @@ fn every_filter_has_two_sides() {
     // `prune` has the same ones.
     prune(&home, &[&format!("--filter=id={c}")]);
     assert_eq!(names(&[]), set(&[&a, &b, &base, &mount]));
+    // What is old stays where something young stands on it.
+    prune(&home, &["--filter=until=1h"]);
+    assert_eq!(names(&[]), set(&[&a, &b, &base]));
+    prune(&home, &["--filter=unused-for!=1h", "--filter=description=RUN"]);
+    assert_eq!(names(&[]), set(&[&a, &base]));
+    prune(&home, &["--filter=unused-for=1h"]);
+    assert_eq!(names(&[]), set(&[&base]));
+}
+
+/// A layer and all cache mounts were not used for two hours.
+fn age(home: &Home, layer: &str) {
+    let program = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n\
+                   db.execute('UPDATE snapshots SET used = used - 7200000 WHERE id = ?', [int(sys.argv[2])])\ndb.commit()";
+    run(tool("python3").args(["-c", program]).arg(home.path().join("cache-v1.db")).arg(layer)).ok();
+    let uses = "touch -d '2 hours ago' \"$1\"/mounts-v1/*/*/uses";
+    run(tool("sh").args(["-c", uses, "sh"]).arg(home.path())).ok();
 }
 
 #[test]
@@ -367,6 +382,12 @@ fn prune_takes_what_a_running_build_does_not_use() {
     made("RUN echo an image that stays > /image\n");
     let is_there = |text: &str| !parts(&home, &[&format!("description={text}")]).is_empty();
     let mut build = begun(&home, &mut building(&home, &dir.path().join("beside")));
+    let used = parts(&home, &["inuse", "type=regular"]);
+    assert!(used.iter().any(|part| part["Description"].as_str().is_some_and(|text| text.contains("> /a"))));
+    let others = parts(&home, &["inuse!=true"]);
+    assert!(["> /filtered", "> /limited", "> /all"].into_iter().all(|text| {
+        others.iter().any(|part| part["Description"].as_str().is_some_and(|of| of.contains(text)))
+    }));
 
     let told = prune(&home, &[]);
     assert!(told.contains("blob"), "those of images that lost their name: {told}");
@@ -383,6 +404,7 @@ fn prune_takes_what_a_running_build_does_not_use() {
     let left = parts(&home, &[]);
     assert!(left.iter().all(|part| part["InUse"] == true) && left.len() >= 4, "{left:#?}");
     assert_eq!(parts(&home, &["inuse"]), left);
+    assert_eq!(parts(&home, &["inuse=false"]).len(), 0);
     assert!(run(&mut home.builder("images")).ok().stdout.lines().count() == 1, "no image has a name");
     assert!(build.0.try_wait().expect("wait").is_none(), "it has not ended");
 

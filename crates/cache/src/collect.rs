@@ -53,6 +53,23 @@ pub(crate) struct Collector {
     running: AtomicBool,
 }
 
+impl Collector {
+    fn is_due(&self) -> bool {
+        self.used.load(Ordering::Acquire) >= self.begin.load(Ordering::Acquire)
+    }
+
+    /// A collection has found that `used` bytes are there. When it began there seemed to be `before`, and what was made since may be among
+    /// them or not.
+    fn corrected(&self, before: u64, used: u64, limits: Limits) {
+        // Far from the limit nothing is asked for long; close to it, or over it, after every few files.
+        let room = limits.max_used_space.saturating_sub(used);
+        let next = if limits.min_free_space > 0 { room.min(1 << 30) } else { room };
+        self.begin.store(used + next.max(STEP.min(limits.max_used_space / 16)), Ordering::Release);
+        let with_new = |now: u64| Some(used + now.saturating_sub(before));
+        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_new);
+    }
+}
+
 impl Store {
     /// Keeps the cache within limits from now on: at once, and whenever this process makes something. Returns at once; what fails is tried
     /// again later.
@@ -75,8 +92,8 @@ impl Store {
     /// Something was made.
     pub(crate) fn grew(&self, bytes: u64) {
         let collector = &self.inner.collector;
-        let used = collector.used.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        if used >= collector.begin.load(Ordering::Acquire) {
+        collector.used.fetch_add(bytes, Ordering::AcqRel);
+        if collector.is_due() {
             self.collect_aside();
         }
     }
@@ -91,15 +108,18 @@ impl Store {
         let store = self.clone();
         std::thread::spawn(move || {
             let collector = &store.inner.collector;
-            // What fails now is tried again when more was made.
-            let used =
-                store.collect(limits, &whys).unwrap_or_else(|_| collector.used.load(Ordering::Acquire));
-            collector.used.store(used, Ordering::Release);
-            // Far from the limit nothing is asked for long; close to it, or over it, after every few files.
-            let room = limits.max_used_space.saturating_sub(used);
-            let next = if limits.min_free_space > 0 { room.min(1 << 30) } else { room };
-            collector.begin.store(used + next.max(STEP.min(limits.max_used_space / 16)), Ordering::Release);
-            collector.running.store(false, Ordering::Release);
+            loop {
+                let before = collector.used.load(Ordering::Acquire);
+                // What fails now is tried again when more was made.
+                let used = store.collect(limits, &whys).unwrap_or(before);
+                collector.corrected(before, used, limits);
+                collector.running.store(false, Ordering::Release);
+                // What was made meanwhile has found somebody at it, and may have come too late for that.
+                let is_more = collector.used.load(Ordering::Acquire) > used;
+                if !is_more || !collector.is_due() || collector.running.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
         });
     }
 
