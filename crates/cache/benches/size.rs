@@ -2,6 +2,8 @@
 //!
 //! The records of other builds are written straight into the database ([`filled`]).
 
+#[path = "../tests/common/directories.rs"]
+mod directories;
 #[path = "../tests/common/filled.rs"]
 mod filled;
 
@@ -11,7 +13,8 @@ use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, SnapshotId, StepRun, Store, StoreOptions, Whys};
-use filled::{directories, filled};
+use directories::directories;
+use filled::filled;
 use hash::{CacheKey, ContentId, StableHasher};
 
 /// Steps of a build.

@@ -217,8 +217,9 @@ impl Inner {
 /// After an unclean end of another boot, what had not been synced may be there in part. Its rows go; its files are
 /// overwritten or pruned later.
 fn forget_unsynced(database: &Database, layout: &Layout, boot: &str) -> Result<(), CacheError> {
-    let there = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1)
-                     OR EXISTS (SELECT 1 FROM blobs WHERE boot IS NOT NULL AND boot <> ?1)";
+    // Before and behind: what is this boot's own may be many rows.
+    let there = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot < ?1) OR EXISTS (SELECT 1 FROM snapshots WHERE boot > ?1)
+                     OR EXISTS (SELECT 1 FROM blobs WHERE boot < ?1) OR EXISTS (SELECT 1 FROM blobs WHERE boot > ?1)";
     if !database.read("look for unfinished rows", |db| db.query_row(there, [boot], |row| row.get(0)))? {
         return Ok(());
     }

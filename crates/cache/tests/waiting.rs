@@ -1,6 +1,8 @@
 //! Nobody waits for those who make the cache smaller.
 
 mod common;
+#[path = "common/directories.rs"]
+mod directories;
 #[path = "common/filled.rs"]
 mod filled;
 
@@ -13,7 +15,8 @@ use cache::{
     CacheBackend, CacheError, Limits, NewRecord, PruneOptions, SnapshotId, StepRun, Store, StoreOptions, Whys,
 };
 use common::{Lookup, content, key};
-use filled::{directories, filled};
+use directories::directories;
+use filled::filled;
 
 /// Records of others.
 const RECORDS: u64 = 4_000;

@@ -1,13 +1,10 @@
 //! A store with many records, written straight into the database: chains of steps, each with a layer of its own on the layers of those before
 //! it.
 
-use std::fs;
-use std::path::Path;
-
 use cache::{Store, StoreOptions};
 use rusqlite::Connection;
 
-/// A store with so many records in builds of `steps`, and the bytes of its layers, of which there are only the rows ([`directories`]).
+/// A store with so many records in builds of `steps`, and the bytes of its layers, of which there are only the rows.
 pub(crate) fn filled(records: u64, steps: u64) -> (tempfile::TempDir, u64) {
     let dir = tempfile::tempdir().expect("a directory");
     drop(Store::open(dir.path(), StoreOptions::default()).expect("open the store"));
@@ -32,13 +29,4 @@ pub(crate) fn filled(records: u64, steps: u64) -> (tempfile::TempDir, u64) {
     );
     db.execute_batch(&fill).expect("fill the database");
     (dir, records * 1000)
-}
-
-/// The directories of so many layers.
-pub(crate) fn directories(parent: &Path, count: u32) {
-    for layer in 1..=count {
-        let dir = parent.join(layer.to_string());
-        fs::create_dir(&dir).expect("make a layer");
-        fs::write(dir.join("file"), "").expect("write a file");
-    }
 }
