@@ -70,6 +70,9 @@ fn slowest_reader(root: &Path, is_over: &dyn Fn() -> bool) -> (Duration, &'stati
     (slowest.0, slowest.1, rounds)
 }
 
+/// A way to make the cache smaller.
+type Removal<'a> = dyn Fn(&Store) -> Result<(), CacheError> + Sync + 'a;
+
 #[test]
 fn readers_never_wait() {
     let (dir, bytes) = filled(RECORDS, STEPS);
@@ -82,7 +85,7 @@ fn readers_never_wait() {
     let (alone, ..) = slowest_reader(root, &|| true);
     let whys = Whys { over: "to keep".into(), full: String::new() };
     let within = |bytes| Limits { max_used_space: bytes, ..Limits::default() };
-    let removals: [(&str, &(dyn Fn(&Store) -> Result<(), CacheError> + Sync)); 4] = [
+    let removals: [(&str, &Removal<'_>); 4] = [
         ("collect", &|store| store.collect(within(bytes / 4 * 3), &whys).map(drop)),
         ("evict", &|store| store.evict(&|_| true, within(bytes / 2), "").map(drop)),
         ("prune", &|store| store.prune(PruneOptions { all: false }).map(drop)),
