@@ -1,8 +1,12 @@
 //! What the cache takes on the disk, and what goes when it has to become smaller.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use e2e::{Context, Done, Home, Image, run, tempdir, tool};
+use e2e::{Context, Done, Home, Image, Running, eventually, run, tempdir, tool};
 use serde_json::Value;
 
 const DOCKERFILE: &str = "\
@@ -185,6 +189,7 @@ fn every_filter_has_two_sides() {
     let steps = [a.clone(), b.clone(), c.clone(), mount.clone()];
     // The base's layer was made by no step.
     let base = everything.iter().find(|id| !steps.contains(id)).expect("a base").clone();
+    age(&home, &a);
     let set = |names: &[&String]| names.iter().map(|name| (*name).clone()).collect::<BTreeSet<_>>();
     for (key, value, want) in [
         ("id", a.as_str(), set(&[&a])),
@@ -197,13 +202,11 @@ fn every_filter_has_two_sides() {
         ("shared", "true", set(&[&a, &b, &c, &base])),
         ("private", "true", set(&[&mount])),
         ("inuse", "true", set(&[])),
-        ("until", "1h", set(&[])),
-        ("unused-for", "1h", set(&[])),
+        ("until", "1h", set(&[&a, &mount])),
+        ("until", "3h", set(&[])),
+        ("unused-for", "1h", set(&[&a, &mount])),
     ] {
         assert_eq!(names(&[&format!("{key}={value}")]), want, "{key}={value} of {all:#?}");
-        if key == "until" || key == "unused-for" {
-            continue;
-        }
         let rest: BTreeSet<String> = everything.difference(&want).cloned().collect();
         assert_eq!(names(&[&format!("{key}!={value}")]), rest, "{key}!={value} of {all:#?}");
         // Several must all be so.
@@ -212,6 +215,22 @@ fn every_filter_has_two_sides() {
     // `prune` has the same ones.
     prune(&home, &[&format!("--filter=id={c}")]);
     assert_eq!(names(&[]), set(&[&a, &b, &base, &mount]));
+    // What is old stays where something young stands on it.
+    prune(&home, &["--filter=until=1h"]);
+    assert_eq!(names(&[]), set(&[&a, &b, &base]));
+    prune(&home, &["--filter=unused-for!=1h", "--filter=description=RUN"]);
+    assert_eq!(names(&[]), set(&[&a, &base]));
+    prune(&home, &["--filter=unused-for=1h"]);
+    assert_eq!(names(&[]), set(&[&base]));
+}
+
+/// A layer and all cache mounts were not used for two hours.
+fn age(home: &Home, layer: &str) {
+    let program = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n\
+                   db.execute('UPDATE snapshots SET used = used - 7200000 WHERE id = ?', [int(sys.argv[2])])\ndb.commit()";
+    run(tool("python3").args(["-c", program]).arg(home.path().join("cache-v1.db")).arg(layer)).ok();
+    let uses = "touch -d '2 hours ago' \"$1\"/mounts-v1/*/*/uses";
+    run(tool("sh").args(["-c", uses, "sh"]).arg(home.path())).ok();
 }
 
 #[test]
@@ -312,4 +331,137 @@ fn digest(home: &Home, context: &Context) -> String {
         .env("BUILDER_RESERVED_SPACE", "0");
     run(build.args(["-o", &format!("type=oci,tar=false,dest={}", layout.display())])).ok();
     Image::open(layout, None).digest
+}
+
+/// A step that waits until somebody opens the gate, which is a file in a cache mount.
+const GATE: &str =
+    "RUN --mount=type=cache,id=gate,target=/gate while [ ! -e /gate/open ]; do sleep 0.05; done && ";
+
+/// Begins a build, and returns when it waits at the gate.
+fn begun(home: &Home, build: &mut Command) -> Running {
+    let build = Running::start(build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+    eventually(Duration::from_secs(30), "the build to come to its gate", || {
+        Path::new(&home.path()).exists() && parts(home, &["id=gate", "inuse"]).len() == 1
+    });
+    build
+}
+
+fn open_gate(home: &Home) {
+    let key = Context::new("FROM busybox\nRUN --mount=type=cache,id=gate,target=/gate touch /gate/open\n");
+    run(&mut home.build(&key)).ok();
+}
+
+#[test]
+fn prune_takes_what_a_running_build_does_not_use() {
+    let own = format!(
+        "FROM busybox\nRUN head -c 2000000 /dev/zero > /a\nCOPY file /\n{GATE}cat /a /file > /b\nRUN cat /b /a | wc -c > /c\nCOPY file /d\n"
+    );
+    let context = Context::new(&own).file("file", "text\n");
+    let output = |dir: &Path| format!("type=oci,tar=false,dest={}", dir.display());
+    let building = |home: &Home, dir: &Path| {
+        let mut build = home.build(&context);
+        build.env("SOURCE_DATE_EPOCH", "0").args(["-t", "own", "-o", &output(dir)]);
+        build
+    };
+    let dir = tempdir();
+    let clean = Home::new();
+    open_gate(&clean);
+    run(&mut building(&clean, &dir.path().join("clean"))).ok();
+
+    let home = Home::new();
+    let made = |text: &str| {
+        let context = Context::new(&format!("FROM busybox\n{text}"));
+        run(home.build(&context).args(["-t", "named"])).ok();
+    };
+    // The first step is found, the others are made.
+    made("RUN head -c 2000000 /dev/zero > /a\n");
+    for name in ["filtered", "limited", "all"] {
+        made(&format!("RUN head -c 3000000 /dev/zero > /{name}\n"));
+    }
+    run(home.builder("rmi").arg("named")).ok();
+    made("RUN echo an image that stays > /image\n");
+    let is_there = |text: &str| !parts(&home, &[&format!("description={text}")]).is_empty();
+    let mut build = begun(&home, &mut building(&home, &dir.path().join("beside")));
+    let used = parts(&home, &["inuse", "type=regular"]);
+    assert!(used.iter().any(|part| part["Description"].as_str().is_some_and(|text| text.contains("> /a"))));
+    let others = parts(&home, &["inuse!=true"]);
+    assert!(["> /filtered", "> /limited", "> /all"].into_iter().all(|text| {
+        others.iter().any(|part| part["Description"].as_str().is_some_and(|of| of.contains(text)))
+    }));
+
+    let told = prune(&home, &[]);
+    assert!(told.contains("blob"), "those of images that lost their name: {told}");
+    assert!(["> /a", "> /filtered", "> /limited", "> /all", "> /image"].into_iter().all(is_there));
+    prune(&home, &["--filter=description=> /filtered"]);
+    assert!(!is_there("> /filtered") && is_there("> /limited"));
+    let total: u64 = parts(&home, &[]).iter().map(|part| part["Size"].as_u64().expect("bytes")).sum();
+    prune(&home, &[&format!("--max-used-space={}", total - 1_000_000), "--filter=description!=> /all"]);
+    assert!(!is_there("> /limited") && is_there("> /all") && is_there("> /a"));
+    let all = run(home.builder("prune").args(["--all", "--force"])).ok();
+    assert!(all.stderr.contains("stayed: builds or other commands are using them"), "{all}");
+    assert!(!is_there("> /all") && !is_there("> /image") && is_there("> /a"));
+    // What is left is the build's.
+    let left = parts(&home, &[]);
+    assert!(left.iter().all(|part| part["InUse"] == true) && left.len() >= 4, "{left:#?}");
+    assert_eq!(parts(&home, &["inuse"]), left);
+    assert_eq!(parts(&home, &["inuse=false"]).len(), 0);
+    assert!(run(&mut home.builder("images")).ok().stdout.lines().count() == 1, "no image has a name");
+    assert!(build.0.try_wait().expect("wait").is_none(), "it has not ended");
+
+    open_gate(&home);
+    assert!(build.wait(Duration::from_secs(60)).success());
+    let of = |name| Image::open(dir.path().join(name), None);
+    assert_eq!(of("beside").digest, of("clean").digest);
+    run(home.builder("run").args(["own", "sh", "-c", "[ $(cat /c) = 4000005 ] && cmp /file /d"])).ok();
+    run(&mut home.builder("fsck")).ok();
+    home.steps(&context, &[]).all_cached();
+}
+
+/// A limit is kept while a step runs, not after it.
+#[test]
+fn what_is_old_goes_while_a_build_runs() {
+    let home = Home::new();
+    run(&mut home.build(&Context::new("FROM busybox\nRUN head -c 3000000 /dev/zero > /old\n"))).ok();
+    let context = Context::new(&format!(
+        "FROM busybox\nRUN sleep 0.5 && head -c 3000000 /dev/zero > /new\n{GATE}ls -l /new\n"
+    ));
+    let mut build = home.build(&context);
+    build.env("BUILDER_MAX_USED_SPACE", "10MB").env("BUILDER_MIN_FREE_SPACE", "0");
+    let is_there = |text: &str| !parts(&home, &[&format!("description={text}")]).is_empty();
+    // Busybox and both do not fit into this.
+    let most = used(&home) + 1_000_000;
+    build.env("BUILDER_MAX_USED_SPACE", most.to_string()).env("BUILDER_RESERVED_SPACE", "0");
+    assert!(is_there("> /old"));
+    let mut build = begun(&home, &mut build);
+    eventually(Duration::from_secs(30), "the old layer to go", || !is_there("> /old"));
+    assert!(build.0.try_wait().expect("wait").is_none(), "the build runs");
+    assert!(is_there("> /new") && used(&home) <= most, "{} of {most}", used(&home));
+    open_gate(&home);
+    assert!(build.wait(Duration::from_secs(60)).success());
+}
+
+/// A program of an image that somebody runs keeps its files, and a repair says that it waits for that.
+#[test]
+fn what_runs_keeps_its_files() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nRUN echo text > /file && head -c 1000000 /dev/zero > /zeros\n");
+    run(home.build(&context).args(["-t", "app"])).ok();
+    let shared = tempdir();
+    let script =
+        "touch /shared/began; while [ ! -e /shared/open ]; do sleep 0.05; done; cat /file; wc -c < /zeros";
+    let mut command = home.builder("run");
+    command.args(["-v", &format!("{}:/shared", shared.path().display()), "app", "sh", "-c", script]);
+    let mut program = Running::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let began = || shared.path().join("began").exists();
+    eventually(Duration::from_secs(30), "the program to begin", began);
+    let repair = run(home.builder("fsck").arg("--repair")).code_is(1);
+    repair.says(&format!("is in use by `builder run` (process {})", program.0.id()));
+    assert!(prune(&home, &["--all", "--force"]).contains("1 image"));
+    std::fs::write(shared.path().join("open"), "").expect("open the gate");
+    assert!(program.wait(Duration::from_secs(30)).success());
+    let mut said = String::new();
+    program.0.stdout.take().expect("a pipe").read_to_string(&mut said).expect("read");
+    assert_eq!(said, "text\n1000000\n");
+    run(home.builder("fsck").arg("--repair")).ok();
+    assert!(prune(&home, &["--all", "--force"]).contains("layer"), "now it goes");
 }

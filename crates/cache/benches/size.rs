@@ -1,7 +1,11 @@
 //! What a large cache costs: to open it, to find a build in it, to make it smaller. `cargo bench -p cache`.
 //!
-//! The records of other builds are written straight into the database: chains of steps, each with a layer of its own on the layers of those
-//! before it.
+//! The records of other builds are written straight into the database ([`filled`]).
+
+#[path = "../tests/common/directories.rs"]
+mod directories;
+#[path = "../tests/common/filled.rs"]
+mod filled;
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +13,9 @@ use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, SnapshotId, StepRun, Store, StoreOptions, Whys};
+use directories::directories;
+use filled::filled;
 use hash::{CacheKey, ContentId, StableHasher};
-use rusqlite::Connection;
 
 /// Steps of a build.
 const STEPS: u64 = 60;
@@ -70,42 +75,6 @@ fn fastest(times: u32, mut what: impl FnMut()) -> Duration {
         begin.elapsed()
     };
     (0..times).map(once).min().unwrap_or_default()
-}
-
-/// A store with so many records in builds of `steps`, and the bytes of its layers.
-fn filled(records: u64, steps: u64) -> (tempfile::TempDir, u64) {
-    let dir = tempfile::tempdir().expect("a directory");
-    drop(open(dir.path()));
-    let db = Connection::open(dir.path().join("cache-v1.db")).expect("open the database");
-    let fill = format!(
-        "PRAGMA synchronous = OFF;
-         BEGIN;
-         CREATE TEMP TABLE n (i INTEGER PRIMARY KEY);
-         WITH RECURSIVE count(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM count WHERE i < {records})
-             INSERT INTO n SELECT i FROM count;
-         INSERT INTO snapshots (id, changes, entries, size, root, created, used)
-             SELECT i, randomblob(32), 1, 1000, 0, 0, i FROM n;
-         INSERT INTO records (id, content, description, started, duration, used)
-             SELECT i, randomblob(32), 'RUN step', 0, 1000000 * (i % 7), i FROM n;
-         INSERT INTO record_layers (record, position, snapshot)
-             SELECT n.i, below.i - 1, n.i - (n.i - 1) % {steps} + below.i - 1
-             FROM n JOIN n AS below ON below.i <= (n.i - 1) % {steps} + 1;
-         INSERT INTO keys (key, record, seal) SELECT randomblob(32), i, randomblob(32) FROM n;
-         INSERT INTO keys (key, record, seal) SELECT randomblob(32), i, randomblob(32) FROM n;
-         COMMIT;
-         PRAGMA wal_checkpoint(TRUNCATE);"
-    );
-    db.execute_batch(&fill).expect("fill the database");
-    (dir, records * 1000)
-}
-
-/// The directories of so many layers.
-fn directories(parent: &Path, count: u32) {
-    for layer in 1..=count {
-        let dir = parent.join(layer.to_string());
-        fs::create_dir(&dir).expect("make a layer");
-        fs::write(dir.join("file"), "").expect("write a file");
-    }
 }
 
 fn key(step: u64) -> CacheKey {

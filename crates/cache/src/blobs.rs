@@ -31,6 +31,12 @@ impl BlobStore {
         BlobStore { inner }
     }
 
+    /// Keeps blobs from being removed while there is a session: those that are read one after the other, by whoever reads the first.
+    pub fn lease<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<(), CacheError> {
+        let mut digests = digests.into_iter();
+        digests.try_for_each(|digest| self.inner.leases.hold(&self.inner.layout, Bucket::of_blob(digest)))
+    }
+
     /// The blob's file and size, if the database knows it and the file has that size. Anything else is removed: the caller
     /// will fetch or make the blob again.
     fn locate(&self, digest: &Digest) -> io::Result<Option<(PathBuf, u64)>> {

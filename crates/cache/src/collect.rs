@@ -1,27 +1,24 @@
 //! Keeps the cache within limits while builds run.
 //!
 //! Whoever makes something adds it up; over the limit, a thread removes what is cheap to make again for its bytes and was not used for long,
-//! but nothing that a running build uses ([`crate::leases`]). One process collects at a time, and readers never wait for it.
+//! but nothing that a running build uses ([`crate::leases`]). One process removes things at a time ([`crate::turn`]), and readers never wait for it.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hash::Digest;
 use rusqlite::Connection;
-use rustix::fs::{FlockOperation, flock};
 
 use crate::database::{Database, bytes32, from_sql, to_millis};
 use crate::error::At;
 use crate::evict::{BATCH, CacheKind, CachePart, UNUSED_BLOB, choose, forget_blobs};
 use crate::layers::Layers;
-use crate::layout::open_lock_file;
 use crate::leases::{Bucket, Unleased};
 use crate::prune::Trash;
-use crate::session::open_lock;
-use crate::{CacheError, Limits, SnapshotId, Store, evictions};
+use crate::turn::Turn;
+use crate::{CacheError, Limits, Pruned, SnapshotId, Store, evictions};
 
 /// A layer to which nothing leads yet may belong to a step that is about to be filed.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -34,7 +31,7 @@ const IDLE_BYTES: u64 = 512_000_000;
 const STEP: u64 = 64 << 20;
 
 /// Choices that are made before the rest is left to the next collection.
-const ROUNDS: usize = 3;
+pub(crate) const ROUNDS: usize = 3;
 
 /// What a build is told that misses what was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +51,23 @@ pub(crate) struct Collector {
     /// At how many of them to begin.
     begin: AtomicU64,
     running: AtomicBool,
+}
+
+impl Collector {
+    fn is_due(&self) -> bool {
+        self.used.load(Ordering::Acquire) >= self.begin.load(Ordering::Acquire)
+    }
+
+    /// A collection has found that `used` bytes are there. When it began there seemed to be `before`, and what was made since may be among
+    /// them or not.
+    fn corrected(&self, before: u64, used: u64, limits: Limits) {
+        // Far from the limit nothing is asked for long; close to it, or over it, after every few files.
+        let room = limits.max_used_space.saturating_sub(used);
+        let next = if limits.min_free_space > 0 { room.min(1 << 30) } else { room };
+        self.begin.store(used + next.max(STEP.min(limits.max_used_space / 16)), Ordering::Release);
+        let with_new = |now: u64| Some(used + now.saturating_sub(before));
+        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_new);
+    }
 }
 
 impl Store {
@@ -78,8 +92,8 @@ impl Store {
     /// Something was made.
     pub(crate) fn grew(&self, bytes: u64) {
         let collector = &self.inner.collector;
-        let used = collector.used.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        if used >= collector.begin.load(Ordering::Acquire) {
+        collector.used.fetch_add(bytes, Ordering::AcqRel);
+        if collector.is_due() {
             self.collect_aside();
         }
     }
@@ -94,43 +108,32 @@ impl Store {
         let store = self.clone();
         std::thread::spawn(move || {
             let collector = &store.inner.collector;
-            // What fails now is tried again when more was made.
-            let used =
-                store.collect(limits, &whys).unwrap_or_else(|_| collector.used.load(Ordering::Acquire));
-            collector.used.store(used, Ordering::Release);
-            // Far from the limit nothing is asked for long; close to it, or over it, after every few files.
-            let room = limits.max_used_space.saturating_sub(used);
-            let next = if limits.min_free_space > 0 { room.min(1 << 30) } else { room };
-            collector.begin.store(used + next.max(STEP.min(limits.max_used_space / 16)), Ordering::Release);
-            collector.running.store(false, Ordering::Release);
+            loop {
+                let before = collector.used.load(Ordering::Acquire);
+                // What fails now is tried again when more was made.
+                let used = store.collect(limits, &whys).unwrap_or(before);
+                collector.corrected(before, used, limits);
+                collector.running.store(false, Ordering::Release);
+                // What was made meanwhile has found somebody at it, and may have come too late for that.
+                let is_more = collector.used.load(Ordering::Acquire) > used;
+                if !is_more || !collector.is_due() || collector.running.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
         });
     }
 
     /// Removes what is over the limits and what nobody uses; builds may run. Returns the bytes of layers and blobs that are left. Does nothing
-    /// while another process collects or prunes.
+    /// while another process removes things.
     ///
     /// # Errors
     /// When the database or the file system fails; the store is sound all the same.
     pub fn collect(&self, limits: Limits, whys: &Whys) -> Result<u64, CacheError> {
-        let layout = &self.inner.layout;
         let used = || self.inner.database.read("add up the cache", bytes_used);
-        let path = layout.collector_lock();
-        let one = open_lock_file(&path).at("open", &path)?;
-        // A prune wants nobody to be building, and this is something like it.
-        let session = open_lock(layout)?;
-        let is_held = |file, how| flock(file, how).is_ok();
-        if !is_held(&one, FlockOperation::NonBlockingLockExclusive)
-            || !is_held(&session, FlockOperation::NonBlockingLockShared)
-        {
-            return used();
-        }
-        // What another database has rows for would be taken for rubbish.
-        self.inner.check_usable()?;
-        let state = one.metadata().at("examine", &path)?;
+        let Some(turn) = Turn::attempt(&self.inner)? else { return used() };
         // Cut short, it has left files that nothing leads to; mounts have to be measured, which is not done every time.
-        let cut_short = state.len() > 0;
-        let touched = state.modified().at("examine", &path)?;
-        let is_due = limits.max_used_space > 0 && touched.elapsed().unwrap_or_default() > SETTLED;
+        let cut_short = turn.was_cut_short;
+        let is_due = limits.max_used_space > 0 && turn.last.elapsed().unwrap_or_default() > SETTLED;
         if !cut_short && !is_due && !self.is_over(limits, used()?)? {
             return used();
         }
@@ -139,21 +142,21 @@ impl Store {
         self.inner.database.write("forget failed steps", |db| {
             db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])
         })?;
-        let begin = || fs::write(&path, "unfinished\n").at("write", &path);
         let mut trash = Trash::unmeasured(self);
         if cut_short || is_due {
-            begin()?;
+            turn.begin()?;
             self.take_snapshots(&mut trash)?;
             self.take_logs(&mut trash)?;
         }
-        self.take_unused_blobs(&database, &mut trash)?;
+        let settled = SystemTime::now().checked_sub(SETTLED).map_or(0, to_millis);
+        self.take_unused_blobs(&database, &mut trash, settled)?;
         for _ in 0..ROUNDS {
             let choice = self.choose_over(&database, limits, whys)?;
             if choice.is_empty() {
                 break;
             }
-            begin()?;
-            let all_went = self.take_chosen(&database, &mut trash, &choice)?;
+            turn.begin()?;
+            let (_, all_went) = self.take_chosen(&database, &mut trash, &choice)?;
             for (repositories, named) in [(false, &choice.mounts), (true, &choice.repositories)] {
                 self.remove_mounts(repositories, named)?;
             }
@@ -165,18 +168,13 @@ impl Store {
         trash.begin_emptying();
         database.fold()?;
         trash.empty()?;
-        // This also notes the time.
-        one.set_len(0).and_then(|()| one.set_modified(SystemTime::now())).at("write", &path)?;
+        turn.end()?;
         used()
     }
 
     /// What goes so that the limits are kept.
     fn choose_over(&self, database: &Database, limits: Limits, whys: &Whys) -> Result<Choice, CacheError> {
-        let newest_record = "SELECT coalesce(max(id), 0) FROM records";
-        let (newest_record, layers) = database.read("list layers", |db| {
-            // In this order: what is saved between the two is newer.
-            Ok((db.query_row(newest_record, [], |row| row.get(0))?, Layers::read(db)?))
-        })?;
+        let (newest_record, layers) = database.read("list layers", newest_and_layers)?;
         let parts = self.with_mounts(layers.plain_parts())?;
         let settled = SystemTime::now().checked_sub(SETTLED);
         let unleased = Unleased::new(&self.inner.layout);
@@ -208,26 +206,19 @@ impl Store {
         chosen.extend(choose(&layers, left, &can_go, self.kept(limits, left)?));
         let total: u64 = parts.iter().map(|part| part.bytes).sum();
         let is_over = limits.max_used_space > 0 && total > limits.max_used_space;
-        let named = |kind| chosen.iter().filter(|part| part.kind == kind).map(|part| part.named()).collect();
-        let ids: Vec<SnapshotId> = chosen.iter().filter_map(|part| part.layer()).collect();
-        Ok(Choice {
-            results: layers.results_on(&ids.iter().copied().collect()),
-            layers: ids,
-            mounts: named(CacheKind::Mount),
-            repositories: named(CacheKind::Repository),
-            why: if is_over { whys.over.clone() } else { whys.full.clone() },
-            newest_record,
-        })
+        let why = if is_over { &whys.over } else { &whys.full };
+        Ok(Choice::of(&layers, &chosen, why, newest_record))
     }
 
     /// Takes the chosen layers out of sight, few at a time, so that builds that begin meanwhile wait for milliseconds. `false` when
     /// something of them is used by now: then what lies below it must stay, and there is another choice to be made.
-    fn take_chosen(
+    pub(crate) fn take_chosen(
         &self,
         database: &Database,
         trash: &mut Trash<'_>,
         choice: &Choice,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<(Pruned, bool), CacheError> {
+        let mut pruned = Pruned::default();
         let chosen: HashSet<SnapshotId> = choice.layers.iter().copied().collect();
         let first_built_on = |ids: &[SnapshotId]| {
             database.read("look for new results", |db| choice.first_built_on(db, ids, &chosen))
@@ -244,17 +235,23 @@ impl Store {
             let free = ids.iter().take_while(|id| unleased.is_free(Bucket::of_layer(**id))).count();
             let going = &ids[..first_built_on(&ids[..free])?.unwrap_or(free)];
             let is_free = |digest: &Digest| unleased.is_free(Bucket::of_blob(digest));
-            self.take_layers(database, trash, going, &choice.why, &is_free)?;
+            pruned += self.take_layers(database, trash, going, &choice.why, &is_free)?;
             if going.len() < ids.len() {
-                return Ok(false);
+                return Ok((pruned, false));
             }
         }
-        Ok(true)
+        Ok((pruned, true))
     }
 
-    /// Takes blobs away to which nothing leads: of images that lost their name, of layers that were packed in another way.
-    fn take_unused_blobs(&self, database: &Database, trash: &mut Trash<'_>) -> Result<(), CacheError> {
-        let settled = SystemTime::now().checked_sub(SETTLED).map_or(0, to_millis);
+    /// Takes blobs away to which nothing leads, and that were made before `settled` (milliseconds since 1970): of images that lost their
+    /// name, of layers that were packed in another way. Says how many.
+    pub(crate) fn take_unused_blobs(
+        &self,
+        database: &Database,
+        trash: &mut Trash<'_>,
+        settled: i64,
+    ) -> Result<u64, CacheError> {
+        let mut taken = 0;
         let unused: Vec<Digest> = database.read("look for unused blobs", |db| {
             db.prepare(&format!("SELECT digest FROM blobs WHERE created < ?1 AND {UNUSED_BLOB}"))?
                 .query_map([settled], |row| bytes32(row, 0).map(Digest::from_bytes))?
@@ -266,9 +263,10 @@ impl Store {
                 blobs.iter().copied().filter(|digest| unleased.is_free(Bucket::of_blob(digest))).collect();
             for digest in database.write("forget blobs", |db| forget_blobs(db, free))? {
                 trash.take(&self.inner.layout.blob(&digest))?;
+                taken += 1;
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
     fn is_over(&self, limits: Limits, used: u64) -> Result<bool, CacheError> {
@@ -282,19 +280,33 @@ impl Store {
 }
 
 /// What goes, in the order in which it can.
-struct Choice {
-    layers: Vec<SnapshotId>,
+pub(crate) struct Choice {
+    pub(crate) layers: Vec<SnapshotId>,
     /// The records that have one of them on top.
     results: Vec<i64>,
-    mounts: BTreeSet<(String, u64)>,
-    repositories: BTreeSet<(String, u64)>,
+    pub(crate) mounts: BTreeSet<(String, u64)>,
+    pub(crate) repositories: BTreeSet<(String, u64)>,
     why: String,
     /// Results that came later are not known to it.
     newest_record: i64,
 }
 
 impl Choice {
-    fn is_empty(&self) -> bool {
+    /// These parts of the cache, in the order in which they can go.
+    pub(crate) fn of(layers: &Layers, chosen: &[&CachePart], why: &str, newest_record: i64) -> Choice {
+        let named = |kind| chosen.iter().filter(|part| part.kind == kind).map(|part| part.named()).collect();
+        let ids: Vec<SnapshotId> = chosen.iter().filter_map(|part| part.layer()).collect();
+        Choice {
+            results: layers.results_on(&ids.iter().copied().collect()),
+            layers: ids,
+            mounts: named(CacheKind::Mount),
+            repositories: named(CacheKind::Repository),
+            why: why.to_owned(),
+            newest_record,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
         self.layers.is_empty() && self.mounts.is_empty() && self.repositories.is_empty()
     }
 
@@ -322,6 +334,12 @@ impl Choice {
     }
 }
 
+/// The last result, and the layers that can be removed. In this order: what is saved between the two is newer.
+pub(crate) fn newest_and_layers(db: &Connection) -> rusqlite::Result<(i64, Layers)> {
+    let newest_record = "SELECT coalesce(max(id), 0) FROM records";
+    Ok((db.query_row(newest_record, [], |row| row.get(0))?, Layers::read(db)?))
+}
+
 /// Images that have a name are no cache.
 fn bytes_used(db: &Connection) -> rusqlite::Result<u64> {
     db.query_row(
@@ -334,6 +352,8 @@ fn bytes_used(db: &Connection) -> rusqlite::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::StoreOptions;
 
@@ -371,7 +391,7 @@ mod tests {
         };
         let take = |choice: &Choice| {
             let mut trash = Trash::new(&store);
-            let all_went = store.take_chosen(&store.inner.database, &mut trash, choice).unwrap();
+            let (_, all_went) = store.take_chosen(&store.inner.database, &mut trash, choice).unwrap();
             trash.empty().unwrap();
             all_went
         };

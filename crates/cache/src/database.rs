@@ -385,8 +385,10 @@ fn replace(layout: &Layout, boot: &str, why: &str) -> Result<Replaced, CacheErro
             break lock;
         }
         if Instant::now() > end {
-            let reason = "its database is damaged and a build is running; wait for it to end and try again";
-            return Err(CacheError::Unusable { path: layout.root().to_owned(), reason: reason.to_owned() });
+            let by = crate::holders::in_words(&layout.session_lock());
+            let reason =
+                format!("its database is damaged and in use by {by}; wait for that to end and try again");
+            return Err(CacheError::Unusable { path: layout.root().to_owned(), reason });
         }
         std::thread::sleep(Duration::from_millis(20));
     };

@@ -1,6 +1,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::holders;
+use crate::layout::Layout;
+
 /// The state directory could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -52,11 +55,13 @@ pub enum CacheError {
         /// The state directory.
         path: PathBuf,
     },
-    /// Something else is using the state directory and the caller did not want to wait.
-    #[error("state directory {path}: a build is running", path = path.display())]
+    /// Other commands are using the state directory, and what was asked for needs it alone.
+    #[error("state directory {path} is in use by {by}", path = path.display())]
     Busy {
         /// Where.
         path: PathBuf,
+        /// Who is, in words.
+        by: String,
     },
     /// Reading or writing a tree failed.
     #[error(transparent)]
@@ -64,6 +69,13 @@ pub enum CacheError {
     /// A snapshot is not, or no longer, in this state directory.
     #[error("snapshot {0} is not in the state directory")]
     NoSnapshot(crate::SnapshotId),
+}
+
+impl CacheError {
+    /// Others have the session lock.
+    pub(crate) fn busy(layout: &Layout) -> CacheError {
+        CacheError::Busy { path: layout.root().to_owned(), by: holders::in_words(&layout.session_lock()) }
+    }
 }
 
 impl From<files::TreeError> for CacheError {

@@ -9,10 +9,13 @@ use std::time::{Duration, SystemTime};
 use hash::Digest;
 use rusqlite::{Connection, Transaction};
 
+use crate::collect::{Choice, ROUNDS, newest_and_layers};
 use crate::database::{Database, bytes32};
 use crate::error::At;
 use crate::layers::{Layers, Places};
+use crate::leases::{Bucket, Unleased};
 use crate::prune::Trash;
+use crate::turn::Turn;
 use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions};
 
 /// What something in the cache is.
@@ -104,7 +107,9 @@ impl Store {
     /// repositories. Measures those.
     pub fn cache_parts(&self) -> Result<Vec<CachePart>, CacheError> {
         let layers = self.inner.database.read("list layers", Layers::read_all)?;
-        self.with_mounts(layers.parts())
+        let mut parts = self.with_mounts(layers.parts())?;
+        self.mark_used(&mut parts);
+        Ok(parts)
     }
 
     /// Adds cache mounts and repositories. Measures them.
@@ -117,37 +122,71 @@ impl Store {
         Ok(parts)
     }
 
-    /// Removes what is `wanted` gone, and nothing else, until the limits are kept. `why` is told when a build misses something: `by builder
-    /// prune`.
+    /// Removes what is `wanted` gone and that nobody uses, and nothing else, until the limits are kept; builds may run. `why` is told when one
+    /// misses something: `by builder prune`. Waits while others remove things.
     ///
     /// # Errors
-    /// [`CacheError::Busy`] while a build is running.
+    /// When the database or the file system fails; the store is sound all the same.
     pub fn evict(
         &self,
         wanted: &dyn Fn(&CachePart) -> bool,
         limits: Limits,
         why: &str,
     ) -> Result<Pruned, CacheError> {
-        let lock = self.alone(false)?;
+        let turn = Turn::wait(&self.inner)?;
         let database = self.inner.database.apart()?;
-        let layers = database.read("list layers", Layers::read)?;
-        let parts = self.with_mounts(layers.parts())?;
-        let chosen = choose(&layers, &parts, wanted, self.kept(limits, &parts)?);
-        let mut trash = Trash::new(self);
-        let ids: Vec<SnapshotId> = chosen.iter().filter_map(|part| part.layer()).collect();
-        let results = layers.results_on(&ids.iter().copied().collect());
-        evictions::forget_keys(&database, &results, why)?;
-        let mut pruned = self.take_layers(&database, &mut trash, &ids, why, &|_| true)?;
-        for (kind, repositories) in [(CacheKind::Mount, false), (CacheKind::Repository, true)] {
-            let of_kind = chosen.iter().filter(|part| part.kind == kind);
-            let named: BTreeSet<(String, u64)> = of_kind.map(|part| part.named()).collect();
-            let removed = self.remove_mounts(repositories, &named)?;
-            pruned.mounts += removed.count;
-            pruned.bytes += removed.bytes;
-        }
-        drop(lock);
+        turn.begin()?;
+        let (mut pruned, trash) = self.take_wanted(&database, wanted, limits, why)?;
+        turn.leave()?;
         pruned.bytes += trash.empty()?;
         Ok(pruned)
+    }
+
+    /// Takes what is wanted gone, and says what is still to be emptied.
+    pub(crate) fn take_wanted(
+        &self,
+        database: &Database,
+        wanted: &dyn Fn(&CachePart) -> bool,
+        limits: Limits,
+        why: &str,
+    ) -> Result<(Pruned, Trash<'_>), CacheError> {
+        let mut pruned = Pruned::default();
+        let mut rounds = ROUNDS;
+        loop {
+            rounds -= 1;
+            let (newest_record, layers) = database.read("list layers", newest_and_layers)?;
+            let mut parts = self.with_mounts(layers.parts())?;
+            self.mark_used(&mut parts);
+            let keep = self.kept(limits, &parts)?;
+            let chosen = choose(&layers, &parts, wanted, keep);
+            let choice = Choice::of(&layers, &chosen, why, newest_record);
+            let left: u64 = parts.iter().map(|part| part.bytes).sum::<u64>()
+                - chosen.iter().map(|part| part.bytes).sum::<u64>();
+            let stays = |part: &&CachePart| part.in_use && part.held.is_none() && wanted(part);
+            let fits = keep > 0 && left <= keep;
+            pruned.in_use = if fits { 0 } else { parts.iter().filter(stays).count() as u64 };
+            let mut trash = Trash::new(self);
+            let (taken, all_went) = self.take_chosen(database, &mut trash, &choice)?;
+            pruned += taken;
+            for (repositories, named) in [(false, &choice.mounts), (true, &choice.repositories)] {
+                let removed = self.remove_mounts(repositories, named)?;
+                pruned.mounts += removed.count;
+                pruned.bytes += removed.bytes;
+            }
+            if all_went || rounds == 0 {
+                return Ok((pruned, trash));
+            }
+            // How much of the disk is free decides about the next choice.
+            pruned.bytes += trash.empty()?;
+        }
+    }
+
+    /// Layers that a session uses cannot go now. Others whose leases are locks on the same file neither.
+    fn mark_used(&self, parts: &mut [CachePart]) {
+        let unleased = Unleased::new(&self.inner.layout);
+        for part in parts {
+            part.in_use |= part.layer().is_some_and(|id| !unleased.was_free(Bucket::of_layer(id)));
+        }
     }
 
     /// Bytes that may stay.
@@ -237,6 +276,14 @@ fn remove_layers(
     Ok((records as u64, gone))
 }
 
+/// Removes the row of a result, and all that refers to it: how many there were, none or one.
+pub(crate) fn remove_record(db: &Transaction<'_>, record: i64) -> rusqlite::Result<u64> {
+    for (table, column) in OF_RECORDS {
+        db.prepare_cached(&format!("DELETE FROM {table} WHERE {column} = ?1"))?.execute([record])?;
+    }
+    Ok(db.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([record])? as u64)
+}
+
 /// What refers to a record, and what to a layer and goes with it. What versions are over goes with its versions.
 const OF_RECORDS: [(&str, &str); 3] =
     [("record_layers", "record"), ("keys", "record"), ("record_origins", "record")];
@@ -264,13 +311,20 @@ fn blobs_of(db: &Connection, layers: &[SnapshotId]) -> rusqlite::Result<Vec<Dige
 /// Forgets those blobs that nothing has any more, and says which.
 pub(crate) fn forget_blobs(db: &Transaction<'_>, blobs: Vec<Digest>) -> rusqlite::Result<Vec<Digest>> {
     let mut delete = db.prepare_cached(&format!("DELETE FROM blobs WHERE digest = ?1 AND {UNUSED_BLOB}"))?;
-    let mut chunks = db.prepare_cached("DELETE FROM chunks WHERE blob = ?1")?;
+    db.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS gone_blobs (digest BLOB PRIMARY KEY) WITHOUT ROWID; DELETE FROM gone_blobs",
+    )?;
+    let mut note = db.prepare_cached("INSERT INTO gone_blobs VALUES (?1)")?;
     let mut gone = Vec::with_capacity(blobs.len());
     for digest in blobs {
         if delete.execute([digest.as_bytes()])? > 0 {
-            chunks.execute([digest.as_bytes()])?;
+            note.execute([digest.as_bytes()])?;
             gone.push(digest);
         }
+    }
+    if !gone.is_empty() {
+        // All at once: there is no index by which they would be found one by one.
+        db.execute("DELETE FROM chunks WHERE blob IN (SELECT digest FROM gone_blobs)", [])?;
     }
     Ok(gone)
 }

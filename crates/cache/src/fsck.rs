@@ -98,15 +98,15 @@ impl FindingKind {
 
 impl Store {
     /// Checks everything, and with `repair` removes what is damaged: it is made or fetched again when it is needed. Without, builds may be
-    /// running; it waits for a prune.
+    /// running.
     ///
     /// # Errors
-    /// [`CacheError::Busy`] when `repair` is asked for while a build is running, and when the file system fails.
+    /// [`CacheError::Busy`] when `repair` is asked for while there is a [`crate::Session`] somewhere, and when the file system fails.
     pub fn check(&self, repair: bool) -> Result<Checked, CacheError> {
         let (lock, path) = (open_lock(&self.inner.layout)?, self.inner.layout.session_lock());
         let _lock = if repair {
             Lock::attempt(lock, FlockOperation::NonBlockingLockExclusive, &path)?
-                .ok_or_else(|| CacheError::Busy { path: self.root().to_owned() })?
+                .ok_or_else(|| CacheError::busy(&self.inner.layout))?
         } else {
             Lock::wait(lock, FlockOperation::LockShared, &path)?
         };

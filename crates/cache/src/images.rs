@@ -222,7 +222,8 @@ impl Store {
         })
     }
 
-    /// Everything about a stored image that can be known without reading layers.
+    /// Everything about a stored image that can be known without reading layers. Those stay while there is a session, also when the image
+    /// loses its name.
     pub fn load_image(&self, image: &StoredImage) -> Result<ResolvedImage, CacheError> {
         let manifest = self.manifest(&image.manifest)?;
         let config: ImageConfig = self.document(&manifest.config)?;
@@ -232,6 +233,7 @@ impl Store {
                 self.blob_error(&image.manifest.digest, io::Error::new(io::ErrorKind::InvalidData, message))
             );
         }
+        self.blobs().lease(manifest.layers.iter().map(|layer| &layer.digest))?;
         let layers = manifest.layers.into_iter().zip(&config.rootfs.diff_ids);
         Ok(ResolvedImage {
             name: image.name.familiar(),

@@ -96,7 +96,7 @@ impl Layout {
         &self.root
     }
 
-    /// Held shared by sessions, exclusive by prune.
+    /// Held shared by sessions and by whoever removes what they do not use, exclusive by repairs.
     pub(crate) fn session_lock(&self) -> PathBuf {
         self.root.join("session-v1.lock")
     }

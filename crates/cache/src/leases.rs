@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use hash::Digest;
@@ -15,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::At;
 use crate::layout::{Layout, open_lock_file};
+use crate::lock::Lock;
 use crate::{CacheError, SnapshotId};
 
 /// A build uses far fewer layers: what else is in their buckets stays for once.
@@ -32,6 +34,11 @@ impl Bucket {
     pub(crate) fn of_blob(digest: &Digest) -> Bucket {
         Bucket(format!("blob-{}", &digest.hex()[..2]))
     }
+
+    fn open(&self, layout: &Layout) -> Result<(File, PathBuf), CacheError> {
+        let path = layout.leases().join(&self.0);
+        Ok((open_lock_file(&path).at("open", &path)?, path))
+    }
 }
 
 /// The leases of this process.
@@ -43,7 +50,7 @@ pub(crate) struct Leases {
 #[derive(Debug, Default)]
 struct Held {
     sessions: usize,
-    files: HashMap<Bucket, File>,
+    files: HashMap<Bucket, Lock>,
     /// What was there.
     blobs: HashSet<Digest>,
     layers: HashSet<SnapshotId>,
@@ -93,15 +100,37 @@ impl Leases {
 
     /// Leases what is in a bucket, when there is a session. Waits while something of it is being removed, which takes milliseconds.
     pub(crate) fn hold(&self, layout: &Layout, bucket: Bucket) -> Result<(), CacheError> {
-        let mut held = self.held();
-        if held.sessions == 0 || held.files.contains_key(&bucket) {
+        if self.is_settled(&bucket) {
             return Ok(());
         }
-        let path = layout.leases().join(&bucket.0);
-        let file = open_lock_file(&path).at("open", &path)?;
-        flock(&file, FlockOperation::LockShared).at("lock", &path)?;
-        held.files.insert(bucket, file);
+        // Others of this process do not wait meanwhile.
+        let (file, path) = bucket.open(layout)?;
+        let lock = Lock::wait(file, FlockOperation::LockShared, &path)?;
+        self.keep(bucket, lock);
         Ok(())
+    }
+
+    /// The same without waiting: `false` while something of the bucket is being removed. For those whom the remover may be waiting for.
+    pub(crate) fn try_hold(&self, layout: &Layout, bucket: Bucket) -> Result<bool, CacheError> {
+        if self.is_settled(&bucket) {
+            return Ok(true);
+        }
+        let (file, path) = bucket.open(layout)?;
+        let lock = Lock::attempt(file, FlockOperation::NonBlockingLockShared, &path)?;
+        Ok(lock.map(|lock| self.keep(bucket, lock)).is_some())
+    }
+
+    /// Whether a bucket is leased, or nobody is there for whom it would be.
+    fn is_settled(&self, bucket: &Bucket) -> bool {
+        let held = self.held();
+        held.sessions == 0 || held.files.contains_key(bucket)
+    }
+
+    fn keep(&self, bucket: Bucket, lock: Lock) {
+        let mut held = self.held();
+        if held.sessions > 0 {
+            held.files.insert(bucket, lock);
+        }
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -145,7 +174,7 @@ impl<'a> Unleased<'a> {
     pub(crate) fn is_free(&self, bucket: Bucket) -> bool {
         let mut buckets = self.buckets.borrow_mut();
         let lock = |bucket: &Bucket| {
-            let file = open_lock_file(&self.layout.leases().join(&bucket.0)).ok()?;
+            let (file, _) = bucket.open(self.layout).ok()?;
             flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| file)
         };
         let locked = lock_once(&mut buckets, bucket, lock);

@@ -3,7 +3,7 @@
 //! ```text
 //! <state directory>/
 //!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
-//!   session-v1.lock              flock: shared by builds, exclusive by prune
+//!   session-v1.lock              flock: shared by builds and by who removes what they do not use, exclusive by repairs
 //!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
 //!   cache-v1.db.damaged          the database was found broken: a build saves what can be read of it
 //!   cache-v1.db.damaged-<time>   what it was then; the newest two
@@ -17,7 +17,7 @@
 //!   empty-v1/                    a layer with nothing in it, for mounts of no layers
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
-//!   collector-v1.lock            flock: one process collects at a time; empty unless it was cut short
+//!   collector-v1.lock            flock: one process removes things at a time; empty unless it was cut short
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   points-v2/, points-etc-v1/   what mounts of steps are put on: directories and files with nothing in them
@@ -48,6 +48,7 @@ mod error;
 mod evict;
 mod evictions;
 mod fsck;
+mod holders;
 mod images;
 mod import;
 mod kept;
@@ -76,6 +77,7 @@ mod stat_cache;
 mod store;
 mod strays;
 mod trial;
+mod turn;
 mod upper;
 mod usage;
 mod versions;

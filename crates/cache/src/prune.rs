@@ -1,29 +1,28 @@
 use std::collections::HashSet;
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use hash::Digest;
 use rayon::prelude::*;
-use rustix::fs::FlockOperation;
 
-use crate::database::{bytes32, damaged_databases, from_sql, to_millis};
+use crate::database::{Database, bytes32, damaged_databases, to_millis};
+use crate::evict::{BATCH, remove_record};
 use crate::layout::{names_in, owners_of};
-use crate::lock::Lock;
+use crate::leases::{Bucket, Unleased};
 use crate::remove::remove_tree;
-use crate::session::open_lock;
+use crate::turn::Turn;
 use crate::usage::measure;
-use crate::{CacheError, SnapshotId, Store, claims, downloads, evictions, names};
+use crate::{CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PruneOptions {
-    /// Everything: results, layers, images, blobs, cache mounts. Otherwise only what nothing names, or what was kept for a
+    /// Everything that nobody uses: results, layers, images, blobs, cache mounts. Otherwise only what nothing names, or what was kept for a
     /// time that is over.
     pub all: bool,
-    /// Whether to wait for running builds instead of failing with [`CacheError::Busy`]. A caller with a
-    /// [`crate::Session`] of its own would wait for itself.
-    pub wait: bool,
 }
 
 /// What was removed.
@@ -43,42 +42,75 @@ pub struct Pruned {
     pub kept: u64,
     /// Bytes freed on the disk.
     pub bytes: u64,
+    /// Layers and mounts that were to go as well, and stay because somebody is using them.
+    pub in_use: u64,
+}
+
+impl AddAssign for Pruned {
+    fn add_assign(&mut self, more: Pruned) {
+        self.snapshots += more.snapshots;
+        self.blobs += more.blobs;
+        self.images += more.images;
+        self.records += more.records;
+        self.mounts += more.mounts;
+        self.kept += more.kept;
+        self.bytes += more.bytes;
+        self.in_use += more.in_use;
+    }
 }
 
 /// What went into the keys of a step is forgotten when the step has not run for so long.
 const STEPS_KEPT_MILLIS: i64 = 90 * 24 * 3600 * 1000;
 
-const EVERYTHING: &str = "
-    DELETE FROM images; DELETE FROM packed; DELETE FROM chains; DELETE FROM records;
-    DELETE FROM snapshots; DELETE FROM blobs; DELETE FROM kept; DELETE FROM downloads; DELETE FROM chunks;";
+/// What a build is told that misses something.
+const BY_PRUNE_ALL: &str = "by builder prune --all";
 
-/// Records without a key cannot be found; layers without a record or a chain neither, but some have versions over them, which go first;
-/// blobs serve packed layers and images.
+/// Layers that neither a result nor an image nor a failed step has.
 const UNREFERENCED: &str = "
-    DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
-    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
-        AND id NOT IN (SELECT snapshot FROM held)
-        AND id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL);
-    DELETE FROM snapshots WHERE id NOT IN (SELECT snapshot FROM record_layers) AND id NOT IN (SELECT snapshot FROM chains)
-        AND id NOT IN (SELECT snapshot FROM held)
-        AND id NOT IN (SELECT base FROM versions WHERE base IS NOT NULL);
-    DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM packed) AND digest NOT IN (SELECT digest FROM image_blobs)
-        AND digest NOT IN (SELECT digest FROM downloads);
-    DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs);";
+    NOT EXISTS (SELECT 1 FROM record_layers WHERE record_layers.snapshot = snapshots.id)
+    AND NOT EXISTS (SELECT 1 FROM chains WHERE chains.snapshot = snapshots.id) AND id NOT IN (SELECT snapshot FROM held)";
+
+/// Some have versions over them, which go first.
+const VERSIONS_FIRST: [&str; 2] = [
+    "id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL)",
+    "NOT EXISTS (SELECT 1 FROM versions WHERE versions.base = snapshots.id)",
+];
+
+/// Layers whose files lie among those of full ones, and among those of versions.
+const IS_FULL: &str = "SELECT 1 FROM snapshots WHERE id = ?1
+    AND NOT EXISTS (SELECT 1 FROM versions WHERE versions.snapshot = snapshots.id AND base IS NOT NULL)";
+const IS_OVER: &str = "SELECT 1 FROM versions WHERE snapshot = ?1 AND base IS NOT NULL";
+
+/// Results that no key leads to. With `--all` those without a layer go as well.
+const LOST: &str = "NOT EXISTS (SELECT 1 FROM keys WHERE keys.record = records.id)";
+const EMPTY: &str = "NOT EXISTS (SELECT 1 FROM record_layers WHERE record_layers.record = records.id)";
 
 impl Store {
-    /// Removes what is not needed. Nothing is removed while a build is running, in whatever process; a build that starts
-    /// meanwhile waits for a moment, not for the disk: things are moved out of sight first.
+    /// Removes what is not needed and what nobody uses; builds may run. Waits while others remove things.
     pub fn prune(&self, options: PruneOptions) -> Result<Pruned, CacheError> {
         let inner = &self.inner;
-        let lock = self.alone(options.wait)?;
-        let mut pruned = self.remove_rows(options.all)?;
+        let turn = Turn::wait(inner)?;
+        let database = inner.database.apart()?;
+        turn.begin()?;
+        let mut pruned = self.forget_names(options.all)?;
         let mut trash = Trash::new(self);
-        pruned.snapshots = self.take_snapshots(&mut trash)?;
-        pruned.blobs = self.take_blobs(&mut trash)?;
+        if options.all {
+            let (taken, left) = self.take_wanted(&database, &|_| true, Limits::default(), BY_PRUNE_ALL)?;
+            pruned += taken;
+            pruned.bytes += left.empty()?;
+            pruned.records += self.take_records(&database, EMPTY)?;
+        }
+        pruned.records += self.take_records(&database, LOST)?;
+        pruned += self.take_unreferenced(&database, &mut trash)?;
+        pruned.blobs += self.take_unused_blobs(&database, &mut trash, i64::MAX)?;
+        inner.database.write("forget pieces of blobs", |db| {
+            db.execute("DELETE FROM chunks WHERE blob NOT IN (SELECT digest FROM blobs)", [])
+        })?;
+        pruned.snapshots += self.take_snapshots(&mut trash)?;
+        pruned.blobs += self.take_blobs(&mut trash)?;
         self.take_logs(&mut trash)?;
         let mounts = self.prune_mounts(options.all)?;
-        pruned.mounts = mounts.count;
+        pruned.mounts += mounts.count;
         if options.all {
             trash.take_all_in(&inner.layout.stats())?;
             for path in damaged_databases(&inner.layout)? {
@@ -87,54 +119,78 @@ impl Store {
             inner.database.vacuum()?;
         }
         claims::remove_unused(&inner.layout)?;
-        drop(lock);
-        pruned.bytes = mounts.bytes + trash.empty()?;
+        turn.end()?;
+        pruned.bytes += mounts.bytes + trash.empty()?;
         inner.scratch.remove_leftovers()?;
         Ok(pruned)
     }
 
-    /// Keeps builds from running while the value lives.
-    ///
-    /// # Errors
-    /// [`CacheError::Busy`] when one is running and `wait` is false; those of [`Store::session`].
-    pub(crate) fn alone(&self, wait: bool) -> Result<Lock, CacheError> {
-        let layout = &self.inner.layout;
-        let operation =
-            if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
-        let lock = Lock::attempt(open_lock(layout)?, operation, &layout.session_lock())?;
-        let lock = lock.ok_or_else(|| CacheError::Busy { path: self.root().to_owned() })?;
-        // What another database has rows for would be taken for rubbish.
-        self.inner.check_usable()?;
-        Ok(lock)
-    }
-
-    /// Rows first: what has no row is found again by the next prune, should this one be killed.
-    fn remove_rows(&self, all: bool) -> Result<Pruned, CacheError> {
+    /// Forgets what keeps things: failed steps and downloads whose time is over, or with `all` each of them, and the names of images.
+    fn forget_names(&self, all: bool) -> Result<Pruned, CacheError> {
+        let now = to_millis(SystemTime::now());
+        let before = |time: i64| if all { i64::MAX } else { time };
         self.inner.database.write("prune", |db| {
-            let count = |table: &str| -> rusqlite::Result<u64> {
-                db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0).map(from_sql))
-            };
-            let before = (count("images")?, count("records")?, count("kept")?);
-            db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])?;
-            db.execute(
-                "DELETE FROM steps WHERE used < ?1",
-                [to_millis(SystemTime::now()) - STEPS_KEPT_MILLIS],
-            )?;
-            db.execute("DELETE FROM downloads WHERE used < ?1", [downloads::oldest()])?;
+            let kept = db.execute("DELETE FROM kept WHERE expires < ?1", [before(now)])? as u64;
+            db.execute("DELETE FROM steps WHERE used < ?1", [now - STEPS_KEPT_MILLIS])?;
+            db.execute("DELETE FROM downloads WHERE used < ?1", [before(downloads::oldest())])?;
+            let mut images = 0;
             if all {
-                evictions::note(db, "true", "by builder prune --all")?;
-            }
-            db.execute_batch(if all { EVERYTHING } else { UNREFERENCED })?;
-            if all {
+                images = db.execute("DELETE FROM images", [])? as u64;
                 names::write(db, &self.inner.layout)?;
             }
-            Ok(Pruned {
-                images: before.0 - count("images")?,
-                records: before.1 - count("records")?,
-                kept: before.2 - count("kept")?,
-                ..Pruned::default()
-            })
+            Ok(Pruned { kept, images, ..Pruned::default() })
         })
+    }
+
+    /// Forgets the results of which a condition is true: how many. A build that has found one goes on with its layers.
+    fn take_records(&self, database: &Database, condition: &str) -> Result<u64, CacheError> {
+        let select = format!("SELECT id FROM records WHERE {condition}");
+        let found: Vec<i64> = database
+            .read("look for results", |db| db.prepare(&select)?.query_map([], |row| row.get(0))?.collect())?;
+        let mut taken = 0;
+        for records in found.chunks(BATCH) {
+            taken += database.write("forget results", |db| {
+                let mut again = db.prepare_cached(&format!("{select} AND id = ?1"))?;
+                let mut taken = 0;
+                for record in records {
+                    if again.exists([record])? {
+                        evictions::note(db, &format!("record = {record}"), BY_PRUNE_ALL)?;
+                        taken += remove_record(db, *record)?;
+                    }
+                }
+                Ok(taken)
+            })?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes away layers that nothing has and nobody uses.
+    fn take_unreferenced(&self, database: &Database, trash: &mut Trash<'_>) -> Result<Pruned, CacheError> {
+        let mut pruned = Pruned::default();
+        for which in VERSIONS_FIRST {
+            let select = format!("SELECT id FROM snapshots WHERE {UNREFERENCED} AND {which}");
+            let unreferenced: Vec<SnapshotId> = database.read("look for unused layers", |db| {
+                db.prepare(&select)?.query_map([], |row| row.get(0).map(SnapshotId))?.collect()
+            })?;
+            for ids in unreferenced.chunks(BATCH) {
+                let unleased = Unleased::new(&self.inner.layout);
+                // Nobody can begin to use these now, but since they were listed somebody may have done so, filed a result, and ended.
+                let free = ids.iter().filter(|id| unleased.is_free(Bucket::of_layer(**id)));
+                let going = database.read("look again for unused layers", |db| {
+                    let mut again = db.prepare_cached(&format!("{select} AND id = ?1"))?;
+                    let mut going = Vec::with_capacity(ids.len());
+                    for id in free {
+                        if again.exists([id.0])? {
+                            going.push(*id);
+                        }
+                    }
+                    Ok(going)
+                })?;
+                let is_free = |digest: &Digest| unleased.is_free(Bucket::of_blob(digest));
+                pruned += self.take_layers(database, trash, &going, "", &is_free)?;
+            }
+        }
+        Ok(pruned)
     }
 
     pub(crate) fn take_snapshots(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
@@ -147,21 +203,39 @@ impl Store {
         })?;
         let full: HashSet<i64> = self.known_snapshots()?.difference(&over).copied().collect();
         let mut taken = 0;
-        for ((dir, names), known) in [snapshots, versions].iter().zip(named).zip([full, over]) {
-            for name in names {
-                let beside = name.strip_suffix(".owners").or_else(|| name.strip_suffix(".files"));
-                let (stem, is_layer) = match beside {
-                    Some(stem) => (stem, false),
-                    None => (name.as_str(), true),
-                };
-                if stem.parse::<i64>().is_ok_and(|id| known.contains(&id)) {
-                    continue;
+        let places = [(snapshots, IS_FULL, full), (versions, IS_OVER, over)];
+        for ((dir, is_known, known), names) in places.into_iter().zip(named) {
+            let id_of = |name: &str| beside(name).unwrap_or(name).parse::<i64>().ok();
+            let strays: Vec<String> =
+                names.into_iter().filter(|name| id_of(name).is_none_or(|id| !known.contains(&id))).collect();
+            for names in strays.chunks(BATCH) {
+                let unleased = Unleased::new(&self.inner.layout);
+                for name in names {
+                    if let Some(id) = id_of(name)
+                        && !self.is_nobodys(&unleased, SnapshotId(id), is_known)?
+                    {
+                        continue;
+                    }
+                    trash.take(&dir.join(name))?;
+                    taken += u64::from(beside(name).is_none());
                 }
-                trash.take(&dir.join(&name))?;
-                taken += u64::from(is_layer);
             }
         }
         Ok(taken)
+    }
+
+    /// Whether a number is no layer's, and will be none's while `unleased` lives: after a power failure numbers are given once more.
+    fn is_nobodys(
+        &self,
+        unleased: &Unleased<'_>,
+        id: SnapshotId,
+        is_known: &str,
+    ) -> Result<bool, CacheError> {
+        Ok(unleased.is_free(Bucket::of_layer(id))
+            && !self
+                .inner
+                .database
+                .read("look for a layer", |db| db.prepare_cached(is_known)?.exists([id.0]))?)
     }
 
     /// A log goes with its layer.
@@ -186,7 +260,7 @@ impl Store {
     /// The files of blobs.
     pub(crate) fn known_blobs(&self) -> Result<HashSet<PathBuf>, CacheError> {
         self.inner.database.read("list blobs", |db| {
-            let digest = |row: &rusqlite::Row<'_>| bytes32(row, 0).map(hash::Digest::from_bytes);
+            let digest = |row: &rusqlite::Row<'_>| bytes32(row, 0).map(Digest::from_bytes);
             let mut select = db.prepare("SELECT digest FROM blobs")?;
             select
                 .query_map([], digest)?
@@ -195,11 +269,39 @@ impl Store {
         })
     }
 
+    /// Takes away files that are no known blobs. One that is being brought gets its row when it is in its place, and is leased before.
     fn take_blobs(&self, trash: &mut Trash<'_>) -> Result<u64, CacheError> {
-        let strays = self.stray_blobs(true)?;
-        strays.iter().try_for_each(|path| trash.take(path))?;
-        Ok(strays.len() as u64)
+        let mut taken = 0;
+        for paths in self.stray_blobs(true)?.chunks(BATCH) {
+            let unleased = Unleased::new(&self.inner.layout);
+            for path in paths {
+                if let Some(digest) = digest_of(path)
+                    && (!unleased.is_free(Bucket::of_blob(&digest)) || self.is_blob(&digest)?)
+                {
+                    continue;
+                }
+                trash.take(path)?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
     }
+
+    fn is_blob(&self, digest: &Digest) -> Result<bool, CacheError> {
+        self.inner.database.read("look for a blob", |db| {
+            db.prepare_cached("SELECT 1 FROM blobs WHERE digest = ?1")?.exists([digest.as_bytes()])
+        })
+    }
+}
+
+/// The name of the layer that a file stands beside.
+fn beside(name: &str) -> Option<&str> {
+    name.strip_suffix(".owners").or_else(|| name.strip_suffix(".files"))
+}
+
+/// What a file is called that holds a blob.
+fn digest_of(path: &Path) -> Option<Digest> {
+    format!("sha256:{}", path.file_name()?.to_str()?).parse().ok()
 }
 
 /// Things on their way out.

@@ -17,8 +17,8 @@ use crate::{CacheError, names};
 /// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
 pub(crate) const USED_GRAIN_MILLIS: i64 = 10 * 60 * 1000;
 
-/// A build is running: while the value lives, in this process or another, nothing that is in the store is pruned, and nothing that this
-/// process has asked for is collected.
+/// A build is running: while the value lives, nothing that this process has asked for is removed, by whomever, and nobody repairs the store.
+/// What else is in it may go.
 ///
 /// What a build made survives a power failure once it was written through to the disk. That costs a `syncfs`, which also writes
 /// what every other program has not written yet, so a build waits for it only where the user was promised something
@@ -33,7 +33,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Waits while a prune is removing things, or a damaged database is replaced: that is noted, and the store has to be opened anew.
+    /// Waits while the store is repaired. Where that was its database, it has to be opened anew.
     pub(crate) fn begin(inner: Arc<Inner>) -> Result<Session, CacheError> {
         let path = inner.layout.session_lock();
         let lock = Lock::wait(open_lock(&inner.layout)?, FlockOperation::LockShared, &path)?;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use files::{Attributes, FileTree, Owners};
 use hash::ContentDigest;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
@@ -298,6 +298,13 @@ impl Inner {
     }
 }
 
+/// The number that the next layer will have: none is given twice (<https://sqlite.org/autoinc.html>).
+fn next_id(db: &Transaction<'_>) -> rusqlite::Result<SnapshotId> {
+    let last = "SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'";
+    let last: Option<i64> = db.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()?;
+    Ok(SnapshotId(last.unwrap_or_default().saturating_add(1)))
+}
+
 fn is_directory(dir: &Path) -> Result<bool, CacheError> {
     match fs::symlink_metadata(dir) {
         Ok(metadata) => Ok(metadata.is_dir()),
@@ -439,7 +446,7 @@ impl ActiveSnapshot {
             None => (now, self.describes_root()?),
         };
         let inner = &self.store.inner;
-        let id = inner.database.write("add a snapshot", |db| {
+        let insert = |db: &Transaction<'_>| {
             db.prepare_cached(
                 "INSERT INTO snapshots (changes, entries, size, root, created, used, boot)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -465,7 +472,22 @@ impl ActiveSnapshot {
                     .execute(params![id.0, digest.as_bytes()])?;
             }
             Ok(id)
-        })?;
+        };
+        let id = loop {
+            // Leased before others can see it. Not waited for here: whoever is removing what is in the same bucket waits for this transaction.
+            let added = inner.database.write("add a snapshot", |db| {
+                let bucket = Bucket::of_layer(next_id(db)?);
+                match inner.leases.try_hold(&inner.layout, bucket.clone()) {
+                    Ok(true) => insert(db).map(|id| Ok(Ok(id))),
+                    Ok(false) => Ok(Ok(Err(bucket))),
+                    Err(error) => Ok(Err(error)),
+                }
+            })??;
+            match added {
+                Ok(id) => break id,
+                Err(bucket) => inner.leases.hold(&inner.layout, bucket)?,
+            }
+        };
         // Until the rename the row names nothing, which readers take for a lost snapshot; nobody has the id yet.
         if let Err(error) = self.move_to(id, changes) {
             let _ = inner.database.write("take back a snapshot", |db| {
@@ -474,7 +496,6 @@ impl ActiveSnapshot {
             return Err(error);
         }
         inner.made_something();
-        inner.leases.hold(&inner.layout, Bucket::of_layer(id))?;
         inner.leases.saw_layer(id);
         self.store.grew(self.version.as_ref().and_then(Version::own).unwrap_or(changes.size));
         self.folder.discard(inner);

@@ -154,7 +154,7 @@ impl Store {
         self.inner.database.replaced()
     }
 
-    /// Announces a build. Waits while a prune is removing things. What killed processes left is removed in the background, and
+    /// Announces a build. Waits for nobody but a repair. What killed processes left is removed in the background, and
     /// what earlier builds made is written through to the disk.
     ///
     /// # Errors
@@ -219,8 +219,9 @@ impl Inner {
 /// After an unclean end of another boot, what had not been synced may be there in part. Its rows go; its files are
 /// overwritten or pruned later.
 fn forget_unsynced(database: &Database, layout: &Layout, boot: &str) -> Result<(), CacheError> {
-    let there = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1)
-                     OR EXISTS (SELECT 1 FROM blobs WHERE boot IS NOT NULL AND boot <> ?1)";
+    // Before and behind: what is this boot's own may be many rows.
+    let there = "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot < ?1) OR EXISTS (SELECT 1 FROM snapshots WHERE boot > ?1)
+                     OR EXISTS (SELECT 1 FROM blobs WHERE boot < ?1) OR EXISTS (SELECT 1 FROM blobs WHERE boot > ?1)";
     if !database.read("look for unfinished rows", |db| db.query_row(there, [boot], |row| row.get(0)))? {
         return Ok(());
     }

@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -82,8 +84,107 @@ fn whys() -> Whys {
     Whys { over: "to keep it small".to_owned(), full: "to keep the disk free".to_owned() }
 }
 
-/// Sessions look for chains of layers, make what is not there and read it all again at their end, while a collector leaves as little as it
-/// can.
+/// One session: looks for a chain of layers, makes what is not there with a blob each, and reads it all again at its end. Says how many were
+/// there, and how many were not.
+fn build(root: &Path, random: &mut Random) -> (usize, usize) {
+    let store = Store::open(root, StoreOptions::default()).unwrap();
+    let session = store.session().unwrap();
+    let (mut layers, mut blobs) = (Vec::new(), Vec::new());
+    let (mut hits, mut misses) = (0, 0);
+    let chain = random.below(3) * 10;
+    for step in 0..5 {
+        let n = chain + step;
+        let claim = store.records().try_claim(&key(n)).unwrap();
+        if let Some(found) = store.records().lookup(&key(n)).unwrap().first()
+            && found.layers[..found.layers.len() - 1] == layers[..]
+        {
+            hits += 1;
+            layers.clone_from(&found.layers);
+            continue;
+        }
+        misses += 1;
+        let active = store.begin(&layers).unwrap();
+        fs::write(active.dir().join(n.to_string()), vec![1; 10_000]).unwrap();
+        let changes = active.changes().unwrap();
+        layers.push(active.commit(&changes).unwrap().id());
+        blobs.push((store.blobs() as &dyn ContentStore).put(&vec![n as u8; 1000]).unwrap());
+        save(&store, n, &layers);
+        drop(claim);
+    }
+    for layer in &layers {
+        let snapshot = store.snapshot(*layer).unwrap().expect("nobody takes it away");
+        assert_eq!(snapshot.entries().unwrap().entries().len(), 1);
+    }
+    for blob in &blobs {
+        assert!((store.blobs() as &dyn ContentStore).read(blob, 1000).unwrap().is_some());
+    }
+    assert_eq!(store.thrown_away(), [""; 0]);
+    session.finish().unwrap();
+    (hits, misses)
+}
+
+/// Removes all that it can, in each way in turn.
+fn remove(store: &Store, turn: usize) {
+    let limits = Limits { max_used_space: 1, ..Limits::default() };
+    match turn % 5 {
+        0 => drop(store.collect(limits, &whys()).unwrap()),
+        1 => drop(store.evict(&|_| true, Limits::default(), "").unwrap()),
+        2 => drop(store.evict(&|part| part.id.len() % 2 == 0, limits, "").unwrap()),
+        3 => drop(store.prune(PruneOptions { all: false }).unwrap()),
+        _ => drop(store.prune(PruneOptions { all: true }).unwrap()),
+    }
+}
+
+const CHILD: &str = "CACHE_TEST_CLAIMS_IN";
+
+/// Builds and those who remove things, each in a process of its own.
+#[test]
+fn processes_take_nothing_from_each_other() {
+    if let Some(root) = std::env::var_os(CHILD) {
+        let (root, role) = (Path::new(&root), std::env::var("CACHE_TEST_ROLE").unwrap());
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut done = 0;
+        match role.parse::<u64>() {
+            Ok(worker) => {
+                let mut random = Random::new(worker);
+                while Instant::now() < end {
+                    build(root, &mut random);
+                    done += 1;
+                }
+            }
+            Err(_) => {
+                let store = Store::open(root, StoreOptions::default()).unwrap();
+                while Instant::now() < end {
+                    remove(&store, done);
+                    done += 1;
+                }
+            }
+        }
+        assert!(done > 10, "{role}: {done}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let start = |role: &str| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["processes_take_nothing_from_each_other", "--exact"])
+            .env(CHILD, dir.path().join("state"))
+            .env("CACHE_TEST_ROLE", role)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let children: Vec<_> = ["1", "2", "3", "removes", "removes"].into_iter().map(start).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+    }
+    let store = Store::open(&dir.path().join("state"), StoreOptions::default()).unwrap();
+    assert_eq!(store.check(false).unwrap().findings, []);
+}
+
+/// The same in threads, where each has a store of its own as well.
 #[test]
 fn what_a_session_uses_is_not_collected() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,33 +199,9 @@ fn what_a_session_uses_is_not_collected() {
                 scope.spawn(move || {
                     let mut random = Random::new(worker);
                     while Instant::now() < end {
-                        let store = Store::open(root, StoreOptions::default()).unwrap();
-                        let session = store.session().unwrap();
-                        let mut layers = Vec::new();
-                        let chain = random.below(3) * 10;
-                        for step in 0..5 {
-                            let n = chain + step;
-                            let claim = store.records().try_claim(&key(n)).unwrap();
-                            if let Some(found) = store.records().lookup(&key(n)).unwrap().first()
-                                && found.layers[..found.layers.len() - 1] == layers[..]
-                            {
-                                hits.fetch_add(1, Ordering::Relaxed);
-                                layers.clone_from(&found.layers);
-                                continue;
-                            }
-                            misses.fetch_add(1, Ordering::Relaxed);
-                            let active = store.begin(&layers).unwrap();
-                            fs::write(active.dir().join(n.to_string()), vec![1; 10_000]).unwrap();
-                            let changes = active.changes().unwrap();
-                            layers.push(active.commit(&changes).unwrap().id());
-                            save(&store, n, &layers);
-                            drop(claim);
-                        }
-                        for layer in &layers {
-                            let snapshot = store.snapshot(*layer).unwrap().expect("nobody takes it away");
-                            assert_eq!(snapshot.entries().unwrap().entries().len(), 1);
-                        }
-                        session.finish().unwrap();
+                        let (hit, missed) = build(root, &mut random);
+                        hits.fetch_add(hit, Ordering::Relaxed);
+                        misses.fetch_add(missed, Ordering::Relaxed);
                     }
                 })
             })

@@ -44,7 +44,7 @@ fn build(root: &Path, mut n: u64) {
             store.collect(limits, &Whys { over: "to keep".into(), full: String::new() }).unwrap();
         }
         if n.is_multiple_of(5) {
-            let _ = store.prune(PruneOptions { all: n.is_multiple_of(2), wait: false });
+            let _ = store.prune(PruneOptions { all: n.is_multiple_of(2) });
         }
     }
 }
@@ -100,7 +100,7 @@ fn killed_at_random() {
     }
     assert!(hits > 20 && blobs > 20, "the children did too little: {hits} hits, {blobs} blobs");
     let store = Store::open(&root, StoreOptions::default()).unwrap();
-    store.prune(PruneOptions { all: true, wait: true }).unwrap();
+    store.prune(PruneOptions { all: true }).unwrap();
     drop(store);
     for folder in ["snapshots-v1", "tmp-v1", "claims-v1"] {
         assert_eq!(fs::read_dir(root.join(folder)).unwrap().count(), 0, "{folder}");

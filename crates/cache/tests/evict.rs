@@ -3,7 +3,8 @@
 mod common;
 
 use std::fs;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cache::{CacheBackend, CacheKind, CachePart, Limits, NewRecord, SnapshotId, StepRun, Whys};
 use common::{Lookup, TestStore, content, key, put_image};
@@ -113,12 +114,24 @@ fn parts_say_what_goes_with_them() {
 }
 
 #[test]
-fn a_running_build_is_not_disturbed() {
+fn what_a_running_build_uses_stays() {
     let test = tree();
-    let session = test.again().session().unwrap();
-    assert!(matches!(test.store.evict(&all, Limits::default(), ""), Err(cache::CacheError::Busy { .. })));
+    let build = test.again();
+    let session = build.session().unwrap();
+    assert_eq!(build.records().lookup(&key(2)).unwrap().len(), 1);
+    let in_use = |store: &cache::Store| -> Vec<bool> {
+        store.cache_parts().unwrap().iter().map(|part| part.in_use).collect()
+    };
+    assert_eq!(in_use(&test.store), [true, true, false, false]);
+    let pruned = test.store.evict(&all, Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots, pruned.in_use), (2, 2, 2), "{pruned:?}");
+    assert_eq!([1, 2, 3, 4].map(|n| is_there(&test, n)), [true, true, false, false]);
+    // Of what fits nothing is missed.
+    let limits = Limits { max_used_space: 200_000, ..Limits::default() };
+    assert_eq!(test.store.evict(&all, limits, "").unwrap(), cache::Pruned::default());
     session.finish().unwrap();
-    assert!(is_there(&test, 3));
+    let pruned = test.store.evict(&all, Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots, pruned.in_use), (2, 2, 0), "{pruned:?}");
 }
 
 #[test]
@@ -185,6 +198,89 @@ fn what_just_came_from_elsewhere_is_not_collected() {
     test.database().execute("UPDATE snapshots SET used = 0", []).unwrap();
     test.again().collect(limits, &whys).unwrap();
     assert!(test.store.snapshot(id).unwrap().is_none());
+}
+
+/// While a build goes on, and whatever it goes on to do: what others have left goes as soon as there is too much.
+#[test]
+fn limits_are_kept_while_a_session_lives() {
+    let test = tree();
+    let build = test.again();
+    let session = build.session().unwrap();
+    let limits = Limits { max_used_space: 450_000, ..Limits::default() };
+    build.keep_within(limits, Whys { over: "to keep under 450kB".into(), full: String::new() });
+    build.wait_for_collection(Duration::from_secs(30));
+    assert_eq!([1, 2, 3, 4].map(|n| is_there(&test, n)), [true; 4], "it fits");
+    let make = |bytes| {
+        let active = build.begin(&[]).unwrap();
+        fs::write(active.dir().join("f"), vec![1; bytes]).unwrap();
+        let changes = active.changes().unwrap();
+        active.commit(&changes).unwrap().id()
+    };
+    let own = make(100_000);
+    let eventually = |want: [bool; 4]| {
+        let begin = Instant::now();
+        while [1, 2, 3, 4].map(|n| is_there(&test, n)) != want {
+            assert!(begin.elapsed() < Duration::from_secs(30), "{want:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // The cheapest of those on which nothing stands.
+    eventually([true, true, true, false]);
+    assert_eq!(test.store.records().eviction(&key(4)).unwrap().unwrap().why, "to keep under 450kB");
+    let more = make(400_000);
+    eventually([false; 4]);
+    // What the session has made stays, also when it is more than the limit.
+    assert!([own, more].into_iter().all(|layer| build.snapshot(layer).unwrap().is_some()));
+    session.finish().unwrap();
+}
+
+/// BuildKit's first rule: of a cache of more than 512 MB, mounts and repositories go that nobody used for two days.
+#[test]
+fn idle_mounts_go_first() {
+    let test = TestStore::new();
+    let id = layer(&test, &[], 10);
+    save(&test, 1, vec![id], 1);
+    let hours = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3600);
+    let age =
+        |path: &Path, time| fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    let folder = |mount: &cache::CacheMount| mount.dir().parent().unwrap().to_owned();
+    let mount = |id: &str| -> cache::CacheMount {
+        let fill = |dir: &Path, _: &_| {
+            fs::write(dir.join("f"), vec![1; 10_000]).unwrap();
+            Ok::<_, cache::CacheError>(())
+        };
+        test.store.try_cache_mount(&cache::CacheMountOptions::new(id), fill).unwrap().unwrap()
+    };
+    let used = |id: &str, time| age(&folder(&mount(id)).join("uses"), time);
+    let remote = || test.store.try_remote_dir(cache::RemoteKind::Git, "git://old").unwrap().unwrap();
+    let in_use = mount("in use");
+    age(&folder(&in_use).join("uses"), hours(49));
+    used("idle", hours(49));
+    used("young", hours(47));
+    age(&folder(&remote()).join("uses"), hours(49));
+    let collect = || {
+        // Once an hour mounts are looked at, whatever is used.
+        let lock = test.dir.path().join("collector-v1.lock");
+        fs::File::options().create(true).append(true).open(&lock).unwrap();
+        age(&lock, hours(2));
+        let limits = Limits { max_used_space: 1 << 40, ..Limits::default() };
+        test.store.collect(limits, &Whys { over: String::new(), full: String::new() }).unwrap();
+        let names = |mounts: Vec<cache::CacheMountInfo>| mounts.into_iter().map(|mount| mount.id);
+        let mounts =
+            names(test.store.cache_mounts().unwrap()).chain(names(test.store.remote_dirs().unwrap()));
+        mounts.collect::<Vec<String>>()
+    };
+    // Counted together with layers, as upstream does.
+    let layers_take = |bytes: i64| {
+        test.database().execute("UPDATE snapshots SET size = ?1, seal = NULL", [bytes]).unwrap();
+    };
+    layers_take(511_000_000);
+    assert_eq!(collect(), ["idle", "in use", "young", "git://old"]);
+    layers_take(512_000_000);
+    assert_eq!(collect(), ["in use", "young"]);
+    drop(in_use);
+    assert_eq!(collect(), ["young"]);
+    assert!(is_there(&test, 1), "layers have a limit of their own");
 }
 
 /// Many results: to choose among them and to forget half of them takes about as long as to write them did. Were each compared with the

@@ -93,7 +93,7 @@ fn prune_is_not_stopped_by_strays() {
     let test = TestStore::new();
     put_image(&test, "app", "linux/amd64", b"layer").unwrap();
     scatter(&test);
-    let pruned = test.store.prune(PruneOptions { all: true, wait: false }).unwrap();
+    let pruned = test.store.prune(PruneOptions { all: true }).unwrap();
     assert_eq!(pruned.images, 1);
     let found = test.store.check(false).unwrap().findings;
     assert!(!found.iter().any(|finding| finding.name.starts_with("blobs/sha256-v1")), "{found:#?}");

@@ -167,10 +167,10 @@ fn prune_and_rm_leave_what_is_used() {
     let used = get(&test.store, Sharing::Shared).unwrap();
     fs::write(used.dir().join("f"), vec![1; 50_000]).unwrap();
     drop(test.store.try_cache_mount(&CacheMountOptions::new("free"), empty).unwrap());
-    let pruned = test.store.prune(PruneOptions { all: false, wait: false }).unwrap();
+    let pruned = test.store.prune(PruneOptions { all: false }).unwrap();
     assert_eq!(pruned.mounts, 0, "they are worth something");
     assert!(test.store.usage().unwrap().cache_mounts.bytes > 50_000);
-    assert_eq!(test.store.prune(PruneOptions { all: true, wait: false }).unwrap().mounts, 1);
+    assert_eq!(test.store.prune(PruneOptions { all: true }).unwrap().mounts, 1);
     let left = test.store.cache_mounts().unwrap();
     assert_eq!((left.len(), &*left[0].id), (1, "npm"));
     assert_eq!(test.store.remove_cache_mount("npm").unwrap(), (Default::default(), 1));
@@ -331,7 +331,7 @@ fn work(root: &Path, progress: &Path, n: u64) {
             store.remove_cache_mount(&format!("{sharing:?}-0")).unwrap();
         }
         if random.one_in(10) {
-            store.prune(PruneOptions { all: random.one_in(2), wait: true }).unwrap();
+            store.prune(PruneOptions { all: random.one_in(2) }).unwrap();
         }
         store.cache_mounts().unwrap();
     }
@@ -383,7 +383,7 @@ fn killed_users_and_makers_block_nobody() {
             CacheMountOptions { sharing: Sharing::Locked, ..CacheMountOptions::new(format!("Locked-{id}")) };
         assert!(store.try_cache_mount(&wanted, empty).unwrap().is_some(), "a dead process holds it");
     }
-    store.prune(PruneOptions { all: true, wait: true }).unwrap();
+    store.prune(PruneOptions { all: true }).unwrap();
     drop(store);
     for folder in ["mounts-v1", "tmp-v1"] {
         assert_eq!(fs::read_dir(dir.join(folder)).unwrap().count(), 0, "{folder}");

@@ -5,14 +5,15 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, CacheError, NewRecord, PruneOptions, StepRun, Store, StoreOptions};
-use common::{Lookup, TestStore, content, key};
+use common::{Lookup, TestStore, content, key, put_image};
 use files::StatCache;
 use image::ContentStore;
 
-const ALL: PruneOptions = PruneOptions { all: true, wait: false };
+const ALL: PruneOptions = PruneOptions { all: true };
 
 fn save(test: &TestStore, n: u64, layers: Vec<cache::SnapshotId>) {
     let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
@@ -74,21 +75,95 @@ fn what_is_referenced_stays() {
 }
 
 #[test]
-fn a_running_build_is_not_disturbed() {
+fn what_a_running_build_uses_stays() {
+    let test = TestStore::new();
+    let unused = test.layer(&[], |dir| fs::write(dir.join("f"), vec![1; 10_000]).unwrap());
+    let (found, other) = (test.layer(&[], |_| {}).id(), test.layer(&[], |_| {}).id());
+    save(&test, 1, vec![found]);
+    save(&test, 2, vec![other]);
+    put_image(&test, "app", "linux/amd64", b"a layer").unwrap();
+    let build = test.again();
+    let session = build.session().unwrap();
+    assert_eq!(build.records().lookup(&key(1)).unwrap().len(), 1);
+    let image = build.load_image(&build.list_images().unwrap()[0]).unwrap();
+    let own = build.begin(&[found]).unwrap();
+    let changes = own.changes().unwrap();
+    let own = own.commit(&changes).unwrap().id();
+    let blobs = build.blobs() as &dyn ContentStore;
+    let blob = blobs.put(b"not named yet").unwrap();
+    let is_there = |n| !test.store.records().lookup(&key(n)).unwrap().is_empty();
+
+    let pruned = test.store.prune(PruneOptions::default()).unwrap();
+    assert_eq!((pruned.snapshots, pruned.records, pruned.images), (1, 0, 0), "{pruned:?}");
+    assert!(pruned.bytes >= 10_000 && !unused.dirs().next().unwrap().exists());
+    assert_eq!([1, 2].map(is_there), [true, true]);
+    let pruned = test.store.prune(ALL).unwrap();
+    assert_eq!((pruned.snapshots, pruned.records, pruned.images), (1, 1, 1), "{pruned:?}");
+    assert_eq!(pruned.in_use, 2, "{pruned:?}");
+    assert_eq!([1, 2].map(is_there), [true, false]);
+    // An image that lost its name meanwhile can still be read.
+    assert_eq!(blobs.read(&image.layers[0].descriptor.digest, 100).unwrap().unwrap(), b"a layer");
+    assert_eq!(blobs.read(&blob, 100).unwrap().unwrap(), b"not named yet");
+    let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+    let layers = vec![found, own];
+    let record = NewRecord { content: content(3), layers: layers.clone(), description: String::new(), run };
+    build.records().save(&[key(3)], &record).unwrap();
+    session.finish().unwrap();
+    assert_eq!(test.store.records().lookup(&key(3)).unwrap()[0].layers, layers);
+    assert_eq!(test.store.check(false).unwrap().findings, []);
+    let pruned = test.store.prune(ALL).unwrap();
+    assert_eq!((pruned.snapshots, pruned.records, pruned.in_use), (2, 2, 0), "{pruned:?}");
+    assert_eq!(test.store.check(false).unwrap().findings, []);
+}
+
+/// A layer is leased before others can see it: until its result is filed nothing else leads to it.
+#[test]
+fn a_layer_that_is_being_committed_stays() {
+    let test = TestStore::new();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let prunes = scope.spawn(|| {
+            let store = test.again();
+            let mut times = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                store.prune(PruneOptions { all: times % 2 == 0 }).unwrap();
+                times += 1;
+            }
+            times
+        });
+        let store = test.again();
+        for n in 0..100 {
+            let session = store.session().unwrap();
+            let layers: Vec<_> = (0..5)
+                .map(|_| {
+                    let active = store.begin(&[]).unwrap();
+                    let changes = active.changes().unwrap();
+                    active.commit(&changes).unwrap().id()
+                })
+                .collect();
+            let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+            let record =
+                NewRecord { content: content(n), layers: layers.clone(), description: String::new(), run };
+            store.records().save(&[key(n)], &record).unwrap();
+            assert!(layers.iter().all(|layer| store.snapshot(*layer).unwrap().is_some()), "{n}");
+            session.finish().unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(prunes.join().unwrap() > 5);
+    });
+}
+
+#[test]
+fn a_repair_says_who_is_in_its_way() {
     let test = TestStore::new();
     let session = test.again().session().unwrap();
-    let layer = test.layer(&[], |_| {});
-    assert!(matches!(test.store.prune(ALL), Err(CacheError::Busy { .. })));
-    assert!(layer.dirs().next().unwrap().exists());
-    let waiting = std::thread::spawn({
-        let store = test.store.clone();
-        move || store.prune(PruneOptions { all: true, wait: true }).unwrap()
-    });
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(layer.dirs().next().unwrap().exists());
-    drop(session);
-    assert_eq!(waiting.join().unwrap().snapshots, 1);
-    assert!(!layer.dirs().next().unwrap().exists());
+    let busy = test.store.check(true).unwrap_err();
+    assert!(matches!(busy, CacheError::Busy { .. }));
+    let told = busy.to_string();
+    assert!(told.contains("is in use by `prune-"), "{told}");
+    assert!(told.ends_with(&format!("(process {})", std::process::id())), "{told}");
+    session.finish().unwrap();
+    assert_eq!(test.store.check(true).unwrap().findings, []);
 }
 
 #[test]
@@ -114,9 +189,14 @@ fn a_killed_build_blocks_nobody_and_its_leftovers_go() {
         .unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     assert!(lines.map(Result::unwrap).any(|line| line.ends_with("ready")));
-    assert!(matches!(test.store.prune(ALL), Err(CacheError::Busy { .. })));
     let temporary = || fs::read_dir(test.dir.path().join("tmp-v1")).unwrap().count();
     assert_eq!(temporary(), 2);
+    test.store.prune(ALL).unwrap();
+    let others = fs::read_dir(test.dir.path().join("tmp-v1")).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(&format!("{}-", child.id()))
+    });
+    assert_eq!(others.count(), 2, "it lives");
+    assert!(test.store.records().try_claim(&key(1)).unwrap().is_none());
     child.kill().unwrap();
     child.wait().unwrap();
     // The next build removes them in the background.

@@ -409,7 +409,7 @@ fn damaged_databases_do_not_pile_up() {
     let store = open(dir.path(), Opening::Repair).unwrap();
     assert_eq!(kept(), 2);
     assert_eq!(names(&store).len(), 3);
-    store.prune(PruneOptions { all: true, wait: false }).unwrap();
+    store.prune(PruneOptions { all: true }).unwrap();
     assert_eq!(kept(), 0);
 }
 
@@ -457,7 +457,7 @@ fn a_database_that_was_replaced_is_not_gone_on_with() {
     assert!(late.thrown_away()[0].contains("was replaced"), "a build is done again");
     // Nor does it take the new one's layers for rubbish, or find it damaged.
     for all in [false, true] {
-        let pruned = late.prune(PruneOptions { all, wait: true });
+        let pruned = late.prune(PruneOptions { all });
         assert!(matches!(pruned, Err(CacheError::Replaced { .. })), "{pruned:?}");
     }
     let limits = cache::Limits { max_used_space: 1, ..cache::Limits::default() };

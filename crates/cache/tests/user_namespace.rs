@@ -144,7 +144,7 @@ fn owners_and_marks_survive() {
             let mut text = String::new();
             view.open(Path::new("d/new")).unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, "new");
-            store.prune(cache::PruneOptions { all: true, wait: false }).unwrap();
+            store.prune(cache::PruneOptions { all: true }).unwrap();
         }
     });
 }

@@ -465,7 +465,7 @@ fn killed_at_random_every_version_is_whole() {
             save(&store, n, vec![base, made.id()]);
             drop(session);
             if n % 7 == 0 {
-                let _ = store.prune(PruneOptions { all: n % 3 == 0, wait: false });
+                let _ = store.prune(PruneOptions { all: n % 3 == 0 });
             }
         }
         return;
@@ -507,7 +507,7 @@ fn killed_at_random_every_version_is_whole() {
     }
     assert!(found > 5 && over > 2, "the children did too little: {found}, {over}");
     let store = Store::open(&root, StoreOptions::default()).unwrap();
-    store.prune(PruneOptions { all: true, wait: true }).unwrap();
+    store.prune(PruneOptions { all: true }).unwrap();
     for dir in ["snapshots-v1", "versions-v1"] {
         assert_eq!(fs::read_dir(root.join(dir)).unwrap().count(), 0, "{dir}");
     }

@@ -16,7 +16,7 @@ use crate::{Machine, terminal};
 /// are only named. Cache mounts belong to the programs that use them and are not looked into.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Remove what is damaged; no build may be running
+    /// Remove what is damaged; no other command may be using the state directory
     #[arg(long)]
     repair: bool,
 

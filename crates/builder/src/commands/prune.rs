@@ -11,10 +11,10 @@ use crate::{Machine, format, terminal};
 ///
 /// Without further options, only what no cached step and no image uses; with --all everything. With --filter, everything that all
 /// filters match, and with limits (of which 0 is none) only so much of it as it takes to keep them: what was not used for long and is made
-/// again in little time goes first. Images are left alone then.
+/// again in little time goes first. Images are left alone then. Builds and other commands may be running: what they use stays.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Remove everything: cached steps, layers, images
+    /// Remove everything that is not in use: cached steps, layers, images
     #[arg(short, long)]
     all: bool,
 
@@ -43,8 +43,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let store = Machine::enter()?.existing_store()?;
     if let Some(pruned) = evict(&store, &args)? {
-        terminal::print(&summary(&pruned))?;
-        return Ok(0);
+        return tell(&pruned);
     }
     if args.all && !args.force {
         if !terminal::can_ask() {
@@ -58,8 +57,17 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             return Ok(0);
         }
     }
-    let pruned = store.prune(PruneOptions { all: args.all, wait: false })?;
-    terminal::print(&summary(&pruned))?;
+    tell(&store.prune(PruneOptions { all: args.all })?)
+}
+
+fn tell(pruned: &Pruned) -> Result<u8, Failure> {
+    terminal::print(&summary(pruned))?;
+    if pruned.in_use > 0 {
+        let parts = format::count(pruned.in_use, "part");
+        terminal::tell(&format!(
+            "{parts} of the cache stayed: builds or other commands are using them (`builder du --filter inuse`).\n"
+        ));
+    }
     Ok(0)
 }
 

@@ -131,6 +131,7 @@ fn packed(store: &Store, image: &StoredImage) -> Result<PackedManifest, Failure>
     let manifest = read(store, &image.manifest)?;
     let parsed: Manifest = parse(&manifest, &image.manifest)?;
     let config = read(store, &parsed.config)?;
+    store.blobs().lease(parsed.layers.iter().map(|layer| &layer.digest))?;
     let descriptor = Descriptor {
         platform: Some(image.platform.clone()),
         annotations: Default::default(),
