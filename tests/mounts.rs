@@ -660,6 +660,7 @@ RUN --mount=type=cache,target=/k,sharing=locked cat /k/f
 RUN --mount=type=cache,target=/p,from=tools,source=/d,sharing=private cat /p/f
 RUN --mount=type=tmpfs,target=/m,size=1m echo m > /m/f && cat /m/f && df -k /m | tail -1 | awk '{print $2}'
 RUN --mount=type=secret,id=s --mount=type=secret,id=s,env=S stat -c '%a %u:%g %s' /run/secrets/s && echo ${#S}
+RUN --mount=type=secret,id=s,uid=9,gid=9 wc -c < /run/secrets/s
 RUN --mount=type=ssh --mount=from=ssh,target=/tools /tools/add -L && stat -c '%a %u:%g' $SSH_AUTH_SOCK
 RUN ls -d /t /c /k /p /m /run/secrets /run/buildkit /tools 2>/dev/null; echo nothing
 ";
@@ -686,7 +687,7 @@ fn mounts_of_an_ordinary_user() {
     let by_root = Home::new();
     let mut build = by_root.build(&context);
     let roots = logs(&run(build.args(&arguments).arg("--progress=rawjson")).ok());
-    assert_eq!(roots.len(), 11, "{roots:#?}");
+    assert_eq!(roots.len(), 12, "{roots:#?}");
     let of_ssh = format!("{}\n600 0:0\n", public(&key));
     assert!(roots.iter().any(|(_, log)| *log == of_ssh), "{roots:#?}");
     assert_eq!(roots.last().expect("the last").1, "nothing\n");

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::fault::{Context, Fault};
@@ -56,7 +57,7 @@ pub(crate) fn make_devices(dir: &OwnedFd, devices: &[Device]) -> Result<bool, Fa
             Ok(()) => rustix::fs::chmodat(dir, *name, all, AtFlags::empty())
                 .context(|| format!("make the device {name}"))?,
             // A security module may refuse some of them only.
-            Err(rustix::io::Errno::PERM) => {
+            Err(Errno::PERM) => {
                 for (name, _, _) in &devices[..index] {
                     rustix::fs::unlinkat(dir, *name, AtFlags::empty())
                         .context(|| format!("remove the device {name}"))?;
@@ -123,7 +124,11 @@ impl Scratch {
         let mut file = File::from(rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600))?);
         file.write_all(contents)?;
         if uid != 0 || gid != 0 {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            match rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+                // Nobody in here has such an id or can become its owner: as root's, it is read by those who are there.
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
         let mount = mount::clone_mount(self.dir.as_fd(), name, false)?;
@@ -165,7 +170,7 @@ impl Scratch {
         let name = self.name("node");
         let mode = Mode::from_raw_mode(node.mode & 0o7777);
         match rustix::fs::mknodat(&self.dir, &name, node.kind, mode, node.device) {
-            Err(rustix::io::Errno::PERM) => return Ok(None),
+            Err(Errno::PERM) => return Ok(None),
             other => other?,
         }
         let (uid, gid) = (Uid::from_raw(node.owner.0), Gid::from_raw(node.owner.1));

@@ -98,7 +98,7 @@ fn processor_time(fixture: &Fixture) {
     is_counted(&format!(
         "(sh -c '{busy}; echo > /tmp/done' &); while ! [ -e /tmp/done ]; do sleep 0.05; done; sleep 0.1"
     ));
-    is_counted(&format!("sh -c \"(sh -c '{busy}; echo > /tmp/done' &)\"; exec sleep 3").replace('$', "\\$"));
+    is_counted(&format!("sh -c \"(sh -c '{busy}; echo > /tmp/done' &)\"; exec sleep 8").replace('$', "\\$"));
     // Of one that fails, and of one that is killed.
     is_counted(&format!("{busy}; false"));
     is_counted(&format!("sh -c '{busy}'; sh -c 'kill -9 $$'"));
