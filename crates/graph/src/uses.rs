@@ -46,6 +46,9 @@ pub enum InputPart {
     },
 }
 
+/// How steps are called that bring files of a context to where a mount finds them; the path follows.
+pub const MOUNTED: &str = "prepare mount of ";
+
 /// Which files of something are used: what stands in the Dockerfile, as opposed to what is found there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -134,7 +137,25 @@ impl InputPart {
 
     /// Whether other files are used than by `old`, so that comparing what they hold says nothing.
     pub(crate) fn selects_others(&self, old: &InputPart) -> bool {
-        matches!((self.files(), old.files()), (Some(new), Some(old)) if new != old)
+        let others = matches!((self.files(), old.files()), (Some(new), Some(old)) if new != old);
+        others || matches!((self.mounted(), old.mounted()), (Some(new), Some(old)) if new != old)
+    }
+
+    /// What of a context a bind mount shows. A step of its own brings it to where the mount finds it, under a path that is always the same.
+    fn mounted(&self) -> Option<&str> {
+        match self {
+            InputPart::Vertex { name, .. } => name.strip_prefix(MOUNTED),
+            InputPart::Image { .. } | InputPart::Content { .. } => None,
+        }
+    }
+
+    /// Which files are used, as the Dockerfile has it: told apart by the first, shown as the second, which a secret has not.
+    pub(crate) fn source(&self) -> Option<(String, Option<&str>)> {
+        let files = self.files()?;
+        match self.mounted() {
+            Some(path) => Some((path.to_owned(), Some(path))),
+            None => Some((files.0.digest().to_owned(), files.text())),
+        }
     }
 
     pub(crate) fn changed(&self) -> MissReason {

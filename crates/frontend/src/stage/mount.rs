@@ -161,8 +161,8 @@ impl StageLowering<'_, '_> {
         });
         let shown = if source.is_empty() { "all files" } else { source };
         let name = match context {
-            BUILD_CONTEXT => format!("[internal] prepare mount of {shown}"),
-            context => format!("[context {context}] prepare mount of {shown}"),
+            BUILD_CONTEXT => format!("[internal] {}{shown}", graph::MOUNTED),
+            context => format!("[context {context}] {}{shown}", graph::MOUNTED),
         };
         let lines = self.lines(of.lines);
         self.all.definition.add(Vertex { op, inputs, name, lines, no_cache: false })
