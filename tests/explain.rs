@@ -135,6 +135,25 @@ fn a_cache_mount_named_by_a_secret_does_not_tell_it() {
     assert_eq!(found.stdout, "", "no file of the store has it");
 }
 
+/// Nor does the step that brings files of the context to a mount, whose name has their path.
+#[test]
+fn a_bind_mount_named_by_a_secret_does_not_tell_it() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nARG API_TOKEN\nRUN --mount=type=bind,source=d-$API_TOKEN,target=/m cat /m/a > /seen\n",
+    );
+    let context = context.file("d-hunter22/a", "1").file("d-hunter33/a", "2");
+    for token in ["hunter22", "hunter33"] {
+        let token = format!("--build-arg=API_TOKEN={token}");
+        let done = build(&home, &context, &[&token]).says("[internal] prepare mount of d-***\n");
+        assert!(!done.stderr.contains("hunter"), "{done}");
+        for command in [&["history", "inspect", "--format=json"][..], &["explain"]] {
+            let told = run(home.builder(command[0]).args(&command[1..])).ok().stdout;
+            assert!(!told.contains("hunter"), "{command:?}: {told}");
+        }
+    }
+}
+
 #[test]
 fn an_argument_changed_and_a_secret_one_is_not_shown() {
     let home = Home::new();
