@@ -587,21 +587,22 @@ fn a_result_that_is_gone() {
     told(&home, &done, &["RUN sh ./run.sh: the result was removed from the cache"]);
 }
 
-/// Builds something large and something else with these limits, and the first again.
+/// Builds something large and something else with these limits, and the first again. What takes less time for its bytes goes first.
 #[track_caller]
 fn evicted(most: &str, free: &str, why: &str) {
     let home = Home::new();
-    let capped = |name: &str| {
-        let text = format!("FROM busybox\nRUN head -c 3000000 /dev/zero > /{name}\n");
+    let capped = |command: &str| {
+        let text = format!("FROM busybox\nRUN {command}\n");
         let context = Context::new(&text);
         let mut build = home.build(&context);
         build.env("BUILDER_MAX_USED_SPACE", most).env("BUILDER_MIN_FREE_SPACE", free);
         run(build.env("BUILDER_RESERVED_SPACE", "0").arg("--progress=plain")).ok()
     };
-    capped("a");
-    capped("b");
-    let done = capped("a");
-    told(&home, &done, &[&format!("RUN head -c 3000000 /dev/zero > /a: evicted just now {why}")]);
+    let command = "head -c 3000000 /dev/zero > /a";
+    capped(command);
+    capped("sleep 3; head -c 3000000 /dev/zero > /b");
+    let done = capped(command);
+    told(&home, &done, &[&format!("RUN {command}: evicted just now {why}")]);
 }
 
 #[test]
