@@ -91,6 +91,11 @@ impl KeyParts {
             .all(|field| self.fields.contains_key(*field) == other.fields.contains_key(*field))
     }
 
+    /// What it uses, in the order of the step's inputs.
+    pub fn inputs(&self) -> &[InputPart] {
+        &self.inputs
+    }
+
     /// The names of the listings of its files.
     pub fn listings(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().filter_map(|input| match input {

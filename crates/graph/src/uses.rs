@@ -64,7 +64,7 @@ impl Files {
     }
 
     /// As the Dockerfile has it, roughly; `None` when a secret is in it.
-    pub(crate) fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&str> {
         self.0.text.as_deref()
     }
 }
@@ -91,6 +91,11 @@ impl PathPart {
     /// Of permissions (`0o7777`) and a digest.
     pub fn new(mode: Option<u32>, digest: &[u8]) -> PathPart {
         PathPart(mode, hex(digest))
+    }
+
+    /// The permissions, where they count.
+    pub fn mode(&self) -> Option<u32> {
+        self.0
     }
 }
 
