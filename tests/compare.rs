@@ -1,44 +1,69 @@
 //! What edits rerun under two orders of instructions: predicted, and then done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Context, Home, bases, run, tool};
+use e2e::{Context, Home, bases, run, tempdir, tool};
 use serde_json::Value;
 
 /// An edit of the context.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Edit {
     Change(&'static str),
     Create(&'static str),
     Delete(&'static str),
+    /// It may be executed, and nothing else.
+    Mode(&'static str),
+    /// The ignore file has this line as well.
+    Ignore(&'static str),
+    /// The link leads elsewhere.
+    Link(&'static str, &'static str),
 }
 
 impl Edit {
     fn path(self) -> &'static str {
         match self {
             Edit::Change(path) | Edit::Create(path) | Edit::Delete(path) => path,
+            Edit::Mode(path) | Edit::Link(path, _) => path,
+            Edit::Ignore(_) => ".dockerignore",
         }
     }
 
-    /// Does it, and returns what undoes it.
-    fn apply(self, context: &Context) -> impl FnOnce() {
+    /// Does it; how many bytes a file has more or less since.
+    fn apply(self, context: &Context) -> u64 {
         let path = context.path().join(self.path());
-        let before = fs::read(&path).ok();
+        let append = |text: &str| {
+            let before = fs::read(&path).expect("it is there");
+            fs::write(&path, [&before, text.as_bytes()].concat()).expect("write");
+            text.len() as u64
+        };
         match self {
-            Edit::Change(_) => {
-                fs::write(&path, [before.as_deref().expect("it is there"), b"more\n"].concat())
+            Edit::Change(_) => append("more\n"),
+            Edit::Create(_) => {
+                fs::write(&path, "new\n").expect("write");
+                4
             }
-            Edit::Create(_) => fs::write(&path, "new\n"),
-            Edit::Delete(_) => fs::remove_file(&path),
-        }
-        .expect("edit the context");
-        move || match before {
-            Some(bytes) => fs::write(&path, bytes).expect("write it back"),
-            None => fs::remove_file(&path).expect("remove it"),
+            Edit::Delete(_) => {
+                let bytes = fs::metadata(&path).expect("it is there").len();
+                fs::remove_file(&path).expect("remove");
+                // What was left out is of any size.
+                if path.ends_with(".dockerignore") { 10_000_000 } else { bytes }
+            }
+            Edit::Mode(path) => {
+                context.chmod(path, 0o755);
+                0
+            }
+            // What is left out or stands elsewhere is of any size.
+            Edit::Ignore(line) => append(&format!("{line}\n")) + 20_000,
+            Edit::Link(_, target) => {
+                fs::remove_file(&path).expect("remove the link");
+                symlink(target, &path).expect("make a link");
+                20_000
+            }
         }
     }
 }
@@ -60,77 +85,228 @@ fn titles(names: &Value) -> Vec<String> {
     titles
 }
 
-/// Builds both, predicts each edit, does it, builds again. Exactly what was predicted runs; of what is predicted as "at most", perhaps
-/// not all. `exact` says that there is no such step.
-#[track_caller]
-fn predicted(a: &str, b: &str, files: &[&str], ignored: &str, edits: &[Edit], exact: bool) {
-    // In one store what the one has built would be there for the other.
-    let homes = [Home::new(), Home::new(), Home::new()];
-    let mut context = Context::new("").file("A", a).file("B", b);
-    context = context.file(".dockerignore", format!("A\nB\nDockerfile\n.dockerignore\n{ignored}"));
-    for file in files {
-        context = context.file(file, format!("text of {file}\n"));
-    }
-    let build = |home: usize, file: &str| {
-        homes[home].steps(&context, &["-f", context.path().join(file).to_str().expect("text")])
-    };
-    for (home, file) in [(0, "A"), (0, "B"), (1, "A"), (2, "B")] {
-        build(home, file);
-    }
-    let changes: Vec<String> = edits.iter().map(|edit| format!("--change={}", edit.path())).collect();
-    let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
-    let told = compare(&homes[0], &context, &changes);
-    for (edit, told) in edits.iter().zip(told["edits"].as_array().expect("a list")) {
-        let undo = edit.apply(&context);
-        for ((home, file), told) in
-            [(1, "A"), (2, "B")].into_iter().zip(told["orderings"].as_array().expect("a list"))
-        {
-            let steps = build(home, file);
-            let mut ran: Vec<String> = steps.executed().into_iter().map(str::to_owned).collect();
-            ran.sort();
-            let (runs, at_most) = (titles(&told["runs"]), titles(&told["at_most"]));
-            let place = format!("{} under {file}: {told:#}\nran {ran:#?}", edit.path());
-            assert_eq!(told["most"]["unknown"], 0, "{place}");
-            if exact {
-                assert_eq!(at_most, [""; 0], "{place}");
-            }
-            let ran: BTreeSet<&String> = ran.iter().collect();
-            let least: BTreeSet<&String> = runs.iter().collect();
-            let most: BTreeSet<&String> = runs.iter().chain(&at_most).collect();
-            assert!(least.is_subset(&ran) && ran.is_subset(&most), "{place}");
+/// Two Dockerfiles and their context, in a repository, so that edits are commits as well.
+struct Pair {
+    /// With both; in one store what the one has built is there for the other.
+    both: Home,
+    own: [Home; 2],
+    context: Context,
+}
+
+/// The steps under either Dockerfile that run at most.
+type AtMost = [&'static [&'static str]; 2];
+
+/// An edit, and what is predicted of it as long as nobody knows more than its path, and as a commit.
+struct Expected {
+    edit: Edit,
+    named: AtMost,
+    commit: AtMost,
+}
+
+/// All is known of it.
+fn sure(edit: Edit) -> Expected {
+    Expected { edit, named: [&[], &[]], commit: [&[], &[]] }
+}
+
+/// Early cutoff may save these.
+fn at_most(edit: Edit, steps: AtMost) -> Expected {
+    Expected { edit, named: steps, commit: steps }
+}
+
+/// By its path it may touch these; what it really does is known of a commit.
+fn open(edit: Edit, steps: AtMost) -> Expected {
+    Expected { edit, named: steps, commit: [&[], &[]] }
+}
+
+/// What a build did.
+struct Rebuilt {
+    ran: BTreeSet<String>,
+    stored: u64,
+    pushed: u64,
+    /// How far that may be off what it was before the edit.
+    slack: u64,
+}
+
+impl Pair {
+    fn new(a: &str, b: &str, files: &[&str], links: &[(&str, &str)], ignored: &str) -> Pair {
+        let mut context = Context::new("").file("A", a).file("B", b);
+        let hidden = "A\nB\nDockerfile\n.dockerignore\n.git\n";
+        context = context.file(".dockerignore", format!("{hidden}{ignored}"));
+        context.chmod(".dockerignore", 0o644);
+        for file in files {
+            // Of different sizes, so that sums tell which layers are meant.
+            context = context.file(file, format!("text of {file}\n").repeat(100));
+            context.chmod(file, 0o644);
         }
-        undo();
+        for (path, target) in links {
+            symlink(target, context.path().join(path)).expect("make a link");
+        }
+        git(&context, &["init", "-q", "-b", "main"]);
+        git(&context, &["add", "-A"]);
+        git(&context, &["commit", "-q", "-m", "Begin"]);
+        let pair = Pair { both: Home::new(), own: [Home::new(), Home::new()], context };
+        pair.settle();
+        pair.build(&pair.both, 0);
+        pair.build(&pair.both, 1);
+        (0..2).for_each(|index| drop(pair.build(&pair.own[index], index)));
+        pair
     }
-    // Nothing was run by asking, and nothing is left of the edits.
-    for (home, file) in [(0, "A"), (0, "B"), (1, "A"), (2, "B")] {
-        build(home, file).all_cached();
+
+    fn file(&self, index: usize) -> String {
+        self.context.path().join(["A", "B"][index]).display().to_string()
     }
+
+    fn build(&self, home: &Home, index: usize) -> Vec<String> {
+        let steps = home.steps(&self.context, &["-f", &self.file(index)]);
+        let mut ran: Vec<String> = steps.executed().into_iter().map(str::to_owned).collect();
+        ran.sort();
+        ran
+    }
+
+    /// What the layers of an image are, by digest, and the bytes of files in each.
+    fn layers(&self, index: usize) -> BTreeMap<String, u64> {
+        let image = self.own[index].export(&self.context, &["-f", &self.file(index)]);
+        let digests = image.config["rootfs"]["diff_ids"].as_array().expect("a list").clone();
+        let size = |layer: Vec<u8>| {
+            let mut archive = tar::Archive::new(&*layer);
+            let entries = archive.entries().expect("a tar");
+            entries.map(|entry| entry.expect("an entry").header().size().expect("a size")).sum()
+        };
+        let digests = digests.iter().map(|digest| digest.as_str().expect("text").to_owned());
+        digests.zip(image.layers().into_iter().map(size)).collect()
+    }
+
+    /// Builds after an edit that made a file so many bytes longer or shorter.
+    fn rebuild(&self, index: usize, before: &BTreeMap<String, u64>, bytes: u64) -> Rebuilt {
+        let ran: BTreeSet<String> = self.build(&self.own[index], index).into_iter().collect();
+        let steps = steps_of(&self.own[index]);
+        let executed = steps.iter().filter(|step| step["outcome"]["ran"].is_object());
+        let stored = executed.filter_map(|step| step["bytes"].as_u64()).sum();
+        let now = self.layers(index);
+        let new = now.iter().filter(|(digest, _)| !before.contains_key(*digest));
+        // Each layer may have a copy of the file.
+        let slack = bytes * (ran.len() as u64 + 1);
+        Rebuilt { ran, stored, pushed: new.map(|(_, bytes)| bytes).sum(), slack }
+    }
+
+    /// As it was before the last commit, and before what was not committed.
+    fn undo(&self, commits: usize) {
+        git(&self.context, &["add", "-A"]);
+        git(&self.context, &["reset", "-q", "--hard", &format!("HEAD~{commits}")]);
+        self.settle();
+    }
+
+    /// Whatever the umask is, and whenever git wrote it.
+    fn settle(&self) {
+        run(tool("chmod").args(["-R", "u=rwX,go=rX"]).arg(self.context.path())).ok();
+        run(tool("find").arg(self.context.path()).args([
+            "-exec",
+            "touch",
+            "-h",
+            "-d",
+            "@1700000000",
+            "{}",
+            "+",
+        ]))
+        .ok();
+    }
+
+    /// Nothing was run by asking, and nothing is left of the edits.
+    #[track_caller]
+    fn is_as_it_was(&self) {
+        for (home, index) in [(&self.both, 0), (&self.both, 1), (&self.own[0], 0), (&self.own[1], 1)] {
+            assert_eq!(self.build(home, index), [""; 0]);
+        }
+    }
+}
+
+/// Whether what is told of an edit is what a build of it executes, and the layers that it makes.
+#[track_caller]
+fn is_true(told: &Value, rebuilt: &Rebuilt, what: &str) {
+    let (runs, at_most) = (titles(&told["runs"]), titles(&told["at_most"]));
+    let Rebuilt { ran, stored, pushed, slack } = rebuilt;
+    let place = format!("{what}: {told:#}\nran {ran:#?}, {stored} bytes stored, {pushed} pushed");
+    assert_eq!((&told["most"]["unknown"], &told["most"]["unsized"]), (&0.into(), &0.into()), "{place}");
+    let least: BTreeSet<String> = runs.iter().cloned().collect();
+    let most: BTreeSet<String> = runs.into_iter().chain(at_most).collect();
+    assert!(least.is_subset(ran) && ran.is_subset(&most), "{place}");
+    for (bytes, what) in [(stored, "stored"), (pushed, "pushed")] {
+        let of = |bound: &str| told[bound][what].as_u64().expect("a number");
+        assert!(bytes + slack >= of("least") && *bytes <= of("most") + slack, "{what} {place}");
+    }
+}
+
+/// Builds both, predicts each edit, does it and builds again: exactly what was predicted runs; of what is predicted as "at most", perhaps not
+/// all. Then the edit is a commit, and predicted as that.
+#[track_caller]
+fn predicted(pair: &Pair, edits: &[Expected]) {
+    let changes: Vec<String> = edits.iter().map(|one| format!("--change={}", one.edit.path())).collect();
+    let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
+    let told = compare(&pair.both, &pair.context, &changes);
+    let before = [0, 1].map(|index| pair.layers(index));
+    for (Expected { edit, named, commit }, told) in
+        edits.iter().zip(told["edits"].as_array().expect("a list"))
+    {
+        let bytes = edit.apply(&pair.context);
+        let rebuilt = [0, 1].map(|index| pair.rebuild(index, &before[index], bytes));
+        git(&pair.context, &["add", "-A"]);
+        git(&pair.context, &["commit", "-q", "-m", "Edit"]);
+        let of_commit = compare(&pair.both, &pair.context, &["--history=1", "--no-build"]);
+        pair.undo(1);
+        assert_eq!(of_commit["edits"].as_array().map(Vec::len), Some(1), "{of_commit:#}");
+        for index in 0..2 {
+            let check = |told: &Value, expected: &[&str], what: &str| {
+                let what = format!("{edit:?} {what} under {index}");
+                assert_eq!(titles(&told["at_most"]), expected, "{what}: {told:#}");
+                is_true(told, &rebuilt[index], &what);
+            };
+            // Who names a path edits what is in it.
+            if !matches!(edit, Edit::Mode(_)) {
+                check(&told["orderings"][index], named[index], "by its path");
+            }
+            check(&of_commit["edits"][0]["orderings"][index], commit[index], "as a commit");
+        }
+    }
+    pair.is_as_it_was();
 }
 
 /// The classic one.
 #[test]
 fn dependencies_before_or_after_the_program() {
-    predicted(
+    let pair = Pair::new(
         "FROM busybox\nCOPY . /app\nRUN cat /app/requirements.txt > /installed\n",
         "FROM busybox\nCOPY requirements.txt /r\nRUN cat /r > /installed\nCOPY . /app\n",
         &["requirements.txt", "main.py", "lib/util.py", "docs/index.md"],
+        &[],
         "docs\n",
+    );
+    let all: AtMost = [
+        &["COPY . /app", "RUN cat /app/requirements.txt > /installed"],
+        &["COPY . /app", "COPY requirements.txt /r", "RUN cat /r > /installed"],
+    ];
+    predicted(
+        &pair,
         &[
-            Edit::Change("requirements.txt"),
-            Edit::Change("main.py"),
-            Edit::Change("lib/util.py"),
-            Edit::Change("docs/index.md"),
-            Edit::Create("lib/new.py"),
-            Edit::Create("docs/new.md"),
-            Edit::Delete("main.py"),
+            sure(Edit::Change("requirements.txt")),
+            sure(Edit::Change("main.py")),
+            sure(Edit::Change("lib/util.py")),
+            sure(Edit::Change("docs/index.md")),
+            sure(Edit::Create("lib/new.py")),
+            sure(Edit::Create("docs/new.md")),
+            sure(Edit::Delete("main.py")),
+            sure(Edit::Mode("main.py")),
+            sure(Edit::Mode("docs/index.md")),
+            open(Edit::Ignore("lib"), all),
+            open(Edit::Ignore("!docs"), all),
+            open(Edit::Ignore("nothing"), all),
+            open(Edit::Delete(".dockerignore"), all),
         ],
-        true,
     );
 }
 
 #[test]
 fn patterns_and_excluded_files() {
-    predicted(
+    let pair = Pair::new(
         "FROM busybox\nCOPY package*.json ./\nRUN cat package*.json > /installed\nCOPY --exclude=*.md . /app\nRUN ls /app\n",
         "FROM busybox\nWORKDIR /app\nCOPY *.json *.ts ./\nRUN ls\nCOPY src src\nRUN ls src\n",
         &[
@@ -142,69 +318,189 @@ fn patterns_and_excluded_files() {
             "src/x.ts",
             "src/deep/y.md",
         ],
+        &[],
         "**/*.log\n",
+    );
+    let all: AtMost = [
         &[
-            Edit::Change("package-lock.json"),
-            Edit::Change("tsconfig.json"),
-            Edit::Change("README.md"),
-            Edit::Change("src/deep/y.md"),
-            Edit::Create("package-extra.json"),
-            Edit::Create("src/x.log"),
-            Edit::Create("b.ts"),
-            Edit::Delete("package-lock.json"),
+            "COPY --exclude=*.md . /app",
+            "COPY package*.json ./",
+            "RUN cat package*.json > /installed",
+            "RUN ls /app",
         ],
-        true,
+        &["COPY *.json *.ts ./", "COPY src src", "RUN ls", "RUN ls src"],
+    ];
+    predicted(
+        &pair,
+        &[
+            sure(Edit::Change("package-lock.json")),
+            sure(Edit::Change("tsconfig.json")),
+            sure(Edit::Change("README.md")),
+            sure(Edit::Change("src/deep/y.md")),
+            sure(Edit::Create("package-extra.json")),
+            sure(Edit::Create("src/x.log")),
+            sure(Edit::Create("b.ts")),
+            sure(Edit::Delete("package-lock.json")),
+            sure(Edit::Mode("a.ts")),
+            // It is left out anyway.
+            open(Edit::Ignore("*.md"), all),
+            open(Edit::Ignore("a.ts"), all),
+        ],
     );
 }
 
 /// What is copied out of a stage may be the same although the stage ran.
 #[test]
 fn one_stage_or_two() {
-    predicted(
+    let pair = Pair::new(
         "FROM busybox AS build\nCOPY . /src\nRUN head -c 4 /src/main.c > /out\nFROM busybox\nCOPY --from=build /out /out\nRUN cat /out\n",
         "FROM busybox\nCOPY . /src\nRUN head -c 4 /src/main.c > /out\nRUN cat /out\n",
         &["main.c", "notes.txt"],
+        &[],
         "",
-        &[Edit::Change("main.c"), Edit::Change("notes.txt"), Edit::Create("x"), Edit::Delete("notes.txt")],
-        false,
     );
+    let edits =
+        [Edit::Change("main.c"), Edit::Change("notes.txt"), Edit::Create("x"), Edit::Delete("notes.txt")];
+    let saved: AtMost = [&["COPY --from=build /out /out", "RUN cat /out"], &[]];
+    predicted(&pair, &edits.map(|edit| at_most(edit, saved)));
 }
 
 /// A step that only looks at files changes nothing for what stands on it.
 #[test]
 fn mounted_or_copied() {
-    predicted(
+    let pair = Pair::new(
         "FROM busybox\nRUN --mount=type=bind,source=src,target=/src cat /src/a > /dev/null\nRUN echo after\n",
         "FROM busybox\nCOPY src /src\nRUN cat /src/a > /dev/null\nRUN echo after\n",
         &["src/a", "src/b", "other"],
+        &[],
         "",
-        &[Edit::Change("src/a"), Edit::Change("src/b"), Edit::Change("other"), Edit::Create("src/c")],
-        false,
+    );
+    let after: AtMost = [&["RUN echo after"], &[]];
+    predicted(
+        &pair,
+        &[
+            at_most(Edit::Change("src/a"), after),
+            at_most(Edit::Change("src/b"), after),
+            at_most(Edit::Create("src/c"), after),
+            at_most(Edit::Mode("src/b"), after),
+            sure(Edit::Change("other")),
+            sure(Edit::Mode("other")),
+        ],
     );
 }
 
 #[test]
 fn layers_of_their_own_or_not() {
-    predicted(
+    let pair = Pair::new(
         "FROM busybox\nCOPY --link a /a\nCOPY --link b /b\nCOPY --chmod=600 c /c\n",
         "FROM busybox\nCOPY a /a\nCOPY b /b\nCOPY --chmod=600 c /c\n",
         &["a", "b", "c"],
+        &[],
         "",
-        &[Edit::Change("a"), Edit::Change("b"), Edit::Change("c")],
-        false,
+    );
+    predicted(
+        &pair,
+        &[
+            sure(Edit::Change("a")),
+            sure(Edit::Change("b")),
+            sure(Edit::Change("c")),
+            sure(Edit::Mode("a")),
+            // It is given one.
+            sure(Edit::Mode("c")),
+        ],
     );
 }
 
 #[test]
 fn added_or_copied() {
-    predicted(
+    let pair = Pair::new(
         "FROM busybox\nADD conf /conf\nRUN ls /conf\nARG X=1\nRUN echo $X\n",
         "FROM busybox\nARG X=1\nRUN echo $X\nCOPY conf /conf\nRUN ls /conf\n",
         &["conf/a.conf", "conf/b.conf", "else"],
+        &[],
         "",
-        &[Edit::Change("conf/a.conf"), Edit::Change("else"), Edit::Delete("conf/b.conf")],
-        false,
     );
+    // An archive may unpack to the same.
+    let after: AtMost = [&["RUN echo 1", "RUN ls /conf"], &[]];
+    predicted(
+        &pair,
+        &[
+            at_most(Edit::Change("conf/a.conf"), after),
+            at_most(Edit::Delete("conf/b.conf"), after),
+            sure(Edit::Change("else")),
+        ],
+    );
+}
+
+/// Modes that are given, that follow a rule, and that are taken over.
+#[test]
+fn modes_given_or_taken() {
+    let pair = Pair::new(
+        "FROM busybox\nCOPY --chmod=a+x d /d\nRUN ls -l /d\nCOPY d /e\n",
+        "FROM busybox\nCOPY --chmod=755 d /d\nRUN ls -l /d\nADD --link --chmod=644 d /e\n",
+        &["d/a", "d/b"],
+        &[],
+        "",
+    );
+    predicted(&pair, &[at_most(Edit::Mode("d/a"), [&["RUN ls -l /d"], &[]]), sure(Edit::Change("d/a"))]);
+}
+
+/// Links that lead to what is copied, and are no part of it.
+#[test]
+fn links_that_lead_elsewhere() {
+    let pair = Pair::new(
+        "FROM busybox\nCOPY current/ /app\nRUN ls /app\n",
+        "FROM busybox\nCOPY releases/2 /other\nCOPY curr*t /app\nCOPY current/a /a\n",
+        &["releases/1/a", "releases/2/a", "releases/2/b"],
+        &[("current", "releases/1")],
+        "",
+    );
+    let through: AtMost =
+        [&["COPY current/ /app", "RUN ls /app"], &["COPY curr*t /app", "COPY current/a /a"]];
+    predicted(
+        &pair,
+        &[
+            at_most(Edit::Link("current", "releases/2"), through),
+            sure(Edit::Change("releases/1/a")),
+            sure(Edit::Change("releases/2/b")),
+        ],
+    );
+}
+
+/// Each directory as it is told, with an edit of all that is in it.
+#[test]
+fn directories_one_after_the_other() {
+    let pair = Pair::new(
+        "FROM busybox\nCOPY src /src\nRUN cat /src/lock > /installed\nCOPY docs /docs\n",
+        "FROM busybox\nCOPY src/lock /\nRUN cat /lock > /installed\nCOPY src /src\nCOPY docs /docs\n",
+        &["src/lock", "src/a", "src/deep/b", "docs/deep/c", "docs/d", "unused/e"],
+        &[],
+        "",
+    );
+    let told = compare(&pair.both, &pair.context, &["--per-directory"]);
+    let before = [0, 1].map(|index| pair.layers(index));
+    let edits = told["edits"].as_array().expect("a list");
+    let name = |edit: &Value| edit["name"].as_str().expect("text").to_owned();
+    let names: Vec<String> = edits.iter().map(name).collect();
+    assert_eq!(names, ["docs/", "src/a", "src/deep/b", "src/lock"], "{told:#}");
+    for edit in edits {
+        let name = name(edit);
+        let listed =
+            run(tool("find").arg(&name).args(["-type", "f"]).current_dir(pair.context.path())).ok().stdout;
+        let files: Vec<&str> = listed.lines().collect();
+        for file in &files {
+            let path = pair.context.path().join(file);
+            fs::write(&path, [&fs::read(&path).expect("read"), &b"more\n"[..]].concat()).expect("write");
+        }
+        for index in 0..2 {
+            let rebuilt = pair.rebuild(index, &before[index], 5 * files.len() as u64);
+            let told = &edit["orderings"][index];
+            assert_eq!(titles(&told["at_most"]), [""; 0], "{name}: {told:#}");
+            is_true(told, &rebuilt, &name);
+        }
+        pair.undo(0);
+    }
+    pair.is_as_it_was();
 }
 
 /// So many rounds of a shell keep a processor busy for about a second.
@@ -250,6 +546,8 @@ fn times_are_within_a_fifth_of_what_was_predicted() {
         }
     }
     println!("{first} of {all} predictions were within a fifth at the first try");
+    // Even alone, a processor may be slower for a moment: one in twenty.
+    assert!(first * 20 >= all * 19, "{first} of {all} at the first try");
 }
 
 /// How often each of the predictions was wrong before it was right.
@@ -373,9 +671,21 @@ fn the_commits_of_a_repository() {
     drop(stream);
     assert!(child.wait().expect("wait for git").success());
     let mut command = home.builder("compare");
-    command.args(bases()).args(["--build", "--history=1000", "--format=json"]);
+    command.args(bases()).args(["--history=1000", "--format=json"]);
     command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
-    run(&mut command).ok();
+    let told: Value = serde_json::from_str(&run(&mut command).ok().stdout).expect("JSON");
+    for index in 0..2 {
+        let expected = &told["orderings"][index]["expected"];
+        assert_eq!(
+            (&expected["unknown"], &expected["unsized"]),
+            (&0.0.into(), &0.0.into()),
+            "both are built: {told:#}"
+        );
+        assert!(
+            expected["milliseconds"].as_f64() > Some(0.0) && expected["pushed"].as_f64() > Some(0.0),
+            "{told:#}"
+        );
+    }
     let mut command = home.builder("compare");
     command.args(bases()).args(["--history=1000", "--format=json"]);
     command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
@@ -393,6 +703,86 @@ fn the_commits_of_a_repository() {
     assert!((expected(0) - 1.6).abs() < 0.01 && (expected(1) - 1.002).abs() < 0.01, "{told:#}");
 }
 
+/// What nobody knows is built before; what is known, or is not to be, is not.
+#[test]
+fn what_is_unknown_is_built_before() {
+    let home = Home::new();
+    let context = Context::new("").file("A", "FROM busybox\nCOPY f /f\nRUN cat /f > /g\n").file("f", "1\n");
+    let context = context.file("B", "FROM busybox\nRUN touch /x\nCOPY f /f\n");
+    context.write(".dockerignore", "A\nB\nDockerfile\n.dockerignore\n");
+    let builds = || {
+        let told = run(home.builder("history").args(["ls", "--format=json"]));
+        serde_json::from_str::<Value>(&told.stdout).map_or(0, |told| told.as_array().map_or(0, Vec::len))
+    };
+    let unknown = |told: &Value| {
+        [0, 1].map(|index| told["orderings"][index]["expected"]["unknown"].as_f64().expect("a number"))
+    };
+    assert_eq!(unknown(&compare(&home, &context, &["--no-build", "--change=f"])), [2.0, 1.0]);
+    assert_eq!(builds(), 0);
+    // One of them.
+    home.steps(&context, &["-f", context.path().join("A").to_str().expect("text")]);
+    assert_eq!(unknown(&compare(&home, &context, &["--change=f"])), [0.0, 0.0]);
+    assert_eq!(builds(), 2);
+    assert_eq!(unknown(&compare(&home, &context, &["--change=f"])), [0.0, 0.0]);
+    assert_eq!(builds(), 2);
+    // A build that fails is told, and how to do without.
+    context.write("B", "FROM busybox\nRUN exit 3\nCOPY f /f\n");
+    let mut command = home.builder("compare");
+    command.args(bases()).args([context.path().join("A"), context.path().join("B")]).arg(context.path());
+    run(&mut command).code_is(1).says("the build of ").says("--no-build");
+}
+
+/// Builds that were recorded stand for their Dockerfiles, here and elsewhere, whatever has become of those.
+#[test]
+fn recorded_builds_are_compared() {
+    let (server, laptop) = (Home::new(), Home::new());
+    let a = "FROM busybox AS one\nCOPY lib /lib2\nRUN cat /lib2/x > /o\nFROM busybox\nCOPY --link lib/y /y\nCOPY --chmod=600 m /m\n\
+             RUN --mount=type=bind,source=m,target=/n cat /n\nCOPY --from=one /o /o\n";
+    let b = "FROM busybox\nCOPY *.txt /t/\nRUN ls /t\n";
+    let context =
+        Context::new("").file("A", a).file("B", b).file("lib/x", "1").file("lib/y", "1").file("m", "1");
+    let context =
+        context.file("a.txt", "1").file(".dockerignore", "A\nB\nDockerfile\n.dockerignore\nno.txt\n");
+    let file = |name: &str| context.path().join(name).display().to_string();
+    let of = |home: &Home, [a, b]: [&str; 2], change: &str| {
+        let mut command = home.builder("compare");
+        command.args(bases()).args(["--no-build", "--format=json", &format!("--change={change}"), a, b]);
+        let told = run(command.arg(context.path())).ok().stdout;
+        serde_json::from_str::<Value>(&told).expect("JSON")["edits"][0]["orderings"].clone()
+    };
+    for name in ["A", "B"] {
+        server.steps(&context, &["-f", &file(name)]);
+    }
+    let dir = tempdir();
+    let record = dir.path().join("record.json").display().to_string();
+    run(server.builder("history").args(["export", "^1", "-o", &record])).ok();
+    let listed = run(server.builder("history").args(["ls", "--format=json"])).ok().stdout;
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    let id = |build: usize| listed[build]["id"].as_str().expect("text").to_owned();
+    // The mode of `m` is given once, and counts where it is mounted.
+    for change in ["lib/x", "lib/y", "m", "a.txt", "no.txt", "other"] {
+        let files = of(&server, [&file("A"), &file("B")], change);
+        for recorded in [["^1", "^0"], [&id(1), &id(0)], [&record, "^0"]] {
+            assert_eq!(of(&server, recorded, change), files, "{change} by {recorded:?}");
+        }
+        let elsewhere = of(&laptop, [&record, &record], change);
+        assert_eq!(elsewhere[0], files[0], "{change} elsewhere");
+        assert_eq!(elsewhere[1], files[0], "{change} elsewhere");
+    }
+    // What is new may be among what was asked for, which a record has roughly.
+    let new = of(&server, ["^1", "^0"], "new.txt");
+    assert_eq!(
+        (titles(&new[0]["at_most"]), titles(&new[1]["at_most"])),
+        (vec![], vec!["COPY *.txt /t/".into(), "RUN ls /t".into()])
+    );
+    assert_eq!(titles(&of(&server, ["^1", "^0"], "lib/new")[0]["runs"]), [""; 0]);
+    // The Dockerfiles are not needed any more.
+    fs::remove_file(context.path().join("A")).expect("remove");
+    assert_eq!(titles(&of(&server, ["^1", "^0"], "m")[0]["runs"]).len(), 3);
+    let mut command = server.builder("compare");
+    run(command.args(["^7", "^0"]).arg(context.path())).code_is(1).says("there is no build `^7`");
+}
+
 /// What a step took when it ran last is known also while the files that it uses are others than at that time.
 #[test]
 fn times_are_known_beside_other_files() {
@@ -408,35 +798,13 @@ fn times_are_known_beside_other_files() {
 }
 
 #[test]
-fn the_directories_of_a_context() {
-    let home = Home::new();
-    let context = Context::new("")
-        .file("A", "FROM busybox\nCOPY . /app\n")
-        .file("B", "FROM busybox\nCOPY src/lock /\nCOPY src /src\nCOPY docs /docs\n")
-        .file(".dockerignore", "A\nB\nDockerfile\n.dockerignore\n")
-        .file("src/lock", "")
-        .file("src/a", "")
-        .file("src/deep/b", "")
-        .file("docs/deep/c", "")
-        .file("docs/d", "");
-    let told = compare(&home, &context, &[]);
-    let names: Vec<&str> = told["edits"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|edit| edit["name"].as_str().expect("text"))
-        .collect();
-    assert_eq!(names, ["docs/", "src/a", "src/deep/b", "src/lock"], "{told:#}");
-}
-
-#[test]
 fn a_page_for_the_browser() {
     let home = Home::new();
     let context =
         Context::new("").file("A", "FROM busybox\nCOPY . /app\n").file("B", "FROM busybox AS x\nCOPY A /\n");
     let page = context.path().join("report.html");
     let mut command = home.builder("compare");
-    command.args(bases()).args(["--change=A", "--format=html", "-o"]).arg(&page);
+    command.args(bases()).args(["--no-build", "--change=A", "--format=html", "-o"]).arg(&page);
     command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
     assert_eq!(run(&mut command).ok().stdout, "");
     let text = fs::read_to_string(&page).expect("the page");
@@ -453,12 +821,12 @@ fn mistakes_are_told() {
     let fails = |arguments: &[&str], b: &str, code: i32, words: &str| {
         let mut command = home.builder("compare");
         command.args(bases()).args(arguments).args([context.path().join("A"), context.path().join(b)]);
-        run(command.arg(context.path())).code_is(code).says(words);
+        run(command.arg(context.path())).code_is(code).says(words)
     };
     fails(&[], "B", 1, "B has a mistake");
     fails(&[], "C", 1, "there is no such file");
     fails(&["--change=../x"], "A", 2, "without `..`");
-    fails(&["--change=x", "--history=3"], "A", 2, "exclude each other");
+    fails(&["--change=x", "--history=3"], "A", 2, "cannot be used with");
     fails(
         &["--change=package.jsno"],
         "A",
@@ -474,10 +842,11 @@ fn mistakes_are_told() {
         0,
         "no such file; it counts as a new one; did you mean package.json?",
     );
-    let mut command = home.builder("compare");
+    let never = Home::new();
+    let mut command = never.builder("compare");
     command
         .args(bases())
-        .args(["--change=package.json"])
+        .args(["--no-build", "--change=package.json"])
         .args([context.path().join("A"), context.path().join("A")]);
     let told = run(command.arg(context.path())).ok();
     assert!(told.stdout.contains("expected cost per edit: A unknown time and unknown bytes"), "{told}");

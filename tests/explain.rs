@@ -135,6 +135,25 @@ fn a_cache_mount_named_by_a_secret_does_not_tell_it() {
     assert_eq!(found.stdout, "", "no file of the store has it");
 }
 
+/// Nor does the step that brings files of the context to a mount, whose name has their path.
+#[test]
+fn a_bind_mount_named_by_a_secret_does_not_tell_it() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox\nARG API_TOKEN\nRUN --mount=type=bind,source=d-$API_TOKEN,target=/m cat /m/a > /seen\n",
+    );
+    let context = context.file("d-hunter22/a", "1").file("d-hunter33/a", "2");
+    for token in ["hunter22", "hunter33"] {
+        let token = format!("--build-arg=API_TOKEN={token}");
+        let done = build(&home, &context, &[&token]).says("[internal] prepare mount of d-***\n");
+        assert!(!done.stderr.contains("hunter"), "{done}");
+        for command in [&["history", "inspect", "--format=json"][..], &["explain"]] {
+            let told = run(home.builder(command[0]).args(&command[1..])).ok().stdout;
+            assert!(!told.contains("hunter"), "{command:?}: {told}");
+        }
+    }
+}
+
 #[test]
 fn an_argument_changed_and_a_secret_one_is_not_shown() {
     let home = Home::new();
@@ -568,20 +587,47 @@ fn a_result_that_is_gone() {
     told(&home, &done, &["RUN sh ./run.sh: the result was removed from the cache"]);
 }
 
-#[test]
-fn evicted_to_keep_a_limit() {
+/// Builds something large and something else with these limits, and the first again. What takes less time for its bytes goes first.
+#[track_caller]
+fn evicted(most: &str, free: &str, why: &str) {
     let home = Home::new();
-    let capped = |name: &str| {
-        let text = format!("FROM busybox\nRUN head -c 3000000 /dev/zero > /{name}\n");
+    let capped = |command: &str| {
+        let text = format!("FROM busybox\nRUN {command}\n");
         let context = Context::new(&text);
         let mut build = home.build(&context);
-        build.env("BUILDER_MAX_USED_SPACE", "5000000").env("BUILDER_MIN_FREE_SPACE", "0");
+        build.env("BUILDER_MAX_USED_SPACE", most).env("BUILDER_MIN_FREE_SPACE", free);
         run(build.env("BUILDER_RESERVED_SPACE", "0").arg("--progress=plain")).ok()
     };
-    capped("a");
-    capped("b");
-    let done = capped("a");
-    told(&home, &done, &["RUN head -c 3000000 /dev/zero > /a: evicted just now to keep under 5MB"]);
+    let command = "head -c 3000000 /dev/zero > /a";
+    capped(command);
+    capped("sleep 3; head -c 3000000 /dev/zero > /b");
+    let done = capped(command);
+    told(&home, &done, &[&format!("RUN {command}: evicted just now {why}")]);
+}
+
+#[test]
+fn evicted_to_keep_a_limit() {
+    evicted("5000000", "0", "to keep under 5MB");
+}
+
+/// More than any disk has.
+#[test]
+fn evicted_to_keep_the_disk_free() {
+    evicted("0", "900000000000000000", "to keep 900PB of the disk free");
+}
+
+/// What a filter removes, and what the user's own limits do.
+#[test]
+fn evicted_by_hand() {
+    let home = Home::new();
+    let context = Context::new("FROM busybox\nRUN head -c 9000 /dev/zero > /a\n");
+    build(&home, &context, &[]);
+    run(home.builder("prune").args(["--force", "--filter=type=regular"])).ok();
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN head -c 9000 /dev/zero > /a: evicted just now by builder prune"]);
+    run(home.builder("prune").args(["--force", "--max-used-space=1"])).ok();
+    let done = build(&home, &context, &[]);
+    told(&home, &done, &["RUN head -c 9000 /dev/zero > /a: evicted just now to keep under 1B"]);
 }
 
 /// What came from a cache that this build does not name.
@@ -653,6 +699,97 @@ fn each_field_of_an_instruction_is_named() {
     context.write("Dockerfile", text("two"));
     let done = build(&home, &context, &[]).says("not cached: text of x changed\n");
     told(&home, &done, &["COPY <<x /x: text of x changed (preparing inline document)"]);
+}
+
+/// What stands in a Dockerfile beside the command. Where the step looks another way then, it is known by its place.
+#[test]
+fn each_field_of_a_process_is_named() {
+    let run = |old: &str, new: &str, options: &[&str], why: &str| {
+        let text = |line: &str| format!("FROM busybox\n{line}\n");
+        edited(&text(old), &text(new), options, &[&format!("{new}: {why}")]);
+    };
+    edited(
+        "FROM busybox\nRUN true\n",
+        "FROM busybox\nWORKDIR /tmp\nRUN true\n",
+        &[],
+        &["WORKDIR /tmp: never built here", "RUN true: directory: / → /tmp"],
+    );
+    run("WORKDIR /a", "WORKDIR /b", &[], "path: /a → /b");
+    run("RUN true", "RUN --network=none true", &[], "network: default → none");
+    let insecure = "--allow=security.insecure";
+    run("RUN true", "RUN --security=insecure true", &[insecure], "security: sandbox → insecure");
+    let device = "vendor.example/none=x";
+    run(
+        "RUN true",
+        &format!("RUN --device={device} true"),
+        &["--allow=device"],
+        &format!("device {device}: now added"),
+    );
+    run("RUN true", "RUN --mount=type=secret,id=s,env=S true", &[], "secret s: now added");
+    run("RUN true", "RUN --mount=type=tmpfs,target=/t true", &[], "mount /t: now tmpfs, writable");
+    run(
+        "RUN --mount=type=cache,target=/t true",
+        "RUN --mount=type=cache,target=/t,readonly true",
+        &[],
+        "mount /t: cache, writable → cache, read-only",
+    );
+    run("RUN --mount=type=tmpfs,target=/t true", "RUN true", &[], "mount /t: no longer tmpfs, writable");
+    // Programs of this machine serve as those of another that it runs as well.
+    let (layouts, home) = (tempdir(), Home::new());
+    let layout = layouts.path().join("base");
+    let both =
+        ["--platform=linux/amd64,linux/386", "-o", &format!("type=oci,tar=false,dest={}", layout.display())];
+    build(&home, &Context::new("FROM scratch\nCOPY --from=busybox / /\n"), &both);
+    let base = format!("--build-context=both=oci-layout://{}", layout.display());
+    let platform = |name: &str| format!("FROM --platform={name} both\nRUN true\n");
+    edited(
+        &platform("linux/amd64"),
+        &platform("linux/386"),
+        &[&base],
+        &["RUN true: platform: linux/amd64 → linux/386"],
+    );
+}
+
+/// What the command line sets for a process.
+#[test]
+fn each_option_for_a_process_is_named() {
+    let set = |old: &str, new: &str, why: &str| {
+        let home = Home::new();
+        let context = Context::new("FROM busybox\nRUN true\n");
+        build(&home, &context, &[old]);
+        let done = build(&home, &context, &[new]);
+        told(&home, &done, &[&format!("RUN true: {why}")]);
+        assert!(!build(&home, &context, &[old]).stderr.contains("not cached"));
+    };
+    set(
+        "--build-arg=BUILDKIT_SANDBOX_HOSTNAME=one",
+        "--build-arg=BUILDKIT_SANDBOX_HOSTNAME=two",
+        "host name: one → two",
+    );
+    set("--network=default", "--network=none", "network: default → none");
+    set("--add-host=a:127.0.0.1", "--add-host=b:127.0.0.1", "host a: no longer added");
+}
+
+/// Another source of a mount is no new step, be it of a context or of a stage.
+#[test]
+fn another_source_of_a_mount_is_named() {
+    let mount = |from: &str, source: &str| {
+        format!("RUN --mount=type=bind,{from}source={source},target=/m cp -r /m /seen")
+    };
+    let text = |line: &str| {
+        format!("FROM busybox AS s\nRUN mkdir /x /y; touch /x/x\nFROM busybox\n{line}\nRUN ls -R /seen\n")
+    };
+    let other = |from: &str, old: &str, new: &str, brought: &[&str]| {
+        let line = mount(from, new);
+        let why = format!("sources: {old} → {new}");
+        let sentences = [format!("{line}: {why}"), format!("RUN ls -R /seen: {why} ({line})")];
+        let sentences: Vec<&str> =
+            brought.iter().copied().chain(sentences.iter().map(String::as_str)).collect();
+        edited(&text(&mount(from, old)), &text(&line), &[], &sentences);
+    };
+    other("from=s,", "x", "y", &[]);
+    // They are brought to where the mount finds them by a step that is new.
+    other("", "a", "b", &["prepare mount of b: never built here"]);
 }
 
 /// Another part of what is as it was: not that it changed.

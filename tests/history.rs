@@ -3,19 +3,19 @@
 //! Random histories: the context and the Dockerfile are edited, builds are killed, stores pruned, caches turned off. After each
 //! round the tree that the battered state directory gives is compared with that of an empty one.
 //!
-//! `BUILDER_HISTORY_SECONDS` says how long (default 40), `BUILDER_HISTORY_SEED` repeats a run.
+//! `BUILDER_HISTORY_SECONDS` says how long (default 40), `BUILDER_HISTORY_SEED` repeats a run; without it the seed is a new one.
 
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use e2e::fuzz::{Random, dockerfile, edit_context, edit_dockerfile, fill};
 use e2e::{Context, Done, Home, Image, Tree, run, tempdir};
 
-fn number_from(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+fn number_from(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
 struct Round {
@@ -91,8 +91,10 @@ impl Round {
 
 #[test]
 fn any_history_gives_what_a_clean_build_gives() {
-    let seed = number_from("BUILDER_HISTORY_SEED", 1);
-    let budget = Duration::from_secs(number_from("BUILDER_HISTORY_SECONDS", 40));
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let seed = number_from("BUILDER_HISTORY_SEED").unwrap_or_else(now);
+    let budget = Duration::from_secs(number_from("BUILDER_HISTORY_SECONDS").unwrap_or(40));
+    println!("seed {seed}: BUILDER_HISTORY_SEED={seed} repeats it");
     let random = &mut Random(seed);
     let start = Instant::now();
     let (mut rounds, mut failures) = (0, 0);

@@ -19,6 +19,7 @@ mod cases;
 pub mod forge;
 pub mod fuzz;
 mod git;
+pub mod meaning;
 mod oci;
 mod progress;
 mod serve;

@@ -54,7 +54,7 @@ enum Suite {
     /// with them, and the network takes what copying and hashing take (35 GB of disk).
     Large,
     /// What `builder compare` says that edits take, against what they take then, of steps that keep a processor busy (3 rounds): within a
-    /// fifth, at the fifth try at the latest. What ran while the machine had other things to do is measured again; `chrt --rr 1` before the
+    /// fifth, 95 % at the first try, all at the fifth at the latest. What ran while the machine had other things to do is measured again; `chrt --rr 1` before the
     /// command keeps others away.
     Predictions,
     /// Property tests of the crates with many more cases (600 s).

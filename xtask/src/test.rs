@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
@@ -192,6 +192,9 @@ pub(crate) fn run(args: &Args) -> Result {
         if let Some(sources) = sources {
             tests.env("BUILDER_SOURCES", sources);
         }
+        if end_to_end.contains(&Part::Fuzz) {
+            with_new_seed(&mut tests);
+        }
         tests.env("BUILDER_BIN", binary).env("BUILDER_BASES", bases).env("BUILDER_E2E_DIR", scratch.path());
         let result = shell::show(with_filter(&mut tests, args));
         // Stores of ordinary users hold directories that even `rm -rf` by their owner cannot enter; root can.
@@ -222,12 +225,23 @@ fn runner(nextest: bool) -> Command {
     // A test compares the terminal's colours or their absence with what it expects.
     runner.env_remove("NO_COLOR").env_remove("BUILDKIT_PROGRESS");
     // What a change must pass does not depend on luck. `cargo test` and the long tests draw anew.
-    for seed in ["PROPTEST_RNG_SEED", "FUZZ_SEED", "BUILDER_DAMAGE_SEED", "BUILDER_KILLS_SEED"] {
-        if std::env::var_os(seed).is_none() {
-            runner.env(seed, "2026");
-        }
+    for seed in SEEDS.iter().filter(|seed| std::env::var_os(seed).is_none()) {
+        runner.env(seed, "2026");
     }
     runner
+}
+
+/// The seeds that are always the same here.
+const SEEDS: [&str; 5] =
+    ["PROPTEST_RNG_SEED", "FUZZ_SEED", "BUILDER_DAMAGE_SEED", "BUILDER_KILLS_SEED", "BUILDER_HISTORY_SEED"];
+
+/// A new seed for the differential fuzzer of the cache, of which no run is like another. Told here: what tests that pass print is not shown.
+fn with_new_seed(tests: &mut Command) {
+    const SEED: &str = "BUILDER_FUZZ_SEED";
+    let drawn = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string();
+    let seed = std::env::var(SEED).unwrap_or_else(|_| drawn());
+    println!("{SEED}={seed} repeats the differential fuzzer of the cache");
+    tests.env(SEED, seed);
 }
 
 fn with_filter<'a>(command: &'a mut Command, args: &Args) -> &'a mut Command {

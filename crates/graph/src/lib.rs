@@ -22,4 +22,4 @@ pub use op::{Copy, Inline, InlineFile, Mkdir, Op, Owner, OwnerId};
 pub use parts::{KEY_VERSION, KeyParts, Naming};
 pub use secrets::{SecretValues, hide_cache_mounts, is_secret_like};
 pub use source::{Git, Http, Source};
-pub use uses::{Files, InputPart, Listing, PathPart};
+pub use uses::{Files, InputPart, Listing, MOUNTED, PathPart};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::secrets::{SecretValues, is_secret_like};
 use crate::{
-    Exec, Files, InputPart, Listing, MissReason, MountKind, Op, Owner, OwnerId, PathChange, PathChangeKind,
+    Exec, InputPart, Listing, MissReason, MountKind, Op, Owner, OwnerId, PathChange, PathChangeKind,
     ValueChange,
 };
 
@@ -40,6 +40,13 @@ pub(crate) struct Value {
     digest: String,
     /// `None` when the name says that it is a secret, or a secret is in it.
     pub(crate) text: Option<String>,
+}
+
+impl Value {
+    /// What tells it from others.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
 }
 
 /// How the values of an operation are called and kept.
@@ -82,6 +89,11 @@ impl KeyParts {
         [COMMAND, DESTINATION]
             .iter()
             .all(|field| self.fields.contains_key(*field) == other.fields.contains_key(*field))
+    }
+
+    /// What it uses, in the order of the step's inputs.
+    pub fn inputs(&self) -> &[InputPart] {
+        &self.inputs
     }
 
     /// The names of the listings of its files.
@@ -174,17 +186,21 @@ impl KeyParts {
 
     /// That other files are named, where both say which.
     fn changed_sources(&self, old: &KeyParts) -> Option<MissReason> {
-        let files = |parts: &KeyParts| -> Vec<Files> {
-            parts.inputs.iter().filter_map(InputPart::files).cloned().collect()
+        let sources = |parts: &'_ KeyParts| -> Vec<(String, Option<String>)> {
+            let sources = parts.inputs.iter().filter_map(InputPart::source);
+            sources.map(|(identity, text)| (identity, text.map(str::to_owned))).collect()
         };
-        let (new, old) = (files(self), files(old));
-        if new == old || new.is_empty() || old.is_empty() {
+        let (new, old) = (sources(self), sources(old));
+        if new.iter().map(|(identity, _)| identity).eq(old.iter().map(|(identity, _)| identity))
+            || new.is_empty()
+            || old.is_empty()
+        {
             return None;
         }
-        let text = |files: &[Files]| -> Option<String> {
-            Some(files.iter().map(Files::text).collect::<Option<Vec<_>>>()?.join(" "))
+        let text = |sources: Vec<(String, Option<String>)>| -> Option<String> {
+            Some(sources.into_iter().map(|(_, text)| text).collect::<Option<Vec<_>>>()?.join(" "))
         };
-        let (new, old) = (text(&new), text(&old));
+        let (new, old) = (text(new), text(old));
         Some(changed_value("sources", new.is_none() || old.is_none(), old, new))
     }
 }
@@ -386,7 +402,7 @@ mod tests {
     use files::{PathSelection, Selection};
 
     use super::*;
-    use crate::PathPart;
+    use crate::{Files, PathPart};
 
     fn listing(files: &[(&str, u32, u8)]) -> Listing {
         let part = |mode: u32, digest: u8| PathPart::new(Some(mode), &[digest; 16]);
@@ -493,6 +509,26 @@ mod tests {
             of(&[(&format!("{long}a"), "", "1")], &[(&format!("{long}b"), "", "2")]),
             ["sources changed"]
         );
+    }
+
+    /// The step that brings them to a mount is another one then, which nobody has seen; that of the mount is not new.
+    #[test]
+    fn other_files_of_a_context_for_a_mount_are_other_sources() {
+        let mounted = |path: &str, key: &str| {
+            let args = BTreeSet::new();
+            let naming = Naming { secret: &[1; 32], args: &args, hidden: &SecretValues::default() };
+            let files = Files::of(&Selection::Path(PathSelection::exact("mount")), naming);
+            let name = format!("prepare mount of {path}");
+            parts(vec![vertex("RUN a"), InputPart::Vertex { name, key: key.to_owned(), files }])
+        };
+        let of = |new: &KeyParts, old: &KeyParts| {
+            let reasons = new.differences(old, &|_| None);
+            (reasons.iter().map(ToString::to_string).collect::<Vec<_>>(), new.changed_input(old))
+        };
+        let old = mounted("d", "1");
+        assert_eq!(of(&mounted("e", "2"), &old), (vec!["sources: d → e".to_owned()], None));
+        assert_eq!(of(&mounted("d", "2"), &old), (vec!["prepare mount of d changed".to_owned()], Some(1)));
+        assert_eq!(of(&old, &old), (vec![], None));
     }
 
     #[test]

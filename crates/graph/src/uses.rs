@@ -46,6 +46,9 @@ pub enum InputPart {
     },
 }
 
+/// How steps are called that bring files of a context to where a mount finds them; the path follows.
+pub const MOUNTED: &str = "prepare mount of ";
+
 /// Which files of something are used: what stands in the Dockerfile, as opposed to what is found there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -61,7 +64,7 @@ impl Files {
     }
 
     /// As the Dockerfile has it, roughly; `None` when a secret is in it.
-    pub(crate) fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&str> {
         self.0.text.as_deref()
     }
 }
@@ -88,6 +91,11 @@ impl PathPart {
     /// Of permissions (`0o7777`) and a digest.
     pub fn new(mode: Option<u32>, digest: &[u8]) -> PathPart {
         PathPart(mode, hex(digest))
+    }
+
+    /// The permissions, where they count.
+    pub fn mode(&self) -> Option<u32> {
+        self.0
     }
 }
 
@@ -134,7 +142,25 @@ impl InputPart {
 
     /// Whether other files are used than by `old`, so that comparing what they hold says nothing.
     pub(crate) fn selects_others(&self, old: &InputPart) -> bool {
-        matches!((self.files(), old.files()), (Some(new), Some(old)) if new != old)
+        let others = matches!((self.files(), old.files()), (Some(new), Some(old)) if new != old);
+        others || matches!((self.mounted(), old.mounted()), (Some(new), Some(old)) if new != old)
+    }
+
+    /// What of a context a bind mount shows. A step of its own brings it to where the mount finds it, under a path that is always the same.
+    fn mounted(&self) -> Option<&str> {
+        match self {
+            InputPart::Vertex { name, .. } => name.strip_prefix(MOUNTED),
+            InputPart::Image { .. } | InputPart::Content { .. } => None,
+        }
+    }
+
+    /// Which files are used, as the Dockerfile has it: told apart by the first, shown as the second, which a secret has not.
+    pub(crate) fn source(&self) -> Option<(String, Option<&str>)> {
+        let files = self.files()?;
+        match self.mounted() {
+            Some(path) => Some((path.to_owned(), Some(path))),
+            None => Some((files.0.digest().to_owned(), files.text())),
+        }
     }
 
     pub(crate) fn changed(&self) -> MissReason {

@@ -14,7 +14,9 @@ mod timings;
 mod words;
 
 pub use advice::{ListedFile, Listing, Rule, Subject, advise, rule, rules};
-pub use compare::{Comparison, Cost, Edit, Effect, Expected, OrderedStep, Ordering, Prediction};
+pub use compare::{
+    Comparison, Cost, Edit, Effect, Expected, OrderedStep, Ordering, Prediction, Touch, Touched,
+};
 pub use explain::{Cause, Explanation};
 pub use picture::{CacheState, Edge, Format, Lane, Picture, Step};
 pub use record::{BuildRecord, BuildResult, Invocation, RECORD_VERSION, StepInput, StepOutcome, StepRecord};

@@ -21,6 +21,9 @@ mod validators;
 
 pub use client::{Client, Config, Secrets};
 pub use error::Error;
-pub use git::{Access, CheckedOut, Checkout, Commit, GitConfig, Resolved, commits, without_credentials};
+pub use git::{
+    Access, Change, CheckedOut, Checkout, Commit, GitConfig, Resolved, Version, bytes_of, commits,
+    without_credentials,
+};
 pub use http::{Download, Downloaded, Fetched, Known};
 pub use validators::Validators;

@@ -2,7 +2,8 @@
 
 use files::{PathSelection, Selection};
 use graph::{
-    CacheMount, Copy, Input, Mount, MountKind, Op, SecretEnv, SecretFile, Sharing, Vertex, VertexId,
+    CacheMount, Copy, Input, Mount, MountKind, Op, SecretEnv, SecretFile, SecretValues, Sharing, Vertex,
+    VertexId,
 };
 use parser::{Diagnostic, Instruction, Run, Span};
 
@@ -160,9 +161,12 @@ impl StageLowering<'_, '_> {
             packed: Vec::new(),
         });
         let shown = if source.is_empty() { "all files" } else { source };
+        // An argument of a secret-like name may be in it, and names are shown and kept.
+        let hidden = SecretValues::of(self.all.definition);
+        let shown = hidden.conceal(shown);
         let name = match context {
-            BUILD_CONTEXT => format!("[internal] prepare mount of {shown}"),
-            context => format!("[context {context}] prepare mount of {shown}"),
+            BUILD_CONTEXT => format!("[internal] {}{shown}", graph::MOUNTED),
+            context => format!("[context {context}] {}{shown}", graph::MOUNTED),
         };
         let lines = self.lines(of.lines);
         self.all.definition.add(Vertex { op, inputs, name, lines, no_cache: false })

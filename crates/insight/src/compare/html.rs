@@ -36,13 +36,12 @@ impl Comparison {
 
     fn summary(&self) -> String {
         let cards = self.orderings.iter().enumerate().map(|(index, ordering)| {
-            let [time, bytes] = amounts(&self.expected(index));
+            let [time, bytes, pushed] = amounts(&self.expected(index));
             format!(
-                "<div class=\"card\"><h2>{} {}</h2><p><b>{}</b> and <b>{}</b> per {}</p></div>\n",
+                "<div class=\"card\"><h2>{} {}</h2><p><b>{time}</b> and <b>{bytes}</b> per {}, <b>{pushed}</b> of them \
+                 to push</p></div>\n",
                 letter(index),
                 escape(&ordering.name),
-                time,
-                bytes,
                 self.unit
             )
         });
@@ -53,7 +52,9 @@ impl Comparison {
         let mut table = String::from("<table>\n<thead><tr><th>edit</th><th>times</th>");
         for index in 0..self.orderings.len() {
             let letter = letter(index);
-            table += &format!("<th>{letter} reruns</th><th>{letter} time</th><th>{letter} layers</th>");
+            for what in ["reruns", "time", "layers", "pushed"] {
+                table += &format!("<th>{letter} {what}</th>");
+            }
         }
         table += "</tr></thead>\n<tbody>\n";
         for (number, (edit, predictions)) in self.edits.iter().zip(&self.predictions).enumerate() {

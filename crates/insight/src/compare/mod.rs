@@ -1,6 +1,6 @@
 //! Which steps an edit reruns, under one order of instructions and under another.
 //!
-//! An edit changes files of the context; the steps that use one of them are *hit*. What stands on those follows:
+//! An edit changes files of the context; the steps that use one of them are *touched* ([`Touch`]). What stands on those follows:
 //!
 //! | what a step uses | has certainly changed | has perhaps changed |
 //! |---|---|---|
@@ -10,12 +10,13 @@
 //! "At most" is where early cutoff may save the step: what it uses may come out as it was.
 
 mod html;
+mod recorded;
 mod render;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use html::escape;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::record::StepInput;
 
@@ -39,6 +40,9 @@ pub struct OrderedStep {
     pub inputs: Vec<StepInput>,
     /// Whether what is new in the files that it uses is new in its result too: of a copy, not of a program nor of an unpacked archive.
     pub shows: bool,
+    /// Whether its layer is another one whenever it runs, were it for the times in it: of a program. What copies the same files again may make
+    /// the same layer, which registries have; unless it makes directories, with times of their own.
+    pub made: bool,
     /// Milliseconds that it took when it ran; `None` where nobody knows.
     pub cost: Option<u64>,
     /// Bytes of its own layer, likewise.
@@ -55,6 +59,20 @@ pub struct Edit {
     /// How often it happened.
     pub weight: u64,
 }
+
+/// What an edit does to the files of the context that a step uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Touch {
+    /// They may be what they were: what is known of the edit does not say.
+    Perhaps,
+    /// They are others, which the step's result need not show: they have other modes, and it gives them modes that follow a rule.
+    Hidden,
+    /// They are others.
+    Surely,
+}
+
+/// The steps whose files an edit touches, by place in [`Ordering::steps`].
+pub type Touched = BTreeMap<usize, Touch>;
 
 /// What an edit does to a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +107,7 @@ pub struct Cost {
     pub work: u64,
     /// Bytes of all layers that they make.
     pub stored: u64,
-    /// Bytes of those that are the image's.
+    /// Bytes of those that are the image's, and others than before: registries have the rest.
     pub pushed: u64,
     /// Steps among them of which no time is known: the times are lower bounds then.
     pub unknown: u64,
@@ -139,17 +157,22 @@ pub struct Expected {
 }
 
 impl Ordering {
-    /// What happens when the steps in `hit` use files that changed.
-    pub fn predict(&self, hit: &BTreeSet<usize>) -> Prediction {
+    /// What happens when an edit touches these steps.
+    pub fn predict(&self, touched: &Touched) -> Prediction {
         let mut effects: Vec<Effect> = Vec::with_capacity(self.steps.len());
         // Whether the tree of a step is another one.
         let mut changes: Vec<Effect> = Vec::with_capacity(self.steps.len());
+        // Whether its own layer is.
+        let mut layers: Vec<Effect> = Vec::with_capacity(self.steps.len());
         for (index, step) in self.steps.iter().enumerate() {
-            let (mut runs, mut changed) = (Effect::Cached, Effect::Cached);
             let own = if step.shows { Effect::Runs } else { Effect::AtMost };
-            if hit.contains(&index) {
-                (runs, changed) = (Effect::Runs, own);
-            }
+            let (mut runs, mut changed) = match touched.get(&index) {
+                None => (Effect::Cached, Effect::Cached),
+                Some(Touch::Perhaps) => (Effect::AtMost, Effect::AtMost),
+                Some(Touch::Hidden) => (Effect::Runs, Effect::AtMost),
+                Some(Touch::Surely) => (Effect::Runs, own),
+            };
+            let mut layer = changed;
             for (position, input) in step.inputs.iter().enumerate() {
                 let input_changes = changes.get(input.step).copied().unwrap_or(Effect::Cached);
                 if input_changes == Effect::Cached {
@@ -157,20 +180,25 @@ impl Ordering {
                 }
                 let this = if input.whole { input_changes } else { Effect::AtMost };
                 runs = runs.max(this);
-                let shown = if position == 0 { this } else { this.min(own) };
-                changed = changed.max(shown);
+                let is_below = position == 0 && input.whole;
+                changed = changed.max(if is_below { this } else { this.min(own) });
+                if !is_below {
+                    layer = layer.max(this.min(own));
+                }
             }
             let nothing = step.source;
             effects.push(if nothing { Effect::Cached } else { runs });
             changes.push(if nothing { Effect::Cached } else { changed });
+            layers.push(if step.made { runs } else { layer.max(runs.min(Effect::AtMost)) });
         }
-        let least = self.cost(|index| effects[index] == Effect::Runs);
-        let most = self.cost(|index| effects[index] != Effect::Cached);
+        let least = self.cost(|index| effects[index] == Effect::Runs, |index| layers[index] == Effect::Runs);
+        let most =
+            self.cost(|index| effects[index] != Effect::Cached, |index| layers[index] != Effect::Cached);
         Prediction { effects, least, most }
     }
 
-    /// What these steps cost together.
-    fn cost(&self, counts: impl Fn(usize) -> bool) -> Cost {
+    /// What these steps cost together, of which some make other layers.
+    fn cost(&self, counts: impl Fn(usize) -> bool, is_other: impl Fn(usize) -> bool) -> Cost {
         let mut cost = Cost::default();
         let mut ends: Vec<u64> = Vec::with_capacity(self.steps.len());
         for (index, step) in self.steps.iter().enumerate() {
@@ -182,7 +210,7 @@ impl Ordering {
                 cost.steps += 1;
                 cost.work += took;
                 cost.stored += bytes;
-                cost.pushed += if step.pushed { bytes } else { 0 };
+                cost.pushed += if step.pushed && is_other(index) { bytes } else { 0 };
                 cost.unknown += u64::from(step.cost.is_none());
                 cost.unsized_layers += u64::from(step.bytes.is_none());
             }
@@ -194,16 +222,12 @@ impl Ordering {
 }
 
 impl Comparison {
-    /// Predicts what each edit does; with it come, for each ordering, the steps that it hits.
-    pub fn new(
-        orderings: Vec<Ordering>,
-        edits: Vec<(Edit, Vec<BTreeSet<usize>>)>,
-        unit: &'static str,
-    ) -> Comparison {
-        let predict = |hits: &Vec<BTreeSet<usize>>| {
-            orderings.iter().zip(hits).map(|(ordering, hit)| ordering.predict(hit)).collect()
+    /// Predicts what each edit does; with it come, for each ordering, the steps that it touches.
+    pub fn new(orderings: Vec<Ordering>, edits: Vec<(Edit, Vec<Touched>)>, unit: &'static str) -> Comparison {
+        let predict = |touched: &Vec<Touched>| {
+            orderings.iter().zip(touched).map(|(ordering, touched)| ordering.predict(touched)).collect()
         };
-        let predictions = edits.iter().map(|(_, hits)| predict(hits)).collect();
+        let predictions = edits.iter().map(|(_, touched)| predict(touched)).collect();
         let edits = edits.into_iter().map(|(edit, _)| edit).collect();
         Comparison { orderings, edits, predictions, unit }
     }

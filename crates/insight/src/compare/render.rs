@@ -31,12 +31,16 @@ impl Comparison {
         }
         text += "\n";
         let costs = (0..self.orderings.len()).map(|index| {
-            let [time, bytes] = amounts(&self.expected(index));
-            format!("{} {time} and {bytes}", letter(index))
+            let [time, bytes, pushed] = amounts(&self.expected(index));
+            match pushed == bytes {
+                true => format!("{} {time} and {bytes}", letter(index)),
+                false => format!("{} {time} and {bytes} ({pushed} pushed)", letter(index)),
+            }
         });
         text += &format!("expected cost per {}: {}\n", self.unit, costs.collect::<Vec<_>>().join(", "));
         if self.has_unknown() {
-            text += "Where there is a ?, some of the steps never ran here, so what they take is not known. --build builds both files first.\n";
+            text += "Where there is a ?, some of the steps never ran here, so what they take is not known: they came with --cache-from, or \
+                     --no-build was given.\n";
         }
         if self.edits.len() <= FEW {
             for (edit, predictions) in self.edits.iter().zip(&self.predictions) {
@@ -60,7 +64,7 @@ impl Comparison {
         let mut head = vec!["EDIT".to_owned(), "TIMES".to_owned()];
         for index in orderings {
             let letter = letter(*index);
-            head.extend([format!("{letter} RERUNS"), format!("{letter} TIME"), format!("{letter} LAYERS")]);
+            head.extend(["RERUNS", "TIME", "LAYERS", "PUSHED"].map(|what| format!("{letter} {what}")));
         }
         let mut rows = vec![head];
         for (edit, predictions) in self.edits.iter().zip(&self.predictions) {
@@ -159,8 +163,8 @@ pub(super) fn time(step: &OrderedStep) -> String {
     step.cost.map_or_else(|| "?".to_owned(), words::time)
 }
 
-/// Time and bytes that are expected, in words: nothing that is unknown counts as nothing.
-pub(super) fn amounts(expected: &Expected) -> [String; 2] {
+/// Time, bytes and bytes to push that are expected, in words: nothing that is unknown counts as nothing.
+pub(super) fn amounts(expected: &Expected) -> [String; 3] {
     let amount = |known: f64, text: String, unknown: f64, what: &str| match unknown > 0.0 {
         true if known == 0.0 => format!("unknown {what}"),
         true => format!("at least {text}"),
@@ -169,11 +173,12 @@ pub(super) fn amounts(expected: &Expected) -> [String; 2] {
     [
         amount(expected.time, words::time(expected.time as u64), expected.unknown, "time"),
         amount(expected.stored, words::bytes(expected.stored as u64), expected.unsized_layers, "bytes"),
+        amount(expected.pushed, words::bytes(expected.pushed as u64), expected.unsized_layers, "bytes"),
     ]
 }
 
-/// Reruns, time and bytes of a prediction.
-pub(super) fn cells(prediction: &Prediction, steps: usize) -> [String; 3] {
+/// Reruns, time, bytes and bytes to push of a prediction.
+pub(super) fn cells(prediction: &Prediction, steps: usize) -> [String; 4] {
     let Prediction { least, most, .. } = prediction;
     let bound = if least.steps == most.steps { "" } else { "≤ " };
     let amount = |known: u64, unknown: u64, text: String| match (known, unknown) {
@@ -185,6 +190,11 @@ pub(super) fn cells(prediction: &Prediction, steps: usize) -> [String; 3] {
         format!("{bound}{} of {steps}", most.steps),
         amount(most.time, most.unknown, words::time(most.time)),
         amount(most.stored, most.unsized_layers, words::bytes(most.stored)),
+        match (most.unsized_layers, least.pushed == most.pushed) {
+            (0, true) => words::bytes(most.pushed),
+            (0, false) => format!("≤ {}", words::bytes(most.pushed)),
+            (unknown, _) => amount(most.pushed, unknown, words::bytes(most.pushed)),
+        },
     ]
 }
 

@@ -13,8 +13,36 @@ pub struct Commit {
     pub id: String,
     /// The first line of its message.
     pub subject: String,
-    /// The files that it changed, added or removed below the directory asked for, relative to that.
-    pub paths: Vec<PathBuf>,
+    /// What it changed, added or removed below the directory asked for.
+    pub changes: Vec<Change>,
+}
+
+/// What a commit did to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where, relative to the directory asked for.
+    pub path: PathBuf,
+    /// What was there before; `None` where nothing was.
+    pub old: Option<Version>,
+    /// What is there since, likewise.
+    pub new: Option<Version>,
+}
+
+/// A file as a commit has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// 0o100644, 0o100755, 0o120000 (a link) or 0o160000 (another repository).
+    pub mode: u32,
+    /// The object with its bytes, in full.
+    pub id: String,
+}
+
+impl Change {
+    /// Whether the bytes of a file are what they were, and it only may or may not be executed any more.
+    pub fn is_of_mode_only(&self) -> bool {
+        let is_file = |version: &Version| version.mode & 0o170_000 == 0o100_000;
+        matches!((&self.old, &self.new), (Some(old), Some(new)) if old.id == new.id && is_file(old) && is_file(new))
+    }
 }
 
 /// The last `count` commits of the repository that a directory of this machine lies in, newest first, without merges. The user's own
@@ -23,35 +51,75 @@ pub struct Commit {
 /// # Errors
 /// In words: there is no git, no repository, or git refuses.
 pub fn commits(directory: &Path, count: usize) -> Result<Vec<Commit>, String> {
-    let arguments =
-        ["--no-merges", "--no-renames", "--no-ext-diff", "--no-textconv", "--name-only", "--relative", "-z"];
+    let most = format!("--max-count={count}");
+    let arguments = [
+        "-c",
+        "log.showSignature=false",
+        "log",
+        "--no-merges",
+        "--no-renames",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--raw",
+        "--no-abbrev",
+        "--relative",
+        "-z",
+        &most,
+        "--format=%x00%h%x00%s",
+        "--",
+        ".",
+    ];
+    git(directory, &arguments).map(|printed| parse(&printed))
+}
+
+/// The bytes of a [`Version`] of the repository that a directory of this machine lies in.
+///
+/// # Errors
+/// In words, likewise.
+pub fn bytes_of(directory: &Path, version: &Version) -> Result<Vec<u8>, String> {
+    git(directory, &["cat-file", "blob", &version.id])
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
     let mut git = Command::new("git");
-    git.arg("-C").arg(directory).args(["-c", "core.fsmonitor=false", "-c", "log.showSignature=false", "log"]);
-    git.args(arguments).arg(format!("--max-count={count}")).arg("--format=%x00%h%x00%s").arg("--").arg(".");
+    git.arg("-C").arg(directory).args(["-c", "core.fsmonitor=false"]).args(arguments);
     let output = git.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "the git program is not installed".to_owned(),
         _ => format!("start git: {error}"),
     })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("git log in {}: {}", directory.display(), said.trim()));
+        let command = arguments.iter().find(|word| ["log", "cat-file"].contains(word)).unwrap_or(&"");
+        return Err(format!("git {command} in {}: {}", directory.display(), said.trim()));
     }
-    Ok(parse(&output.stdout))
+    Ok(output.stdout)
 }
 
-/// Strings that end with a zero: before each commit an empty one, which no name is, then its id, its subject, and names, of which the first has
-/// an end of line before it.
+/// Strings that end with a zero: before each commit an empty one, which no other is, then its id and its subject; and for each file what it
+/// was and is (`:100644 100755 OLD NEW M`, the first with an end of line before it) and its name.
 fn parse(printed: &[u8]) -> Vec<Commit> {
     let mut strings = printed.split(|byte| *byte == 0);
     let mut commits: Vec<Commit> = Vec::new();
     while let Some(string) = strings.next() {
+        let Some(next) = strings.next() else { break };
         if !string.is_empty() {
-            let Some(Commit { paths, .. }) = commits.last_mut() else { continue };
-            let name = string.strip_prefix(b"\n").filter(|_| paths.is_empty()).unwrap_or(string);
-            paths.push(PathBuf::from(OsStr::from_bytes(name)));
-        } else if let (Some(id), Some(subject)) = (strings.next(), strings.next()) {
+            let Some(Commit { changes, .. }) = commits.last_mut() else { continue };
+            let what = String::from_utf8_lossy(string);
+            let mut words = what.trim_start().trim_start_matches(':').split(' ');
+            let mut word = || words.next().unwrap_or_default().to_owned();
+            let [old_mode, new_mode, old_id, new_id] = [word(), word(), word(), word()];
+            let version = |mode: &str, id: String| {
+                let mode = u32::from_str_radix(mode, 8).unwrap_or_default();
+                (mode != 0).then_some(Version { mode, id })
+            };
+            changes.push(Change {
+                path: PathBuf::from(OsStr::from_bytes(next)),
+                old: version(&old_mode, old_id),
+                new: version(&new_mode, new_id),
+            });
+        } else if let Some(subject) = strings.next() {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-            commits.push(Commit { id: text(id), subject: text(subject), paths: Vec::new() });
+            commits.push(Commit { id: text(next), subject: text(subject), changes: Vec::new() });
         }
     }
     commits
@@ -59,7 +127,11 @@ fn parse(printed: &[u8]) -> Vec<Commit> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::{Change, Version, bytes_of, commits};
+    use std::path::Path;
+    use std::process::Command;
 
     fn git(directory: &Path, arguments: &[&str]) {
         let mut git = Command::new("git");
@@ -98,7 +170,8 @@ mod tests {
         let told: Vec<(&str, Vec<&str>)> = found
             .iter()
             .map(|commit| {
-                (&*commit.subject, commit.paths.iter().map(|path| path.to_str().unwrap()).collect())
+                let paths = commit.changes.iter().map(|change| change.path.to_str().unwrap());
+                (&*commit.subject, paths.collect())
             })
             .collect();
         assert_eq!(
@@ -111,5 +184,37 @@ mod tests {
         );
         assert_eq!(commits(&below, 1).unwrap().len(), 1);
         assert!(commits(Path::new("/"), 1).is_err());
+    }
+
+    #[test]
+    fn what_each_file_was_and_is() {
+        let dir = tempfile::tempdir().unwrap();
+        git(dir.path(), &["init", "-q"]);
+        let commit = || {
+            git(dir.path(), &["add", "-A"]);
+            git(dir.path(), &["commit", "-qm", "x"]);
+        };
+        let set = |mode: u32| {
+            std::fs::set_permissions(dir.path().join("f"), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        std::fs::write(dir.path().join("f"), "one").unwrap();
+        set(0o644);
+        commit();
+        set(0o755);
+        commit();
+        std::fs::write(dir.path().join("f"), "two").unwrap();
+        set(0o644);
+        commit();
+        std::fs::remove_file(dir.path().join("f")).unwrap();
+        commit();
+        let found = commits(dir.path(), 9).unwrap();
+        let changes: Vec<&Change> = found.iter().map(|commit| &commit.changes[0]).collect();
+        assert_eq!([0, 1, 2, 3].map(|at| changes[at].is_of_mode_only()), [false, false, true, false]);
+        assert_eq!((&changes[0].new, &changes[3].old), (&None, &None));
+        assert_eq!(bytes_of(dir.path(), changes[1].new.as_ref().unwrap()).unwrap(), b"two");
+        assert_eq!(bytes_of(dir.path(), changes[1].old.as_ref().unwrap()).unwrap(), b"one");
+        assert!(
+            bytes_of(dir.path(), &Version { mode: 0, id: "0".repeat(40) }).unwrap_err().contains("cat-file")
+        );
     }
 }

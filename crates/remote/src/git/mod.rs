@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-pub use log::{Commit, commits};
+pub use log::{Change, Commit, Version, bytes_of, commits};
 
 use crate::client::Secrets;
 

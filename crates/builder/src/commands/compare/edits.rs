@@ -3,22 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
-use insight::Edit;
+use insight::{Edit, Touched};
 
-use super::uses::Uses;
-use crate::commands::build::Examined;
+use super::uses::{Change, Uses, strongest};
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{format, terminal};
 
-/// For each ordering, the steps that an edit hits.
-type Hits = Vec<BTreeSet<usize>>;
+/// For each ordering, the steps that an edit touches.
+type Hits = Vec<Touched>;
+
+/// What a change of an ignore file touches, by what it was and is, under each ordering.
+type Ignoring = HashMap<(Option<String>, Option<String>, usize), Touched>;
 
 /// Makes edits.
 pub(super) struct Edits<'a> {
     /// The context.
     pub(super) path: &'a Path,
-    pub(super) examined: &'a [Examined],
     pub(super) uses: &'a [Uses],
 }
 
@@ -28,18 +29,18 @@ impl Edits<'_> {
         changes
             .iter()
             .map(|change| {
-                let mut hits = vec![BTreeSet::new(); self.uses.len()];
+                let mut hits = vec![Touched::new(); self.uses.len()];
                 for path in change.split(',').filter(|path| !path.is_empty()) {
                     let path = self.relative(Path::new(path))?;
-                    let mut of_path = self.hit_by(&path);
+                    let mut of_path = self.edited(&path);
                     // A directory stands for its files.
                     for file in self.files().into_iter().filter(|file| file.starts_with(&path)) {
-                        self.add(&mut of_path, self.hit_by(file));
+                        add(&mut of_path, self.edited(file));
                     }
                     if !self.is_there(&path) {
-                        self.warn_of_nothing(&path, of_path.iter().all(BTreeSet::is_empty));
+                        self.warn_of_nothing(&path, of_path.iter().all(Touched::is_empty));
                     }
-                    self.add(&mut hits, of_path);
+                    add(&mut hits, of_path);
                 }
                 Ok((Edit { name: change.clone(), weight: 1 }, hits))
             })
@@ -49,7 +50,7 @@ impl Edits<'_> {
     /// One for each directory all of whose files behave alike, and for the others one for those files that do.
     pub(super) fn of_directories(&self) -> Vec<(Edit, Hits)> {
         let files: Vec<(&PathBuf, Hits)> =
-            self.files().into_iter().map(|file| (file, self.hit_by(file))).collect();
+            self.files().into_iter().map(|file| (file, self.edited(file))).collect();
         let mut directories: HashMap<&Path, Option<&Hits>> = HashMap::new();
         for (file, hits) in &files {
             for directory in file.ancestors().skip(1) {
@@ -88,13 +89,20 @@ impl Edits<'_> {
     /// The last commits; those that rerun the same are one.
     pub(super) fn of_history(&self, count: usize) -> Result<Vec<(Edit, Hits)>, Failure> {
         let commits = remote::commits(self.path, count).map_err(Failure::usage)?;
-        let mut known: HashMap<PathBuf, Hits> = HashMap::new();
+        let mut known: HashMap<(PathBuf, Change), Hits> = HashMap::new();
+        let mut ignoring = Ignoring::new();
         let mut groups: Vec<(Hits, Vec<String>)> = Vec::new();
         for commit in commits {
-            let mut hits = vec![BTreeSet::new(); self.uses.len()];
-            for path in commit.paths {
-                let of_path = known.entry(path).or_insert_with_key(|path| self.hit_by(path));
-                self.add(&mut hits, of_path.clone());
+            let mut hits = vec![Touched::new(); self.uses.len()];
+            for change in &commit.changes {
+                let kind = if change.is_of_mode_only() { Change::Mode } else { Change::Content };
+                let of_path = known
+                    .entry((change.path.clone(), kind))
+                    .or_insert_with_key(|(path, kind)| self.hit_by(path, *kind));
+                add(&mut hits, of_path.clone());
+                if kind == Change::Content {
+                    add(&mut hits, self.ignored_otherwise(change, &commit, &mut ignoring));
+                }
             }
             let name = format!("{} {}", commit.id, commit.subject);
             match groups.iter_mut().find(|(known, _)| *known == hits) {
@@ -119,20 +127,56 @@ impl Edits<'_> {
         self.uses.iter().flat_map(Uses::files).collect()
     }
 
-    fn hit_by(&self, path: &Path) -> Hits {
-        let pairs = self.uses.iter().zip(self.examined);
-        pairs.map(|(uses, examined)| uses.hit_by(&*examined.tree, path)).collect()
+    fn hit_by(&self, path: &Path, change: Change) -> Hits {
+        self.uses.iter().map(|uses| uses.touched_by(path, change)).collect()
     }
 
-    fn add(&self, hits: &mut Hits, more: Hits) {
-        for (hits, more) in hits.iter_mut().zip(more) {
-            hits.extend(more);
-        }
+    /// An edit of a file of which nothing else is known. One of an ignore file may let in or keep out anything.
+    fn edited(&self, path: &Path) -> Hits {
+        let mut hits = self.hit_by(path, Change::Content);
+        add(
+            &mut hits,
+            self.uses
+                .iter()
+                .map(|uses| match uses.ignore_file.is(path) {
+                    true => uses.touched_by_ignoring(),
+                    false => Touched::new(),
+                })
+                .collect(),
+        );
+        hits
+    }
+
+    /// What a commit touches by changing an ignore file: what is selected now is selected again with what it was before and after.
+    fn ignored_otherwise(
+        &self,
+        change: &remote::Change,
+        commit: &remote::Commit,
+        known: &mut Ignoring,
+    ) -> Hits {
+        let id = |version: &Option<remote::Version>| version.as_ref().map(|version| version.id.clone());
+        let of_ordering = |(index, uses): (usize, &Uses)| {
+            if !uses.ignore_file.is(&change.path) {
+                return Touched::new();
+            }
+            let Some(patterns) = uses.ignore_file.versions(change) else { return uses.touched_by_ignoring() };
+            let mut touched = known
+                .entry((id(&change.old), id(&change.new), index))
+                .or_insert_with(|| uses.touched_between(self.path, &patterns))
+                .clone();
+            // What the same commit did to other files counts where it was or is let in.
+            for other in commit.changes.iter().filter(|other| !other.is_of_mode_only()) {
+                let more = uses.touched_under(&patterns, &other.path);
+                touched = strongest(touched.into_iter().chain(more));
+            }
+            touched
+        };
+        self.uses.iter().enumerate().map(of_ordering).collect()
     }
 
     /// Whether the context has such a path, be it one that no build looks at.
     fn is_there(&self, path: &Path) -> bool {
-        let seen = self.examined.iter().any(|one| one.tree.metadata(path).is_ok_and(|found| found.is_some()));
+        let seen = self.uses.iter().any(|uses| uses.tree.metadata(path).is_ok_and(|found| found.is_some()));
         seen || self.path.join(path).symlink_metadata().is_ok()
     }
 
@@ -175,5 +219,11 @@ impl Edits<'_> {
             }
         }
         Ok(clean)
+    }
+}
+
+fn add(hits: &mut Hits, more: Hits) {
+    for (hits, more) in hits.iter_mut().zip(more) {
+        *hits = strongest(std::mem::take(hits).into_iter().chain(more));
     }
 }

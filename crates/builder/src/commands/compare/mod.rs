@@ -1,30 +1,38 @@
 //! `compare`.
+//!
+//! From top to bottom: what is compared (`side`: a Dockerfile, which is built where nothing is known of it, or a build that was recorded), its
+//! steps (`ordering`), the files that they use (`uses`, `recorded`, `lone`, `links`), and the edits (`edits`, `ignored`).
 
 mod edits;
+mod ignored;
+mod links;
 mod lone;
+mod ordering;
+mod recorded;
+mod side;
 mod uses;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use cache::Store;
 use clap::ValueEnum;
-use files::Selection;
-use graph::{Input, Op, Source};
-use insight::{BuildRecord, Comparison, OrderedStep, Ordering, StepInput};
+use insight::{BuildRecord, Comparison, Ordering};
 
-use super::build::{self, Examined};
+use super::{build, history};
 use crate::failure::Failure;
 use crate::terminal;
 use edits::Edits;
+use ignored::IgnoreFile;
+use side::Side;
 use uses::Uses;
 
 /// Say what edits would rerun under two orders of instructions
 ///
-/// Both Dockerfiles are read, and for each edit it is worked out which steps of either would run again, how long that took when they ran
-/// last and how many bytes of layers it makes. Nothing is run. Without --change and --history, every directory of the context is edited
-/// in turn. Where it is not known what a step takes, since it never ran here, sums say "at least".
+/// For each edit it is worked out which steps of either Dockerfile would run again, how long that took when they ran last, and how many bytes of
+/// layers it makes. For that nothing is run; but a Dockerfile with steps that never ran here, so that nobody knows what they take, is
+/// built before. Builds that were recorded can be named instead of files. Without --change and --history, every directory of the context is
+/// edited in turn.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,15 +41,18 @@ Examples:
                                     two edits
   builder compare --history 200 A B .
                                     the last 200 commits
+  builder compare ^0 new.Dockerfile .
+                                    the last build and a new file
   builder compare --format=html -o report.html --history 200 A B .
                                     a page with both orderings side by side")]
 pub(crate) struct Args {
-    /// A Dockerfile
-    #[arg(value_name = "A.Dockerfile")]
+    /// A Dockerfile; or a recorded build: its id or the beginning of it, ^1 for the one before the last, an image's name or id for the build
+    /// that made it last, or a file that `builder history export` wrote
+    #[arg(value_name = "A")]
     a: PathBuf,
 
     /// Another
-    #[arg(value_name = "B.Dockerfile")]
+    #[arg(value_name = "B")]
     b: PathBuf,
 
     /// The build context of both
@@ -50,7 +61,7 @@ pub(crate) struct Args {
 
     /// An edit of this file, or of all files of this directory, relative to the context; repeatable, with commas for several files in
     /// one edit
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "history")]
     change: Vec<String>,
 
     /// An edit for each directory, and for files that behave otherwise than the rest of theirs
@@ -61,9 +72,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     history: Option<usize>,
 
-    /// Build both before, where that was not done yet, so that times and sizes are known
+    /// Build nothing: where steps never ran here, sums say "at least"
     #[arg(long)]
-    build: bool,
+    no_build: bool,
 
     /// text, json or html
     #[arg(long, value_enum, hide_possible_values = true, value_name = "FORMAT", default_value = "text")]
@@ -106,21 +117,40 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             Failure::usage("a page is nothing for a terminal").hint("name a file with -o report.html")
         );
     }
-    let lines = [&args.a, &args.b].map(|file| args.line(file));
+    let sides = [&args.a, &args.b].map(|given| Side::of(given));
+    let [a, b] = sides;
+    let sides = [a?, b?];
+    let of_files = sides.iter().filter_map(Side::dockerfile);
+    let lines: Vec<Vec<String>> = of_files.map(|file| args.line(file)).collect();
     let parsed = lines.iter().map(|line| build::Args::parsed(line)).collect::<Result<Vec<_>, _>>()?;
-    if args.build {
-        lines.iter().try_for_each(|line| build_now(line))?;
+    if !args.no_build {
+        sides.iter().try_for_each(|side| side.build_unless_known(&args))?;
     }
     let (store, examined) = build::examine(&parsed)?;
     let records = records(&store)?;
-    let orderings = examined.iter().map(|examined| ordering(&store, &records, examined)).collect();
-    let uses = examined.iter().map(Uses::of).collect::<Result<Vec<_>, _>>()?;
-    let edits = Edits { path: &args.context, examined: &examined, uses: &uses };
+    let mut examined = examined.iter();
+    let mut compared: Vec<(Ordering, Uses)> = Vec::new();
+    for side in sides {
+        compared.push(match (side.record(&store)?, side.dockerfile()) {
+            (None, Some(file)) => {
+                let Some(examined) = examined.next() else { continue };
+                let uses = Uses::of(examined, IgnoreFile::of(file, &args.context))?;
+                (ordering::of(&store, &records, examined), uses)
+            }
+            (Some(record), _) => {
+                let listing = history::listing(&store, [&record, &record]);
+                let uses = Uses::recorded(&record, &args.context, &listing)?;
+                (Ordering::of_record(&record), uses)
+            }
+            (None, None) => continue,
+        });
+    }
+    let (orderings, uses): (Vec<Ordering>, Vec<Uses>) = compared.into_iter().unzip();
+    let edits = Edits { path: &args.context, uses: &uses };
     let (edits, unit) = match (args.change.as_slice(), args.history) {
         ([], Some(count)) => (edits.of_history(count)?, "commit"),
         ([], None) => (edits.of_directories(), "edit"),
-        (_, Some(_)) => return Err(Failure::usage("--change and --history exclude each other")),
-        (changes, None) => {
+        (changes, _) => {
             let mut named = edits.of_changes(changes)?;
             if args.per_directory {
                 named.extend(edits.of_directories());
@@ -142,28 +172,20 @@ impl Args {
     /// The arguments of `build` for one of the files.
     fn line(&self, file: &Path) -> Vec<String> {
         let mut line = vec!["-f".to_owned(), file.display().to_string()];
-        let mut add = |name: &str, value: &str| line.push(format!("--{name}={value}"));
+        line.extend(self.options());
+        line.extend(["--".to_owned(), self.context.display().to_string()]);
+        line
+    }
+
+    /// The options that `build` has as well.
+    fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        let mut add = |name: &str, value: &str| options.push(format!("--{name}={value}"));
         self.target.iter().for_each(|target| add("target", target));
         self.platform.iter().for_each(|platform| add("platform", platform));
         self.build_arg.iter().for_each(|value| add("build-arg", value));
         self.build_context.iter().for_each(|value| add("build-context", value));
-        line.extend(["--".to_owned(), self.context.display().to_string()]);
-        line
-    }
-}
-
-/// Builds in a process of its own, which enters namespaces of its own.
-fn build_now(line: &[String]) -> Result<(), Failure> {
-    let program =
-        std::env::current_exe().map_err(|error| Failure::machine(format!("find this program: {error}")))?;
-    let mut build = Command::new(&program);
-    build.arg("build").args(line).stdin(Stdio::null());
-    let status = build.status().map_err(|error| Failure::io("start", &program, &error))?;
-    match status.success() {
-        true => Ok(()),
-        false => {
-            Err(Failure::build(format!("the build of {} failed", line.get(1).map_or("", String::as_str))))
-        }
+        options
     }
 }
 
@@ -176,63 +198,6 @@ fn records(store: &Store) -> Result<Vec<BuildRecord>, Failure> {
         records.extend(record.and_then(|bytes| BuildRecord::from_json(&bytes).ok()));
     }
     Ok(records)
-}
-
-/// A plan as steps, with what each took when it ran: as the cache has it, else as builds have it that are remembered.
-fn ordering(store: &Store, records: &[BuildRecord], examined: &Examined) -> Ordering {
-    let definition = &examined.plan.definition;
-    let needed = build::needed(&examined.plan);
-    let place = |input: &Input| needed.iter().position(|id| *id == input.vertex);
-    let layers: Vec<_> = examined.plan.targets.iter().flat_map(|target| &target.layer_steps).collect();
-    let step = |id: &graph::VertexId| {
-        let vertex = definition.vertex(*id);
-        let note = examined.notes.get(id);
-        let record = note.and_then(|note| note.record.as_ref());
-        let layer = record.and_then(|record| record.layers.last()).filter(|_| vertex.op != Op::Merge);
-        let size =
-            layer.and_then(|layer| store.snapshot(*layer).ok().flatten()).map(|layer| layer.changes().size);
-        // What came from elsewhere took its time there.
-        let took = record.and_then(|record| record.run.took());
-        let took = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        let key = note.map(|note| note.key.to_string());
-        let steps = || records.iter().flat_map(|record| &record.steps).filter(|step| step.cost.is_some());
-        // The same work, or else what has the same name: with other files it takes about as long.
-        let known = || steps().find(|step| step.key.is_some() && step.key == key);
-        let alike = || steps().find(|step| title(&step.name) == title(&vertex.name));
-        let remembered = if took.is_some() { None } else { known().or_else(alike) };
-        let input = |input: &Input| {
-            let whole = input.selection == Selection::Whole || is_all(definition, input);
-            Some(StepInput { step: place(input)?, whole })
-        };
-        let is_source = matches!(vertex.op, Op::Source(_));
-        OrderedStep {
-            name: vertex.name.clone(),
-            source: is_source,
-            inputs: vertex.inputs.iter().filter_map(input).collect(),
-            shows: uses::shows(&vertex.op),
-            cost: took.or(remembered.and_then(|step| step.cost)).or(is_free(&vertex.op).then_some(0)),
-            bytes: size.or(remembered.and_then(|step| step.bytes)).or(is_free(&vertex.op).then_some(0)),
-            pushed: layers.contains(&id),
-        }
-    };
-    Ordering { name: examined.name.clone(), steps: needed.iter().map(step).collect() }
-}
-
-fn title(name: &str) -> &str {
-    name.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(name, |(_, title)| title)
-}
-
-/// Nothing worth measuring happens there.
-fn is_free(op: &Op) -> bool {
-    matches!(op, Op::Merge | Op::Source(_) | Op::Inline(_))
-}
-
-/// Whether a selection has all that there is: of the tree that is made of files of a context for a mount.
-fn is_all(definition: &graph::Definition, input: &Input) -> bool {
-    let vertex = definition.vertex(input.vertex);
-    let (Op::Copy(copy), Selection::Path(path)) = (&vertex.op, &input.selection) else { return false };
-    let below = vertex.inputs.first().map(|input| &definition.vertex(input.vertex).op);
-    matches!(below, Some(Op::Source(Source::Scratch))) && copy.destination.trim_matches('/') == path.pattern
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
