@@ -603,7 +603,6 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     subject.sound(&state, 0, "a lost database");
 }
 
-/// Nobody who only looks makes a state directory where none is.
 /// Its bytes make no sense long before the end, where its digest is known.
 #[test]
 fn a_compressed_layer_that_is_damaged_is_fetched_again() {
@@ -653,6 +652,7 @@ fn a_compressed_layer_that_is_damaged_is_fetched_again() {
     }
 }
 
+/// Nobody who only looks makes a state directory where none is.
 #[test]
 fn a_mistyped_state_directory_is_not_made() {
     let home = Home::new();
