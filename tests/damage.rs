@@ -487,7 +487,7 @@ fn fsck(state: &Path, arguments: &[&str], code: i32) -> serde_json::Value {
 /// The files of layers that hold exactly these bytes.
 fn layer_files(state: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut waiting = vec![state.join("snapshots-v1")];
+    let mut waiting = vec![state.join("snapshots-v1"), state.join("versions-v1")];
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(dir).expect("list") {
             let path = entry.expect("an entry").path();
@@ -501,6 +501,147 @@ fn layer_files(state: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     found
 }
 
+/// Changes a bit, and nothing else: size, mode and time stay.
+fn rewrite(path: &Path) {
+    let before = fs::metadata(path).expect("stat");
+    let mut bytes = fs::read(path).expect("read");
+    bytes[0] ^= 1;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("set a mode");
+    fs::write(path, bytes).expect("write");
+    fs::set_permissions(path, before.permissions()).expect("set a mode");
+    let file = fs::File::options().read(true).open(path).expect("open");
+    file.set_modified(before.modified().expect("a time")).expect("set a time");
+}
+
+/// A bit of a file in a layer, of each way to make one: found by the first check there ever was, and where the layer is packed.
+#[test]
+fn a_layer_whose_bytes_changed() {
+    let archive = tempdir();
+    fs::write(archive.path().join("archived"), "archived\n").expect("write");
+    let archived = archive.path().join("archive.tar");
+    run(tool("tar").arg("-cf").arg(&archived).arg("-C").arg(archive.path()).arg("archived")).ok();
+    let context = Context::new(
+        "FROM busybox\nRUN true\nCOPY many/ /many/\nCOPY one two /pair/\nADD archive.tar /\nRUN echo made > /made\n",
+    );
+    let many = |context: Context, n| context.file(&format!("many/{n}"), format!("many {n}\n"));
+    let context = (0..60).fold(context, many).file("one", "one\n").file("two", "two\n");
+    fs::copy(&archived, context.path().join("archive.tar")).expect("copy");
+    let (home, clean) = (Home::new(), Home::new());
+    let build = |state: &Path| {
+        let mut build = Command::new(binary());
+        build.arg("build").args(bases()).arg("--progress=plain").arg(context.path());
+        build.env("BUILDER_HOME", state).env("SOURCE_DATE_EPOCH", "0");
+        build
+    };
+    let export = |state: &Path| {
+        let out = tempdir();
+        let layout = out.path().join("layout");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let done = run(build(state).args(["-o", &output])).ok();
+        (Image::open(layout, Some(out)).digest, done.stderr)
+    };
+    // Nothing is packed, nothing was ever checked, and the second COPY is a version of the first.
+    run(&mut build(&home.path())).ok();
+    context.write("many/7", "seven\n");
+    run(&mut build(&home.path())).ok();
+    let want = export(&clean.path()).0;
+    let versions = fs::read_dir(home.path().join("versions-v1")).expect("list").count();
+    assert!(versions > 0, "a version of an earlier layer");
+    let scratch = tempdir();
+    let state = scratch.path().join("state");
+    let layer_findings = || -> Vec<String> {
+        let mut command = Command::new(binary());
+        let told = run(command.env("BUILDER_HOME", &state).args(["fsck", "--format=json"]));
+        let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+        let findings = told["findings"].as_array().expect("a list").iter();
+        findings
+            .filter(|finding| finding["kind"] != "stray")
+            .map(|finding| format!("{} {}", finding["kind"], finding["what"]))
+            .collect()
+    };
+    copy(&home.path(), &state);
+    assert_eq!(layer_findings(), Vec::<String>::new());
+    let (digest, said) = export(&state);
+    assert_eq!((digest.as_str(), said.contains("WARNING")), (&*want, false), "what is sound: {said}");
+    for held in ["many 8\n", "seven\n", "one\n", "two\n", "archived\n", "made\n", "busybox"] {
+        copy(&home.path(), &state);
+        // In the layers of both builds.
+        let damaged = match held {
+            "busybox" => {
+                let layers = fs::read_dir(state.join("snapshots-v1")).expect("list").flatten();
+                layers.map(|layer| layer.path().join("bin/busybox")).filter(|path| path.is_file()).collect()
+            }
+            held => layer_files(&state, held.as_bytes()),
+        };
+        assert!(!damaged.is_empty(), "{held}");
+        damaged.iter().for_each(|path| rewrite(path));
+        // Of a version and what it lies over either may be the cause.
+        let found = layer_findings();
+        let is_right = |found: &String| found.starts_with("\"layer\" \"its files are not what was written");
+        assert!(!found.is_empty() && found.iter().all(is_right), "{held}: {found:#?}");
+        // What is below a step is not packed.
+        if held == "busybox" {
+            continue;
+        }
+        let (digest, said) = export(&state);
+        assert_eq!(digest, want, "{held}: {said}");
+        let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("WARNING")).collect();
+        assert!(!warnings.is_empty(), "{held}: {said}");
+        for warning in warnings {
+            assert!(
+                warning.starts_with("WARNING: layer ")
+                    && warning.ends_with(" was damaged and thrown away; building again"),
+                "{held}: {warning}"
+            );
+        }
+        let (digest, said) = export(&state);
+        assert_eq!((digest.as_str(), said.contains("WARNING")), (&*want, false), "{held}: {said}");
+        // Those of the first build are not asked for any more.
+        assert!(layer_findings().len() < found.len(), "{held}");
+    }
+}
+
+/// Files of all sorts, with what else they have: names, modes, owners, attributes, times that no file system keeps.
+const ODD: &str = r"
+mkdir -p dir/sub dir/a dir/a-b other
+for n in 1 2 3 4 5 6; do echo $n > dir/f$n; done
+ln dir/f1 dir/sub/hard && ln dir/f1 other/hard && echo x > dir/a/x && ln dir/a/x dir/a-b/x && ln -s f1 dir/link && mkfifo dir/pipe
+chmod 4755 dir/f3 && chmod 1777 dir/sub && mknod dir/device c 5 6 && head -c 5000000 /dev/urandom > dir/large && truncate -s 3M dir/holes
+touch -d 2500-01-01 dir/f4 && touch -d 1890-01-01 dir/f5 && echo x > $(printf 'dir/\377') && : > dir/empty
+python3 -c 'import os; os.setxattr(`dir/f2`, `user.a`, b`b`); os.setxattr(`dir/sub`, `user.c`, b`d`)'
+mkdir tree && cp -a dir tree && ln tree/dir/f6 tree/again && ln -s dir tree/link && ln -P tree/link tree/other && tar --xattrs -cf archive.tar -C tree . && rm -r tree
+";
+
+/// However a layer is written, what is noted of it then is what is read of it later, also as a user whose files cannot have all that.
+#[test]
+fn what_is_noted_of_layers_is_what_is_there() {
+    need_root();
+    let context = Context::new(
+        "FROM busybox AS first\nRUN mkdir /real && ln -s /real /link && rm /bin/vi && mkdir /bin/vi\nCOPY dir /link/\n\
+         COPY --chmod=u=rwX,go=rX --chown=3:4 dir /changed/\nCOPY --link dir/ /linked/\nCOPY --parents dir/sub/hard other/hard /parents/\n\
+         COPY dir/f1 dir/f2 other /several/\nADD archive.tar /unpacked/\nADD --chown=9:9 archive.tar dir/f3 /both/\n\
+         COPY --exclude=f1 dir /\nWORKDIR /work/there\nFROM busybox\nCOPY --from=first / /all/\n\
+         COPY --from=first /unpacked /unpacked\nRUN rm -r /all/unpacked && echo changed > /all/changed/f1\n",
+    );
+    run(tool("sh").args(["-euc", &ODD.replace('`', "\"")]).current_dir(context.path())).ok();
+    let homes = [Home::new(), Home::new()];
+    let builds = |more: &[&str]| -> Vec<String> {
+        let build = |(n, home): (usize, &Home)| {
+            let mut build = home.build(&context);
+            build.env("SOURCE_DATE_EPOCH", "0").env("BUILDER_USERNS", n.to_string()).args(more);
+            let done = run(&mut build).ok();
+            assert!(!done.stderr.contains("damaged"), "{done}");
+            run(home.builder("fsck").env("BUILDER_USERNS", n.to_string())).ok();
+            done.stdout
+        };
+        homes.iter().enumerate().map(build).collect()
+    };
+    builds(&[]);
+    // Packed by another process than wrote it.
+    let ids = builds(&["--quiet"]);
+    assert_eq!(ids[0], ids[1]);
+}
+
 #[test]
 fn fsck_finds_what_is_damaged_and_removes_it() {
     let subject = Subject::new();
@@ -510,16 +651,6 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     let told = fsck(&state, &[], 0);
     assert!(told["findings"].as_array().is_some_and(Vec::is_empty), "{told:#}");
     assert!(told["layers"].as_u64() >= Some(6) && told["blobs"].as_u64() >= Some(5), "{told:#}");
-    let rewrite = |path: &Path| {
-        let before = fs::metadata(path).expect("stat");
-        let mut bytes = fs::read(path).expect("read");
-        bytes[0] ^= 1;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("set a mode");
-        fs::write(path, bytes).expect("write");
-        fs::set_permissions(path, before.permissions()).expect("set a mode");
-        let file = fs::File::options().read(true).open(path).expect("open");
-        file.set_modified(before.modified().expect("a time")).expect("set a time");
-    };
     // What a RUN wrote, and what a COPY did.
     let copied = layer_files(&state, b"three\n");
     let output = tempdir();

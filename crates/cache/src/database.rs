@@ -22,7 +22,7 @@ const COMPLETE: i64 = 1;
 const ADDITIONS: &str = include_str!("additions.sql");
 const ADDED: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'snapshots' AND sql LIKE '%seal%')
-     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'record_origins')";
+     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'holdings')";
 
 /// Tables that got a column `seal` later; older programs leave it empty, and are not disturbed by it. The last one is looked for by [`ADDED`].
 const SEALED: [&str; 4] = ["chains", "versions", "packed", "snapshots"];
