@@ -369,7 +369,13 @@ fn bytes_that_changed_on_the_disk() {
     let total: usize = states.iter().map(|(_, pages)| pages.len()).sum();
     let rounds = subject.rounds.unwrap_or(12);
     let every = rounds as usize >= total * DAMAGES.len();
-    let (mut told, mut kinds, mut failures) = (0, BTreeSet::new(), Vec::new());
+    // What each build reads: the blobs that it exports, but for manifest and config, which are made anew.
+    copy(&folded, &state);
+    let (mut build, layout) = subject.build(&state, 0);
+    run(&mut build).ok();
+    let exported = fs::read_dir(layout.join("blobs/sha256")).expect("list").flatten();
+    let exported: BTreeSet<_> = exported.map(|blob| blob.file_name()).collect();
+    let (mut told, mut must, mut kinds, mut failures) = (0, 0, BTreeSet::new(), Vec::new());
     for round in 0..rounds.min((total * DAMAGES.len()) as u64) {
         let chosen = if every { round } else { random.below((total * DAMAGES.len()) as u64) } as usize;
         let damage = DAMAGES[chosen % DAMAGES.len()];
@@ -382,6 +388,15 @@ fn bytes_that_changed_on_the_disk() {
         let relative = path.strip_prefix(from).expect("below");
         damage.apply(&state.join(relative), *page, random);
         let after = format!("{damage:?} in page {page} of {} (round {round})", relative.display());
+        let is_read = match relative.starts_with("blobs") {
+            true => relative.file_name().is_some_and(|name| exported.contains(name)),
+            // Its header is on the first page. Without any bytes it is a new one.
+            false => {
+                let is_header = relative == Path::new("cache-v1.db") && *page == 0 && *from == folded;
+                is_header && matches!(damage, Damage::Zeroes | Damage::Garbage)
+            }
+        };
+        let mut said = String::new();
         for version in [0, 2, 0] {
             let (mut build, layout) = subject.build(&state, version);
             let done = run(&mut build);
@@ -391,14 +406,20 @@ fn bytes_that_changed_on_the_disk() {
                 break;
             }
             fs::remove_dir_all(layout.parent().expect("a parent")).expect("remove");
+            said += &done.stderr;
             if done.stderr.contains("damaged") {
                 told += 1;
                 kinds.insert(relative.components().next().expect("a name").as_os_str().to_owned());
             }
         }
+        let names = |line: &str| line.starts_with("WARNING: ") && line.contains("was damaged and ");
+        if is_read && !said.lines().any(names) {
+            failures.push(format!("{after}: nothing was said of it\n{said}"));
+        }
+        must += u64::from(is_read);
     }
     println!(
-        "{rounds} of {} damages to {total} pages; {told} builds said something: {kinds:?}",
+        "{rounds} of {} damages to {total} pages, {must} to what is read; {told} builds said something: {kinds:?}",
         total * DAMAGES.len()
     );
     assert!(
@@ -407,6 +428,36 @@ fn bytes_that_changed_on_the_disk() {
         failures.len(),
         failures.join("\n==========\n")
     );
+}
+
+/// Of each row that a build reads to find bytes it says when it is not what was written.
+#[test]
+fn rows_that_changed_are_told() {
+    let subject = Subject::new();
+    let home = Home::new();
+    subject.sound(&home.path(), 0, "nothing");
+    let state = subject.dir.path().join("state");
+    // A bit of what stands there, or a number more.
+    let flip = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\ntable, column = sys.argv[2].split('.')\n\
+                for row, value in db.execute(f'SELECT seal, {column} FROM {table} WHERE seal IS NOT NULL').fetchall():\n \
+                value = bytes([value[0] ^ 1]) + value[1:] if isinstance(value, bytes) else value + 1\n \
+                db.execute(f'UPDATE {table} SET {column} = ? WHERE seal = ?', (value, row))\ndb.commit()";
+    for (column, name) in [
+        ("keys.seal", "the record of a cached step"),
+        ("chains.seal", "the record of an unpacked layer"),
+        ("packed.diff_id", "the record of a packed layer"),
+        ("packed.seal", "the record of a packed layer"),
+        ("snapshots.changes", "layer "),
+        ("snapshots.created", "layer "),
+    ] {
+        copy(&home.path(), &state);
+        run(tool("python3").args(["-c", flip]).arg(state.join("cache-v1.db")).arg(column)).ok();
+        // Nothing is new, and then some of the steps: those look for the image's layers.
+        let said = [0, 2].map(|version| subject.sound(&state, version, column).stderr).concat();
+        let sentence = format!("WARNING: {name}");
+        let tells = |line: &str| line.starts_with(&sentence) && line.contains(" was damaged and thrown away");
+        assert!(said.lines().any(tells), "{column}: {said}");
+    }
 }
 
 /// Stops all writing to a file system at once and forgets what was not written yet, as a power failure does (`EXT4_IOC_SHUTDOWN` without
