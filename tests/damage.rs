@@ -3,7 +3,7 @@
 //!
 //! Each test takes a few seconds and tries what its random numbers choose. `BUILDER_DAMAGE_SEED` repeats a run, `BUILDER_DAMAGE_ROUNDS` makes
 //! it longer (`cargo xtask long full-disk`, `failing-writes`, `corruption`, `power`); where there are only so many things to break, each
-//! is broken once then.
+//! is broken once then; `BUILDER_DAMAGE_CALL` names one system call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -110,6 +110,8 @@ impl Subject {
         match done.code {
             Some(0) => self.right(layout, version, after, done),
             Some(1 | 3) => {}
+            // It did not even begin.
+            Some(127) if done.stderr.contains("error while loading shared libraries") => {}
             _ => assert!(of_the_runtime, "after {after}\n{done}"),
         }
         assert!(of_the_runtime || !done.stderr.contains("panicked"), "after {after}\n{done}");
@@ -199,7 +201,25 @@ const WRITES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,fsync,fd
                       symlink,symlinkat,mkdir,mkdirat,unlink,unlinkat,rmdir,mknodat,fchmod,fchmodat,fchown,fchownat,setxattr,\
                       lsetxattr,fsetxattr,utimensat,copy_file_range,sendfile";
 
-/// One call of each thread fails: the so-manieth of its kind.
+/// The system calls that open a file, and may make it.
+const OPENS: &str = "open,openat,creat";
+
+/// Which of the calls of one name fails.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Failing {
+    /// The so-manieth of each thread.
+    Number(u64),
+    /// The first of each thread with this path. Threads open other files as well, so that their numbers say little.
+    Path(String),
+}
+
+/// The path that a call makes, `None` where it makes none.
+fn made<'a>(call: &str, arguments: &'a str) -> Option<&'a str> {
+    let makes = call == "creat" || arguments.contains("O_CREAT");
+    makes.then(|| arguments.split('"').nth(1)).flatten()
+}
+
+/// One call of each thread fails: the so-manieth of its kind, or the first that makes a file.
 #[test]
 fn a_write_that_fails() {
     need_root();
@@ -218,10 +238,11 @@ fn a_write_that_fails() {
     };
     // Which calls of a thread are about files: the so-manieth of its kind, of whichever thread.
     let (build, layout) = subject.build(&state, 0);
-    let done = run(&mut traced(&build, &["-y", "-e", &format!("trace={WRITES}")])).ok();
+    let done = run(&mut traced(&build, &["-y", "-e", &format!("trace={WRITES},{OPENS}")])).ok();
     subject.right(&layout, 0, "nothing", &done);
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let mut calls: BTreeSet<(&str, u64)> = BTreeSet::new();
+    let mut calls: BTreeSet<(&str, Failing)> = BTreeSet::new();
+    let below = |path: &str| Some(Path::new(path).strip_prefix(&state).ok()?.starts_with("tmp-v1"));
     let lines = fs::read_to_string(&trace).expect("the trace");
     for line in lines.lines() {
         let Some((thread, (call, arguments))) = line
@@ -230,24 +251,38 @@ fn a_write_that_fails() {
         else {
             continue;
         };
-        if !WRITES.split(',').any(|name| name == call) {
+        let opens = OPENS.split(',').any(|name| name == call);
+        if !opens && !WRITES.split(',').any(|name| name == call) {
             continue;
         }
         let number = counts.entry((thread, call)).or_default();
         *number += 1;
         // No disk makes the write to a pipe, a socket or memory fail, nor that to an eventfd, with which the runtime wakes itself.
-        let of = arguments.split_once('<').map_or("/", |(_, of)| of);
+        let mut of = arguments.split_once('<').map_or("/", |(_, of)| of);
+        let mut failing = Failing::Number(*number);
+        if opens {
+            let Some(path) = made(call, arguments) else { continue };
+            if path.starts_with('/') {
+                of = path;
+            }
+            // Unfinished things have another name each time.
+            if below(path) == Some(false) {
+                failing = Failing::Path(path.to_owned());
+            }
+        }
         if of.starts_with('/') && !["/memfd:", "/proc/", "/sys/"].iter().any(|no| of.starts_with(no)) {
-            calls.insert((call, *number));
+            calls.insert((call, failing));
         }
     }
     let mut most: BTreeMap<&str, u64> = BTreeMap::new();
     calls.iter().for_each(|(call, _)| *most.entry(call).or_default() += 1);
-    let all: Vec<(&str, u64, &str)> = calls
+    let only = env::var("BUILDER_DAMAGE_CALL").ok();
+    let all: Vec<(&str, &Failing, &str)> = calls
         .iter()
-        .flat_map(|(call, number)| [(*call, *number, "EIO"), (*call, *number, "ENOSPC")])
+        .filter(|(call, _)| only.as_ref().is_none_or(|only| only == call))
+        .flat_map(|(call, failing)| [(*call, failing, "EIO"), (*call, failing, "ENOSPC")])
         .collect();
-    assert!(all.len() > 50, "{most:?}");
+    assert!(calls.len() > 25 && most.contains_key("openat"), "{most:?}");
     let rounds = subject.rounds.unwrap_or(10);
     let (mut failed, mut tried) = (0, 0);
     for round in 0..rounds.min(all.len() as u64) {
@@ -255,8 +290,8 @@ fn a_write_that_fails() {
             println!("{round} of {} calls", all.len());
         }
         let at = if rounds >= all.len() as u64 { round } else { random.below(all.len() as u64) };
-        let (call, number, error) = all[at as usize];
-        let after = format!("{error} of {call} number {number} of each thread");
+        let (call, failing, error) = all[at as usize];
+        let after = format!("{error} of {call} {failing:?} of each thread");
         let _ = fs::remove_dir_all(&state);
         // Some begin with what another build made.
         let version = usize::from(random.one_in(2));
@@ -264,8 +299,11 @@ fn a_write_that_fails() {
             subject.sound(&state, 0, &after);
         }
         let (build, layout) = subject.build(&state, version);
-        let inject = format!("inject={call}:error={error}:when={number}");
-        let done = run(&mut traced(&build, &["-e", &format!("trace={call}"), "-e", &inject]));
+        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when="));
+        let done = run(&mut match failing {
+            Failing::Number(number) => traced(&build, &["-e", &trace, "-e", &format!("{inject}{number}")]),
+            Failing::Path(path) => traced(&build, &["-e", &trace, "-e", &format!("{inject}1"), "-P", path]),
+        });
         subject.honest(&done, &layout, version, &after);
         (tried, failed) = (tried + 1, failed + u64::from(done.code != Some(0)));
         subject.sound(&state, version, &after);
