@@ -73,6 +73,24 @@ impl Subject {
         (build, layout)
     }
 
+    /// `builder build -t NAME` of a version.
+    fn tagged(&self, state: &Path, version: usize, name: &str) -> Command {
+        let mut build = Command::new(binary());
+        build.arg("build").args(bases()).args(["--progress=plain", "-t", name]);
+        build.arg(self.contexts[version].path());
+        build.env("BUILDER_HOME", state).env("SOURCE_DATE_EPOCH", "0");
+        build
+    }
+
+    /// The id of the image of a clean build.
+    fn id(&self, version: usize) -> String {
+        let home = Home::new();
+        run(&mut self.tagged(&home.path(), version, "app")).ok();
+        let mut inspect = Command::new(binary());
+        inspect.env("BUILDER_HOME", home.path()).args(["inspect", "-f", "{{.Id}}", "app"]);
+        run(&mut inspect).ok().stdout.trim().to_owned()
+    }
+
     /// The image of a clean build.
     fn digest(&self, version: usize) -> String {
         let mut digests = self.digests.lock().expect("no test fails while it holds it");
@@ -564,6 +582,125 @@ mount --bind \"$3\" /proc/sys/kernel/random/boot_id || exit 99\n";
 
 fn after_none() -> PathBuf {
     PathBuf::from("0")
+}
+
+/// In a mount namespace of its own: the disk with the builds' state is a loop device whose file lies on a file system that can share what
+/// files hold, so that a copy of that file is the disk of one moment. `$1` is a directory outside, `$2` the disk's file there.
+const MOUNT_DISK: &str = r#"
+set -eu
+d=$1
+mount -t "$TYPE" -o loop "$d/outer.img" "$d/outer" || exit 77
+mount -o loop,commit=1 "$d/outer/$2" "$d/disk" || exit 99
+mount --bind "$d/boot" /proc/sys/kernel/random/boot_id || exit 99
+away() { until umount "$d/disk"; do sleep 0.05; done 2>/dev/null; umount "$d/outer"; }
+"#;
+
+/// What was promised until then is read before the disk is copied: `$3` seconds after the builds began, or when the next promise is made.
+const BUILD_AND_COPY: &str = r#"
+sh "$d/builds" > /dev/null 2>&1 & builds=$!
+sleep "$3"
+if [ "$4" = promised ]; then
+    n=$(wc -l < "$d/told")
+    while kill -0 $builds 2>/dev/null && [ "$(wc -l < "$d/told")" = "$n" ]; do sleep 0.01; done
+fi
+cp "$d/told" "$d/promised"
+cp --reflink=always "$d/outer/$2" "$d/outer/copy.img" || exit 98
+kill -9 $builds 2>/dev/null || true
+wait $builds 2>/dev/null || true
+away
+"#;
+
+const USE_COPY: &str = r#"
+code=0; sh -eu "$d/uses" || code=$?
+away
+exit $code
+"#;
+
+/// Builds go on while a copy of their disk is taken, which no program takes notice of. In another boot the copy has all that was promised, and
+/// serves builds.
+#[test]
+fn the_power_goes_at_a_moment_of_which_there_is_a_copy() {
+    need_root();
+    let subject = Subject::new();
+    let random = &mut Random(subject.seed);
+    let file = |name: &str| subject.dir.path().join(name);
+    let state = file("disk/state");
+    for dir in ["outer", "disk", "out"] {
+        fs::create_dir(file(dir)).expect("make a directory");
+    }
+    let on_disk = |kind: &str, script: &str, arguments: &[&Path]| {
+        let script = format!("{MOUNT_DISK}{script}");
+        let arguments = [&[subject.dir.path()], arguments].concat();
+        run(in_namespace(&script, &arguments).env("TYPE", kind))
+    };
+    let make = |kind: &str| -> bool {
+        let _ = fs::remove_file(file("outer.img"));
+        fs::File::create(file("outer.img")).expect("make a file").set_len(1 << 30).expect("make it large");
+        let options: &[&str] = if kind == "xfs" { &["-q", "-m", "reflink=1"] } else { &["-q"] };
+        run(tool(&format!("mkfs.{kind}")).args(options).arg(file("outer.img"))).ok();
+        let fill = "mount -t \"$TYPE\" -o loop \"$1/outer.img\" \"$1/outer\" || exit 77\n\
+                    truncate -s 256M \"$1/outer/disk.img\" && mkfs.ext4 -q -F \"$1/outer/disk.img\" && umount \"$1/outer\"";
+        let made = run(in_namespace(fill, &[subject.dir.path()]).env("TYPE", kind));
+        assert!(matches!(made.code, Some(0 | 77)), "{kind}: {made}");
+        made.code == Some(0)
+    };
+    let ids: Vec<String> = (0..4).map(|version| subject.id(version)).collect();
+    let rounds = subject.rounds.unwrap_or(2);
+    let (mut kind, mut kept) = ("", 0);
+    for round in 0..rounds {
+        // A disk that has seen some builds, and not more than fits.
+        if round % 5 == 0 {
+            let kinds = if round % 2 == 0 { ["xfs", "btrfs"] } else { ["btrfs", "xfs"] };
+            kind = kinds.into_iter().find(|kind| make(kind)).expect("this kernel has neither btrfs nor xfs");
+            fs::write(file("told"), "").expect("write");
+        }
+        let mut script = String::new();
+        for build in 0..20 {
+            let version = random.below(4) as usize;
+            script += &match random.one_in(2) {
+                true => {
+                    let name = format!("app:{round}-{build}");
+                    let tagged = subject.tagged(&state, version, &name);
+                    format!("{} && echo {name} {version} >> '{}'\n", line(&tagged), file("told").display())
+                }
+                false => {
+                    let (build, layout) = subject.build(&state, version);
+                    let of_no_use = layout.parent().expect("a parent").display();
+                    format!("{}; rm -r '{of_no_use}'\n", line(&build))
+                }
+            };
+        }
+        fs::write(file("builds"), script).expect("write");
+        fs::write(file("boot"), format!("boot-{round}-a\n")).expect("write");
+        // Every other time as soon as something was promised.
+        let (when, most) = if round % 2 == 0 { ("promised", 1_000) } else { ("now", 4_000) };
+        let seconds = format!("{:.3}", random.below(most) as f64 / 1000.0 + 0.3);
+        let after = format!("{seconds} s, {when}, of round {round} on {kind} (seed {})", subject.seed);
+        let arguments = ["disk.img", &seconds, when].map(Path::new);
+        let done = on_disk(kind, BUILD_AND_COPY, &arguments);
+        assert_eq!(done.code, Some(0), "after {after}\n{done}");
+
+        fs::write(file("boot"), format!("boot-{round}-b\n")).expect("write");
+        let promised = fs::read_to_string(file("promised")).expect("what was promised");
+        let builder = format!("BUILDER_HOME='{}' '{}'", state.display(), binary().display());
+        let mut uses = String::new();
+        for promise in promised.lines() {
+            let (name, version) = promise.split_once(' ').expect("name and version");
+            let id = &ids[version.parse::<usize>().expect("a number")];
+            uses += &format!("echo {name}\n[ \"$({builder} inspect -f '{{{{.Id}}}}' {name})\" = '{id}' ]\n");
+            uses += &format!("{builder} save -o '{}' {name}\n", file("out/saved.tar").display());
+            kept += 1;
+        }
+        let builds: Vec<_> = (0..4).map(|version| (version, subject.build(&state, version))).collect();
+        builds.iter().for_each(|(_, (build, _))| uses += &format!("{}\n", line(build)));
+        fs::write(file("uses"), uses).expect("write");
+        let done = on_disk(kind, USE_COPY, &[Path::new("copy.img")]);
+        assert_eq!(done.code, Some(0), "after {after}\n{done}");
+        for (version, (_, layout)) in builds {
+            subject.right(&layout, version, &after, &done);
+        }
+    }
+    println!("{rounds} copies of a disk, {kept} images that were promised");
 }
 
 /// What `builder fsck` says, as JSON.

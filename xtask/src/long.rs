@@ -39,7 +39,7 @@ enum Suite {
     FailingWrites,
     /// Builds after bytes of the store have changed (every page of the database, some of every other file, each in five ways).
     Corruption,
-    /// Builds that lose power, on a file system of their own (100 times).
+    /// Builds that lose power, on a file system of their own (100 times), and builds on copies of a disk that others were writing to (100).
     Power,
     /// Random histories of edits, kills and prunes (600 s): each build must give what a clean build gives.
     History,
