@@ -3,7 +3,7 @@
 //!
 //! Each test takes a few seconds and tries what its random numbers choose. `BUILDER_DAMAGE_SEED` repeats a run, `BUILDER_DAMAGE_ROUNDS` makes
 //! it longer (`cargo xtask long full-disk`, `failing-writes`, `corruption`, `power`); where there are only so many things to break, each
-//! is broken once then.
+//! is broken once then; `BUILDER_DAMAGE_CALL` names one system call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -73,6 +73,24 @@ impl Subject {
         (build, layout)
     }
 
+    /// `builder build -t NAME` of a version.
+    fn tagged(&self, state: &Path, version: usize, name: &str) -> Command {
+        let mut build = Command::new(binary());
+        build.arg("build").args(bases()).args(["--progress=plain", "-t", name]);
+        build.arg(self.contexts[version].path());
+        build.env("BUILDER_HOME", state).env("SOURCE_DATE_EPOCH", "0");
+        build
+    }
+
+    /// The id of the image of a clean build.
+    fn id(&self, version: usize) -> String {
+        let home = Home::new();
+        run(&mut self.tagged(&home.path(), version, "app")).ok();
+        let mut inspect = Command::new(binary());
+        inspect.env("BUILDER_HOME", home.path()).args(["inspect", "-f", "{{.Id}}", "app"]);
+        run(&mut inspect).ok().stdout.trim().to_owned()
+    }
+
     /// The image of a clean build.
     fn digest(&self, version: usize) -> String {
         let mut digests = self.digests.lock().expect("no test fails while it holds it");
@@ -110,6 +128,8 @@ impl Subject {
         match done.code {
             Some(0) => self.right(layout, version, after, done),
             Some(1 | 3) => {}
+            // It did not even begin.
+            Some(127) if done.stderr.contains("error while loading shared libraries") => {}
             _ => assert!(of_the_runtime, "after {after}\n{done}"),
         }
         assert!(of_the_runtime || !done.stderr.contains("panicked"), "after {after}\n{done}");
@@ -199,7 +219,25 @@ const WRITES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,fsync,fd
                       symlink,symlinkat,mkdir,mkdirat,unlink,unlinkat,rmdir,mknodat,fchmod,fchmodat,fchown,fchownat,setxattr,\
                       lsetxattr,fsetxattr,utimensat,copy_file_range,sendfile";
 
-/// One call of each thread fails: the so-manieth of its kind.
+/// The system calls that open a file, and may make it.
+const OPENS: &str = "open,openat,creat";
+
+/// Which of the calls of one name fails.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Failing {
+    /// The so-manieth of each thread.
+    Number(u64),
+    /// The first of each thread with this path. Threads open other files as well, so that their numbers say little.
+    Path(String),
+}
+
+/// The path that a call makes, `None` where it makes none.
+fn made<'a>(call: &str, arguments: &'a str) -> Option<&'a str> {
+    let makes = call == "creat" || arguments.contains("O_CREAT");
+    makes.then(|| arguments.split('"').nth(1)).flatten()
+}
+
+/// One call of each thread fails: the so-manieth of its kind, or the first that makes a file.
 #[test]
 fn a_write_that_fails() {
     need_root();
@@ -218,10 +256,11 @@ fn a_write_that_fails() {
     };
     // Which calls of a thread are about files: the so-manieth of its kind, of whichever thread.
     let (build, layout) = subject.build(&state, 0);
-    let done = run(&mut traced(&build, &["-y", "-e", &format!("trace={WRITES}")])).ok();
+    let done = run(&mut traced(&build, &["-y", "-e", &format!("trace={WRITES},{OPENS}")])).ok();
     subject.right(&layout, 0, "nothing", &done);
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let mut calls: BTreeSet<(&str, u64)> = BTreeSet::new();
+    let mut calls: BTreeSet<(&str, Failing)> = BTreeSet::new();
+    let below = |path: &str| Some(Path::new(path).strip_prefix(&state).ok()?.starts_with("tmp-v1"));
     let lines = fs::read_to_string(&trace).expect("the trace");
     for line in lines.lines() {
         let Some((thread, (call, arguments))) = line
@@ -230,24 +269,38 @@ fn a_write_that_fails() {
         else {
             continue;
         };
-        if !WRITES.split(',').any(|name| name == call) {
+        let opens = OPENS.split(',').any(|name| name == call);
+        if !opens && !WRITES.split(',').any(|name| name == call) {
             continue;
         }
         let number = counts.entry((thread, call)).or_default();
         *number += 1;
         // No disk makes the write to a pipe, a socket or memory fail, nor that to an eventfd, with which the runtime wakes itself.
-        let of = arguments.split_once('<').map_or("/", |(_, of)| of);
+        let mut of = arguments.split_once('<').map_or("/", |(_, of)| of);
+        let mut failing = Failing::Number(*number);
+        if opens {
+            let Some(path) = made(call, arguments) else { continue };
+            if path.starts_with('/') {
+                of = path;
+            }
+            // Unfinished things have another name each time.
+            if below(path) == Some(false) {
+                failing = Failing::Path(path.to_owned());
+            }
+        }
         if of.starts_with('/') && !["/memfd:", "/proc/", "/sys/"].iter().any(|no| of.starts_with(no)) {
-            calls.insert((call, *number));
+            calls.insert((call, failing));
         }
     }
     let mut most: BTreeMap<&str, u64> = BTreeMap::new();
     calls.iter().for_each(|(call, _)| *most.entry(call).or_default() += 1);
-    let all: Vec<(&str, u64, &str)> = calls
+    let only = env::var("BUILDER_DAMAGE_CALL").ok();
+    let all: Vec<(&str, &Failing, &str)> = calls
         .iter()
-        .flat_map(|(call, number)| [(*call, *number, "EIO"), (*call, *number, "ENOSPC")])
+        .filter(|(call, _)| only.as_ref().is_none_or(|only| only == call))
+        .flat_map(|(call, failing)| [(*call, failing, "EIO"), (*call, failing, "ENOSPC")])
         .collect();
-    assert!(all.len() > 50, "{most:?}");
+    assert!(calls.len() > 25 && most.contains_key("openat"), "{most:?}");
     let rounds = subject.rounds.unwrap_or(10);
     let (mut failed, mut tried) = (0, 0);
     for round in 0..rounds.min(all.len() as u64) {
@@ -255,8 +308,8 @@ fn a_write_that_fails() {
             println!("{round} of {} calls", all.len());
         }
         let at = if rounds >= all.len() as u64 { round } else { random.below(all.len() as u64) };
-        let (call, number, error) = all[at as usize];
-        let after = format!("{error} of {call} number {number} of each thread");
+        let (call, failing, error) = all[at as usize];
+        let after = format!("{error} of {call} {failing:?} of each thread");
         let _ = fs::remove_dir_all(&state);
         // Some begin with what another build made.
         let version = usize::from(random.one_in(2));
@@ -264,8 +317,11 @@ fn a_write_that_fails() {
             subject.sound(&state, 0, &after);
         }
         let (build, layout) = subject.build(&state, version);
-        let inject = format!("inject={call}:error={error}:when={number}");
-        let done = run(&mut traced(&build, &["-e", &format!("trace={call}"), "-e", &inject]));
+        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when="));
+        let done = run(&mut match failing {
+            Failing::Number(number) => traced(&build, &["-e", &trace, "-e", &format!("{inject}{number}")]),
+            Failing::Path(path) => traced(&build, &["-e", &trace, "-e", &format!("{inject}1"), "-P", path]),
+        });
         subject.honest(&done, &layout, version, &after);
         (tried, failed) = (tried + 1, failed + u64::from(done.code != Some(0)));
         subject.sound(&state, version, &after);
@@ -369,7 +425,13 @@ fn bytes_that_changed_on_the_disk() {
     let total: usize = states.iter().map(|(_, pages)| pages.len()).sum();
     let rounds = subject.rounds.unwrap_or(12);
     let every = rounds as usize >= total * DAMAGES.len();
-    let (mut told, mut kinds, mut failures) = (0, BTreeSet::new(), Vec::new());
+    // What each build reads: the blobs that it exports, but for manifest and config, which are made anew.
+    copy(&folded, &state);
+    let (mut build, layout) = subject.build(&state, 0);
+    run(&mut build).ok();
+    let exported = fs::read_dir(layout.join("blobs/sha256")).expect("list").flatten();
+    let exported: BTreeSet<_> = exported.map(|blob| blob.file_name()).collect();
+    let (mut told, mut must, mut kinds, mut failures) = (0, 0, BTreeSet::new(), Vec::new());
     for round in 0..rounds.min((total * DAMAGES.len()) as u64) {
         let chosen = if every { round } else { random.below((total * DAMAGES.len()) as u64) } as usize;
         let damage = DAMAGES[chosen % DAMAGES.len()];
@@ -382,6 +444,15 @@ fn bytes_that_changed_on_the_disk() {
         let relative = path.strip_prefix(from).expect("below");
         damage.apply(&state.join(relative), *page, random);
         let after = format!("{damage:?} in page {page} of {} (round {round})", relative.display());
+        let is_read = match relative.starts_with("blobs") {
+            true => relative.file_name().is_some_and(|name| exported.contains(name)),
+            // Its header is on the first page. Without any bytes it is a new one.
+            false => {
+                let is_header = relative == Path::new("cache-v1.db") && *page == 0 && *from == folded;
+                is_header && matches!(damage, Damage::Zeroes | Damage::Garbage)
+            }
+        };
+        let mut said = String::new();
         for version in [0, 2, 0] {
             let (mut build, layout) = subject.build(&state, version);
             let done = run(&mut build);
@@ -391,14 +462,20 @@ fn bytes_that_changed_on_the_disk() {
                 break;
             }
             fs::remove_dir_all(layout.parent().expect("a parent")).expect("remove");
+            said += &done.stderr;
             if done.stderr.contains("damaged") {
                 told += 1;
                 kinds.insert(relative.components().next().expect("a name").as_os_str().to_owned());
             }
         }
+        let names = |line: &str| line.starts_with("WARNING: ") && line.contains("was damaged and ");
+        if is_read && !said.lines().any(names) {
+            failures.push(format!("{after}: nothing was said of it\n{said}"));
+        }
+        must += u64::from(is_read);
     }
     println!(
-        "{rounds} of {} damages to {total} pages; {told} builds said something: {kinds:?}",
+        "{rounds} of {} damages to {total} pages, {must} to what is read; {told} builds said something: {kinds:?}",
         total * DAMAGES.len()
     );
     assert!(
@@ -407,6 +484,36 @@ fn bytes_that_changed_on_the_disk() {
         failures.len(),
         failures.join("\n==========\n")
     );
+}
+
+/// Of each row that a build reads to find bytes it says when it is not what was written.
+#[test]
+fn rows_that_changed_are_told() {
+    let subject = Subject::new();
+    let home = Home::new();
+    subject.sound(&home.path(), 0, "nothing");
+    let state = subject.dir.path().join("state");
+    // A bit of what stands there, or a number more.
+    let flip = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\ntable, column = sys.argv[2].split('.')\n\
+                for row, value in db.execute(f'SELECT seal, {column} FROM {table} WHERE seal IS NOT NULL').fetchall():\n \
+                value = bytes([value[0] ^ 1]) + value[1:] if isinstance(value, bytes) else value + 1\n \
+                db.execute(f'UPDATE {table} SET {column} = ? WHERE seal = ?', (value, row))\ndb.commit()";
+    for (column, name) in [
+        ("keys.seal", "the record of a cached step"),
+        ("chains.seal", "the record of an unpacked layer"),
+        ("packed.diff_id", "the record of a packed layer"),
+        ("packed.seal", "the record of a packed layer"),
+        ("snapshots.changes", "layer "),
+        ("snapshots.created", "layer "),
+    ] {
+        copy(&home.path(), &state);
+        run(tool("python3").args(["-c", flip]).arg(state.join("cache-v1.db")).arg(column)).ok();
+        // Nothing is new, and then some of the steps: those look for the image's layers.
+        let said = [0, 2].map(|version| subject.sound(&state, version, column).stderr).concat();
+        let sentence = format!("WARNING: {name}");
+        let tells = |line: &str| line.starts_with(&sentence) && line.contains(" was damaged and thrown away");
+        assert!(said.lines().any(tells), "{column}: {said}");
+    }
 }
 
 /// Stops all writing to a file system at once and forgets what was not written yet, as a power failure does (`EXT4_IOC_SHUTDOWN` without
@@ -477,6 +584,125 @@ fn after_none() -> PathBuf {
     PathBuf::from("0")
 }
 
+/// In a mount namespace of its own: the disk with the builds' state is a loop device whose file lies on a file system that can share what
+/// files hold, so that a copy of that file is the disk of one moment. `$1` is a directory outside, `$2` the disk's file there.
+const MOUNT_DISK: &str = r#"
+set -eu
+d=$1
+mount -t "$TYPE" -o loop "$d/outer.img" "$d/outer" || exit 77
+mount -o loop,commit=1 "$d/outer/$2" "$d/disk" || exit 99
+mount --bind "$d/boot" /proc/sys/kernel/random/boot_id || exit 99
+away() { until umount "$d/disk"; do sleep 0.05; done 2>/dev/null; umount "$d/outer"; }
+"#;
+
+/// What was promised until then is read before the disk is copied: `$3` seconds after the builds began, or when the next promise is made.
+const BUILD_AND_COPY: &str = r#"
+sh "$d/builds" > /dev/null 2>&1 & builds=$!
+sleep "$3"
+if [ "$4" = promised ]; then
+    n=$(wc -l < "$d/told")
+    while kill -0 $builds 2>/dev/null && [ "$(wc -l < "$d/told")" = "$n" ]; do sleep 0.01; done
+fi
+cp "$d/told" "$d/promised"
+cp --reflink=always "$d/outer/$2" "$d/outer/copy.img" || exit 98
+kill -9 $builds 2>/dev/null || true
+wait $builds 2>/dev/null || true
+away
+"#;
+
+const USE_COPY: &str = r#"
+code=0; sh -eu "$d/uses" || code=$?
+away
+exit $code
+"#;
+
+/// Builds go on while a copy of their disk is taken, which no program takes notice of. In another boot the copy has all that was promised, and
+/// serves builds.
+#[test]
+fn the_power_goes_at_a_moment_of_which_there_is_a_copy() {
+    need_root();
+    let subject = Subject::new();
+    let random = &mut Random(subject.seed);
+    let file = |name: &str| subject.dir.path().join(name);
+    let state = file("disk/state");
+    for dir in ["outer", "disk", "out"] {
+        fs::create_dir(file(dir)).expect("make a directory");
+    }
+    let on_disk = |kind: &str, script: &str, arguments: &[&Path]| {
+        let script = format!("{MOUNT_DISK}{script}");
+        let arguments = [&[subject.dir.path()], arguments].concat();
+        run(in_namespace(&script, &arguments).env("TYPE", kind))
+    };
+    let make = |kind: &str| -> bool {
+        let _ = fs::remove_file(file("outer.img"));
+        fs::File::create(file("outer.img")).expect("make a file").set_len(1 << 30).expect("make it large");
+        let options: &[&str] = if kind == "xfs" { &["-q", "-m", "reflink=1"] } else { &["-q"] };
+        run(tool(&format!("mkfs.{kind}")).args(options).arg(file("outer.img"))).ok();
+        let fill = "mount -t \"$TYPE\" -o loop \"$1/outer.img\" \"$1/outer\" || exit 77\n\
+                    truncate -s 256M \"$1/outer/disk.img\" && mkfs.ext4 -q -F \"$1/outer/disk.img\" && umount \"$1/outer\"";
+        let made = run(in_namespace(fill, &[subject.dir.path()]).env("TYPE", kind));
+        assert!(matches!(made.code, Some(0 | 77)), "{kind}: {made}");
+        made.code == Some(0)
+    };
+    let ids: Vec<String> = (0..4).map(|version| subject.id(version)).collect();
+    let rounds = subject.rounds.unwrap_or(2);
+    let (mut kind, mut kept) = ("", 0);
+    for round in 0..rounds {
+        // A disk that has seen some builds, and not more than fits.
+        if round % 5 == 0 {
+            let kinds = if round % 2 == 0 { ["xfs", "btrfs"] } else { ["btrfs", "xfs"] };
+            kind = kinds.into_iter().find(|kind| make(kind)).expect("this kernel has neither btrfs nor xfs");
+            fs::write(file("told"), "").expect("write");
+        }
+        let mut script = String::new();
+        for build in 0..20 {
+            let version = random.below(4) as usize;
+            script += &match random.one_in(2) {
+                true => {
+                    let name = format!("app:{round}-{build}");
+                    let tagged = subject.tagged(&state, version, &name);
+                    format!("{} && echo {name} {version} >> '{}'\n", line(&tagged), file("told").display())
+                }
+                false => {
+                    let (build, layout) = subject.build(&state, version);
+                    let of_no_use = layout.parent().expect("a parent").display();
+                    format!("{}; rm -r '{of_no_use}'\n", line(&build))
+                }
+            };
+        }
+        fs::write(file("builds"), script).expect("write");
+        fs::write(file("boot"), format!("boot-{round}-a\n")).expect("write");
+        // Every other time as soon as something was promised.
+        let (when, most) = if round % 2 == 0 { ("promised", 1_000) } else { ("now", 4_000) };
+        let seconds = format!("{:.3}", random.below(most) as f64 / 1000.0 + 0.3);
+        let after = format!("{seconds} s, {when}, of round {round} on {kind} (seed {})", subject.seed);
+        let arguments = ["disk.img", &seconds, when].map(Path::new);
+        let done = on_disk(kind, BUILD_AND_COPY, &arguments);
+        assert_eq!(done.code, Some(0), "after {after}\n{done}");
+
+        fs::write(file("boot"), format!("boot-{round}-b\n")).expect("write");
+        let promised = fs::read_to_string(file("promised")).expect("what was promised");
+        let builder = format!("BUILDER_HOME='{}' '{}'", state.display(), binary().display());
+        let mut uses = String::new();
+        for promise in promised.lines() {
+            let (name, version) = promise.split_once(' ').expect("name and version");
+            let id = &ids[version.parse::<usize>().expect("a number")];
+            uses += &format!("echo {name}\n[ \"$({builder} inspect -f '{{{{.Id}}}}' {name})\" = '{id}' ]\n");
+            uses += &format!("{builder} save -o '{}' {name}\n", file("out/saved.tar").display());
+            kept += 1;
+        }
+        let builds: Vec<_> = (0..4).map(|version| (version, subject.build(&state, version))).collect();
+        builds.iter().for_each(|(_, (build, _))| uses += &format!("{}\n", line(build)));
+        fs::write(file("uses"), uses).expect("write");
+        let done = on_disk(kind, USE_COPY, &[Path::new("copy.img")]);
+        assert_eq!(done.code, Some(0), "after {after}\n{done}");
+        for (version, (_, layout)) in builds {
+            subject.right(&layout, version, &after, &done);
+        }
+    }
+    println!("{rounds} copies of a disk, {kept} images that were promised");
+}
+
 /// What `builder fsck` says, as JSON.
 fn fsck(state: &Path, arguments: &[&str], code: i32) -> serde_json::Value {
     let mut command = Command::new(binary());
@@ -487,7 +713,7 @@ fn fsck(state: &Path, arguments: &[&str], code: i32) -> serde_json::Value {
 /// The files of layers that hold exactly these bytes.
 fn layer_files(state: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut waiting = vec![state.join("snapshots-v1")];
+    let mut waiting = vec![state.join("snapshots-v1"), state.join("versions-v1")];
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(dir).expect("list") {
             let path = entry.expect("an entry").path();
@@ -501,6 +727,147 @@ fn layer_files(state: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     found
 }
 
+/// Changes a bit, and nothing else: size, mode and time stay.
+fn rewrite(path: &Path) {
+    let before = fs::metadata(path).expect("stat");
+    let mut bytes = fs::read(path).expect("read");
+    bytes[0] ^= 1;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("set a mode");
+    fs::write(path, bytes).expect("write");
+    fs::set_permissions(path, before.permissions()).expect("set a mode");
+    let file = fs::File::options().read(true).open(path).expect("open");
+    file.set_modified(before.modified().expect("a time")).expect("set a time");
+}
+
+/// A bit of a file in a layer, of each way to make one: found by the first check there ever was, and where the layer is packed.
+#[test]
+fn a_layer_whose_bytes_changed() {
+    let archive = tempdir();
+    fs::write(archive.path().join("archived"), "archived\n").expect("write");
+    let archived = archive.path().join("archive.tar");
+    run(tool("tar").arg("-cf").arg(&archived).arg("-C").arg(archive.path()).arg("archived")).ok();
+    let context = Context::new(
+        "FROM busybox\nRUN true\nCOPY many/ /many/\nCOPY one two /pair/\nADD archive.tar /\nRUN echo made > /made\n",
+    );
+    let many = |context: Context, n| context.file(&format!("many/{n}"), format!("many {n}\n"));
+    let context = (0..60).fold(context, many).file("one", "one\n").file("two", "two\n");
+    fs::copy(&archived, context.path().join("archive.tar")).expect("copy");
+    let (home, clean) = (Home::new(), Home::new());
+    let build = |state: &Path| {
+        let mut build = Command::new(binary());
+        build.arg("build").args(bases()).arg("--progress=plain").arg(context.path());
+        build.env("BUILDER_HOME", state).env("SOURCE_DATE_EPOCH", "0");
+        build
+    };
+    let export = |state: &Path| {
+        let out = tempdir();
+        let layout = out.path().join("layout");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let done = run(build(state).args(["-o", &output])).ok();
+        (Image::open(layout, Some(out)).digest, done.stderr)
+    };
+    // Nothing is packed, nothing was ever checked, and the second COPY is a version of the first.
+    run(&mut build(&home.path())).ok();
+    context.write("many/7", "seven\n");
+    run(&mut build(&home.path())).ok();
+    let want = export(&clean.path()).0;
+    let versions = fs::read_dir(home.path().join("versions-v1")).expect("list").count();
+    assert!(versions > 0, "a version of an earlier layer");
+    let scratch = tempdir();
+    let state = scratch.path().join("state");
+    let layer_findings = || -> Vec<String> {
+        let mut command = Command::new(binary());
+        let told = run(command.env("BUILDER_HOME", &state).args(["fsck", "--format=json"]));
+        let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+        let findings = told["findings"].as_array().expect("a list").iter();
+        findings
+            .filter(|finding| finding["kind"] != "stray")
+            .map(|finding| format!("{} {}", finding["kind"], finding["what"]))
+            .collect()
+    };
+    copy(&home.path(), &state);
+    assert_eq!(layer_findings(), Vec::<String>::new());
+    let (digest, said) = export(&state);
+    assert_eq!((digest.as_str(), said.contains("WARNING")), (&*want, false), "what is sound: {said}");
+    for held in ["many 8\n", "seven\n", "one\n", "two\n", "archived\n", "made\n", "busybox"] {
+        copy(&home.path(), &state);
+        // In the layers of both builds.
+        let damaged = match held {
+            "busybox" => {
+                let layers = fs::read_dir(state.join("snapshots-v1")).expect("list").flatten();
+                layers.map(|layer| layer.path().join("bin/busybox")).filter(|path| path.is_file()).collect()
+            }
+            held => layer_files(&state, held.as_bytes()),
+        };
+        assert!(!damaged.is_empty(), "{held}");
+        damaged.iter().for_each(|path| rewrite(path));
+        // Of a version and what it lies over either may be the cause.
+        let found = layer_findings();
+        let is_right = |found: &String| found.starts_with("\"layer\" \"its files are not what was written");
+        assert!(!found.is_empty() && found.iter().all(is_right), "{held}: {found:#?}");
+        // What is below a step is not packed.
+        if held == "busybox" {
+            continue;
+        }
+        let (digest, said) = export(&state);
+        assert_eq!(digest, want, "{held}: {said}");
+        let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("WARNING")).collect();
+        assert!(!warnings.is_empty(), "{held}: {said}");
+        for warning in warnings {
+            assert!(
+                warning.starts_with("WARNING: layer ")
+                    && warning.ends_with(" was damaged and thrown away; building again"),
+                "{held}: {warning}"
+            );
+        }
+        let (digest, said) = export(&state);
+        assert_eq!((digest.as_str(), said.contains("WARNING")), (&*want, false), "{held}: {said}");
+        // Those of the first build are not asked for any more.
+        assert!(layer_findings().len() < found.len(), "{held}");
+    }
+}
+
+/// Files of all sorts, with what else they have: names, modes, owners, attributes, times that no file system keeps.
+const ODD: &str = r"
+mkdir -p dir/sub dir/a dir/a-b other
+for n in 1 2 3 4 5 6; do echo $n > dir/f$n; done
+ln dir/f1 dir/sub/hard && ln dir/f1 other/hard && echo x > dir/a/x && ln dir/a/x dir/a-b/x && ln -s f1 dir/link && mkfifo dir/pipe
+chmod 4755 dir/f3 && chmod 1777 dir/sub && mknod dir/device c 5 6 && head -c 5000000 /dev/urandom > dir/large && truncate -s 3M dir/holes
+touch -d 2500-01-01 dir/f4 && touch -d 1890-01-01 dir/f5 && echo x > $(printf 'dir/\377') && : > dir/empty
+python3 -c 'import os; os.setxattr(`dir/f2`, `user.a`, b`b`); os.setxattr(`dir/sub`, `user.c`, b`d`)'
+mkdir tree && cp -a dir tree && ln tree/dir/f6 tree/again && ln -s dir tree/link && ln -P tree/link tree/other && tar --xattrs -cf archive.tar -C tree . && rm -r tree
+";
+
+/// However a layer is written, what is noted of it then is what is read of it later, also as a user whose files cannot have all that.
+#[test]
+fn what_is_noted_of_layers_is_what_is_there() {
+    need_root();
+    let context = Context::new(
+        "FROM busybox AS first\nRUN mkdir /real && ln -s /real /link && rm /bin/vi && mkdir /bin/vi\nCOPY dir /link/\n\
+         COPY --chmod=u=rwX,go=rX --chown=3:4 dir /changed/\nCOPY --link dir/ /linked/\nCOPY --parents dir/sub/hard other/hard /parents/\n\
+         COPY dir/f1 dir/f2 other /several/\nADD archive.tar /unpacked/\nADD --chown=9:9 archive.tar dir/f3 /both/\n\
+         COPY --exclude=f1 dir /\nWORKDIR /work/there\nFROM busybox\nCOPY --from=first / /all/\n\
+         COPY --from=first /unpacked /unpacked\nRUN rm -r /all/unpacked && echo changed > /all/changed/f1\n",
+    );
+    run(tool("sh").args(["-euc", &ODD.replace('`', "\"")]).current_dir(context.path())).ok();
+    let homes = [Home::new(), Home::new()];
+    let builds = |more: &[&str]| -> Vec<String> {
+        let build = |(n, home): (usize, &Home)| {
+            let mut build = home.build(&context);
+            build.env("SOURCE_DATE_EPOCH", "0").env("BUILDER_USERNS", n.to_string()).args(more);
+            let done = run(&mut build).ok();
+            assert!(!done.stderr.contains("damaged"), "{done}");
+            run(home.builder("fsck").env("BUILDER_USERNS", n.to_string())).ok();
+            done.stdout
+        };
+        homes.iter().enumerate().map(build).collect()
+    };
+    builds(&[]);
+    // Packed by another process than wrote it.
+    let ids = builds(&["--quiet"]);
+    assert_eq!(ids[0], ids[1]);
+}
+
 #[test]
 fn fsck_finds_what_is_damaged_and_removes_it() {
     let subject = Subject::new();
@@ -510,16 +877,6 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     let told = fsck(&state, &[], 0);
     assert!(told["findings"].as_array().is_some_and(Vec::is_empty), "{told:#}");
     assert!(told["layers"].as_u64() >= Some(6) && told["blobs"].as_u64() >= Some(5), "{told:#}");
-    let rewrite = |path: &Path| {
-        let before = fs::metadata(path).expect("stat");
-        let mut bytes = fs::read(path).expect("read");
-        bytes[0] ^= 1;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("set a mode");
-        fs::write(path, bytes).expect("write");
-        fs::set_permissions(path, before.permissions()).expect("set a mode");
-        let file = fs::File::options().read(true).open(path).expect("open");
-        file.set_modified(before.modified().expect("a time")).expect("set a time");
-    };
     // What a RUN wrote, and what a COPY did.
     let copied = layer_files(&state, b"three\n");
     let output = tempdir();
@@ -603,7 +960,6 @@ fn fsck_finds_what_is_damaged_and_removes_it() {
     subject.sound(&state, 0, "a lost database");
 }
 
-/// Nobody who only looks makes a state directory where none is.
 /// Its bytes make no sense long before the end, where its digest is known.
 #[test]
 fn a_compressed_layer_that_is_damaged_is_fetched_again() {
@@ -653,6 +1009,7 @@ fn a_compressed_layer_that_is_damaged_is_fetched_again() {
     }
 }
 
+/// Nobody who only looks makes a state directory where none is.
 #[test]
 fn a_mistyped_state_directory_is_not_made() {
     let home = Home::new();

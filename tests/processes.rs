@@ -112,7 +112,7 @@ fn a_state_directory_of_an_older_program() {
     run(&mut home.build(&context)).ok();
     let older = "import sqlite3,sys\ndb = sqlite3.connect(sys.argv[1])\n\
                  db.execute('DROP TRIGGER base_gone')\n\
-                 for table in ['kept', 'downloads', 'steps', 'chunks', 'versions', 'sums', 'record_origins']: db.execute('DROP TABLE ' + table)\ndb.commit()";
+                 for table in ['kept', 'downloads', 'steps', 'chunks', 'versions', 'sums', 'record_origins', 'holdings']: db.execute('DROP TABLE ' + table)\ndb.commit()";
     run(tool("python3").args(["-c", older]).arg(home.path().join("cache-v1.db"))).ok();
     at_once((0..PROCESSES).map(|_| home.build(&context)).collect());
     assert_eq!(counts(&home), once(&["last", "left1", "left2", "right"]));

@@ -163,6 +163,8 @@ fn a_version_is_what_a_clean_build_gives() {
         assert_eq!(built.digest, export(&Home::new(), &context, "versions").digest, "change {step}");
     }
     assert!(fs::read_dir(home.path().join("versions-v1")).expect("versions").count() >= 3);
+    // What was noted of them when they were written is what is there.
+    run(&mut home.builder("fsck")).ok();
 }
 
 /// Owners are recorded beside files where there is one user id; links have theirs in a file of each directory.
@@ -193,6 +195,9 @@ fn versions_are_the_same_in_every_mode() {
     for state in [state(&range), state(&one_id), copying.path().to_owned()] {
         let versions = fs::read_dir(state.join("versions-v1")).expect("versions");
         assert!(versions.flatten().any(|entry| entry.path().join("src/new").is_symlink()));
+    }
+    for check in [range.builder("fsck"), one_id.builder("fsck"), copying.builder("fsck")] {
+        run(&mut { check }).ok();
     }
 }
 
@@ -303,6 +308,7 @@ fn every_fast_path_can_be_switched_off_and_the_image_is_the_same() {
     context.write("b", "changed, too");
     let third = export(&with_all, &context, "versions");
     assert_eq!(export(&Home::new(), &context, "").digest, third.digest);
+    run(&mut with_all.builder("fsck")).ok();
     let home = Home::new();
     run(home.build(&context).env("BUILDER_DISABLE", "link")).code_is(2).says("stat-cache");
 }
@@ -475,7 +481,6 @@ fn damage_in_a_version_is_found_and_nothing_else() {
     run(&mut home.build(&context)).ok();
     let versions = home.path().join("versions-v1");
     let version = fs::read_dir(&versions).expect("list versions").flatten().next().expect("a version").path();
-    run(&mut home.builder("fsck")).ok();
     fs::write(version.join("src/d07/f007"), "damaged\n").expect("damage a file");
     let checked = run(&mut home.builder("fsck")).code_is(1);
     assert!(checked.stdout.contains("not what was written"), "{checked}");

@@ -1,5 +1,5 @@
 -- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
--- `record_origins` is the last: where it is, all are. Only the columns `seal` of `chains`, `versions`, `packed` and `snapshots` are later:
+-- `holdings` is the last: where it is, all are. Only the columns `seal` of `chains`, `versions`, `packed` and `snapshots` are later:
 -- checksums over their rows, NULL in those of older programs.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
@@ -85,3 +85,9 @@ CREATE TABLE IF NOT EXISTS record_origins (
     origin TEXT    NOT NULL,
     PRIMARY KEY (record, origin)
 ) WITHOUT ROWID;
+
+-- What layers hold that no process wrote, as known when they were written.
+CREATE TABLE IF NOT EXISTS holdings (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    digest   BLOB    NOT NULL
+);

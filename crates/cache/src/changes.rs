@@ -23,17 +23,29 @@ impl Changes {
     pub(crate) fn of(entries: &Entries) -> Result<Changes, CacheError> {
         let digests: Vec<[u8; 32]> =
             entries.entries().par_iter().map(|entry| digest_of(entries, entry)).collect::<Result<_, _>>()?;
-        let digest = StableHasher::new("layer-changes-v1").with(&digests).finish();
         Ok(Changes {
-            digest: ContentDigest::from_bytes(digest),
+            digest: digest(&digests),
             entries: entries.entries().len() as u64,
             size: entries.size(),
         })
     }
 }
 
-/// A change here changes content keys: give the domains a new version.
+/// Of a layer with such entries.
+pub(crate) fn digest(entries: &[[u8; 32]]) -> ContentDigest {
+    ContentDigest::from_bytes(StableHasher::new("layer-changes-v1").with(entries).finish())
+}
+
 fn digest_of(entries: &Entries, entry: &Entry) -> Result<[u8; 32], CacheError> {
+    let mut hasher = hasher(entry);
+    if let EntryKind::File { size } = entry.kind {
+        hash_content(entries, entry, size, &mut hasher)?;
+    }
+    Ok(hasher.finish())
+}
+
+/// Hashes an entry; the bytes of a file follow. A change here changes content keys: give the domains a new version.
+pub(crate) fn hasher(entry: &Entry) -> StableHasher {
     let mut hasher = StableHasher::new("layer-entry-v1");
     hasher.bytes(&entry.path);
     entry.mode.stable_hash(&mut hasher);
@@ -48,7 +60,6 @@ fn digest_of(entries: &Entries, entry: &Entry) -> Result<[u8; 32], CacheError> {
         EntryKind::File { size } => {
             0u8.stable_hash(&mut hasher);
             size.stable_hash(&mut hasher);
-            hash_content(entries, entry, *size, &mut hasher)?;
         }
         EntryKind::Directory => 1u8.stable_hash(&mut hasher),
         EntryKind::Symlink { target } => {
@@ -71,11 +82,11 @@ fn digest_of(entries: &Entries, entry: &Entry) -> Result<[u8; 32], CacheError> {
         EntryKind::Whiteout => 7u8.stable_hash(&mut hasher),
         EntryKind::Opaque => 8u8.stable_hash(&mut hasher),
     }
-    Ok(hasher.finish())
+    hasher
 }
 
 /// The size goes in front, so the bytes need no length of their own.
-fn hash_content(
+pub(crate) fn hash_content(
     entries: &Entries,
     entry: &Entry,
     size: u64,

@@ -22,7 +22,7 @@ const COMPLETE: i64 = 1;
 const ADDITIONS: &str = include_str!("additions.sql");
 const ADDED: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'snapshots' AND sql LIKE '%seal%')
-     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'record_origins')";
+     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'holdings')";
 
 /// Tables that got a column `seal` later; older programs leave it empty, and are not disturbed by it. The last one is looked for by [`ADDED`].
 const SEALED: [&str; 4] = ["chains", "versions", "packed", "snapshots"];
@@ -207,19 +207,37 @@ impl Database {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, CacheError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = || {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = work(&transaction)?;
-            transaction.commit()?;
-            Ok(result)
-        };
-        run().map_err(|error| self.failed(action, &error))
+        transact(&mut connection, work).map_err(|error| self.failed(action, &error))
+    }
+
+    /// The same; what was written is on the disk then, and nobody sees it before.
+    pub(crate) fn write_durably<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, CacheError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let synchronous = |db: &Connection, level| db.pragma_update(None, "synchronous", level);
+        let written = synchronous(&connection, "FULL").and_then(|()| transact(&mut connection, work));
+        // Where it stays, later transactions only take longer.
+        let _ = synchronous(&connection, "NORMAL");
+        written.map_err(|error| self.failed(action, &error))
     }
 
     /// Gives freed pages back to the file system.
     pub(crate) fn vacuum(&self) -> Result<(), CacheError> {
         self.read("vacuum", |db| db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);"))
     }
+}
+
+fn transact<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let result = work(&transaction)?;
+    transaction.commit()?;
+    Ok(result)
 }
 
 /// A connection to a complete database; `None` when it has no tables and `create` is false.

@@ -5,12 +5,12 @@
 //! | database | SQLite's own check, references between tables, rows of images |
 //! | records of steps, of packed and unpacked layers | the seal of each |
 //! | blobs | size and sha256 |
-//! | layers | whether they can be read; the digest of all that they hold where it is known |
+//! | layers | whether they can be read; what they hold, but for times |
 //! | images | whether their blobs are there, and sound |
 //! | files that nothing leads to | listed, in each place |
 //!
-//! A layer's digest is known when a step wrote it. What a COPY wrote or an image brought is hashed by the first check, and compared by
-//! those after it. Cache mounts are the programs' own and not looked into.
+//! What a layer holds is noted when it is written ([`crate::Sum`]). Where an older program wrote it, a COPY or an image is hashed by the first
+//! check, and compared by those after it. Cache mounts are the programs' own and not looked into.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -30,7 +30,7 @@ use crate::prune::Trash;
 use crate::session::open_lock;
 use crate::store::Inner;
 use crate::strays::Stray;
-use crate::{CacheError, Changes, SnapshotId, Store};
+use crate::{CacheError, Changes, SnapshotId, Store, Sum};
 
 /// What was looked at and found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -123,6 +123,14 @@ impl Store {
         }
         Ok(check.checked)
     }
+}
+
+/// What was found out of a layer.
+enum Compared {
+    /// Whether it is what was written.
+    Known(bool),
+    /// What it holds, where it is not known what it should.
+    Unknown(Changes),
 }
 
 /// A check on its way.
@@ -281,10 +289,19 @@ impl Check<'_> {
         let Some(snapshot) = self.store.stored_snapshot(id)? else {
             return Ok(Some("its files are gone".to_owned()));
         };
-        match snapshot.entries().and_then(|entries| Changes::of(&entries)) {
+        let database = &self.store.inner.database;
+        let known = database.read("look up a layer's sum", |db| Sum::find(db, id))?;
+        let compared = snapshot.entries().and_then(|entries| match known {
+            Some(known) => known.matches(&entries).map(Compared::Known),
+            None => Changes::of(&entries).map(Compared::Unknown),
+        });
+        match compared {
             // It cannot be read, which is what was to be found out.
             Err(error) => Ok(Some(error.to_string())),
-            Ok(here) => self.compare(id, snapshot.changes(), &here),
+            Ok(Compared::Known(matches)) => {
+                Ok((!matches).then(|| "its files are not what was written".to_owned()))
+            }
+            Ok(Compared::Unknown(here)) => self.note(id, snapshot.changes(), &here).map(|()| None),
         }
     }
 
@@ -316,31 +333,19 @@ impl Check<'_> {
         })
     }
 
-    /// What is wrong with a layer that holds `here`.
-    fn compare(
-        &mut self,
-        id: SnapshotId,
-        recorded: &Changes,
-        here: &Changes,
-    ) -> Result<Option<String>, CacheError> {
-        let database = &self.store.inner.database;
-        let known = database.read("look up a layer's digest", |db| {
-            db.query_row("SELECT digest FROM sums WHERE snapshot = ?1", [id.0], |row| bytes32(row, 0))
-                .optional()
-        })?;
-        let digest = *here.digest.as_bytes();
-        match known {
-            Some(known) => Ok((known != digest).then(|| "its files are not what was written".to_owned())),
-            None if *recorded.digest.as_bytes() == digest => Ok(None),
-            None => {
-                // It may have been removed meanwhile.
-                let note = "INSERT OR REPLACE INTO sums (snapshot, digest) SELECT id, ?2 FROM snapshots WHERE id = ?1";
-                let noted =
-                    database.write("note a layer's digest", |db| db.execute(note, params![id.0, digest]))?;
-                self.checked.unknown += noted as u64;
-                Ok(None)
-            }
+    /// Notes what a layer holds of which that was not known.
+    fn note(&mut self, id: SnapshotId, recorded: &Changes, here: &Changes) -> Result<(), CacheError> {
+        if recorded.digest == here.digest {
+            return Ok(());
         }
+        // It may have been removed meanwhile.
+        let note =
+            "INSERT OR REPLACE INTO sums (snapshot, digest) SELECT id, ?2 FROM snapshots WHERE id = ?1";
+        let database = &self.store.inner.database;
+        let noted = database
+            .write("note a layer's digest", |db| db.execute(note, params![id.0, here.digest.as_bytes()]))?;
+        self.checked.unknown += noted as u64;
+        Ok(())
     }
 
     fn images(&mut self) -> Result<(), CacheError> {

@@ -68,7 +68,7 @@ impl Listing {
     }
 
     /// Whether it can be compared with others.
-    pub(crate) fn is_ordered(&self) -> bool {
+    pub fn is_ordered(&self) -> bool {
         !self.disordered
     }
 

@@ -191,6 +191,11 @@ const TABLES: &[Table] = &[
     },
     Table { name: "sums", columns: &[has("snapshot", Integer), has("digest", Digest)], order: &["snapshot"] },
     Table {
+        name: "holdings",
+        columns: &[has("snapshot", Integer), has("digest", Digest)],
+        order: &["snapshot"],
+    },
+    Table {
         name: "pins",
         columns: &[has("kept", Integer), has("snapshot", Integer)],
         order: &["kept", "snapshot"],
@@ -212,7 +217,8 @@ const LOOSE: &str = "
     DELETE FROM kept WHERE id IN (SELECT kept FROM pins WHERE snapshot NOT IN (SELECT id FROM snapshots))
         OR EXISTS (SELECT 1 FROM json_each(layers) WHERE value NOT IN (SELECT id FROM snapshots));
     DELETE FROM pins WHERE kept NOT IN (SELECT id FROM kept);
-    DELETE FROM sums WHERE snapshot NOT IN (SELECT id FROM snapshots);";
+    DELETE FROM sums WHERE snapshot NOT IN (SELECT id FROM snapshots);
+    DELETE FROM holdings WHERE snapshot NOT IN (SELECT id FROM snapshots);";
 
 /// Copies what can be read of `old` into `new`, whose tables are there and empty.
 pub(crate) fn copy(

@@ -137,7 +137,8 @@ fn write_through(inner: &Inner, (snapshot, blob): (i64, i64)) -> Result<(), Cach
     let root = inner.layout.root();
     let directory = File::open(root).at("open", root)?;
     rustix::fs::syncfs(&directory).at("write through", root)?;
-    inner.database.write("note what is on disk", |db| {
+    // Of what is not noted as being there the next boot believes that it was lost.
+    inner.database.write_durably("note what is on disk", |db| {
         db.execute(
             "UPDATE snapshots SET boot = NULL WHERE boot = ?1 AND id <= ?2",
             params![inner.boot, snapshot],

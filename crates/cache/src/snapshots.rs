@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -22,7 +23,7 @@ use crate::seals;
 use crate::store::{Inner, Snapshotter};
 use crate::upper::{Marks, UpperDir, remove_file_if_there};
 use crate::versions::Version;
-use crate::{CacheError, Changes, Entries, SnapshotId, Store, TreeView};
+use crate::{CacheError, Changes, Entries, Holding, SnapshotId, Store, TreeView, sums};
 
 /// A committed layer: a directory that never changes.
 #[derive(Debug, Clone)]
@@ -147,6 +148,12 @@ impl Store {
         if self.stands(id)? { self.snapshot(id) } else { Ok(None) }
     }
 
+    /// Forgets a layer that is not what was written, and notes that; with it what it is a version of, since either may be damaged.
+    pub fn throw_away(&self, layer: &Snapshot) -> Result<(), CacheError> {
+        let base = self.inner.base_of(layer.id())?;
+        self.inner.forget_lost(layer.id(), base.unwrap_or(layer.id()))
+    }
+
     /// Whether a layer's directories are there.
     pub(crate) fn stands(&self, id: SnapshotId) -> Result<bool, CacheError> {
         let layout = &self.inner.layout;
@@ -178,6 +185,7 @@ impl Store {
             version: None,
             origin: None,
             hashed: OnceLock::new(),
+            holding: None,
         })
     }
 
@@ -220,6 +228,11 @@ impl Store {
 impl Inner {
     pub(crate) fn marks(&self) -> Marks {
         self.layout.marks()
+    }
+
+    /// Whether this process wrote all of a layer.
+    pub(crate) fn has_written(&self, id: SnapshotId) -> bool {
+        self.mine.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     pub(crate) fn owners_beside(&self, sidecar: &Path) -> Owners {
@@ -361,6 +374,8 @@ pub struct ActiveSnapshot {
     pub(crate) origin: Option<Origin>,
     /// Digest of all that it holds, where that was computed.
     hashed: OnceLock<ContentDigest>,
+    /// The same as [`crate::Holding`] has it.
+    holding: Option<[u8; 32]>,
 }
 
 impl ActiveSnapshot {
@@ -437,6 +452,19 @@ impl ActiveSnapshot {
         Changes::of(&entries)
     }
 
+    /// What it holds, as its writer knows: to be compared with what is read of it later.
+    pub fn set_holding(&mut self, holding: Holding) {
+        self.holding = Some(holding.finish());
+    }
+
+    /// Finds out what it holds, now that all is written. Of files that stand in `known` their hash ([`files::content_hasher`]) is that; others
+    /// are read.
+    pub fn look_at_holding(&mut self, known: &HashMap<Vec<u8>, [u8; 32]>) -> Result<(), CacheError> {
+        self.resolve_opaque_root()?;
+        self.holding = sums::holding_of(&self.entries()?, known)?;
+        Ok(())
+    }
+
     /// Makes it a snapshot. `changes` is what [`ActiveSnapshot::changes`] says, or what the writer knows.
     pub fn commit(self, changes: &Changes) -> Result<Snapshot, CacheError> {
         self.resolve_opaque_root()?;
@@ -471,6 +499,10 @@ impl ActiveSnapshot {
                 db.prepare_cached("INSERT OR REPLACE INTO sums (snapshot, digest) VALUES (?1, ?2)")?
                     .execute(params![id.0, digest.as_bytes()])?;
             }
+            if let Some(digest) = self.holding {
+                db.prepare_cached("INSERT OR REPLACE INTO holdings (snapshot, digest) VALUES (?1, ?2)")?
+                    .execute(params![id.0, digest])?;
+            }
             Ok(id)
         };
         let id = loop {
@@ -497,6 +529,9 @@ impl ActiveSnapshot {
         }
         inner.made_something();
         inner.leases.saw_layer(id);
+        if self.version.as_ref().and_then(Version::base).is_none() {
+            inner.mine.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        }
         self.store.grew(self.version.as_ref().and_then(Version::own).unwrap_or(changes.size));
         self.folder.discard(inner);
         Ok(Snapshot {

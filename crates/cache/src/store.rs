@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) written: Written,
     /// Layers that were looked up ([`Store::known_snapshot`]).
     pub(crate) known: Mutex<HashMap<SnapshotId, Snapshot>>,
+    /// Layers that this process has written, all of them.
+    pub(crate) mine: Mutex<HashSet<SnapshotId>>,
 }
 
 impl Store {
@@ -131,6 +133,7 @@ impl Store {
             dirty: AtomicBool::new(false),
             written: Written::default(),
             known: Mutex::default(),
+            mine: Mutex::default(),
         });
         Ok(Store::of(inner))
     }

@@ -218,7 +218,7 @@ impl Copy<'_> {
 }
 
 /// What is set on the copy of an entry, but for extended attributes.
-pub(crate) fn attributes(entry: &Entry<'_>, options: &CopyOptions) -> Attributes {
+pub fn attributes(entry: &Entry<'_>, options: &CopyOptions) -> Attributes {
     let mut attributes = Attributes::of(entry.metadata, Default::default());
     if let Some((uid, gid)) = options.owner {
         (attributes.uid, attributes.gid) = (uid, gid);

@@ -250,7 +250,7 @@ pub(crate) fn hash_file(
     // One byte more than there should be, to see the end.
     let needed = usize::try_from(size).unwrap_or(BUFFER).min(BUFFER - 1) + 1;
     buffer.resize(buffer.len().max(needed), 0);
-    let mut hasher = start("file-v1", xattrs).with(&size);
+    let mut hasher = content_hasher(pairs(xattrs), size);
     let mut total = 0;
     loop {
         match file.read(buffer) {
@@ -273,17 +273,29 @@ pub(crate) fn hash_file(
 
 /// The digest of a directory's attributes.
 pub(crate) fn directory_digest(xattrs: &BTreeMap<OsString, Vec<u8>>) -> [u8; 32] {
-    start("directory-v1", xattrs).finish()
+    start("directory-v1", pairs(xattrs)).finish()
 }
 
-fn start(domain: &str, xattrs: &BTreeMap<OsString, Vec<u8>>) -> StableHasher {
+/// Hashes what a file holds as [`digest`] does: `xattrs` in the order of their names, and `size` bytes that follow ([`StableHasher::raw`]).
+pub fn content_hasher<'a>(
+    xattrs: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>,
+    size: u64,
+) -> StableHasher {
+    start("file-v1", xattrs).with(&size)
+}
+
+fn start<'a>(domain: &str, xattrs: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>) -> StableHasher {
     let mut hasher = StableHasher::new(domain);
     (xattrs.len() as u64).stable_hash(&mut hasher);
     for (name, value) in xattrs {
-        hasher.bytes(name.as_bytes());
+        hasher.bytes(name);
         hasher.bytes(value);
     }
     hasher
+}
+
+fn pairs(xattrs: &BTreeMap<OsString, Vec<u8>>) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+    xattrs.iter().map(|(name, value)| (name.as_bytes(), &value[..]))
 }
 
 fn is_other(a: &Metadata, b: &Metadata) -> bool {

@@ -29,8 +29,8 @@ mod writer;
 mod xattrs;
 
 pub use attributes::{Attributes, OpaqueMark, Owners};
-pub use copy::{Copied, CopyOptions, write_changed, write_selected};
-pub use digest::{Hashed, digest};
+pub use copy::{Copied, CopyOptions, attributes, write_changed, write_selected};
+pub use digest::{Hashed, content_hasher, digest};
 pub use directory::DirectoryTree;
 pub use error::{Cancelled, Error};
 pub use forms::forms;

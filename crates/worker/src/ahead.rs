@@ -5,7 +5,8 @@ use std::io::{self, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use cache::Entries;
+use cache::{Entries, Sum};
+use hash::StableHasher;
 use image::layer::{Entry, EntryKind};
 
 use crate::WorkerError;
@@ -31,19 +32,31 @@ enum Content {
     File(File),
 }
 
-type Batch = Result<Vec<Content>, WorkerError>;
+/// An entry that was read, or is to be read.
+struct Ahead {
+    content: Content,
+    /// Of what was read, and of what is to be read.
+    hasher: Option<StableHasher>,
+}
 
-/// Calls `take` with each entry and its content, in order. Files are read by another thread, a little ahead.
+type Batch = Result<Vec<Ahead>, WorkerError>;
+
+/// A hash for each entry that has one.
+type Hashes = Vec<Option<[u8; 32]>>;
+
+/// Calls `take` with each entry and its content, in order. Files are read by another thread, a little ahead, and hashed there as `sum` wants
+/// it; with `None` nothing is.
 pub(crate) fn each_entry(
     entries: &Entries,
+    sum: Option<&Sum>,
     cancel: &Cancel,
     mut take: impl FnMut(&Entry, &mut dyn Read) -> Result<(), WorkerError>,
-) -> Result<(), WorkerError> {
+) -> Result<Hashes, WorkerError> {
     thread::scope(|scope| {
         let (sender, batches) = sync_channel(AHEAD);
         thread::Builder::new()
             .name("read-ahead".to_owned())
-            .spawn_scoped(scope, move || read(entries, cancel, &sender))
+            .spawn_scoped(scope, move || read(entries, sum, cancel, &sender))
             .map_err(no_thread)?;
         // Gone before the scope ends: the reader must not wait for a place in it.
         drain(entries, &batches, cancel, &mut take)
@@ -59,15 +72,16 @@ fn drain(
     batches: &Receiver<Batch>,
     cancel: &Cancel,
     take: &mut impl FnMut(&Entry, &mut dyn Read) -> Result<(), WorkerError>,
-) -> Result<(), WorkerError> {
+) -> Result<Hashes, WorkerError> {
     let mut left = entries.entries().iter();
+    let mut hashes = Hashes::with_capacity(left.len());
     for batch in batches {
-        for (content, entry) in batch?.into_iter().zip(&mut left) {
+        for (Ahead { content, mut hasher }, entry) in batch?.into_iter().zip(&mut left) {
             match content {
                 Content::None => take(entry, &mut io::empty())?,
                 Content::Bytes(bytes) => take(entry, &mut Cursor::new(bytes))?,
                 Content::File(file) => {
-                    let mut file = Cancellable { file, cancel };
+                    let mut file = Hashing { source: Cancellable { file, cancel }, hasher: hasher.as_mut() };
                     match entry.kind {
                         EntryKind::File { size } if size > LARGE => {
                             read_beside(&mut file, |reader| take(entry, reader)).map_err(no_thread)??;
@@ -76,15 +90,16 @@ fn drain(
                     }
                 }
             }
+            hashes.push(hasher.map(|hasher| hasher.finish()));
         }
     }
     match left.next() {
-        None => Ok(()),
+        None => Ok(hashes),
         Some(_) => Err(files::Error::Cancelled.into()),
     }
 }
 
-fn read(entries: &Entries, cancel: &Cancel, sender: &SyncSender<Batch>) {
+fn read(entries: &Entries, sum: Option<&Sum>, cancel: &Cancel, sender: &SyncSender<Batch>) {
     let mut batch = Vec::new();
     let mut bytes = 0;
     for entry in entries.entries() {
@@ -100,10 +115,12 @@ fn read(entries: &Entries, cancel: &Cancel, sender: &SyncSender<Batch>) {
             }
         };
         let is_file = matches!(content, Content::File(_));
+        let mut hasher = sum.and_then(|sum| sum.hasher(entry));
         if let Content::Bytes(content) = &content {
             bytes += content.len();
+            hasher.iter_mut().for_each(|hasher| hasher.raw(content));
         }
-        batch.push(content);
+        batch.push(Ahead { content, hasher });
         // Of files that are only opened there must not be many at a time.
         if is_file || bytes >= BATCH_BYTES || batch.len() >= BATCH_ENTRIES {
             bytes = 0;
@@ -145,6 +162,22 @@ fn content(entries: &Entries, entry: &Entry) -> Result<Content, WorkerError> {
     }
     bytes.truncate(filled);
     Ok(Content::Bytes(bytes))
+}
+
+/// Hashes what is read.
+struct Hashing<'a, R> {
+    source: R,
+    hasher: Option<&'a mut StableHasher>,
+}
+
+impl<R: Read> Read for Hashing<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.raw(&buffer[..length]);
+        }
+        Ok(length)
+    }
 }
 
 /// A file that cannot be read any more once nobody waits for it: one file may take seconds.

@@ -3,13 +3,13 @@
 //! The destination is looked up in the tree below and in what the same instruction has placed so far, as BuildKit would see it in a
 //! mounted tree (its `solver/llbsolver/file` and fsutil's `copy`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use cache::{ActiveSnapshot, Changes, Difference, Listing, VersionName};
+use cache::{ActiveSnapshot, Changes, Difference, Held, Holding, Listing, VersionName};
 use files::{
     Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, TreeWriter, WriterOptions,
 };
@@ -65,6 +65,8 @@ pub(crate) fn copy(
         // Several matches may overwrite each other.
         version: (matches == 1).then(|| version_name(sources, &versions.identity, &owner)),
         written: None,
+        holding: None,
+        known: HashMap::new(),
         entries: 0,
         size: 0,
     };
@@ -78,8 +80,12 @@ pub(crate) fn copy(
             }
         }
     }
-    let Copier { entries, size, written, version, .. } = copier;
+    let Copier { entries, size, written, version, holding, known, .. } = copier;
     writer.finish()?;
+    match holding {
+        Some(holding) => layer.set_holding(holding),
+        None => layer.look_at_holding(&known)?,
+    }
     match (written, version) {
         (Some(Written::Changed(difference, own)), _) => layer.set_difference(&difference, own),
         (Some(Written::All(listing)), Some(name)) => layer.set_listing(name, listing),
@@ -173,6 +179,10 @@ struct Copier<'a> {
     version: Option<VersionName>,
     anew: bool,
     written: Option<Written>,
+    /// Of a layer with one match.
+    holding: Option<Holding>,
+    /// What files hold that were copied, where there are several matches.
+    known: HashMap<Vec<u8>, [u8; 32]>,
     entries: u64,
     size: u64,
 }
@@ -213,11 +223,16 @@ impl Copier<'_> {
             CopyOptions { destination: target, owner, mode, keep_top: true, ..CopyOptions::default() };
         let copied = match &self.version {
             Some(name) => {
-                let (copied, written) = self.write_version(name, found, tree, &options, cancelled)?;
-                self.written = Some(written);
+                let (copied, written, holding) =
+                    self.write_version(name, found, tree, &options, cancelled)?;
+                (self.written, self.holding) = (Some(written), holding);
                 copied
             }
-            None => files::write_selected(tree, found, self.writer, &options, cancelled)?,
+            None => {
+                let copied = files::write_selected(tree, found, self.writer, &options, cancelled)?;
+                self.remember(found, &options);
+                copied
+            }
         };
         self.entries += copied.entries;
         self.size += copied.bytes;
@@ -232,22 +247,34 @@ impl Copier<'_> {
         tree: &dyn FileTree,
         options: &CopyOptions,
         cancelled: files::Cancelled<'_>,
-    ) -> Result<(files::Copied, Written), WorkerError> {
-        let listed = listing(found, options, &self.placed);
+    ) -> Result<(files::Copied, Written, Option<Holding>), WorkerError> {
+        let Listed { listing, indices, holding } = listing(found, options, &self.placed);
         let difference = match self.anew {
-            false => self.layer.difference(name, &listed.listing)?,
+            false => self.layer.difference(name, &listing)?,
             true => None,
         };
         let Some(difference) = difference else {
             let copied = files::write_selected(tree, found, self.writer, options, cancelled)?;
-            return Ok((copied, Written::All(listed.listing)));
+            return Ok((copied, Written::All(listing), holding));
         };
-        let kept: Vec<bool> = listed.indices.iter().map(|index| difference.kept[*index]).collect();
+        let kept: Vec<bool> = indices.iter().map(|index| difference.kept[*index]).collect();
         let copied = files::write_changed(tree, found, self.writer, options, &kept, cancelled)?;
         for path in &difference.removed {
             self.writer.whiteout(path)?;
         }
-        Ok((copied, Written::Changed(difference, copied.bytes - copied.kept)))
+        Ok((copied, Written::Changed(difference, copied.bytes - copied.kept), holding))
+    }
+
+    /// Keeps what the files of a match hold, for all matches have been written.
+    fn remember(&mut self, found: &Match, options: &CopyOptions) {
+        let Some(digests) = found.digests() else { return };
+        for (entry, digest) in found.entries().zip(digests.iter()) {
+            let path = place(options, &entry);
+            match (entry.metadata.kind, digest) {
+                (Kind::File, Some(digest)) => drop(self.known.insert(path, *digest)),
+                _ => drop(self.known.remove(&path)),
+            }
+        }
     }
 
     /// Unpacks an archive into the destination, which becomes a directory. `--chmod` has no say in it, as upstream.
@@ -272,6 +299,8 @@ impl Copier<'_> {
             size: 0,
         };
         unpacker.unpack(tree.open(&found.source)?, cancelled)?;
+        // What was copied before it may be something else now.
+        self.known.clear();
         self.entries += unpacker.entries;
         self.size += unpacker.size;
         Ok(())
@@ -345,37 +374,69 @@ struct Listed {
     listing: Listing,
     /// Of each entry of the match, where it is in the listing.
     indices: Vec<usize>,
+    /// What it holds, where that is known of all files.
+    holding: Option<Holding>,
 }
 
 fn listing(found: &Match, options: &CopyOptions, placed: &Placed<'_>) -> Listed {
     let mut listing = Listing::with_capacity(found.len());
     let mut above: Vec<&Path> = placed.directories().collect();
     above.sort_unstable_by_key(|path| path.as_os_str().as_bytes());
+    let mut holding = Holding::new();
     for path in &above {
         listing.push(path, Kind::Directory, None, 0, None);
+        holding.push(path.as_os_str().as_bytes(), Held::Directory);
     }
     let is_above =
         above.last() == Some(&options.destination.as_path()) || options.destination.as_os_str().is_empty();
     let mut indices: Vec<usize> = Vec::with_capacity(found.len());
-    let mut path = Vec::new();
-    for (entry, form) in found.entries().zip(files::forms(found, options)) {
+    let digests = found.digests();
+    let mut is_known = digests.is_some();
+    for (at, (entry, form)) in found.entries().zip(files::forms(found, options)).enumerate() {
         if entry.path.as_os_str().is_empty() && found.kind() == Kind::Directory && is_above {
             // The destination itself, which is among the directories above; the root of the tree is no entry.
             indices.push(listing.len().saturating_sub(1));
             continue;
         }
-        path.clear();
-        path.extend_from_slice(options.destination.as_os_str().as_bytes());
-        if !path.is_empty() && !entry.path.as_os_str().is_empty() {
-            path.push(b'/');
+        let path = place(options, &entry);
+        match held(&entry, options, digests.as_ref().and_then(|digests| digests.get(at)?.as_ref())) {
+            Some(held) => holding.push(&path, held),
+            None => is_known = false,
         }
-        path.extend_from_slice(entry.path.as_os_str().as_bytes());
         let group = entry.hard_link.map(|first| indices.get(first).copied().unwrap_or(listing.len()));
         let size = if entry.metadata.kind == Kind::File { entry.metadata.size } else { 0 };
         indices.push(listing.len());
         listing.push(Path::new(OsStr::from_bytes(&path)), entry.metadata.kind, form, size, group);
     }
-    Listed { listing, indices }
+    let holding = (is_known && listing.is_ordered()).then_some(holding);
+    Listed { listing, indices, holding }
+}
+
+/// Where an entry of a match is in the layer.
+fn place(options: &CopyOptions, entry: &files::Entry<'_>) -> Vec<u8> {
+    let (destination, path) = (options.destination.as_os_str().as_bytes(), entry.path.as_os_str().as_bytes());
+    let slash: &[u8] = if destination.is_empty() || path.is_empty() { b"" } else { b"/" };
+    [destination, slash, path].concat()
+}
+
+/// What a layer holds of an entry, when the digest of a file is known.
+fn held<'a>(
+    entry: &files::Entry<'a>,
+    options: &CopyOptions,
+    digest: Option<&'a [u8; 32]>,
+) -> Option<Held<'a>> {
+    Some(match entry.metadata.kind {
+        Kind::File => {
+            let Attributes { mode, uid, gid, .. } = files::attributes(entry, options);
+            Held::File { mode, uid, gid, content: digest? }
+        }
+        Kind::Directory => Held::Directory,
+        Kind::Symlink => Held::Symlink(entry.link_target?.as_os_str().as_bytes()),
+        Kind::CharDevice | Kind::BlockDevice => {
+            Held::Device(entry.metadata.device.0, entry.metadata.device.1)
+        }
+        Kind::Fifo | Kind::Socket => Held::Other,
+    })
 }
 
 /// An absolute path of an instruction as one relative to the root; links and `..` are for the caller to resolve.

@@ -1,5 +1,6 @@
 //! A tree as an image: its layers as blobs, its config with what only the finished layers know.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -194,8 +195,13 @@ fn pack_with(
     let options = PackOptions { compression: form.compression, level: form.level, epoch: form.epoch };
     let packer = LayerPacker::with_memory(store.blobs(), options, memory).map_err(failed)?;
     let mut packer = packer.traced(scope.clone()).map_err(failed)?;
-    let entries = snapshot.entries()?;
-    each_entry(&entries, cancel, |entry, content| packer.append(entry, content).map_err(failed))?;
+    let (entries, sum) = (snapshot.entries()?, store.sum_of(snapshot)?);
+    let mut append = |entry: &_, content: &mut dyn Read| packer.append(entry, content).map_err(failed);
+    let hashes = each_entry(&entries, sum.as_ref(), cancel, &mut append)?;
+    if sum.is_some_and(|sum| !sum.is_of(&entries, &hashes)) {
+        store.throw_away(snapshot)?;
+        return Err(WorkerError::Pack(format!("layer {} is not what was written", snapshot.id())));
+    }
     packer.finish().map_err(failed)
 }
 

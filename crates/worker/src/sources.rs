@@ -1,6 +1,6 @@
 //! Images as trees: their layers are fetched and unpacked when somebody needs to look into them, each once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -288,7 +288,7 @@ impl LayerBlob {
 impl UnpackedLayer {
     /// Makes it a snapshot, filed under its chain id.
     fn finish(self, below: &[SnapshotId]) -> Result<SnapshotId, WorkerError> {
-        let Some(layer) = self.fit(below)? else {
+        let Some(mut layer) = self.fit(below)? else {
             return Err(WorkerError::Internal("a layer follows links without end".to_owned()));
         };
         layer.link(below)?;
@@ -297,6 +297,7 @@ impl UnpackedLayer {
         }
         let LayerBlob { layer: blob, chain_id, store, .. } = layer.source;
         layer.writer.finish()?;
+        layer.snapshot.look_at_holding(&HashMap::new())?;
         let id = layer.snapshot.commit(&layer.changes)?.id();
         store.set_chain(&chain_id, id)?;
         store.set_packed(id, LayerForm::ORIGINAL, &blob)?;
@@ -306,7 +307,7 @@ impl UnpackedLayer {
     /// Makes it a snapshot that counts as made by a step at `created`: what it changes is `digest`. Layers of steps say all about the
     /// directories that they have something in, so nothing of what is below has to be here.
     pub(crate) fn import(
-        self,
+        mut self,
         digest: ContentDigest,
         created: SystemTime,
         form: &str,
@@ -316,6 +317,7 @@ impl UnpackedLayer {
         }
         let LayerBlob { layer: blob, chain_id, store, .. } = self.source;
         self.writer.finish()?;
+        self.snapshot.look_at_holding(&HashMap::new())?;
         let changes = Changes { digest, ..self.changes };
         let id = store.import(self.snapshot, &changes, created, self.describes_root)?;
         if store.chain(&chain_id)?.is_none() {
