@@ -153,6 +153,32 @@ fn what_was_done_is_told() {
     let removed = objects(&out(other.builder("rmi").args(["--json", &name, "app:1"])));
     assert_eq!(removed.last().and_then(|last| last["Deleted"].as_str()), Some(id.as_str()));
     assert_eq!(removed.iter().filter(|one| one["Untagged"] != "").count(), 2);
+    // Archives are told of where they do not go to standard output themselves.
+    let tagged = objects(&out(home.builder("tag").args(["app:1", "app:3", "--json"])));
+    assert_eq!(tagged, [serde_json::json!({ "Name": "app:3", "ID": id, "Platform": platform })]);
+    for command in ["save", "export"] {
+        let file = home.path().join(command);
+        let mut written = home.builder(command);
+        written.args(["app:1", "--format={{.Name}} {{.ID}} {{.Platform}} {{.File}}", "-o"]).arg(&file);
+        assert_eq!(out(&mut written), format!("app:1 {id} {platform} {}\n", file.display()));
+        assert!(file.is_file(), "{command}");
+        let done = run(home.builder(command).args(["app:1", "--json"])).code_is(2).says("standard output");
+        assert!(done.stdout.is_empty(), "{done}");
+    }
+    // Logins are told of without their password.
+    let config = tempdir();
+    let mut login = home.builder("login");
+    login.env("DOCKER_CONFIG", config.path()).args(["--json", "-u", "ada", "-p", "lovelace", &registry.address]);
+    let login = objects(&out(&mut login));
+    let kept = format!("unencrypted in {}", config.path().join("config.json").display());
+    let expected = serde_json::json!({ "Registry": registry.address, "User": "ada", "Kept": kept });
+    assert_eq!(login, [expected]);
+    for removed in ["true", "false"] {
+        let mut logout = home.builder("logout");
+        logout.env("DOCKER_CONFIG", config.path());
+        logout.args(["--format={{.Registry}} {{.Removed}}", &registry.address]);
+        assert_eq!(out(&mut logout), format!("{} {removed}\n", registry.address));
+    }
     // What shows something has both forms as well.
     for command in [&["inspect", "app:1"][..], &["images"], &["image", "history", "app:1"]] {
         let mut shown = home.builder(command[0]);
@@ -164,4 +190,6 @@ fn what_was_done_is_told() {
     run(home.builder("rmi").args(["app:2", "--format={{"])).code_is(2).says("--format");
     run(home.builder("inspect").arg("app:2")).ok();
     run(home.builder("push").args([&name, "--json", "-q"])).code_is(2);
+    run(home.builder("tag").args(["app:2", "app:4", "--format={{"])).code_is(2);
+    run(home.builder("inspect").arg("app:4")).code_is(1);
 }
