@@ -216,6 +216,42 @@ fn saved_and_loaded_by_everybody() {
     );
 }
 
+/// Through pipes: what goes to standard output is what a file would hold.
+#[test]
+fn archives_go_to_standard_output() {
+    let (home, id) = built(&["app:1"]);
+    let context = app();
+    let bytes = |command: &mut std::process::Command| {
+        let output = command.stdin(Stdio::null()).output().expect("run builder");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let archives = [
+        ("oci", bytes(home.build(&context).args(["-o", "type=oci,name=app:1,dest=-"]))),
+        ("docker", bytes(home.build(&context).args(["-o", "type=docker,name=app:1,dest=-"]))),
+        ("save", bytes(home.builder("save").arg("app:1"))),
+        ("save -o -", bytes(home.builder("save").args(["app:1", "-o", "-"]))),
+    ];
+    let dir = tempdir();
+    for (what, archive) in &archives {
+        let other = Home::new();
+        let loaded = e2e::feed(other.builder("load").args(["--format={{.Name}} {{.ID}}"]), archive).ok();
+        assert_eq!(loaded.stdout, format!("app:1 {id}\n"), "{what}");
+        assert_eq!(out(other.builder("run").arg("app:1")), "kept\n", "{what}");
+        let file = dir.path().join(what.replace(' ', "-"));
+        match *what {
+            "save" | "save -o -" => {
+                run(home.builder("save").args(["app:1", "-o"]).arg(&file)).ok();
+            }
+            kind => {
+                let output = format!("type={kind},name=app:1,dest={}", file.display());
+                run(home.build(&context).args(["-o", &output])).ok();
+            }
+        }
+        assert!(fs::read(&file).expect("the file") == *archive, "{what}: other bytes in a file");
+    }
+}
+
 #[test]
 fn archives_that_lie_are_refused() {
     let (home, _) = built(&["app:1"]);
