@@ -262,8 +262,8 @@ fn attacks(outside: &str) -> Vec<Attack> {
     );
     tries(
         "a path of 4,200 bytes",
-        Refused("4095"),
-        Refused("4095"),
+        Refused("4096"),
+        Refused("4096"),
         &[file_with(&[("path", deep.as_bytes())], b"")],
     );
     tries("a name with NUL", Refused("NUL"), Refused("NUL"), &[file_with(&[("path", b"a\0/../x")], b"")]);
@@ -707,6 +707,21 @@ fn odd_ones_are_one_tree_for_everybody() {
         changed(&directory("twice/directory/"), 100, b"0000700\0"),
         file("twice/directory/kept", b"kept"),
         changed(&directory("twice/directory/"), 100, b"0000711\0"),
+        file("cleared/gone", b"gone"),
+        file("cleared/sub/gone", b"gone"),
+        file("late/gone", b"gone"),
+        file("emptied/gone", b"gone"),
+        file("removed/gone", b"gone"),
+        file("replaced", b"a file"),
+        file("changed/kept", b"kept"),
+        file("changed/gone", b"gone"),
+        symlink("to-changed", "changed"),
+        // As ko and kaniko write layers: the root of a name is that of the image.
+        directory("/"),
+        directory("/absolute"),
+        file("/absolute/file", b"within"),
+        file("//absolute/./slashes", b"within as well"),
+        hard_link("/absolute/linked", "/absolute/file"),
         end(),
     ];
     let above = [
@@ -716,6 +731,21 @@ fn odd_ones_are_one_tree_for_everybody() {
         hard_link("linked", "dir/file"),
         hard_link("new/linked", "way/file"),
         hard_link("no/entry/again", "no/entry/file"),
+        file("/absolute/.wh.slashes", b""),
+        // Removals wherever others put them: before and behind what takes the place, of a directory without an entry, of what is not there.
+        directory("cleared/"),
+        file("cleared/.wh..wh..opq", b""),
+        file("cleared/new", b"new"),
+        file("late/new", b"new"),
+        file("late/.wh..wh..opq", b""),
+        file("emptied/.wh..wh..opq", b""),
+        file(".wh.removed", b""),
+        file(".wh.replaced", b""),
+        directory("replaced/"),
+        file("replaced/new", b"new"),
+        file("changed/.wh.gone", b""),
+        file("changed/.wh.never", b"not even empty"),
+        file("/way/absolute", b"through a link"),
         end(),
     ];
     let dir = tempdir();
@@ -803,6 +833,55 @@ fn directories_may_be_nested_deep() {
             .code_is(1)
             .says("File name too long");
         run(home.builder("prune").args(["--all", "--force"])).ok();
+    }
+}
+
+/// Names as long as they get: 4,096 bytes, one more than the kernel takes at once. A layer with such a name is unpacked, used by a step, and
+/// exported. What a step writes may have one byte less.
+#[test]
+fn the_longest_names_are_unpacked() {
+    let deep = |length: usize| {
+        let mut path = vec!["n".repeat(255); (length - 4) / 256].join("/");
+        // Two more names share what is left.
+        let left = length - path.len() - 2;
+        path += &format!("/{}/{}", "m".repeat(left / 2), "f".repeat(left - left / 2));
+        assert_eq!(path.len(), length);
+        path
+    };
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    for (length, says) in [(4095, None), (4096, None), (4097, Some("longer than 4096 bytes"))] {
+        let path = deep(length);
+        let layer = [file_with(&[("path", path.as_bytes())], b"deep\n"), end()].concat();
+        let layout = at(&length.to_string());
+        image(&layout, &end(), &layer, &digest(&layer));
+        // It takes two steps to get there.
+        let (top, rest) = path.split_at(2047);
+        let rest = rest.trim_start_matches('/');
+        let change = if length == 4095 { format!(" && chmod 600 {rest}") } else { String::new() };
+        let context = Context::new(&format!(
+            "FROM busybox AS tool\nFROM long\nCOPY --from=tool /bin/busybox /bin/sh\n\
+             RUN cd /{top} && cat {rest} > /read && cat /read{change}\n"
+        ));
+        let home = Home::new();
+        let mut build = home.build(&context);
+        build.arg(format!("--build-context=long=oci-layout://{}", layout.display()));
+        build.arg("--progress=rawjson");
+        let output = |kind: &str| layout.join(format!("out-{kind}"));
+        for kind in ["local", "tar", "oci"] {
+            build.args(["-o", &format!("type={kind},dest={}", output(kind).display())]);
+        }
+        let done = run(&mut build);
+        let Some(says) = says else {
+            let done = done.ok();
+            assert_eq!(done.steps().named("RUN cd").log, "deep\n", "{done}");
+            let tar = Tree::from_tar(&fs::read(output("tar")).expect("read the archive"));
+            let mode = if length == 4095 { 0o600 } else { 0o644 };
+            assert_eq!((tar.at(&path).kind.as_str(), tar.at(&path).mode), ("file", mode), "{done}");
+            continue;
+        };
+        done.code_is(1).says(says);
+        assert!(["local", "tar", "oci"].iter().all(|kind| !output(kind).exists()), "{length}");
     }
 }
 
