@@ -676,6 +676,93 @@ fn attacks(outside: &str) -> Vec<Attack> {
     attacks
 }
 
+/// Little that unpacks to much: in each compression, as a sparse file, and as files without content, through each door. The limit is a small one, so that
+/// reaching it costs little; what is below it comes through.
+#[test]
+fn bombs_are_refused() {
+    let zeros = |size: u64| {
+        let mut tar = header(b"zeros", b'0', size, b"");
+        tar.resize(tar.len() + size as usize, 0);
+        tar
+    };
+    let hole = file_with(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"2097152")], b"x");
+    let many: Vec<u8> = (0..1500).flat_map(|number| directory(&format!("many-{number}/"))).collect();
+    let few: Vec<u8> = (0..800).flat_map(|number| directory(&format!("few-{number}/"))).collect();
+    let packed = |program: &str, bytes: &[u8]| {
+        let mut command = tool(program);
+        command.arg("-c").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("start it");
+        let mut input = child.stdin.take().expect("just asked for");
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || input.write_all(bytes).expect("feed it"));
+            child.wait_with_output().expect("wait for it")
+        });
+        output.stdout
+    };
+    let mut bombs: Vec<(String, Vec<u8>, Option<&str>, &dyn Fn(&[u8]) -> Vec<u8>)> = Vec::new();
+    let gzip = |bytes: &[u8]| packed("gzip", bytes);
+    let zstd = |bytes: &[u8]| packed("zstd", bytes);
+    let xz = |bytes: &[u8]| packed("xz", bytes);
+    let bzip2 = |bytes: &[u8]| packed("bzip2", bytes);
+    let none = |bytes: &[u8]| bytes.to_vec();
+    let codecs: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 4] =
+        [("gzip", &gzip), ("zstd", &zstd), ("xz", &xz), ("bzip2", &bzip2)];
+    for (name, codec) in codecs {
+        bombs.push((format!("{name} of zeros"), zeros(16 << 20), Some("bomb"), codec));
+        bombs.push((format!("{name} of few zeros"), zeros(900 << 10), None, codec));
+    }
+    bombs.push(("holes".to_owned(), hole, Some("bomb"), &none));
+    bombs.push(("entries".to_owned(), many, Some("entries are taken for a bomb"), &none));
+    bombs.push(("few entries".to_owned(), few, None, &none));
+    let place = Place::new();
+    let outside = place.outside().display().to_string();
+    for (what, tar, says, codec) in bombs {
+        for door in ["layer", "ADD", "context"] {
+            let (home, out) = (Home::new(), tempdir());
+            let dest = out.path().join("out");
+            let output = format!("type=local,dest={}", dest.display());
+            let layout = out.path().join("image");
+            let whole = [&tar[..], &end()].concat();
+            let mut build = home.builder("build");
+            build.args(["-o", &output]).env("BUILDER_UNPACK_LIMIT", "1m");
+            let named = |hostile: &[u8], diff_id: &str| {
+                image(&layout, &good(&outside), hostile, diff_id);
+                format!("--build-context=evil=oci-layout://{}", layout.display())
+            };
+            let done = match door {
+                "layer" => {
+                    let context = Context::new("FROM evil\n");
+                    build.arg(named(&codec(&whole), &digest(&whole))).arg(context.path());
+                    run(&mut build)
+                }
+                "ADD" => {
+                    let context = Context::new("FROM evil\nADD a.tar /\n").file("a.tar", codec(&whole));
+                    build.arg(named(&end(), &digest(&end()))).arg(context.path());
+                    run(&mut build)
+                }
+                _ => {
+                    let dockerfile = file("Dockerfile", b"FROM scratch\nCOPY . /\n");
+                    feed(build.arg("-"), &codec(&[&dockerfile[..], &whole].concat()))
+                }
+            };
+            match says {
+                None => drop(done.ok()),
+                Some(words) => {
+                    done.code_is(1).says(words);
+                    assert!(!dest.exists(), "{what} ({door}): there is a result");
+                    let next = Context::new("FROM scratch\n");
+                    run(home.builder("build").arg(next.path())).ok();
+                    let left = || fs::read_dir(home.path().join("tmp-v1")).into_iter().flatten().count();
+                    eventually(Duration::from_secs(10), "what is left to go", || left() == 0);
+                }
+            }
+        }
+    }
+    run(Home::new().builder("images").env("BUILDER_UNPACK_LIMIT", "much"))
+        .code_is(2)
+        .says("BUILDER_UNPACK_LIMIT");
+}
+
 /// `cap_net_raw` permitted and effective, as version 2 of the attribute says it (capabilities(7)).
 const CAPABILITY: [u8; 20] = *b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
