@@ -14,7 +14,9 @@ use crate::{Machine, interrupt, terminal};
 ///
 /// The archive is a Docker archive and an OCI layout in one.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Fields of --format: .Name .ID .Platform .File; a line for each image, .Name is empty for one that was asked for by its id")]
+#[command(
+    after_help = "Fields of --format: .Name .ID .Platform .File; a line for each image, .Name is empty for one that was asked for by its id"
+)]
 pub(crate) struct Args {
     /// Images, by name or id
     #[arg(required = true, value_name = "IMAGE")]
@@ -46,8 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         // An image that was asked for by its id has no name in the archive, as Docker has it.
         let name = if found.by_id { String::new() } else { image.name.familiar() };
         let platform = image.platform.to_string();
-        let value =
-            json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
+        let value = json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
         said += &form.tell(&value, String::new)?;
         let names = if found.by_id { Vec::new() } else { vec![image.name] };
         match images.iter_mut().find(|other| other.image.top.digest == prepared.top.digest) {
