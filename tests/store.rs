@@ -386,6 +386,14 @@ fn shells_and_readers_are_helped() {
     let page = fs::read_to_string(pages.join("builder-build.1")).expect("a page of build");
     assert!(page.contains(".SH OPTIONS") && page.contains("metadata\\-file"), "{page}");
     assert!(pages.join("builder.1").is_file() && pages.join("builder-image-history.1").is_file());
+    // Whoever formats them has nothing to complain about.
+    for page in fs::read_dir(&pages).expect("list the pages").flatten() {
+        let mut man = tool("man");
+        man.args(["--warnings", "--local-file"]).arg(page.path());
+        let shown = run(man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").env("MANPAGER", "cat")).ok();
+        assert_eq!(shown.stderr, "", "{:?}", page.file_name());
+        assert!(shown.stdout.contains("NAME") && shown.stdout.contains("SYNOPSIS"), "{shown}");
+    }
 }
 
 /// Images that umoci and Buildah made: as base images, as archives, out of a registry.
