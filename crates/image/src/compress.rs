@@ -20,7 +20,8 @@ pub(crate) const fn largest_piece(compression: Compression, level: Option<u32>) 
         (Compression::Zstd, None | Some(0..5)) => 5 << 20,
         (Compression::Zstd, Some(5..9)) => 8 << 20,
         (Compression::Zstd, Some(9..16)) => 16 << 20,
-        (Compression::Zstd, Some(_)) => 32 << 20,
+        (Compression::Zstd, Some(16..ULTRA)) => 32 << 20,
+        (Compression::Zstd, Some(_)) => 64 << 20,
     }
 }
 
@@ -29,7 +30,7 @@ pub(crate) const fn largest_piece(compression: Compression, level: Option<u32>) 
 ///
 /// Pieces of limited size are compressed in parallel, each for itself. With gzip a piece is a member (RFC 1952) without name and time, with
 /// zstd a frame (RFC 8878) with a checksum; whoever reads gzip reads members that follow each other as one stream (section 2.2 there), and
-/// frames likewise (section 3). Memory is bounded by a few MiB a thread.
+/// frames likewise (section 3). Memory is bounded by two pieces or so a thread, which are larger at the levels of zstd that need much themselves.
 pub struct Compressor<W: Write>(Inner<W>);
 
 enum Inner<W: Write> {
