@@ -1,6 +1,5 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::num::NonZero;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
 
@@ -358,14 +357,6 @@ fn threads() -> usize {
     pool().map_or(1, ThreadPool::current_num_threads)
 }
 
-/// How many threads there should be. Rayon tells how many it would make only by making them.
-fn wanted() -> usize {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
-    let asked = asked.filter(|threads| *threads > 0);
-    let there = || std::thread::available_parallelism().map_or(1, NonZero::get);
-    asked.unwrap_or_else(there).min(MOST_THREADS)
-}
-
 /// The threads that compress: as many as rayon's others, which is one a processor or what `RAYON_NUM_THREADS` says, within reason. Their own,
 /// because callers wait for them: waiting for rayon's global threads *on* one of them would be a deadlock. `None` when no threads can be
 /// had; then chunks are compressed by the caller.
@@ -373,7 +364,7 @@ fn pool() -> Option<&'static ThreadPool> {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
     let make = || {
         let named = ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
-        named.num_threads(wanted()).build().ok()
+        named.num_threads(rayon::current_num_threads().min(MOST_THREADS)).build().ok()
     };
     POOL.get_or_init(make).as_ref()
 }
