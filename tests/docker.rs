@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::{Context, Docker, Home, eventually, run, tempdir};
+use e2e::{Context, Docker, Home, Registry, eventually, run, tempdir};
 
 fn load(docker: &Docker, archive: &Path) -> String {
     run(docker.command().args(["load", "--input"]).arg(archive)).ok().stdout
@@ -64,4 +64,46 @@ fn an_image_from_scratch_loads_and_runs() {
     load(&docker, &archive);
     let out = run(docker.command().args(["run", "--rm", "--network=none", "alone"])).ok().stdout;
     assert_eq!(out, "alone\n");
+}
+
+/// By way of a registry: the daemon pulls what is pushed here, and what it pushes is pulled here. The image stays the same one, and is pushed back
+/// without a layer being sent.
+#[test]
+fn images_travel_through_a_registry() {
+    let (docker, registry, home) = (Docker::start(), Registry::start(None), Home::new());
+    let context = Context::new(
+        "FROM busybox\nCOPY numbers /\nRUN mkdir /gone && chmod 4755 /numbers && ln /numbers /linked\nRUN rm -r /gone\n\
+         CMD [\"sh\", \"-c\", \"stat -c '%a %h' /numbers; ls -d /gone; md5sum < /linked\"]\n",
+    )
+    .file("numbers", (1..=400_000).map(|n| format!("{n}\n")).collect::<String>());
+    let at = |name: &str| format!("{}/{name}", registry.address);
+    for (ours, output) in [
+        ("gzip:1", "type=registry"),
+        ("docker:1", "type=registry,oci-mediatypes=false"),
+        ("plain:1", "type=registry,compression=uncompressed"),
+    ] {
+        let name = at(ours);
+        run(home.build(&context).args(["-t", &name, "-o", &format!("{output},name={name}")])).ok();
+        let id = run(home.builder("images").args(["-q", "--no-trunc", &name])).ok().stdout;
+        run(docker.command().args(["pull", "--quiet", &name])).ok();
+        let there = run(docker.command().args(["image", "inspect", "--format={{.Id}}", &name])).ok().stdout;
+        assert_eq!(there, id, "{ours}");
+        let shown = |command: &mut std::process::Command| run(command).ok().stdout;
+        let said = shown(docker.command().args(["run", "--rm", "--network=none", &name]));
+        assert!(said.starts_with("4755 2\n"), "{said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert_eq!(shown(home.builder("run").arg(&name)), said, "{ours}");
+
+        let theirs = at(&ours.replace(":1", ":theirs"));
+        run(docker.command().args(["tag", &name, &theirs])).ok();
+        run(docker.command().args(["push", "--quiet", &theirs])).ok();
+        let other = Home::new();
+        run(other.builder("pull").args(["-q", &theirs])).ok();
+        assert_eq!(shown(other.builder("images").args(["-q", "--no-trunc", &theirs])), id, "{ours}");
+        assert_eq!(shown(other.builder("run").arg(&theirs)), said, "{ours}");
+        let sent = |registry: &Registry| registry.count("\"PATCH ") + registry.count("/blobs/uploads/?");
+        let before = sent(&registry);
+        run(other.builder("push").args(["-q", &theirs])).ok();
+        assert_eq!(sent(&registry), before, "{ours}: {:#?}", registry.requests());
+    }
 }

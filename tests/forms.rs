@@ -102,6 +102,77 @@ fn compressions() {
     e2e::unpack(&gzip.layout).same(&e2e::unpack(&back), "the tree of the zstd image");
 }
 
+/// A layer of several frames of zstd is one stream to everybody who reads zstd; and what Buildah compresses so is read here.
+#[test]
+fn frames_are_one_stream_to_everybody() {
+    need_root();
+    let numbers: String = (0..2_900_000).map(|n| format!("{n}\n")).collect();
+    assert!(numbers.len() > 20 << 20);
+    let (home, dir, registry) = (Home::new(), tempdir(), Registry::start(None));
+    let at = |name: &str| dir.path().join(name);
+    let context = Context::new("FROM busybox\nCOPY numbers /\nCMD [\"md5sum\", \"/numbers\"]\n")
+        .file("numbers", &numbers);
+    let image = layout(&home, &context, "compression=zstd,force-compression=true", &[]);
+    let layer = image.manifest["layers"][1]["digest"].as_str().expect("a digest");
+    let blob = fs::read(image.layout.join("blobs").join(layer.replace(':', "/"))).expect("a blob");
+    let (mut rest, mut frames) = (&blob[..], 0);
+    while !rest.is_empty() {
+        let mut one = zstd::Decoder::with_buffer(rest).expect("a frame").single_frame();
+        std::io::copy(&mut one, &mut std::io::sink()).expect("a frame");
+        rest = one.finish();
+        frames += 1;
+    }
+    assert!(frames > 4, "{frames}");
+    let name = format!("{}/zstd:1", registry.address);
+    let output = format!("type=registry,compression=zstd,force-compression=true,name={name}");
+    run(home.build(&context).args(["-o", &output])).ok();
+
+    fs::write(at("auth.json"), "{}").expect("write an empty file of logins");
+    let storage = |program: &str, arguments: &[&str]| {
+        let mut command = tool(program);
+        command.arg("--root").arg(at(program)).arg("--runroot").arg(at(&format!("{program}-run")));
+        command.arg("--storage-driver=vfs").env("REGISTRY_AUTH_FILE", at("auth.json"));
+        if program == "podman" {
+            command
+                .arg("--tmpdir")
+                .arg(at("tmp"))
+                .args(["--cgroup-manager=cgroupfs", "--events-backend=none"]);
+        }
+        run(command.args(arguments)).ok().stdout.trim().to_owned()
+    };
+    let same = |root: &Path, who: &str| {
+        assert!(fs::read_to_string(root.join("numbers")).is_ok_and(|read| read == numbers), "{who}");
+    };
+    storage("podman", &["pull", "--quiet", "--tls-verify=false", &name]);
+    same(Path::new(&storage("podman", &["image", "mount", &name])), "podman");
+    storage("podman", &["image", "unmount", &name]);
+    let pulled = storage("buildah", &["pull", "--quiet", "--tls-verify=false", &name]);
+    let container = storage("buildah", &["from", &pulled]);
+    same(Path::new(&storage("buildah", &["mount", &container])), "buildah");
+    // skopeo unpacks it to compress it anew, and umoci what came of that.
+    let from = format!("oci:{}", image.layout.display());
+    let mut skopeo = tool("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-compress-format=gzip", &from]);
+    run(skopeo.arg(format!("oci:{}:latest", at("gzip").display()))).ok();
+    let rootfs = at("rootfs");
+    let unpacked = format!("{}:latest", at("gzip").display());
+    run(tool("umoci").args(["raw", "unpack", "--image", &unpacked]).arg(&rootfs)).ok();
+    same(&rootfs, "skopeo and umoci");
+
+    // The other way round.
+    let theirs = format!("{}/theirs:1", registry.address);
+    let made = storage("buildah", &["commit", "--quiet", &container, "theirs"]);
+    let to = format!("docker://{theirs}");
+    storage("buildah", &["push", "--quiet", "--tls-verify=false", "--compression-format=zstd", &made, &to]);
+    let manifest = registry.manifest("theirs:1");
+    assert!(manifest["layers"].to_string().contains("tar+zstd"), "{manifest:#}");
+    let other = Home::new();
+    run(other.builder("pull").args(["-q", &theirs])).ok();
+    let sum = e2e::feed(&mut tool("md5sum"), numbers.as_bytes()).ok().stdout;
+    let sum = sum.split(' ').next().expect("a sum");
+    assert!(run(other.builder("run").arg(&theirs)).ok().stdout.starts_with(sum));
+}
+
 #[test]
 fn media_types_of_docker() {
     let (home, context) = (Home::new(), app());

@@ -60,11 +60,15 @@ type Fault = Box<dyn Fn(&Request, Part, usize, Reply) -> Reply + Send + Sync>;
 
 /// A registry that has the image, takes any, and has a fault.
 fn registry(fault: Fault) -> Server {
+    Server::start(answers(fault))
+}
+
+fn answers(fault: Fault) -> impl Fn(&Request) -> Reply + Send + Sync + 'static {
     let made = made();
     let names = [digest(&made.manifest), digest(&made.config), digest(&made.layer)];
     let counts: [AtomicUsize; 5] = Default::default();
     let pushed = Mutex::new(Vec::<String>::new());
-    Server::start(move |request| {
+    move |request| {
         let path = request.target.split('?').next().unwrap_or_default();
         let last = path.rsplit('/').next().unwrap_or_default();
         let reading = matches!(request.method.as_str(), "GET" | "HEAD");
@@ -95,7 +99,7 @@ fn registry(fault: Fault) -> Server {
             pushed.lock().expect("the list").push(digest(&request.body));
         }
         reply
-    })
+    }
 }
 
 /// A blob, from where a request wants it.
@@ -280,6 +284,12 @@ fn cases() -> Vec<Case> {
     );
     add(
         true,
+        "a manifest that is stored as another one",
+        Some("as another one"),
+        always(Part::Manifest, |_| Reply::new(201, "").with("Docker-Content-Digest", digest(b"x"))),
+    );
+    add(
+        true,
         "logins without end",
         Some("login"),
         always(Part::Upload, |_| Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x")),
@@ -335,6 +345,175 @@ fn what_goes_wrong_is_tried_again_or_said() {
     });
     let wrong = wrong.into_inner().expect("the list");
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// One that falls silent is given up after a while, and asked again; one that is slow is not.
+#[test]
+fn silence_is_not_waited_for() {
+    const LONG: Duration = Duration::from_secs(4);
+    let slept = |reply: Reply| {
+        std::thread::sleep(LONG);
+        reply
+    };
+    let part = |which: Part, once: bool| -> Fault {
+        Box::new(move |request, part, number, right| {
+            let is_meant = part == which && (part != Part::Upload || request.method != "POST");
+            // Of an upload, the first is its beginning.
+            let is_first = number == usize::from(which == Part::Upload);
+            match is_meant && (is_first || !once) {
+                true => slept(right),
+                false => right,
+            }
+        })
+    };
+    // What is asked for, whether it is a push, how it ends, and the fault.
+    let mut cases: Vec<(&str, bool, bool, Option<Fault>)> = vec![
+        ("a manifest that comes late once", false, true, Some(part(Part::Manifest, true))),
+        ("a manifest that never comes", false, false, Some(part(Part::Manifest, false))),
+        (
+            "a layer that stops in the middle once",
+            false,
+            true,
+            Some(Box::new(|_, part, number, right| match (part, number) {
+                (Part::Layer, 0) => right.drip(300_000, LONG),
+                _ => right,
+            })),
+        ),
+        (
+            "a layer that always stops at once",
+            false,
+            false,
+            Some(Box::new(|_, part, _, right| match part {
+                Part::Layer => Reply::new(200, &made().layer[..]).drip(1, LONG),
+                _ => right,
+            })),
+        ),
+        (
+            "a layer that comes slowly",
+            false,
+            true,
+            Some(Box::new(|_, part, _, right| match part {
+                Part::Layer => right.drip(60_000, Duration::from_millis(400)),
+                _ => right,
+            })),
+        ),
+        ("an upload without an answer once", true, true, Some(part(Part::Upload, true))),
+        (
+            "uploads without any answer",
+            true,
+            false,
+            // What was sent is not kept either: a blob that is there need not be answered for.
+            Some(Box::new(move |request, part, _, right| match (part, request.method.as_str()) {
+                (Part::Upload, "PUT" | "PATCH") => slept(Reply::new(500, "")),
+                _ => right,
+            })),
+        ),
+        ("a manifest that is taken late", true, true, Some(part(Part::Manifest, true))),
+    ];
+    let wrong = Mutex::new(Vec::new());
+    in_parallel(&mut cases, |_, (what, push, succeeds, fault)| {
+        let server = registry(fault.take().expect("each is used once"));
+        let name = format!("{}/app:v1", server.host());
+        let home = Home::new();
+        let command = if *push { "push" } else { "pull" };
+        if *push {
+            let context = Context::new("FROM scratch\nCOPY f /f\n").file("f", vec![b'f'; 200_000]);
+            run(home.build(&context).args(["-t", &name])).ok();
+        }
+        let done = run(home.builder(command).arg(&name).env("BUILDER_REGISTRY_TIMEOUT", "1"));
+        let expected = match succeeds {
+            true => done.code == Some(0),
+            false => done.code == Some(1) && done.stderr.contains("no answer in time"),
+        };
+        // Silence takes five tries of a second, with pauses between, and not a minute each.
+        if !expected || done.took > Duration::from_secs(40) {
+            wrong.lock().expect("the list").push(format!("{what}: {done}"));
+        }
+        nothing_wrong_is_kept(&home, what);
+    });
+    let wrong = wrong.into_inner().expect("the list");
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let home = Home::new();
+    let mut pull = home.builder("pull");
+    run(pull.arg("127.0.0.1:1/x").env("BUILDER_REGISTRY_TIMEOUT", "soon"))
+        .code_is(2)
+        .says("number of seconds");
+}
+
+/// Why something did not come, or go, is said once, whoever shows progress beside it.
+#[test]
+fn reasons_are_said_once() {
+    let server = registry(Box::new(|request, part, _, right| match (part, request.method.as_str()) {
+        (Part::Layer | Part::Upload, _) => {
+            Reply::new(403, r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#)
+        }
+        _ => right,
+    }));
+    let (home, name) = (Home::new(), format!("{}/app:v1", server.host()));
+    run(home.build(&Context::new("FROM scratch\nCOPY Dockerfile /\n")).args(["-t", &name])).ok();
+    for (command, words) in [("pull", "not pulled"), ("push", "not pushed")] {
+        let done = run(home.builder(command).arg(&name)).code_is(1).says(&format!("#1 ERROR: {words}"));
+        assert_eq!(done.stderr.matches("not for you").count(), 1, "{done}");
+        let quiet = run(home.builder(command).args(["-q", &name])).code_is(1).says("not for you");
+        assert!(!quiet.stderr.contains(words), "{quiet}");
+    }
+}
+
+/// How far a transfer is can be seen: of each blob, how many bytes of how many, and in the end all.
+#[test]
+fn transfers_show_how_far_they_are() {
+    let server = registry(Box::new(|_, part, _, right| match part {
+        Part::Layer => right.drip(100_000, Duration::from_millis(150)),
+        _ => right,
+    }));
+    let (name, layer) = (format!("{}/app:v1", server.host()), digest(&made().layer));
+    let size = made().layer.len() as u64;
+    // What is told of one blob, by any step: current and total.
+    let told = |done: &e2e::Done, of: &str| -> Vec<(u64, u64)> {
+        let lines = done.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let statuses = lines.flat_map(|line| line["statuses"].as_array().cloned().unwrap_or_default());
+        let of_blob = statuses.filter(|status| status["id"] == of);
+        of_blob
+            .map(|one| (one["current"].as_u64().unwrap_or(0), one["total"].as_u64().unwrap_or(0)))
+            .collect()
+    };
+    let grows = |told: &[(u64, u64)], size: u64, what: &str| {
+        assert!(told.len() > 2 && told.is_sorted(), "{what}: {told:?}");
+        assert!(told.iter().all(|(_, total)| *total == size), "{what}: {told:?}");
+        assert!(told.iter().any(|(current, _)| 0 < *current && *current < size), "{what}: {told:?}");
+        assert_eq!(told.last(), Some(&(size, size)), "{what}");
+    };
+    let home = Home::new();
+    // A base image whose files a step needs.
+    let dest = tempdir();
+    let output = format!("type=local,dest={}", dest.path().join("out").display());
+    let context = Context::new(&format!("FROM {name}\nCOPY --from={name} /noise /copy\n"));
+    let done = run(home.build(&context).args(["--progress=rawjson", "-o", &output])).ok();
+    grows(&told(&done, &layer), size, "FROM");
+    // Where a person reads it.
+    let done = run(Home::new().builder("pull").arg(&name)).ok();
+    let lines: Vec<&str> = done.stderr.lines().filter(|line| line.contains(&layer)).collect();
+    assert!(lines.len() > 2, "{done}");
+    assert!(lines[..lines.len() - 1].iter().all(|line| line.contains("kB / 601.60kB")), "{done}");
+    assert!(lines.last().is_some_and(|line| line.ends_with("done")), "{done}");
+
+    // Out again, by a push of a build and by one of the store. The other side takes it slowly: more than what connections hold.
+    let slow = Server::slow(Duration::from_millis(40), answers(Box::new(|_, _, _, right| right)));
+    let large = Context::new("FROM scratch\nCOPY f /f\n").file("f", vec![b'f'; 24 << 20]);
+    let name = format!("{}/app:v2", slow.host());
+    let output = format!("type=registry,compression=uncompressed,name={name}");
+    let done = run(home.build(&large).args(["--progress=rawjson", "-o", &output])).ok();
+    let uploads = slow.take().into_iter().map(|request| request.body);
+    let sent = uploads.max_by_key(Vec::len).expect("an upload");
+    let (size, sent) = (sent.len() as u64, digest(&sent));
+    grows(&told(&done, &sent), size, "push");
+    // Another registry, which has nothing yet.
+    let slow = Server::slow(Duration::from_millis(40), answers(Box::new(|_, _, _, right| right)));
+    let name = format!("{}/app:v2", slow.host());
+    run(home.build(&large).args(["-o", &format!("type=image,compression=uncompressed,name={name}")])).ok();
+    let done = run(home.builder("push").arg(&name)).ok();
+    let lines: Vec<&str> = done.stderr.lines().filter(|line| line.contains(&sent)).collect();
+    assert!(lines.len() > 2 && lines[0].contains("MB / 25.17MB"), "{done}");
 }
 
 /// A build that needs the files of an image goes on where the transfer broke, and asks for no byte twice.

@@ -384,6 +384,38 @@ fn loaded_into_a_daemon() {
     run(docker.command().args(["image", "inspect", "own:3"])).ok();
 }
 
+/// A context, made by Docker's own client, says which daemon is meant: named in the output, in the environment, or chosen with `docker context use`.
+#[test]
+fn a_context_names_the_daemon() {
+    let (docker, config, home) = (Docker::start(), tempdir(), Home::new());
+    let client = |arguments: &[&str]| {
+        run(tool("docker").args(arguments).env("DOCKER_CONFIG", config.path()).env_remove("DOCKER_HOST"))
+            .ok();
+    };
+    client(&["context", "create", "near", "--docker", &format!("host={}", docker.host())]);
+    let there = |name: &str| run(docker.command().args(["image", "inspect", name])).code == Some(0);
+    let context = app();
+    let build = |name: &str, output: &str| {
+        let mut build = home.build(&context);
+        build.args(["-t", name, "-o", output]).env("DOCKER_CONFIG", config.path());
+        build.env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
+        build
+    };
+    run(&mut build("named:1", "type=docker,context=near")).ok();
+    assert!(there("named:1"));
+    run(build("chosen:1", "type=docker").env("DOCKER_CONTEXT", "near")).ok();
+    assert!(there("chosen:1"));
+    client(&["context", "use", "near"]);
+    run(&mut build("used:1", "type=docker")).ok();
+    assert!(there("used:1"));
+    // The address itself counts more than what was chosen, as Docker has it.
+    let nowhere = format!("unix://{}", config.path().join("nothing").display());
+    run(build("x", "type=docker").env("DOCKER_HOST", &nowhere)).code_is(1).says(&nowhere);
+    run(&mut build("x", "type=docker,context=far"))
+        .code_is(2)
+        .says("Docker context far: there is no such context");
+}
+
 #[test]
 fn without_a_daemon_it_is_said() {
     need_root();

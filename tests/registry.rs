@@ -153,6 +153,39 @@ fn what_was_done_is_told() {
     let removed = objects(&out(other.builder("rmi").args(["--json", &name, "app:1"])));
     assert_eq!(removed.last().and_then(|last| last["Deleted"].as_str()), Some(id.as_str()));
     assert_eq!(removed.iter().filter(|one| one["Untagged"] != "").count(), 2);
+    // Archives are told of where they do not go to standard output themselves.
+    let tagged = objects(&out(home.builder("tag").args(["app:1", "app:3", "--json"])));
+    assert_eq!(tagged, [serde_json::json!({ "Name": "app:3", "ID": id, "Platform": platform })]);
+    for command in ["save", "export"] {
+        let file = home.path().join(command);
+        let mut written = home.builder(command);
+        written.args(["app:1", "--format={{.Name}} {{.ID}} {{.Platform}} {{.File}}", "-o"]).arg(&file);
+        assert_eq!(out(&mut written), format!("app:1 {id} {platform} {}\n", file.display()));
+        assert!(file.is_file(), "{command}");
+        let done = run(home.builder(command).args(["app:1", "--json"])).code_is(2).says("standard output");
+        assert!(done.stdout.is_empty(), "{done}");
+    }
+    // Logins are told of without their password.
+    let config = tempdir();
+    let mut login = home.builder("login");
+    login.env("DOCKER_CONFIG", config.path()).args([
+        "--json",
+        "-u",
+        "ada",
+        "-p",
+        "lovelace",
+        &registry.address,
+    ]);
+    let login = objects(&out(&mut login));
+    let kept = format!("unencrypted in {}", config.path().join("config.json").display());
+    let expected = serde_json::json!({ "Registry": registry.address, "User": "ada", "Kept": kept });
+    assert_eq!(login, [expected]);
+    for removed in ["true", "false"] {
+        let mut logout = home.builder("logout");
+        logout.env("DOCKER_CONFIG", config.path());
+        logout.args(["--format={{.Registry}} {{.Removed}}", &registry.address]);
+        assert_eq!(out(&mut logout), format!("{} {removed}\n", registry.address));
+    }
     // What shows something has both forms as well.
     for command in [&["inspect", "app:1"][..], &["images"], &["image", "history", "app:1"]] {
         let mut shown = home.builder(command[0]);
@@ -164,4 +197,80 @@ fn what_was_done_is_told() {
     run(home.builder("rmi").args(["app:2", "--format={{"])).code_is(2).says("--format");
     run(home.builder("inspect").arg("app:2")).ok();
     run(home.builder("push").args([&name, "--json", "-q"])).code_is(2);
+    run(home.builder("tag").args(["app:2", "app:4", "--format={{"])).code_is(2);
+    run(home.builder("inspect").arg("app:4")).code_is(1);
+}
+
+/// A key and a certificate: of an authority, or by one for the registry's address or for a client.
+fn certificate(dir: &Path, name: &str, by: Option<&str>) {
+    let file = |name: &str, extension: &str| dir.join(format!("{name}.{extension}"));
+    let mut openssl = tool("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj"]);
+    openssl.arg(format!("/CN={name}"));
+    if let Some(by) = by {
+        openssl.args([
+            "-addext",
+            "subjectAltName=IP:192.0.2.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]);
+        openssl.arg("-CA").arg(file(by, "crt")).arg("-CAkey").arg(file(by, "key"));
+    }
+    run(openssl.arg("-keyout").arg(file(name, "key")).arg("-out").arg(file(name, "crt"))).ok();
+}
+
+/// Registries with TLS, as the program itself meets them: an authority of one's own is named with `$SSL_CERT_FILE`, or lies where Docker looks for
+/// it, beside the certificate by which a client is known. (A network of its own has an address that is not the loopback's, and a mount namespace an
+/// /etc/docker.)
+#[test]
+fn certificates_of_ones_own() {
+    e2e::need_root();
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    certificate(dir.path(), "authority", None);
+    certificate(dir.path(), "registry", Some("authority"));
+    certificate(dir.path(), "client", Some("authority"));
+    for (port, clients) in [(5000, ""), (5001, "clientcas: [AUTHORITY], ")] {
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http: {{addr: \"192.0.2.1:{port}\", secret: test, tls: {{{}certificate: {}, key: {}}}}}\n",
+            at("data").display(),
+            clients.replace("AUTHORITY", &at("authority.crt").display().to_string()),
+            at("registry.crt").display(),
+            at("registry.key").display()
+        );
+        fs::write(at(&format!("{port}.yml")), config).expect("write the configuration");
+    }
+    let (home, context) = (Home::new(), Context::new("FROM scratch\nCOPY Dockerfile /\n"));
+    let script = "\
+cd \"$1\" && ip link set lo up && ip address add 192.0.2.1/32 dev lo || exit 99
+mkdir work && mount -t tmpfs none work && mkdir work/upper work/work || exit 98
+mount -t overlay overlay -o lowerdir=/etc,upperdir=work/upper,workdir=work/work /etc || exit 97
+for port in 5000 5001; do docker-registry serve $port.yml >$port.log 2>&1 & all=\"$all $!\"; done
+trap 'kill $all' EXIT
+push() { \"$2\" build --progress=plain -o type=registry,name=192.0.2.1:$1/app:1 \"$3\" 2>&1; }
+tries=0; until (export SSL_CERT_FILE=authority.crt; push 5000 \"$2\" \"$3\"); do tries=$((tries + 1)); [ $tries = 100 ] && exit 96; sleep 0.1; done
+echo UNKNOWN; push 5000 \"$2\" \"$3\" && exit 95
+echo OTHER; (export SSL_CERT_FILE=client.crt; push 5000 \"$2\" \"$3\") && exit 94
+for port in 5000 5001; do mkdir -p /etc/docker/certs.d/192.0.2.1:$port; cp authority.crt /etc/docker/certs.d/192.0.2.1:$port/ca.crt; done
+echo DOCKER; push 5000 \"$2\" \"$3\" || exit 93
+\"$2\" pull -q 192.0.2.1:5000/app:1 || exit 92
+echo CLIENT; push 5001 \"$2\" \"$3\" && exit 91
+cp client.crt /etc/docker/certs.d/192.0.2.1:5001/client.cert; cp client.key /etc/docker/certs.d/192.0.2.1:5001/
+push 5001 \"$2\" \"$3\" && \"$2\" pull -q 192.0.2.1:5001/app:1 && echo END";
+    let mut all = tool("unshare");
+    all.args(["--net", "--mount", "--propagation=private", "sh", "-c", script, "sh"]);
+    all.arg(dir.path()).arg(e2e::binary()).arg(context.path());
+    let done =
+        run(all.env("BUILDER_HOME", home.path()).env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR")).ok();
+    let part = |from: &str, to: &str| {
+        let rest = done.stdout.split(&format!("{from}\n")).nth(1).unwrap_or_default();
+        rest.split(&format!("{to}\n")).next().unwrap_or_default().to_owned()
+    };
+    for part in [part("UNKNOWN", "OTHER"), part("OTHER", "DOCKER")] {
+        assert!(part.contains("authority that this machine does not know"), "{part}\n{done}");
+        assert!(part.contains("/etc/docker/certs.d/192.0.2.1:5000"), "{part}\n{done}");
+    }
+    assert!(part("CLIENT", "END").contains("cannot push 192.0.2.1:5001/app:1"), "{done}");
+    assert!(done.stdout.ends_with("192.0.2.1:5001/app:1\nEND\n"), "{done}");
 }

@@ -216,6 +216,42 @@ fn saved_and_loaded_by_everybody() {
     );
 }
 
+/// Through pipes: what goes to standard output is what a file would hold.
+#[test]
+fn archives_go_to_standard_output() {
+    let (home, id) = built(&["app:1"]);
+    let context = app();
+    let bytes = |command: &mut std::process::Command| {
+        let output = command.stdin(Stdio::null()).output().expect("run builder");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let archives = [
+        ("oci", bytes(home.build(&context).args(["-o", "type=oci,name=app:1,dest=-"]))),
+        ("docker", bytes(home.build(&context).args(["-o", "type=docker,name=app:1,dest=-"]))),
+        ("save", bytes(home.builder("save").arg("app:1"))),
+        ("save -o -", bytes(home.builder("save").args(["app:1", "-o", "-"]))),
+    ];
+    let dir = tempdir();
+    for (what, archive) in &archives {
+        let other = Home::new();
+        let loaded = e2e::feed(other.builder("load").args(["--format={{.Name}} {{.ID}}"]), archive).ok();
+        assert_eq!(loaded.stdout, format!("app:1 {id}\n"), "{what}");
+        assert_eq!(out(other.builder("run").arg("app:1")), "kept\n", "{what}");
+        let file = dir.path().join(what.replace(' ', "-"));
+        match *what {
+            "save" | "save -o -" => {
+                run(home.builder("save").args(["app:1", "-o"]).arg(&file)).ok();
+            }
+            kind => {
+                let output = format!("type={kind},name=app:1,dest={}", file.display());
+                run(home.build(&context).args(["-o", &output])).ok();
+            }
+        }
+        assert!(fs::read(&file).expect("the file") == *archive, "{what}: other bytes in a file");
+    }
+}
+
 #[test]
 fn archives_that_lie_are_refused() {
     let (home, _) = built(&["app:1"]);
@@ -350,6 +386,14 @@ fn shells_and_readers_are_helped() {
     let page = fs::read_to_string(pages.join("builder-build.1")).expect("a page of build");
     assert!(page.contains(".SH OPTIONS") && page.contains("metadata\\-file"), "{page}");
     assert!(pages.join("builder.1").is_file() && pages.join("builder-image-history.1").is_file());
+    // Whoever formats them has nothing to complain about.
+    for page in fs::read_dir(&pages).expect("list the pages").flatten() {
+        let mut man = tool("man");
+        man.args(["--warnings", "--local-file"]).arg(page.path());
+        let shown = run(man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").env("MANPAGER", "cat")).ok();
+        assert_eq!(shown.stderr, "", "{:?}", page.file_name());
+        assert!(shown.stdout.contains("NAME") && shown.stdout.contains("SYNOPSIS"), "{shown}");
+    }
 }
 
 /// Images that umoci and Buildah made: as base images, as archives, out of a registry.

@@ -35,6 +35,7 @@ pub struct Reply {
     body: Vec<u8>,
     cut: Option<usize>,
     reset: bool,
+    pause: Option<(usize, Duration)>,
 }
 
 impl Reply {
@@ -67,6 +68,12 @@ impl Reply {
         Self { reset: true, ..self.cut(bytes) }
     }
 
+    /// The body comes in pieces of so many bytes, with a pause behind each.
+    #[must_use]
+    pub fn drip(self, piece: usize, pause: Duration) -> Self {
+        Self { pause: Some((piece, pause)), ..self }
+    }
+
     /// To another address.
     pub fn redirect(status: u16, to: impl ToString) -> Self {
         Self::new(status, "moved").with("Location", to)
@@ -87,6 +94,14 @@ impl Server {
     /// # Panics
     /// When there is no port to listen on.
     pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::slow(Duration::ZERO, answer)
+    }
+
+    /// The same, with a pause before each MiB of a body that is read.
+    ///
+    /// # Panics
+    /// When there is no port to listen on.
+    pub fn slow(pause: Duration, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind a port");
         let address = listener.local_addr().expect("its address");
         let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
@@ -98,7 +113,7 @@ impl Server {
                 }
                 let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
                 // A broken connection is the client's to notice.
-                thread::spawn(move || stream.and_then(|stream| serve(stream, &*answer, &seen)).ok());
+                thread::spawn(move || stream.and_then(|stream| serve(stream, pause, &*answer, &seen)).ok());
             }
         });
         Self { address, requests, stop, thread: Some(thread) }
@@ -133,12 +148,13 @@ impl Drop for Server {
 /// One request a connection.
 fn serve(
     mut stream: TcpStream,
+    pause: Duration,
     answer: &dyn Fn(&Request) -> Reply,
     seen: &Mutex<Vec<Request>>,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
-    let Some(request) = read(&mut reader)? else { return Ok(()) };
+    let Some(request) = read(&mut reader, pause)? else { return Ok(()) };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
     let reply = answer(&request);
     let mut head = format!("HTTP/1.1 {} Reason\r\nConnection: close\r\n", reply.status);
@@ -151,7 +167,13 @@ fn serve(
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     if request.method != "HEAD" && reply.status != 304 {
-        stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
+        let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
+        let (piece, pause) = reply.pause.unwrap_or((usize::MAX, Duration::ZERO));
+        for piece in body.chunks(piece) {
+            stream.write_all(piece)?;
+            stream.flush()?;
+            thread::sleep(pause);
+        }
     }
     if reply.reset {
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
@@ -159,7 +181,7 @@ fn serve(
     Ok(())
 }
 
-fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+fn read(reader: &mut impl BufRead, pause: Duration) -> std::io::Result<Option<Request>> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split(' ');
@@ -177,7 +199,13 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         request.body = chunks(reader)?;
     } else {
         let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        reader.take(length).read_to_end(&mut request.body)?;
+        let mut rest = reader.take(length);
+        while rest.limit() > 0 {
+            thread::sleep(pause);
+            if rest.by_ref().take(1 << 20).read_to_end(&mut request.body)? == 0 {
+                break;
+            }
+        }
     }
     Ok(Some(request))
 }

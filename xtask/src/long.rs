@@ -364,10 +364,11 @@ fn properties(budget: Duration) -> Result {
 }
 
 /// The tests that throw random things at a reader, by the crate, its test binary and the part of their names.
-const FUZZ_TARGETS: [(&str, &str, &str); 7] = [
+const FUZZ_TARGETS: [(&str, &str, &str); 8] = [
     ("daemon", "mad", "for_a_while"),
     ("frontend", "lower", "for_a_while"),
     ("image", "fuzz", "for_a_while"),
+    ("insight", "fuzz", "for_a_while"),
     ("registry", "it", "for_a_while"),
     ("remote", "it", "for_a_while"),
     ("warm", "fuzz", "for_a_while"),

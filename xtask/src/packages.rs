@@ -29,6 +29,8 @@ pub(crate) const TESTS: &[Need] = &[
     ("htpasswd", "apache2-utils"),
     ("strace", "strace"),
     ("tmux", "tmux"),
+    ("man", "man-db"),
+    ("groff", "groff-base"),
     ("zsh", "zsh"),
     ("fish", "fish"),
     ("git", "git"),

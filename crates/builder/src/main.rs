@@ -52,13 +52,24 @@ fn main() -> ExitCode {
             });
         }
     };
-    match run(cli.command) {
+    match limit_unpacking().and_then(|()| run(cli.command)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.print();
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// How much may come out of a layer or an archive, however small it is, in bytes or as `512m`.
+const UNPACK_LIMIT: &str = "BUILDER_UNPACK_LIMIT";
+
+/// Does as the environment says.
+fn limit_unpacking() -> Result<(), Failure> {
+    let Some(text) = std::env::var_os(UNPACK_LIMIT).filter(|text| !text.is_empty()) else { return Ok(()) };
+    let bytes = commands::build::size(&text.to_string_lossy());
+    image::set_unpack_limit(bytes.map_err(|reason| Failure::usage(format!("{UNPACK_LIMIT}: {reason}")))?);
+    Ok(())
 }
 
 fn run(command: Subcommands) -> Result<u8, Failure> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cache::Store;
 use daemon::{DaemonError, Endpoint, Surroundings};
@@ -19,6 +20,9 @@ const MIRRORS: &str = "BUILDER_REGISTRY_MIRRORS";
 /// Registries, separated by commas, that need no valid certificate and may speak plain HTTP, as the loopback does.
 const INSECURE: &str = "BUILDER_INSECURE_REGISTRIES";
 
+/// After how many seconds a registry that neither takes nor sends anything is given up for this time.
+const TIMEOUT: &str = "BUILDER_REGISTRY_TIMEOUT";
+
 /// A client with the user's logins, proxies and mirrors. The registries of `insecure` need no valid certificate, and may speak plain HTTP.
 pub(crate) fn client(insecure: &[Reference]) -> Result<Client, Failure> {
     let mut config = config()?;
@@ -32,7 +36,19 @@ pub(crate) fn config() -> Result<Config, Failure> {
     let mut config = Config::from_env(|name| std::env::var_os(name));
     configure(&mut config, &text(MIRRORS), &text(INSECURE))
         .map_err(|one| Failure::usage(format!("{MIRRORS}: `{one}` is not REGISTRY=MIRROR")))?;
+    if let Some(silence) = silence(&text(TIMEOUT))? {
+        config.transport.idle_timeout = silence;
+    }
     Ok(config)
+}
+
+/// A time-out in whole seconds, where one is given.
+fn silence(text: &str) -> Result<Option<Duration>, Failure> {
+    match text.parse() {
+        _ if text.is_empty() => Ok(None),
+        Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Failure::usage(format!("{TIMEOUT}: `{text}` is no number of seconds from 1 to 86400"))),
+    }
 }
 
 fn configure<'a>(config: &mut Config, mirrors: &'a str, insecure: &str) -> Result<(), &'a str> {
@@ -275,6 +291,15 @@ impl From<DaemonError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_outs_are_seconds() {
+        assert_eq!(silence("").unwrap(), None);
+        assert_eq!(silence("90").unwrap(), Some(Duration::from_secs(90)));
+        for wrong in ["0", "-1", "1s", "0.5", "86401", " "] {
+            assert!(silence(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn mirrors_and_what_they_may() {

@@ -11,12 +11,16 @@ use trace::{Scope, Work};
 use crate::{ChunkMemory, Compression, Piece};
 
 /// How much is compressed at a time at most, in bytes, independently of the rest: so much that all pieces together take less than a
-/// hundredth more than one stream, which for gzip looks back 32 KiB, for zstd 2 MiB at its default level. Part of the format: other
-/// sizes give other bytes.
-pub(crate) const fn largest_piece(compression: Compression) -> usize {
-    match compression {
-        Compression::None | Compression::Gzip => 1 << 20,
-        Compression::Zstd => 4 << 20,
+/// hundredth more than one stream, which for gzip looks back 32 KiB, for zstd 2 MiB at its default level and further at those that take their
+/// time. Part of the format: other sizes give other bytes.
+pub(crate) const fn largest_piece(compression: Compression, level: Option<u32>) -> usize {
+    match (compression, level) {
+        (Compression::None | Compression::Gzip, _) => 1 << 20,
+        (Compression::Zstd, None | Some(0..5)) => 5 << 20,
+        (Compression::Zstd, Some(5..9)) => 8 << 20,
+        (Compression::Zstd, Some(9..16)) => 16 << 20,
+        (Compression::Zstd, Some(16..ULTRA)) => 32 << 20,
+        (Compression::Zstd, Some(_)) => 64 << 20,
     }
 }
 
@@ -25,7 +29,7 @@ pub(crate) const fn largest_piece(compression: Compression) -> usize {
 ///
 /// Pieces of limited size are compressed in parallel, each for itself. With gzip a piece is a member (RFC 1952) without name and time, with
 /// zstd a frame (RFC 8878) with a checksum; whoever reads gzip reads members that follow each other as one stream (section 2.2 there), and
-/// frames likewise (section 3). Memory is bounded by a few MiB a thread.
+/// frames likewise (section 3). Memory is bounded by two pieces or so a thread, which are larger at the levels of zstd that need much themselves.
 pub struct Compressor<W: Write>(Inner<W>);
 
 enum Inner<W: Write> {
@@ -274,17 +278,17 @@ fn pack(chunk: &[u8], coder: Coder, memory: Option<&dyn ChunkMemory>, scope: &Sc
 
 impl Coder {
     fn largest(self) -> usize {
-        largest_piece(match self {
-            Coder::Gzip(_) => Compression::Gzip,
-            Coder::Zstd(_) => Compression::Zstd,
-        })
+        match self {
+            Coder::Gzip(level) => largest_piece(Compression::Gzip, Some(level)),
+            Coder::Zstd(level) => largest_piece(Compression::Zstd, Some(level)),
+        }
     }
 
     /// Under which a compressed chunk is remembered.
     fn key(self, chunk: &[u8]) -> [u8; 32] {
         let (form, level) = match self {
             Coder::Gzip(level) => ("gzip-chunk-v2", level),
-            Coder::Zstd(level) => ("zstd-chunk-v1", level),
+            Coder::Zstd(level) => ("zstd-chunk-v2", level),
         };
         let mut hasher = StableHasher::new(form).with(&u64::from(level));
         hasher.bytes(chunk);
@@ -324,8 +328,19 @@ fn member(chunk: &[u8], level: u32) -> Option<Vec<u8>> {
 fn frame(chunk: &[u8], level: u32) -> io::Result<Vec<u8>> {
     let mut compressor = zstd::bulk::Compressor::new(i32::try_from(level).map_err(io::Error::other)?)?;
     compressor.include_checksum(true)?;
+    // All of the piece is at hand, so that looking back to its beginning costs nothing: it makes good for much of what pieces do not share.
+    if level < ULTRA {
+        let reach = chunk.len().next_power_of_two().ilog2();
+        compressor.window_log(reach.clamp(LEAST_WINDOW, MOST_WINDOW))?;
+    }
     compressor.compress(chunk)
 }
+
+/// The logarithm of the shortest window that zstd takes, and of the longest that every reader is recommended to take: 8 MiB (RFC 8878, 3.1.1.1.2).
+const LEAST_WINDOW: u32 = 10;
+const MOST_WINDOW: u32 = 23;
+/// From this level on zstd looks further back by itself, and whoever wants it wants that.
+const ULTRA: u32 = 20;
 
 /// The level of libdeflate that makes no more than zlib's level of that number, within a hundredth, also where pieces lose what
 /// they do not share.
@@ -350,10 +365,9 @@ fn threads() -> usize {
 /// had; then chunks are compressed by the caller.
 fn pool() -> Option<&'static ThreadPool> {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    let named = || ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
-    let make = || match named().build() {
-        Ok(pool) if pool.current_num_threads() <= MOST_THREADS => Some(pool),
-        _ => named().num_threads(MOST_THREADS).build().ok(),
+    let make = || {
+        let named = ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
+        named.num_threads(rayon::current_num_threads().min(MOST_THREADS)).build().ok()
     };
     POOL.get_or_init(make).as_ref()
 }
@@ -403,7 +417,7 @@ mod tests {
     #[test]
     fn the_bytes_depend_on_nothing_but_the_input() {
         for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
-            let piece = largest_piece(how);
+            let piece = largest_piece(how, None);
             for size in [0, 1, 1000, piece - 1, piece, piece + 1, 2 * piece, 5 * piece + 77] {
                 let bytes = sample(size);
                 let one = compress(&bytes, how, None, 1, size.max(1));
@@ -449,7 +463,7 @@ mod tests {
         );
         assert_eq!(
             digest(Compression::Zstd, 9 * MIB),
-            "sha256:cfd852cf48862fe3262189dc694449239a2749edad8a9dbb1b6eb88c5f00bf1c"
+            "sha256:504a2c709d60db6b61b319cb7bf91b52233974f6d6c3f3ecbfed7a241a9a1804"
         );
     }
 
@@ -471,9 +485,15 @@ mod tests {
             }
             assert_eq!(seen, members, "{size}");
         }
-        for (size, level, frames) in
-            [(0, 3, 1), (1, 3, 1), (4 * MIB, 1, 1), (4 * MIB + 1, 9, 2), (9 * MIB, 0, 3)]
-        {
+        for (size, level, frames) in [
+            (0, 3, 1),
+            (1, 3, 1),
+            (5 * MIB, 1, 1),
+            (5 * MIB + 1, 4, 2),
+            (8 * MIB + 1, 5, 2),
+            (16 * MIB + 1, 9, 2),
+            (11 * MIB, 0, 3),
+        ] {
             let packed = compress(&sample(size), Compression::Zstd, Some(level), 2, 77_777);
             let mut rest = &packed[..];
             let mut seen = 0;

@@ -30,10 +30,10 @@ pub struct LayerPacker {
 
 /// Pieces do not end before they have so many bytes: smaller ones compress badly, and all together would take more than a hundredth more
 /// than one stream.
-const fn smallest_piece(compression: Compression) -> u64 {
+const fn smallest_piece(compression: Compression, largest: u64) -> u64 {
     match compression {
-        Compression::None | Compression::Gzip => 512 << 10,
-        Compression::Zstd => 3 << 20,
+        Compression::None | Compression::Gzip => largest / 2,
+        Compression::Zstd => largest / 4 * 3,
     }
 }
 
@@ -100,8 +100,8 @@ impl LayerPacker {
             EntryKind::File { size } => size,
             _ => 0,
         };
-        let largest = largest_piece(self.options.compression) as u64;
-        let smallest = smallest_piece(self.options.compression);
+        let largest = largest_piece(self.options.compression, self.options.level) as u64;
+        let smallest = smallest_piece(self.options.compression, largest);
         if self.since > 0 && (size >= largest || self.since >= smallest && divides(&entry.path)) {
             if let Stream::Packed(hashed) = self.tar.flushed()?.get_mut() {
                 hashed.get_mut().cut().map_err(failed)?;
@@ -271,6 +271,23 @@ mod tests {
                 assert_eq!(Digest::of(&tar), with.diff_id);
             }
         }
+    }
+
+    /// A change here changes the digest of every layer that is built: where pieces end, how they are compressed, or what is in the tar.
+    #[test]
+    fn golden_digests() {
+        let forms = [(Compression::None, 1), (Compression::Gzip, 1), (Compression::Zstd, 5)];
+        let digests = forms.map(|(compression, scale)| {
+            pack_tree(&tree(scale, None), compression, None).0.descriptor.digest.to_string()
+        });
+        assert_eq!(
+            digests,
+            [
+                "sha256:c331ee5448ae69fca29d62b8ec3e6b0f38d7a6682a46c892ad4c04a3a007ccc3",
+                "sha256:e02f255289e5a015cb7f547d379cb0c1f9d35d81aa31a144a9ee7bdcf80c368b",
+                "sha256:82c264c9590b53ea293847b47792ec57e2e8fead0166210b0bc194e82054cb43",
+            ]
+        );
     }
 
     fn entry() -> Entry {

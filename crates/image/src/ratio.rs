@@ -5,13 +5,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// So much may come out of any stream, in bytes: a file of 8 GB that holds nothing but zeros is no attack.
-const ALWAYS: u64 = 16 << 30;
+static ALWAYS: AtomicU64 = AtomicU64::new(16 << 30);
 /// Beyond that, so many times what went in. Programs, texts and databases come to 20, and gzip to 1032 at most.
 const TIMES: u64 = 200;
 
+/// What a file takes beside its bytes, roughly: an inode and a name.
+const OF_A_FILE: u64 = 1 << 10;
+
+/// Sets how many bytes may come out of any stream, however few went in, for all of the process; 16 GiB if this is not called. What is larger may
+/// have 200 times the size of what went in. An archive may have an entry for each KiB of it.
+pub fn set_unpack_limit(bytes: u64) {
+    ALWAYS.store(bytes, Ordering::Relaxed);
+}
+
 /// Whether `made` bytes out of `stored` ones are a bomb.
 pub(crate) fn is_bomb(stored: u64, made: u64) -> bool {
-    made > ALWAYS && made > stored.saturating_mul(TIMES)
+    made > ALWAYS.load(Ordering::Relaxed) && made > stored.saturating_mul(TIMES)
+}
+
+/// How many entries an archive may have: empty files have no bytes that could be counted.
+pub(crate) fn most_entries() -> u64 {
+    ALWAYS.load(Ordering::Relaxed) / OF_A_FILE
 }
 
 /// Counts what is read.

@@ -266,8 +266,8 @@ fn whiteouts_are_recognised() {
 #[test]
 fn the_longest_names_can_be_removed() {
     let longest = "n".repeat(255);
-    let deepest = format!("{}{}", "d/".repeat(1920), &longest);
-    assert_eq!(deepest.len(), 4095);
+    let deepest = format!("dd/{}{}", "d/".repeat(1919), &longest);
+    assert_eq!(deepest.len(), 4096);
     for path in [longest.clone(), deepest.clone()] {
         for one in [Entry::whiteout(path.clone()), Entry::opaque(path.clone()), file(&path, b"").0] {
             assert_eq!(read(&write(&[(one.clone(), vec![])])), Ok(vec![(one, vec![])]));
@@ -376,10 +376,10 @@ fn claims_of_size_are_limited() {
         [extended(b'x', &record("size", b"18446744073709551615")), raw(b"f", b'0', 0, |_| ())].concat();
     assert!(read(&enormous).unwrap_err().contains("size"));
     let long = [extended(b'x', &record("path", &[b'a'; 5000])), raw(b"f", b'0', 0, |_| ()), end()].concat();
-    assert!(read(&long).unwrap_err().contains("4095"));
+    assert!(read(&long).unwrap_err().contains("4096"));
     let deep = vec![b"abc/"[..].to_vec(); 2000].concat();
     let deep = [extended(b'x', &record("path", &deep)), raw(b"f", b'0', 0, |_| ()), end()].concat();
-    assert!(read(&deep).unwrap_err().contains("4095"));
+    assert!(read(&deep).unwrap_err().contains("4096"));
 }
 
 #[test]

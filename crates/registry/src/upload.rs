@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hash::Digest;
 use image::{BlobReader, ContentStore, Descriptor};
 use transport::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
-use transport::{Body, Method, Response, StatusCode, Url};
+use transport::{Again, Body, Method, Response, StatusCode, Url};
 
 use crate::backoff::Backoff;
 use crate::failure::{Failure, Kind};
@@ -126,7 +126,7 @@ impl Pusher<'_> {
         self.check(response).await.map(drop)
     }
 
-    /// Asks how far an upload is, after a failure.
+    /// Asks how far an upload is, after a failure. When there were too many, beginning another upload makes no sense either: each would have as many.
     async fn progress_of(
         &self,
         url: &Url,
@@ -134,7 +134,7 @@ impl Pusher<'_> {
         mut failure: Failure,
     ) -> Result<(Url, u64), Failure> {
         loop {
-            backoff.wait(failure).await?;
+            backoff.wait(failure).await.map_err(|last| Failure { again: Again::Never, ..last })?;
             failure = match self.call(Method::GET, Target::Url(url.clone())).await {
                 Ok(response) if response.status().is_success() => return next(&response, 0),
                 // Another one is begun.

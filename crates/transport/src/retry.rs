@@ -68,7 +68,7 @@ impl<'a> Backoff<'a> {
     /// Counts a failure and waits until the next try, if there is one. `reason` is for the log.
     pub async fn wait(&mut self, again: Again, reason: &str) -> Result<(), GaveUp> {
         self.failures += 1;
-        let own = jittered(self.delay());
+        let own = jittered(self.delay(), clock());
         let wait = match again {
             _ if self.failures >= self.policy.attempts => return Err(GaveUp::Failed),
             Again::Never => return Err(GaveUp::Failed),
@@ -87,11 +87,14 @@ impl<'a> Backoff<'a> {
     }
 }
 
-/// Up to a quarter more, so that many clients do not come back at the same instant.
-fn jittered(delay: Duration) -> Duration {
-    let nanos =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+/// Up to a quarter more, so that many clients do not come back at the same instant; `nanos` is any number.
+fn jittered(delay: Duration, nanos: u32) -> Duration {
     delay + (delay / 4).mul_f64(f64::from(nanos % 1000) / 1000.0)
+}
+
+/// What no two clients have in common: the nanoseconds of the time.
+fn clock() -> u32 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos())
 }
 
 /// Whether an answer with this status may be another one later. 429 is not meant: what it says is for the caller.
@@ -129,6 +132,57 @@ pub fn http_date(text: &str) -> Option<SystemTime> {
 mod tests {
     use super::*;
     use reqwest::header::HeaderValue;
+
+    /// The delays between tries, each with a jitter.
+    fn delays(policy: &Retry, nanos: u32) -> Vec<Duration> {
+        let mut backoff = Backoff::new(policy);
+        let next = |backoff: &mut Backoff<'_>| {
+            backoff.failures += 1;
+            jittered(backoff.delay(), nanos)
+        };
+        (0..8).map(|_| next(&mut backoff)).collect()
+    }
+
+    #[test]
+    fn delays_double_up_to_a_limit() {
+        let policy = Retry::default();
+        let millis = |list: [u64; 8]| list.map(Duration::from_millis).to_vec();
+        assert_eq!(delays(&policy, 0), millis([500, 1000, 2000, 4000, 8000, 8000, 8000, 8000]));
+        let half = delays(&policy, 1_500);
+        assert_eq!((half[0], half[3]), (Duration::from_micros(562_500), Duration::from_millis(4500)));
+        // Any jitter is less than a quarter, so that no delay is shorter than the one before.
+        for nanos in [1, 999, 1000, u32::MAX] {
+            let (plain, delays) = (delays(&policy, 0), delays(&policy, nanos));
+            assert!(plain.iter().zip(&delays).all(|(plain, with)| plain <= with && *with < *plain * 5 / 4));
+            assert!(delays.is_sorted(), "{delays:?}");
+        }
+        // However often it failed, and after progress from the beginning.
+        let mut backoff = Backoff { policy: &policy, failures: u32::MAX };
+        assert_eq!(backoff.delay(), policy.max_delay);
+        backoff.reset();
+        backoff.failures += 1;
+        assert_eq!(backoff.delay(), policy.first_delay);
+    }
+
+    #[tokio::test]
+    async fn tries_are_counted_and_the_server_may_ask_for_more() {
+        let policy = Retry {
+            first_delay: Duration::from_millis(1),
+            max_retry_after: Duration::from_millis(50),
+            attempts: 3,
+            ..Retry::default()
+        };
+        let mut backoff = Backoff::new(&policy);
+        let before = std::time::Instant::now();
+        assert_eq!(backoff.wait(Again::Later, "").await, Ok(()));
+        assert_eq!(backoff.wait(Again::After(Duration::from_millis(40)), "").await, Ok(()));
+        assert!(before.elapsed() >= Duration::from_millis(41));
+        assert_eq!(backoff.wait(Again::Later, "").await, Err(GaveUp::Failed));
+        backoff.reset();
+        let long = Duration::from_millis(51);
+        assert_eq!(backoff.wait(Again::After(long), "").await, Err(GaveUp::Later(long)));
+        assert_eq!(backoff.wait(Again::Never, "").await, Err(GaveUp::Failed));
+    }
 
     #[test]
     fn reads_both_forms_of_retry_after() {

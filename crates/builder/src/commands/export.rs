@@ -6,14 +6,17 @@ use files::FileTree;
 use graph::{Event, ProgressSink};
 use hash::SystemClock;
 use image::Platform;
+use serde_json::json;
 use worker::{Cancel, LocalWorker};
 
 use super::stored;
+use super::told::Told;
 use crate::failure::Failure;
-use crate::{Machine, interrupt};
+use crate::{Machine, interrupt, terminal};
 
 /// Write the files of an image of the local store as a tar.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Fields of --format: .Name .ID .Platform .File")]
 pub(crate) struct Args {
     /// Image, by name or id
     #[arg(value_name = "IMAGE")]
@@ -26,9 +29,13 @@ pub(crate) struct Args {
     /// Platform, of an image of several [default: this machine's]
     #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
     platform: Option<Platform>,
+
+    #[command(flatten)]
+    told: Told,
 }
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
+    let form = super::told_beside_archive(&args.told, args.output.as_deref())?;
     let output = super::archive_output(args.output.as_deref())?;
     let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
@@ -54,6 +61,9 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     runtime.shutdown_timeout(super::TIDY_TIME);
     done?;
     session.finish()?;
+    let (name, platform) = (image.name.familiar(), image.platform.to_string());
+    let value = json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
+    terminal::print(&form.tell(&value, String::new)?)?;
     Ok(0)
 }
 

@@ -1,7 +1,9 @@
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
 use registry::{Client, Config, Credentials, Password};
+use serde_json::json;
 
+use super::told::Told;
 use crate::failure::Failure;
 use crate::{docker_config, remotes, terminal};
 
@@ -13,7 +15,9 @@ use crate::{docker_config, remotes, terminal};
 #[command(after_help = "\
 Examples:
   builder login registry.example.com
-  echo \"$TOKEN\" | builder login -u ci --password-stdin registry.example.com")]
+  echo \"$TOKEN\" | builder login -u ci --password-stdin registry.example.com
+
+Fields of --format: .Registry .User .Kept")]
 pub(crate) struct Args {
     /// Registry, as in `host[:port]` [default: docker.io]
     #[arg(value_name = "REGISTRY")]
@@ -30,6 +34,9 @@ pub(crate) struct Args {
     /// Read the password from standard input
     #[arg(long)]
     password_stdin: bool,
+
+    #[command(flatten)]
+    told: Told,
 }
 
 /// A password has at most so many bytes; tokens of clouds have some thousands.
@@ -37,6 +44,7 @@ const MAX_PASSWORD: u64 = 1 << 20;
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let registry = registry_of(args.registry.as_deref())?;
+    let form = args.told.form()?;
     if args.password_stdin && args.username.is_none() {
         return Err(Failure::usage("--password-stdin needs --username"));
     }
@@ -72,7 +80,13 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         )));
     }
     let kept = docker_config::store(&registry, &user, &password)?;
-    terminal::tell(&format!("Login succeeded; kept {kept}.\n"));
+    let value = json!({ "Registry": registry, "User": user, "Kept": kept });
+    // Words are for people, so not on standard output.
+    let said = form.tell(&value, || {
+        terminal::tell(&format!("Login succeeded; kept {kept}.\n"));
+        String::new()
+    });
+    terminal::print(&said?)?;
     Ok(0)
 }
 

@@ -56,6 +56,16 @@ fn archive_output(path: Option<&Path>) -> Result<Output, Failure> {
     }
 }
 
+/// How the writing of an archive is told. Where the archive itself goes to standard output, there is no place for that.
+fn told_beside_archive(told: &told::Told, path: Option<&Path>) -> Result<told::Form, Failure> {
+    let form = told.form()?;
+    match (&form, path) {
+        (told::Form::Words, _) => Ok(form),
+        (_, Some(path)) if path != Path::new("-") => Ok(form),
+        _ => Err(Failure::usage("--format and --json need -o FILE: standard output is for the archive")),
+    }
+}
+
 /// How long the writer of an archive that was interrupted has to remove what there is of it; one that writes to a pipe may wait for its reader.
 const TIDY_TIME: Duration = Duration::from_secs(3);
 

@@ -50,7 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         };
         match &pulled {
             Ok(_) => task.done(),
-            Err(failure) => task.failed(failure.message()),
+            // Why is said once, at the end.
+            Err(_) => task.failed("not pulled"),
         }
         pulled
     });

@@ -68,7 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
                 let digest = match pushing.push(name, &task).await {
                     Ok(digest) => digest,
                     Err(failure) => {
-                        task.failed(failure.message());
+                        // Why is said once, at the end.
+                        task.failed("not pushed");
                         return Err(failure);
                     }
                 };

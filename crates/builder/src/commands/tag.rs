@@ -1,11 +1,14 @@
 use image::Reference;
+use serde_json::json;
 
 use super::stored;
-use crate::Machine;
+use super::told::Told;
 use crate::failure::Failure;
+use crate::{Machine, terminal};
 
 /// Give an image of the local store another name.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Fields of --format: .Name .ID .Platform; a line for each platform")]
 pub(crate) struct Args {
     /// Image, by name or id
     #[arg(value_name = "IMAGE")]
@@ -14,6 +17,9 @@ pub(crate) struct Args {
     /// Its other name, as in `name[:tag]`
     #[arg(value_name = "NAME")]
     name: String,
+
+    #[command(flatten)]
+    told: Told,
 }
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
@@ -24,17 +30,23 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             args.name
         )));
     }
+    let form = args.told.form()?;
     let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let found = stored::find(&store, &args.image)?;
     let mut platforms = Vec::new();
+    let mut said = String::new();
     for image in &found.images {
         if !platforms.contains(&image.platform) {
             store.put_image(&name, &image.platform, &image.manifest)?;
             platforms.push(image.platform.clone());
+            let platform = image.platform.to_string();
+            let value = json!({ "Name": name.familiar(), "ID": image.config, "Platform": platform });
+            said += &form.tell(&value, String::new)?;
         }
     }
     store.remove_other_platforms(&name, &platforms)?;
     session.finish_durably()?;
+    terminal::print(&said)?;
     Ok(0)
 }

@@ -148,8 +148,10 @@ impl From<LayerError> for io::Error {
 const WHITEOUT: &[u8] = b".wh.";
 /// The file that makes a directory opaque.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Linux' `PATH_MAX`, without the NUL.
+/// Linux' `PATH_MAX`, without the NUL: the longest target of a symbolic link.
 const PATH_MAX: usize = 4095;
+/// The longest path in a layer. A byte more than the kernel takes at once, so that it is walked to in two steps.
+const LONGEST_PATH: usize = 4096;
 /// Linux' `NAME_MAX`.
 const NAME_MAX: usize = 255;
 /// The id that `chown` takes for "leave as it is".
@@ -164,15 +166,15 @@ fn show(path: &[u8]) -> String {
     if text.is_empty() { "/".to_owned() } else { text }
 }
 
-/// Whether a path is one as in [`Entry::path`] that Linux takes.
+/// Whether a path is one as in [`Entry::path`] that can be unpacked.
 fn check_path(path: &[u8]) -> Result<(), &'static str> {
     check_path_with(path, 0)
 }
 
 /// The same with `more` bytes allowed, which go away before the path is used: what marks whiteouts.
 fn check_path_with(path: &[u8], more: usize) -> Result<(), &'static str> {
-    if path.len() > PATH_MAX + more {
-        return Err("the path is longer than 4095 bytes");
+    if path.len() > LONGEST_PATH + more {
+        return Err("the path is longer than 4096 bytes");
     }
     if path.contains(&0) {
         return Err("the path holds a NUL byte");

@@ -6,7 +6,7 @@ use super::sparse::{self, Map, Position};
 use super::{
     Entry, EntryKind, LayerError, NO_ID, OPAQUE, WHITEOUT, check_path, check_path_with, check_symlink, pax,
 };
-use crate::ratio::is_bomb;
+use crate::ratio::{is_bomb, most_entries};
 
 /// The largest extended header or long name, in bytes; Go's limit.
 const MAX_EXTENDED: u64 = 1 << 20;
@@ -19,13 +19,14 @@ const MAX_EXTENDED: u64 = 1 << 20;
 /// counts. Global extended headers are ignored as Docker and containerd do, and refused where that would matter.
 ///
 /// Memory is bounded whatever comes, and so is the size of what comes out: the holes of sparse files may be 16 GiB in all, or 200 times
-/// what was read.
+/// what was read, and there may be 16 million entries ([`crate::set_unpack_limit`]).
 #[derive(Debug)]
 pub struct LayerReader<R: Read> {
     input: Input<R>,
     content: Content,
     /// Bytes of files so far that are not in the stream.
     holes: u64,
+    entries: u64,
     ended: bool,
 }
 
@@ -83,7 +84,7 @@ impl<R: Read> LayerReader<R> {
     pub fn new(stream: R) -> Self {
         let input =
             Input { stream: BufReader::with_capacity(64 << 10, stream), offset: 0, stored: 0, padding: 0 };
-        LayerReader { input, content: Content::Plain, holes: 0, ended: false }
+        LayerReader { input, content: Content::Plain, holes: 0, entries: 0, ended: false }
     }
 
     /// The next entry, `None` at the end. What was not read of the present one's content is skipped. The content of a regular
@@ -128,7 +129,14 @@ impl<R: Read> LayerReader<R> {
                     let records = self.input.read_extended(&block)?;
                     self.check_global(&records)?;
                 }
-                _ => return self.finish_entry(&block, extended).map(Some),
+                _ => {
+                    self.entries += 1;
+                    if self.entries > most_entries() {
+                        let reason = format!("more than {} entries are taken for a bomb", most_entries());
+                        return Err(self.input.malformed(reason));
+                    }
+                    return self.finish_entry(&block, extended).map(Some);
+                }
             }
         }
     }

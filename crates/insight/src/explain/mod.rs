@@ -154,8 +154,8 @@ fn causes(build: &BuildRecord, whys: &BTreeMap<usize, Why>) -> Vec<Cause> {
         }
         // What it cost is told once.
         if let Some(first) = dragged.first().filter(|_| step.ran()) {
-            causes[*first].time += step.took.unwrap_or(0);
-            causes[*first].bytes += step.bytes.unwrap_or(0);
+            causes[*first].time = causes[*first].time.saturating_add(step.took.unwrap_or(0));
+            causes[*first].bytes = causes[*first].bytes.saturating_add(step.bytes.unwrap_or(0));
         }
         of_step.insert(index, dragged);
     }

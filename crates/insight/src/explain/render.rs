@@ -10,22 +10,25 @@ impl Explanation<'_> {
     /// For a terminal: a paragraph a cause. Tables are made to fit into so many columns.
     pub fn text(&self, columns: usize) -> String {
         let (ran, all) = self.build.executed();
-        let time: u64 = self.build.steps.iter().filter(|step| step.ran()).filter_map(|step| step.took).sum();
+        // Records of elsewhere may hold any number.
+        let sum = |all: &mut dyn Iterator<Item = u64>| all.fold(0, u64::saturating_add);
+        let time = sum(&mut self.build.steps.iter().filter(|step| step.ran()).filter_map(|step| step.took));
         let ran_steps = self.build.steps.iter().filter(|step| step.ran());
         let sizes: Vec<u64> = ran_steps.filter_map(|step| step.bytes).collect();
         // Of a build that was interrupted they are not known.
         let bytes = match sizes.is_empty() && ran > 0 {
             true => String::new(),
-            false => format!(", {} of new layers", words::bytes(sizes.iter().sum())),
+            false => format!(", {} of new layers", words::bytes(sum(&mut sizes.iter().copied()))),
         };
         let mut text = format!(
             "build {} of {}: {ran} of {all} steps ran, {} of work{bytes}\n",
-            self.build.id,
-            self.build.dockerfile,
+            words::harmless(&self.build.id),
+            words::harmless(&self.build.dockerfile),
             words::time(time),
         );
         if let Some(other) = self.against {
-            text += &format!("against build {} of {}\n", other.id, other.dockerfile);
+            let (id, dockerfile) = (words::harmless(&other.id), words::harmless(&other.dockerfile));
+            text += &format!("against build {id} of {dockerfile}\n");
         }
         if self.causes.is_empty() {
             text += match self.against {
