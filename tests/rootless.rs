@@ -390,7 +390,7 @@ fn in_a_container(user: &User, id: u32) -> Command {
 
 const IN_A_CONTAINER: &str = "\
 FROM busybox
-RUN mkdir /d && echo 1 > /d/f && chmod 700 /d && ls /proc/self > /dev/null && id -u
+RUN mkdir /d && echo 1 > /d/f && chmod 700 /d && ls /proc/self > /dev/null && id -u && chown 3:4 /d && chgrp 7 /d/f
 COPY --chown=5:6 file /owned
 RUN rm -r /home && echo 2 > /d/g && cat /owned
 ";

@@ -121,7 +121,15 @@ fn keep(task: &Task, control: &OwnedFd, given: &Given) -> Result<Ended, Fault> {
             return Err(Fault::Setup("enter the private network: there is none".to_owned()));
         }
     }
-    rustix::system::sethostname(task.spec.hostname.as_bytes()).context(|| "set the host name")?;
+    match rustix::system::sethostname(task.spec.hostname.as_bytes()) {
+        // The filter of a container may allow namespaces and not this.
+        Err(Errno::PERM) => {
+            let note =
+                "the host name cannot be set here: steps have that of the machine or container around them";
+            control::report(control.as_fd(), &Report::Note(note.to_owned()), None);
+        }
+        other => other.context(|| "set the host name")?,
+    }
     clock.lap(|times| &mut times.namespaces);
     let mut world = World::open(&task.spec, given.devices)?;
     let result = world.furnish(&task.spec, control).and_then(|()| {

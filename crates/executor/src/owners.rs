@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::PidfdFlags;
 
 use crate::fault::{Context, Fault};
 use crate::mount::{FileSystem, INERT};
@@ -89,14 +90,22 @@ pub(crate) fn hand_over(audit: u32) -> std::io::Result<OwnedFd> {
 
 /// Decides the calls of a step's processes.
 pub(crate) struct Recorder {
-    /// `/proc` of the pid namespace that this process is in, attached nowhere.
+    /// `/proc` of the pid namespace that this process is in, attached nowhere, or one from outside.
     processes: OwnedFd,
+    /// Whether it has other numbers for the processes.
+    outside: bool,
 }
 
 impl Recorder {
-    /// `None` where no `/proc` can be mounted: then owners stay as they are, and changing them fails.
+    /// `None` where there is no `/proc` at all: then owners stay as they are, and changing them fails.
     pub(crate) fn new() -> Option<Self> {
-        FileSystem::open("proc").and_then(|proc| proc.mount(INERT)).ok().map(|processes| Self { processes })
+        if let Ok(processes) = FileSystem::open("proc").and_then(|proc| proc.mount(INERT)) {
+            return Some(Self { processes, outside: false });
+        }
+        // Where parts of it are hidden, as in containers, no other can be mounted; the machine's will do.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let processes = rustix::fs::open("/proc", flags, Mode::empty()).ok()?;
+        Some(Self { processes, outside: true })
     }
 
     /// Decides until the process ends. Returns what could not be recorded.
@@ -196,8 +205,7 @@ impl Recorder {
         };
         let stat = stat.map_err(|_| Errno::IO)?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let name = format!("{}/mem", call.process);
-        let memory = File::from(rustix::fs::openat(&self.processes, name, flags, Mode::empty())?);
+        let memory = File::from(self.open_of_process(call, "mem", flags)?);
         if !sys::call_is_valid(calls.as_fd(), call.id) {
             return Err(Errno::SRCH);
         }
@@ -225,11 +233,27 @@ impl Recorder {
 
     /// Opens something in the directory of the calling process in `/proc`.
     fn of_process(&self, call: &Call, name: &str) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.processes, format!("{}/{name}", call.process), flags, Mode::empty()) {
+        match self.open_of_process(call, name, OFlags::PATH | OFlags::CLOEXEC) {
             Err(Errno::NOENT) => Err(Errno::BADF),
             other => other,
         }
+    }
+
+    fn open_of_process(&self, call: &Call, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let number = if self.outside { self.number_outside(call)? } else { call.process.to_string() };
+        rustix::fs::openat(&self.processes, format!("{number}/{name}"), flags, Mode::empty())
+    }
+
+    /// The number of the calling process in a `/proc` from outside, which tells it of descriptors of processes.
+    fn number_outside(&self, call: &Call) -> Result<String, Errno> {
+        let process = i32::try_from(call.process).ok().and_then(rustix::process::Pid::from_raw);
+        let process = rustix::process::pidfd_open(process.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+        let name = format!("self/fdinfo/{}", process.as_raw_fd());
+        let info =
+            rustix::fs::openat(&self.processes, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let text = std::io::read_to_string(File::from(info)).map_err(|_| Errno::IO)?;
+        let number = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+        number.map(|number| number.trim().to_owned()).ok_or(Errno::SRCH)
     }
 
     /// Finds a file as the calling process does: with its root and its directory. Nothing of the host can be reached
@@ -273,9 +297,8 @@ impl Recorder {
 
     /// A string in the memory of the calling process.
     fn path(&self, call: &Call, address: u64) -> Result<Vec<u8>, Errno> {
-        let name = format!("{}/mem", call.process);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let memory = File::from(rustix::fs::openat(&self.processes, name, flags, Mode::empty())?);
+        let memory = File::from(self.open_of_process(call, "mem", flags)?);
         let mut path = Vec::new();
         while path.len() < LONGEST_PATH {
             // Not across a page: the next one may not be there.
