@@ -25,10 +25,10 @@ fn main() {
         return collect();
     }
     for records in [100, 10_000, 1_000_000] {
-        let (dir, _) = filled(records, 10);
+        let (dir, _) = filled(&std::env::temp_dir(), records, 10);
         println!("open, {records:>7} records: {:?}", fastest(20, || drop(open(dir.path()))));
     }
-    let (dir, _) = filled(100_000, STEPS);
+    let (dir, _) = filled(&std::env::temp_dir(), 100_000, STEPS);
     println!("a build of {STEPS} cached steps among 100000 records: {:?}", look_up(dir.path()));
     collect();
 }
@@ -59,7 +59,7 @@ fn cpu_time() -> Duration {
 }
 
 fn collect_of(steps: u64, has_directories: bool) {
-    let (dir, bytes) = filled(100_000, steps);
+    let (dir, bytes) = filled(&std::env::temp_dir(), 100_000, steps);
     if has_directories {
         directories(&dir.path().join("snapshots-v1"), 100_000);
     }

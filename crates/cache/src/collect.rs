@@ -221,7 +221,7 @@ impl Store {
         let mut pruned = Pruned::default();
         let chosen: HashSet<SnapshotId> = choice.layers.iter().copied().collect();
         let first_built_on = |ids: &[SnapshotId]| {
-            database.read("look for new results", |db| choice.first_built_on(db, ids, &chosen))
+            database.read_together("look for new results", |db| choice.first_built_on(db, ids, &chosen))
         };
         // Some may be used in a moment, and stay: then their results are missed, no more.
         let unleased = Unleased::new(&self.inner.layout);

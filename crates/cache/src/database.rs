@@ -200,6 +200,20 @@ impl Database {
         work(&connection).map_err(|error| self.failed(action, &error))
     }
 
+    /// The same with many statements, which all see one state: locks are taken once, and not for each.
+    pub(crate) fn read_together<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, CacheError> {
+        self.read(action, |db| {
+            let state = db.unchecked_transaction()?;
+            let result = work(&state)?;
+            state.finish()?;
+            Ok(result)
+        })
+    }
+
     /// Writes in one transaction, which takes effect as a whole or not at all.
     pub(crate) fn write<T>(
         &self,

@@ -209,14 +209,14 @@ impl Store {
     ) -> Result<Pruned, CacheError> {
         let mut pruned = Pruned::default();
         for ids in ids.chunks(BATCH) {
-            let mut blobs = database.read("list packed layers", |db| blobs_of(db, ids))?;
+            let mut blobs = database.read_together("list packed layers", |db| blobs_of(db, ids))?;
             blobs.retain(free);
             let (records, gone, blobs) = database.write("evict", |db| {
                 let (records, gone) = remove_layers(db, ids, why)?;
                 Ok((records, gone, forget_blobs(db, blobs)?))
             })?;
-            for id in &gone {
-                trash.take_layer(*id)?;
+            for (id, is_version) in &gone {
+                trash.take_layer(*id, *is_version)?;
             }
             for digest in &blobs {
                 trash.take(&self.inner.layout.blob(digest))?;
@@ -233,14 +233,15 @@ impl Store {
 /// So many layers go in one transaction: other writers wait for milliseconds.
 pub(crate) const BATCH: usize = 500;
 
-/// Removes the rows of layers, of versions over them, and the results that have them: the number of those, and all layers. All that
+/// Removes the rows of layers, of versions over them, and the results that have them: the number of those, and all layers, each with whether it
+/// is a version or has some. All that
 /// refers to either goes with them, table by table, which takes a third of the time that SQLite needs when it looks after references row by
 /// row ([`Database::apart`]).
 fn remove_layers(
     db: &Transaction<'_>,
     ids: &[SnapshotId],
     why: &str,
-) -> rusqlite::Result<(u64, Vec<SnapshotId>)> {
+) -> rusqlite::Result<(u64, Vec<(SnapshotId, bool)>)> {
     db.execute_batch(
         "CREATE TEMP TABLE IF NOT EXISTS going (snapshot INTEGER PRIMARY KEY); DELETE FROM going;
          CREATE TEMP TABLE IF NOT EXISTS gone (record INTEGER PRIMARY KEY); DELETE FROM gone",
@@ -267,13 +268,15 @@ fn remove_layers(
         }
     }
     let records = db.execute("DELETE FROM records WHERE id IN (SELECT record FROM gone)", [])?;
+    let layers = db
+        .prepare_cached("SELECT snapshot, EXISTS (SELECT 1 FROM versions WHERE versions.snapshot = going.snapshot) FROM going")?
+        .query_map([], |row| Ok((SnapshotId(row.get(0)?), row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
     for (table, column) in OF_LAYERS {
         db.execute(&format!("DELETE FROM {table} WHERE {column} IN (SELECT snapshot FROM going)"), [])?;
     }
     db.execute("DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM going)", [])?;
-    let mut select = db.prepare_cached("SELECT snapshot FROM going")?;
-    let gone = select.query_map([], |row| row.get(0).map(SnapshotId))?.collect::<Result<_, _>>()?;
-    Ok((records as u64, gone))
+    Ok((records as u64, layers))
 }
 
 /// Removes the row of a result, and all that refers to it: how many there were, none or one.

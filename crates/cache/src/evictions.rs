@@ -36,7 +36,7 @@ const BATCH: usize = 8192;
 /// of the keys, which are hashes, so that each page of the tables is written about once; with the layers, a few hundred at a time, most
 /// would be written again and again. Cut short, it has left records that the next collection finds as they are.
 pub(crate) fn forget_keys(database: &Database, records: &[i64], why: &str) -> Result<(), CacheError> {
-    let mut keys: Vec<(Vec<u8>, i64)> = database.read("list keys", |db| {
+    let mut keys: Vec<(Vec<u8>, i64)> = database.read_together("list keys", |db| {
         let mut select = db.prepare_cached("SELECT key FROM keys WHERE record = ?1")?;
         let mut keys = Vec::with_capacity(2 * records.len());
         for record in records {

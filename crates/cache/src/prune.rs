@@ -334,12 +334,13 @@ impl<'a> Trash<'a> {
         Ok(())
     }
 
-    /// All that belongs to a layer.
-    pub(crate) fn take_layer(&mut self, id: SnapshotId) -> Result<(), CacheError> {
+    /// All that belongs to a layer. Only what `is_version`, of another one or for later ones, has files that other layers do not: to look for
+    /// what is not there takes as long as to move what is.
+    pub(crate) fn take_layer(&mut self, id: SnapshotId, is_version: bool) -> Result<(), CacheError> {
         let (layout, scratch) = (&self.store.inner.layout, &self.store.inner.scratch);
         let mut dir = layout.snapshot(id);
         let mut taken = scratch.take_away(&dir)?;
-        if taken.is_none() {
+        if taken.is_none() && is_version {
             dir = layout.version(id);
             taken = scratch.take_away(&dir)?;
         }
@@ -347,7 +348,9 @@ impl<'a> Trash<'a> {
         if self.store.inner.options.recorded_owners {
             self.take(&owners_of(&dir))?;
         }
-        self.take(&layout.layer_files(id))?;
+        if is_version {
+            self.take(&layout.layer_files(id))?;
+        }
         self.take(&layout.log(id))
     }
 

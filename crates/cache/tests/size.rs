@@ -75,7 +75,7 @@ fn costs(root: &Path) -> [[u64; 2]; 2] {
 #[test]
 fn nothing_is_read_of_what_nobody_asks_for() {
     let found = [100, 100_000].map(|records| {
-        let (dir, _) = filled(records, 2);
+        let (dir, _) = filled(&std::env::temp_dir(), records, 2);
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         build(&store);
         let db = rusqlite::Connection::open(dir.path().join("cache-v1.db")).unwrap();

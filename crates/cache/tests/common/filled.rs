@@ -1,12 +1,14 @@
 //! A store with many records, written straight into the database: chains of steps, each with a layer of its own on the layers of those before
 //! it.
 
+use std::path::Path;
+
 use cache::{Store, StoreOptions};
 use rusqlite::Connection;
 
-/// A store with so many records in builds of `steps`, and the bytes of its layers, of which there are only the rows.
-pub(crate) fn filled(records: u64, steps: u64) -> (tempfile::TempDir, u64) {
-    let dir = tempfile::tempdir().expect("a directory");
+/// A store below `parent` with so many records in builds of `steps`, and the bytes of its layers, of which there are only the rows.
+pub(crate) fn filled(parent: &Path, records: u64, steps: u64) -> (tempfile::TempDir, u64) {
+    let dir = tempfile::tempdir_in(parent).expect("a directory");
     drop(Store::open(dir.path(), StoreOptions::default()).expect("open the store"));
     let db = Connection::open(dir.path().join("cache-v1.db")).expect("open the database");
     let fill = format!(
