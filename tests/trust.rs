@@ -52,6 +52,15 @@ fn a_file_that_looks_as_it_did_is_seen_to_have_changed() {
     assert_eq!(built(&mut home.build(&context)), "8888", "another inode");
 }
 
+/// Stops the writer also when the test fails, which would wait for it.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Either the build says so, or it has the file as it was at one moment; and what it leaves in the cache is right.
 #[test]
 fn a_file_that_changes_during_builds_is_never_a_mix() {
@@ -69,6 +78,7 @@ fn a_file_that_changes_during_builds_is_never_a_mix() {
                 sleep(Duration::from_millis(pause.load(Ordering::Relaxed)));
             }
         });
+        let stopping = Stopping(&stop);
         // Now and then the file rests for longer than a build takes, or for no time at all.
         for milliseconds in [150, 0, 3_000].into_iter().cycle().take(60) {
             if whole + refused >= 12 && whole > 0 && refused > 0 {
@@ -88,7 +98,7 @@ fn a_file_that_changes_during_builds_is_never_a_mix() {
                 refused += 1;
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         writer.join().expect("the writer");
     });
     assert!(whole > 0 && refused > 0, "{whole} built, {refused} refused");

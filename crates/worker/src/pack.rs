@@ -40,7 +40,7 @@ impl LayerForm {
         let compression = match self.compression {
             Compression::None => "tar",
             Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd-frames",
+            Compression::Zstd => "zstd-frames-2",
         };
         let level = self.level.map(|level| format!(" level={level}")).unwrap_or_default();
         let epoch = self.epoch.map(|epoch| format!(" epoch={epoch}")).unwrap_or_default();

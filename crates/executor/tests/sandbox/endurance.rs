@@ -58,6 +58,19 @@ fn held(fixture: &Fixture) -> Held {
     Held { mounts: own_mounts(fixture).len(), processes }
 }
 
+/// What is held when guards have made the keepers of their next steps.
+fn held_at_rest(fixture: &Fixture) -> Held {
+    let mut before = held(fixture);
+    eventually("guards rest", || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = held(fixture);
+        let rests = now.processes == before.processes;
+        before = now;
+        rests
+    });
+    before
+}
+
 /// Groups of these guards: others test, and have groups, at the same time.
 fn groups_of(guards: &BTreeSet<u32>) -> Vec<PathBuf> {
     let is_theirs = |path: &PathBuf| {
@@ -120,7 +133,7 @@ fn one_after_another(fixture: &Fixture) {
     for _ in 0..5 {
         fixture.output("true");
     }
-    let before = held(fixture);
+    let before = held_at_rest(fixture);
     let watcher = Watcher::start();
     for index in 0..count(60, 1000) {
         assert_eq!(fixture.output(&format!("echo {index}")), format!("{index}\n"));
@@ -156,7 +169,7 @@ fn at_once(fixture: &Fixture) {
             spec
         })
         .collect();
-    let before = held(fixture);
+    let before = held_at_rest(fixture);
     let sandbox = executor::Sandbox::new();
     let watcher = Watcher::start();
     fixture.runtime.block_on(async {
