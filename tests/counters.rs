@@ -212,7 +212,10 @@ fn what_one_changed_file_costs_is_that_file() {
         (tar..=most).contains(&sha256),
         "{sha256} bytes hashed, of a layer of {tar} and an archive of {archive}"
     );
-    assert!(blake3 <= most + tar + looks, "{blake3} bytes hashed, of a layer of {tar} and an archive of {archive}");
+    assert!(
+        blake3 <= most + tar + looks,
+        "{blake3} bytes hashed, of a layer of {tar} and an archive of {archive}"
+    );
 }
 
 /// The form that a layer is kept in takes what changed, and no link or copy of what did not.
@@ -363,4 +366,31 @@ fn a_fast_path_that_is_switched_off_is_not_taken() {
     assert!(costs("versions").0 >= 50);
     assert!(costs("chunks").1 > compressed + (4 << 20));
     assert_eq!(costs("overlay").2, 0);
+}
+
+/// Bytes that do not compress are in pieces that are longer than what they are made of; those are found again, too.
+#[test]
+fn what_does_not_compress_is_found_again() {
+    let (home, out) = (Home::new(), tempdir());
+    let mut state = 1_u64;
+    let noise = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let context =
+        Context::new("FROM scratch\nCOPY . /\n").file("large", (0..12 << 20).map(noise).collect::<Vec<u8>>());
+    let timings = out.path().join("timings.json");
+    let compressed = |small: &str| -> u64 {
+        context.write("small", small);
+        let mut build = home.build(&context);
+        build
+            .arg(format!("--output=type=oci,compression=zstd,dest={}", out.path().join("out.tar").display()));
+        run(build.arg(format!("--timings={}", timings.display()))).ok();
+        let spans = json(&timings)["spans"].as_array().expect("spans").clone();
+        let compressed = spans.iter().filter(|span| span["work"] == "compress");
+        compressed.filter_map(|span| span["bytes"].as_u64()).sum()
+    };
+    assert!(compressed("before") > 12 << 20);
+    let again = compressed("after");
+    assert!(again <= 3 << 20, "{again} bytes are compressed again");
 }

@@ -5,15 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hash::Digest;
-use image::{ChunkMemory, Piece};
+use image::{ChunkMemory, LONGEST_PIECE, Piece};
 use rusqlite::{OptionalExtension, params};
 
 use crate::Store;
 use crate::database::{bytes32, from_sql, to_sql};
 use crate::store::Inner;
-
-/// No piece is longer, in bytes: what the database says is not to be trusted with memory.
-const LONGEST: u64 = 4 << 20;
 
 /// Compressed pieces, where they stand in the blobs of the store. Nothing is kept twice: a piece is gone with its blobs.
 #[derive(Debug)]
@@ -43,7 +40,8 @@ impl StoredChunks {
                 })
                 .optional()
         })?;
-        let Some((blob, start, length, seal)) = row.filter(|(_, _, length, _)| *length <= LONGEST) else {
+        let Some((blob, start, length, seal)) = row.filter(|(_, _, length, _)| *length <= LONGEST_PIECE)
+        else {
             return Ok(None);
         };
         let mut bytes = vec![0; length as usize];

@@ -2,6 +2,13 @@ use std::io;
 
 use hash::Digest;
 
+/// No piece is longer in a blob, in bytes: the largest that there are uncompressed, and what a frame adds to bytes that do not compress
+/// (`ZSTD_COMPRESSBOUND` in zstd.h).
+pub const LONGEST_PIECE: u64 = {
+    let largest = crate::compress::LARGEST_PIECE as u64;
+    largest + largest / 256 + 64
+};
+
 /// A piece of a compressed blob that means the same wherever it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {

@@ -10,6 +10,9 @@ use trace::{Scope, Work};
 
 use crate::{ChunkMemory, Compression, Piece};
 
+/// The most that is compressed at a time in any form, in bytes.
+pub(crate) const LARGEST_PIECE: usize = 64 << 20;
+
 /// How much is compressed at a time at most, in bytes, independently of the rest: so much that all pieces together take less than a
 /// hundredth more than one stream, which for gzip looks back 32 KiB, for zstd 2 MiB at its default level and further at those that take their
 /// time. Part of the format: other sizes give other bytes.
@@ -20,7 +23,7 @@ pub(crate) const fn largest_piece(compression: Compression, level: Option<u32>) 
         (Compression::Zstd, Some(5..9)) => 8 << 20,
         (Compression::Zstd, Some(9..16)) => 16 << 20,
         (Compression::Zstd, Some(16..ULTRA)) => 32 << 20,
-        (Compression::Zstd, Some(_)) => 64 << 20,
+        (Compression::Zstd, Some(_)) => LARGEST_PIECE,
     }
 }
 

@@ -21,7 +21,7 @@ mod resolve;
 mod store;
 
 pub use archive::{ArchivedImage, read_archive, read_directory};
-pub use chunks::{ChunkMemory, Piece};
+pub use chunks::{ChunkMemory, LONGEST_PIECE, Piece};
 pub use compare::{EntryChange, EntryDiff, LayerDiff, OpenTar, compare_layers};
 pub use compress::{Compressor, check_level, seal};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
