@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Context, Home, bases, run, tempdir, tool};
+use e2e::{Context, Home, bases, git, run, tempdir, tool};
 use serde_json::Value;
 
 /// An edit of the context.
@@ -141,9 +141,9 @@ impl Pair {
         for (path, target) in links {
             symlink(target, context.path().join(path)).expect("make a link");
         }
-        git(&context, &["init", "-q", "-b", "main"]);
-        git(&context, &["add", "-A"]);
-        git(&context, &["commit", "-q", "-m", "Begin"]);
+        git(context.path(), &["init", "-q", "-b", "main"]);
+        git(context.path(), &["add", "-A"]);
+        git(context.path(), &["commit", "-q", "-m", "Begin"]);
         let pair = Pair { both: Home::new(), own: [Home::new(), Home::new()], context };
         pair.settle();
         pair.build(&pair.both, 0);
@@ -176,6 +176,13 @@ impl Pair {
         digests.zip(image.layers().into_iter().map(size)).collect()
     }
 
+    /// The layers of both. What runs again later gives others, also where it writes the same: files tell the second in which they were written.
+    fn layers_before(&self) -> [BTreeMap<String, u64>; 2] {
+        let layers = [0, 1].map(|index| self.layers(index));
+        std::thread::sleep(Duration::from_millis(1_100));
+        layers
+    }
+
     /// Builds after an edit that made a file so many bytes longer or shorter.
     fn rebuild(&self, index: usize, before: &BTreeMap<String, u64>, bytes: u64) -> Rebuilt {
         let ran: BTreeSet<String> = self.build(&self.own[index], index).into_iter().collect();
@@ -191,8 +198,8 @@ impl Pair {
 
     /// As it was before the last commit, and before what was not committed.
     fn undo(&self, commits: usize) {
-        git(&self.context, &["add", "-A"]);
-        git(&self.context, &["reset", "-q", "--hard", &format!("HEAD~{commits}")]);
+        git(self.context.path(), &["add", "-A"]);
+        git(self.context.path(), &["reset", "-q", "--hard", &format!("HEAD~{commits}")]);
         self.settle();
     }
 
@@ -243,14 +250,14 @@ fn predicted(pair: &Pair, edits: &[Expected]) {
     let changes: Vec<String> = edits.iter().map(|one| format!("--change={}", one.edit.path())).collect();
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
     let told = compare(&pair.both, &pair.context, &changes);
-    let before = [0, 1].map(|index| pair.layers(index));
+    let before = pair.layers_before();
     for (Expected { edit, named, commit }, told) in
         edits.iter().zip(told["edits"].as_array().expect("a list"))
     {
         let bytes = edit.apply(&pair.context);
         let rebuilt = [0, 1].map(|index| pair.rebuild(index, &before[index], bytes));
-        git(&pair.context, &["add", "-A"]);
-        git(&pair.context, &["commit", "-q", "-m", "Edit"]);
+        git(pair.context.path(), &["add", "-A"]);
+        git(pair.context.path(), &["commit", "-q", "-m", "Edit"]);
         let of_commit = compare(&pair.both, &pair.context, &["--history=1", "--no-build"]);
         pair.undo(1);
         assert_eq!(of_commit["edits"].as_array().map(Vec::len), Some(1), "{of_commit:#}");
@@ -478,7 +485,7 @@ fn directories_one_after_the_other() {
         "",
     );
     let told = compare(&pair.both, &pair.context, &["--per-directory"]);
-    let before = [0, 1].map(|index| pair.layers(index));
+    let before = pair.layers_before();
     let edits = told["edits"].as_array().expect("a list");
     let name = |edit: &Value| edit["name"].as_str().expect("text").to_owned();
     let names: Vec<String> = edits.iter().map(name).collect();
@@ -547,6 +554,7 @@ fn times_are_within_a_fifth_of_what_was_predicted() {
     }
     println!("{first} of {all} predictions were within a fifth at the first try");
     // Even alone, a processor may be slower for a moment: one in twenty.
+    assert!(rounds.is_none_or(|rounds| rounds == 0) || all > 0, "nothing was predicted");
     assert!(first * 20 >= all * 19, "{first} of {all} at the first try");
 }
 
@@ -629,12 +637,6 @@ fn of_steps(home: &Home) -> (f64, usize) {
     ((last - first).max(0.0), times.len())
 }
 
-fn git(context: &Context, arguments: &[&str]) {
-    let mut git = tool("git");
-    git.arg("-C").arg(context.path()).args(["-c", "user.name=n", "-c", "user.email=n@example.com"]);
-    run(git.args(arguments)).ok();
-}
-
 /// A thousand commits, weighted by what they rerun, in a few seconds.
 #[test]
 fn the_commits_of_a_repository() {
@@ -646,9 +648,9 @@ fn the_commits_of_a_repository() {
         .file("lock", "1\n")
         .file("main", "1\n")
         .file("README", "1\n");
-    git(&context, &["init", "-q", "-b", "main"]);
-    git(&context, &["add", "-A"]);
-    git(&context, &["commit", "-q", "-m", "Begin"]);
+    git(context.path(), &["init", "-q", "-b", "main"]);
+    git(context.path(), &["add", "-A"]);
+    git(context.path(), &["commit", "-q", "-m", "Begin"]);
     let mut import = tool("git");
     import.arg("-C").arg(context.path()).args(["fast-import", "--quiet"]).stdin(Stdio::piped());
     let mut child = import.spawn().expect("start git fast-import");
@@ -824,7 +826,7 @@ fn mistakes_are_told() {
         run(command.arg(context.path())).code_is(code).says(words)
     };
     fails(&[], "B", 1, "B has a mistake");
-    fails(&[], "C", 1, "there is no such file");
+    fails(&[], "C", 1, "there is no file");
     fails(&["--change=../x"], "A", 2, "without `..`");
     fails(&["--change=x", "--history=3"], "A", 2, "cannot be used with");
     fails(

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::{Context, Home, User, json, run, tempdir, tool};
-use serde_json::Value;
 
 const FILES: usize = 2_000;
 const DIRECTORIES: usize = 30;
@@ -92,6 +92,13 @@ fn file_of(line: &str) -> Option<&str> {
     })
 }
 
+/// How many bytes a build compressed, by its timings.
+fn compressed(timings: &Path) -> u64 {
+    let spans = json(timings)["spans"].as_array().expect("spans").clone();
+    let compressed = spans.iter().filter(|span| span["work"] == "compress");
+    compressed.filter_map(|span| span["bytes"].as_u64()).sum()
+}
+
 const OPENS: &str = "open,openat,openat2,read,pread64,mmap";
 /// What makes processes and mounts.
 const STARTS: &str = "clone,clone3,fork,vfork,execve,mount,fsopen,fsmount,move_mount,open_tree,unshare,setns";
@@ -155,10 +162,9 @@ fn what_one_changed_file_costs_is_that_file() {
     let out = tempdir();
     let archive = |name: &str| format!("type=oci,dest={}", out.path().join(name).display());
     let timings = out.path().join("timings.json");
-    let told = || -> (Vec<Value>, u64, u64) {
+    let hashed = || {
         let told = json(&timings);
-        let hashed = |hash: &str| told["hashed"][hash].as_u64().expect("bytes that were hashed");
-        (told["spans"].as_array().expect("spans").clone(), hashed("sha256"), hashed("blake3"))
+        ["sha256", "blake3"].map(|hash| told["hashed"][hash].as_u64().expect("bytes that were hashed"))
     };
     let timed = || {
         let mut build = home.build(&context);
@@ -171,7 +177,7 @@ fn what_one_changed_file_costs_is_that_file() {
     context.write(&path_of(1_234), "a change\n");
     settle();
     run(&mut timed()).ok();
-    let (_, sha256, blake3) = told();
+    let [sha256, blake3] = hashed();
     assert!(sha256 < 8_000 && blake3 < looks, "{sha256} and {blake3} bytes hashed for one small file");
     let changed = "changed\n".repeat(1_000);
     context.write(&path_of(1_234), &changed);
@@ -196,9 +202,7 @@ fn what_one_changed_file_costs_is_that_file() {
         .with(&["openat"])
         .filter(|line| line.contains(&unfinished) && line.contains("/upper") && line.contains("O_CREAT"));
     assert_eq!(made.count(), 1, "files that are written");
-    let (spans, sha256, blake3) = told();
-    let compressed = spans.iter().filter(|span| span["work"] == "compress");
-    let compressed: u64 = compressed.filter_map(|span| span["bytes"].as_u64()).sum();
+    let ([sha256, blake3], compressed) = (hashed(), compressed(&timings));
     // The piece that it is in, and the next where that begins elsewhere now: at most 1 MiB each.
     assert!((1..=2 << 20).contains(&compressed), "{compressed} bytes compressed");
     let archive = fs::metadata(out.path().join("after.tar")).expect("the archive").size();
@@ -356,10 +360,7 @@ fn a_fast_path_that_is_switched_off_is_not_taken() {
         let calls = Calls::of(&build, &home, "openat,mount,fsopen");
         let made = calls.with(&["openat"]).filter(|line| line.contains("/upper") && line.contains("O_CREAT"));
         let overlays = calls.with(&["mount", "fsopen"]).filter(|line| line.contains("\"overlay\""));
-        let spans = json(&timings)["spans"].as_array().expect("spans").clone();
-        let compressed = spans.iter().filter(|span| span["work"] == "compress");
-        let compressed: u64 = compressed.filter_map(|span| span["bytes"].as_u64()).sum();
-        (made.count(), compressed, overlays.count())
+        (made.count(), compressed(&timings), overlays.count())
     };
     let (made, compressed, overlays) = costs("");
     assert!(made < 10 && overlays > 0, "{made} files made, {overlays} overlays");
@@ -380,17 +381,15 @@ fn what_does_not_compress_is_found_again() {
     let context =
         Context::new("FROM scratch\nCOPY . /\n").file("large", (0..12 << 20).map(noise).collect::<Vec<u8>>());
     let timings = out.path().join("timings.json");
-    let compressed = |small: &str| -> u64 {
+    let of_build = |small: &str| -> u64 {
         context.write("small", small);
         let mut build = home.build(&context);
         build
             .arg(format!("--output=type=oci,compression=zstd,dest={}", out.path().join("out.tar").display()));
         run(build.arg(format!("--timings={}", timings.display()))).ok();
-        let spans = json(&timings)["spans"].as_array().expect("spans").clone();
-        let compressed = spans.iter().filter(|span| span["work"] == "compress");
-        compressed.filter_map(|span| span["bytes"].as_u64()).sum()
+        compressed(&timings)
     };
-    assert!(compressed("before") > 12 << 20);
-    let again = compressed("after");
+    assert!(of_build("before") > 12 << 20);
+    let again = of_build("after");
     assert!(again <= 3 << 20, "{again} bytes are compressed again");
 }

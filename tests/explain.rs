@@ -788,8 +788,8 @@ fn another_source_of_a_mount_is_named() {
         edited(&text(&mount(from, old)), &text(&line), &[], &sentences);
     };
     other("from=s,", "x", "y", &[]);
-    // They are brought to where the mount finds them by a step that is new.
-    other("", "a", "b", &["prepare mount of b: never built here"]);
+    // They are brought to where the mount finds them by a step of their own.
+    other("", "a", "b", &["prepare mount of b: sources: a → b"]);
 }
 
 /// Another part of what is as it was: not that it changed.
@@ -839,7 +839,7 @@ fn other_mounts_are_named() {
         &[],
         &[
             "prepare mount of d: sources: a → d",
-            "RUN --mount=type=bind,source=d,target=/m ls /m: sources: a → d (prepare mount of d)",
+            "RUN --mount=type=bind,source=d,target=/m ls /m: sources: a → d",
         ],
     );
     let made = "FROM busybox AS s\nRUN mkdir /x /y; echo 1 > /x/f; echo 2 > /y/f\n";

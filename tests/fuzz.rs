@@ -14,7 +14,6 @@
 //! the long form.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use e2e::fuzz::{PATHS, Random, dockerfile, edit_context, edit_dockerfile, fill};
 use e2e::meaning::{Changed, fields, instructions, of_stage, reverted};
-use e2e::{Context, Done, Home, Image, base, run, tempdir, tool};
+use e2e::{Context, Done, Home, Image, base, number_from, run, tempdir, tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -39,10 +38,6 @@ const SETTINGS: [&str; 9] =
     ["command", "user", "directory", "ENV KEY", "ARG NAME", "ARG OTHER", "destination", "owner", "path"];
 /// From so many rounds on each fast path must have been left out.
 const MANY: u64 = 300;
-
-fn number_from(variable: &str) -> Option<u64> {
-    env::var(variable).ok().map(|text| text.parse().expect("a number"))
-}
 
 /// All that a build is made from, but the files of its context.
 #[derive(Debug, Clone)]
@@ -325,10 +320,13 @@ impl Fuzz {
             // Another edit is a cause too; then what is named must be one by itself.
             self.counts.several += 1;
             let (context, inputs) = self.mixed(&causes, before, (&here, now));
-            if run(&mut self.build(home, &context, &inputs)).code != Some(0) {
+            // Where only the builds before the edits are known: what both make would be found.
+            let apart = Home::new();
+            let _none = run(&mut self.build(&apart, before.0, before.1));
+            if run(&mut self.build(&apart, &context, &inputs)).code != Some(0) {
                 return;
             }
-            let record = self.record(home);
+            let record = self.record(&apart);
             let alone = record["steps"].as_array().expect("a list").iter().find(same);
             if alone.is_some_and(|alone| reason_of(alone).is_none()) {
                 self.fail(now, &format!("{what}\nand hits with nothing else done"));
@@ -841,7 +839,8 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
         fuzz.fast_paths,
         fuzz.counts
     );
-    assert!(rounds > 3 && failures < rounds, "{failures} of {rounds} builds failed");
+    // What one series begins with may be nothing that can be built.
+    assert!(rounds > 3 && (series < 4 || failures < rounds), "{failures} of {rounds} builds failed");
     if rounds >= MANY {
         assert!(fuzz.fast_paths.iter().all(|(_, images)| *images > 0), "{:?}", fuzz.fast_paths);
         let is_set = |field: &&str| fuzz.counts.fields.contains_key(*field);

@@ -5,18 +5,13 @@
 //!
 //! `BUILDER_HISTORY_SECONDS` says how long (default 40), `BUILDER_HISTORY_SEED` repeats a run; without it the seed is a new one.
 
-use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use e2e::fuzz::{Random, dockerfile, edit_context, edit_dockerfile, fill};
-use e2e::{Context, Done, Home, Image, Tree, run, tempdir};
-
-fn number_from(variable: &str) -> Option<u64> {
-    env::var(variable).ok().map(|text| text.parse().expect("a number"))
-}
+use e2e::{Context, Done, Home, Image, Tree, number_from, run, tempdir};
 
 struct Round {
     context: Context,

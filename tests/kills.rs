@@ -5,7 +5,6 @@
 //! some run through runc; the others of an ordinary user's.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +12,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Context, Home, Image, Step, Steps, User, eventually, mounts_with, need_root, processes_with, run, tempdir,
+    Context, Home, Image, Step, Steps, User, eventually, mounts_with, need_root, number_from, processes_with,
+    run, tempdir,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -28,10 +28,6 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % end
     }
-}
-
-fn number_from(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 /// Each kind of mount, processes that hide, files to collect, two steps at once, layers to pack. `NUMBER` makes all of it new. What steps
@@ -244,9 +240,9 @@ fn context() -> Context {
 }
 
 fn share(of: u64) -> (u64, Random) {
-    let seed = number_from("BUILDER_KILLS_SEED", u64::from(std::process::id()));
+    let seed = number_from("BUILDER_KILLS_SEED").unwrap_or(u64::from(std::process::id()));
     println!("seed {seed}");
-    (number_from("BUILDER_KILLS", 12).div_ceil(2), Random(seed ^ of))
+    (number_from("BUILDER_KILLS").unwrap_or(12).div_ceil(2), Random(seed ^ of))
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use e2e::{Context, Home, bases, binary, need_root, run, tempdir, tool};
 
@@ -75,7 +75,11 @@ fn a_file_that_changes_during_builds_is_never_a_mix() {
             let mut letters = [b'a', b'b'].into_iter().cycle();
             while !stop.load(Ordering::Relaxed) {
                 write_over(&path, &vec![letters.next().expect("a letter"); SIZE], time);
-                sleep(Duration::from_millis(pause.load(Ordering::Relaxed)));
+                let written = Instant::now();
+                let rests = || written.elapsed() < Duration::from_millis(pause.load(Ordering::Relaxed));
+                while rests() && !stop.load(Ordering::Relaxed) {
+                    sleep(Duration::from_millis(2));
+                }
             }
         });
         let stopping = Stopping(&stop);

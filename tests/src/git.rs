@@ -126,7 +126,10 @@ pub(crate) fn daemon(base: &Path) -> (Running, String) {
 }
 
 /// Runs git with nothing of this machine's configuration, at a fixed time.
-fn git(repository: &Path, arguments: &[&str]) -> Done {
+///
+/// # Panics
+/// When it fails.
+pub fn git(repository: &Path, arguments: &[&str]) -> Done {
     let mut command = tool("git");
     command.args(arguments).current_dir(repository);
     command.envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")]);

@@ -30,7 +30,7 @@ mod tree;
 mod user;
 
 pub use cases::{Case, in_parallel};
-pub use git::{Agent, Repositories, Sshd, ssh_key};
+pub use git::{Agent, Repositories, Sshd, git, ssh_key};
 pub use oci::{Image, unpack};
 pub use progress::{Step, Steps};
 pub use serve::Served;
@@ -56,6 +56,14 @@ pub fn base(name: &str) -> PathBuf {
     let layout = named("BUILDER_BASES").join(name);
     assert!(layout.join("index.json").is_file(), "no base image at {}: cargo xtask bases", layout.display());
     layout
+}
+
+/// What a variable of the environment says of how much, where it is set.
+///
+/// # Panics
+/// When it is no number.
+pub fn number_from(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
 fn named(variable: &str) -> PathBuf {

@@ -68,7 +68,9 @@ const UNPACK_LIMIT: &str = "BUILDER_UNPACK_LIMIT";
 fn limit_unpacking() -> Result<(), Failure> {
     let Some(text) = std::env::var_os(UNPACK_LIMIT).filter(|text| !text.is_empty()) else { return Ok(()) };
     let bytes = commands::build::size(&text.to_string_lossy());
-    image::set_unpack_limit(bytes.map_err(|reason| Failure::usage(format!("{UNPACK_LIMIT}: {reason}")))?);
+    let bytes = bytes.map_err(|reason| Failure::usage(format!("{UNPACK_LIMIT}: {reason}")))?;
+    // As of the other limits, 0 is none.
+    image::set_unpack_limit(if bytes == 0 { u64::MAX } else { bytes });
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::database::{Database, bytes32, from_sql, to_millis};
 use crate::error::At;
 use crate::evict::{BATCH, CacheKind, CachePart, UNUSED_BLOB, choose, forget_blobs};
 use crate::layers::Layers;
-use crate::leases::{Bucket, Unleased};
+use crate::leases::{Bucket, Glance, Unleased};
 use crate::prune::Trash;
 use crate::turn::Turn;
 use crate::{CacheError, Limits, Pruned, SnapshotId, Store, evictions};
@@ -177,7 +177,7 @@ impl Store {
         let (newest_record, layers) = database.read("list layers", newest_and_layers)?;
         let parts = self.with_mounts(layers.plain_parts())?;
         let settled = SystemTime::now().checked_sub(SETTLED);
-        let unleased = Unleased::new(&self.inner.layout);
+        let glance = Glance::new(&self.inner.layout);
         let can_go = |part: &CachePart| match part.layer() {
             // Mounts have locks of their own.
             None => true,
@@ -185,7 +185,7 @@ impl Store {
                 // What came from elsewhere was made there long ago, but is used from the moment that it has a row.
                 let newest = part.created.max(Some(part.last_used));
                 let is_new = !layers.is_referenced(id) && newest > settled;
-                !is_new && unleased.was_free(Bucket::of_layer(id))
+                !is_new && glance.was_free(Bucket::of_layer(id))
             }
         };
         let idle_since = SystemTime::now().checked_sub(IDLE);
@@ -224,8 +224,8 @@ impl Store {
             database.read_together("look for new results", |db| choice.first_built_on(db, ids, &chosen))
         };
         // Some may be used in a moment, and stay: then their results are missed, no more.
-        let unleased = Unleased::new(&self.inner.layout);
-        if choice.layers.iter().all(|id| unleased.was_free(Bucket::of_layer(*id)))
+        let glance = Glance::new(&self.inner.layout);
+        if choice.layers.iter().all(|id| glance.was_free(Bucket::of_layer(*id)))
             && first_built_on(&choice.layers)?.is_none()
         {
             evictions::forget_keys(database, &choice.results, &choice.why)?;
@@ -322,11 +322,19 @@ impl Choice {
             .prepare_cached("SELECT snapshot FROM record_layers WHERE record > ?1")?
             .query_map([self.newest_record], |row| row.get(0).map(SnapshotId))?
             .collect::<Result<_, _>>()?;
+        // By a step that failed since, and is kept to be looked into.
+        let held: HashSet<SnapshotId> = db
+            .prepare_cached("SELECT snapshot FROM held")?
+            .query_map([], |row| row.get(0).map(SnapshotId))?
+            .collect::<Result<_, _>>()?;
         let mut versions = db.prepare_cached("SELECT snapshot FROM versions WHERE base = ?1")?;
         for (place, id) in ids.iter().enumerate() {
             let over: Vec<SnapshotId> =
                 versions.query_map([id.0], |row| row.get(0).map(SnapshotId))?.collect::<Result<_, _>>()?;
-            if under_results.contains(id) || over.iter().any(|version| !chosen.contains(version)) {
+            if under_results.contains(id)
+                || held.contains(id)
+                || over.iter().any(|version| !chosen.contains(version))
+            {
                 return Ok(Some(place));
             }
         }

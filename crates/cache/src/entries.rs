@@ -157,8 +157,8 @@ fn in_order(mut directories: Vec<Vec<Node>>) -> Vec<Found> {
     all
 }
 
-/// The longest path that the kernel takes, and so the longest that a container can have (`PATH_MAX` without its final zero).
-const LONGEST: usize = 4095;
+/// The longest path that a layer may have, in bytes: one more than the kernel takes at once.
+const LONGEST: usize = 4096;
 
 /// What a name in the directory at `path` stands for; where that is a directory, also this.
 fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Directory>), TreeError> {

@@ -13,7 +13,7 @@ use crate::collect::{Choice, ROUNDS, newest_and_layers};
 use crate::database::{Database, bytes32};
 use crate::error::At;
 use crate::layers::{Layers, Places};
-use crate::leases::{Bucket, Unleased};
+use crate::leases::{Bucket, Glance};
 use crate::prune::Trash;
 use crate::turn::Turn;
 use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions};
@@ -183,9 +183,9 @@ impl Store {
 
     /// Layers that a session uses cannot go now. Others whose leases are locks on the same file neither.
     fn mark_used(&self, parts: &mut [CachePart]) {
-        let unleased = Unleased::new(&self.inner.layout);
+        let glance = Glance::new(&self.inner.layout);
         for part in parts {
-            part.in_use |= part.layer().is_some_and(|id| !unleased.was_free(Bucket::of_layer(id)));
+            part.in_use |= part.layer().is_some_and(|id| !glance.was_free(Bucket::of_layer(id)));
         }
     }
 

@@ -146,6 +146,35 @@ impl Drop for Unleased<'_> {
     }
 }
 
+/// A look at what is in use, bucket by bucket: it may be otherwise in a moment.
+pub(crate) struct Glance<'a> {
+    layout: &'a Layout,
+    buckets: RefCell<HashMap<Bucket, bool>>,
+}
+
+impl<'a> Glance<'a> {
+    pub(crate) fn new(layout: &'a Layout) -> Glance<'a> {
+        Glance { layout, buckets: RefCell::default() }
+    }
+
+    /// Whether nobody used anything of a bucket when this was first asked. No file stays open for it.
+    pub(crate) fn was_free(&self, bucket: Bucket) -> bool {
+        let mut buckets = self.buckets.borrow_mut();
+        if let Some(known) = buckets.get(&bucket) {
+            return *known;
+        }
+        let file = bucket.open(self.layout).ok();
+        let was_free = file.is_some_and(|(file, _)| {
+            let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            // Not left to be so when the file is closed: a program that is just being started may have it open.
+            let _ = flock(&file, FlockOperation::Unlock);
+            free
+        });
+        buckets.insert(bucket, was_free);
+        was_free
+    }
+}
+
 /// The locks of a collector: nobody can begin to use what is in these buckets while the value lives.
 pub(crate) struct Unleased<'a> {
     layout: &'a Layout,
@@ -155,19 +184,6 @@ pub(crate) struct Unleased<'a> {
 impl<'a> Unleased<'a> {
     pub(crate) fn new(layout: &'a Layout) -> Unleased<'a> {
         Unleased { layout, buckets: RefCell::default() }
-    }
-
-    /// Whether nobody used anything of a bucket when this was first asked.
-    pub(crate) fn was_free(&self, bucket: Bucket) -> bool {
-        if let Some(known) = self.buckets.borrow().get(&bucket) {
-            return known.is_some();
-        }
-        let free = self.is_free(bucket.clone());
-        if let Some(Some(file)) = self.buckets.borrow().get(&bucket) {
-            // Not left to be so when the file is closed: a program that is just being started may have it open.
-            let _ = flock(file, FlockOperation::Unlock);
-        }
-        free
     }
 
     /// Whether nobody uses anything of a bucket, from now on.

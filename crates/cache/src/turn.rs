@@ -29,9 +29,10 @@ impl Turn {
     /// Waits for others who are removing things.
     pub(crate) fn wait(inner: &Inner) -> Result<Turn, CacheError> {
         let (path, session) = (inner.layout.collector_lock(), inner.layout.session_lock());
+        // In the order in which a check takes them, which has the session's when it comes to look for strays.
+        let session = Lock::wait(open_lock(&inner.layout)?, FlockOperation::LockShared, &session)?;
         let file = open_lock_file(&path).at("open", &path)?;
         let lock = Lock::wait(file, FlockOperation::LockExclusive, &path)?;
-        let session = Lock::wait(open_lock(&inner.layout)?, FlockOperation::LockShared, &session)?;
         Turn::of(inner, lock, path, session)
     }
 

@@ -246,14 +246,22 @@ impl Recorder {
 
     /// The number of the calling process in a `/proc` from outside, which tells it of descriptors of processes.
     fn number_outside(&self, call: &Call) -> Result<String, Errno> {
+        // PIDFD_THREAD, of Linux 6.9: what called is a thread. Older kernels know the first of a process, and refuse the others.
+        let thread = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
         let process = i32::try_from(call.process).ok().and_then(rustix::process::Pid::from_raw);
-        let process = rustix::process::pidfd_open(process.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+        let process = process.ok_or(Errno::SRCH)?;
+        let process = match rustix::process::pidfd_open(process, thread) {
+            Err(Errno::INVAL) => rustix::process::pidfd_open(process, PidfdFlags::empty()),
+            other => other,
+        };
+        let process = process.map_err(|error| if error == Errno::INVAL { Errno::PERM } else { error })?;
         let name = format!("self/fdinfo/{}", process.as_raw_fd());
         let info =
             rustix::fs::openat(&self.processes, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let text = std::io::read_to_string(File::from(info)).map_err(|_| Errno::IO)?;
-        let number = text.lines().find_map(|line| line.strip_prefix("Pid:"));
-        number.map(|number| number.trim().to_owned()).ok_or(Errno::SRCH)
+        let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
+        // 0 where it has none there, and no number when it has ended.
+        number.filter(|number| *number > 0).map(|number| number.to_string()).ok_or(Errno::SRCH)
     }
 
     /// Finds a file as the calling process does: with its root and its directory. Nothing of the host can be reached

@@ -13,7 +13,7 @@ const TIMES: u64 = 200;
 const OF_A_FILE: u64 = 1 << 10;
 
 /// Sets how many bytes may come out of any stream, however few went in, for all of the process; 16 GiB if this is not called. What is larger may
-/// have 200 times the size of what went in. An archive may have an entry for each KiB of it.
+/// have 200 times the size of what went in. An archive may have an entry for each KiB of this number.
 pub fn set_unpack_limit(bytes: u64) {
     ALWAYS.store(bytes, Ordering::Relaxed);
 }

@@ -14,9 +14,6 @@ use super::output::{Attributes, fields};
 /// How long a cache is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The same of one that is written: a registry may have to put a large blob away before it answers.
-const PATIENCE_IN_WRITING: Duration = Duration::from_secs(60);
-
 /// The tag of caches that have none.
 const TAG: &str = "latest";
 
@@ -60,8 +57,8 @@ pub(crate) struct Standing {
     /// Whether layers that came from another cache are compressed so as well.
     pub(super) force: bool,
     pub(super) form: ArtifactForm,
-    /// How long the place is waited for, while it neither takes nor says anything.
-    pub(super) patience: Duration,
+    /// How long a registry is waited for that neither takes nor says anything, where it is not as long as any other is.
+    pub(super) patience: Option<Duration>,
     /// Whether the build succeeds without it.
     pub(super) ignore_error: bool,
 }
@@ -78,7 +75,7 @@ pub(super) fn parse_source(text: &str) -> Result<CacheSource, String> {
         let place = Place::Registry { name: bare(text, "src")?, insecure: false };
         return Ok(CacheSource { place, patience: PATIENCE });
     };
-    let patience = patience(&mut attributes, PATIENCE)?;
+    let patience = patience(&mut attributes)?.unwrap_or(PATIENCE);
     let place = match kind.as_str() {
         "local" => {
             let path = path("src", &mut attributes)?;
@@ -139,7 +136,7 @@ pub(super) fn parse_target(text: &str) -> Result<CacheTarget, String> {
         layers: LayerForm { compression, level, epoch: None },
         force: attributes.boolean("force-compression", false)?,
         form: ArtifactForm { image_manifest, types },
-        patience: patience(&mut attributes, PATIENCE_IN_WRITING)?,
+        patience: patience(&mut attributes)?,
         // Upstream's default is an error. A cache is worth less than the build that it was to make faster.
         ignore_error: attributes.boolean("ignore-error", true)?,
     };
@@ -184,11 +181,9 @@ fn path(key: &str, attributes: &mut Attributes) -> Result<PathBuf, String> {
     }
 }
 
-fn patience(attributes: &mut Attributes, otherwise: Duration) -> Result<Duration, String> {
-    match attributes.take("timeout") {
-        None => Ok(otherwise),
-        Some(text) => duration(&text).map_err(|error| format!("timeout={text}: {error}")),
-    }
+fn patience(attributes: &mut Attributes) -> Result<Option<Duration>, String> {
+    let parse = |text: String| duration(&text).map_err(|error| format!("timeout={text}: {error}"));
+    attributes.take("timeout").map(parse).transpose()
 }
 
 fn tag(attributes: &mut Attributes) -> String {
@@ -270,7 +265,7 @@ mod tests {
         assert_eq!(parse_target("type=inline"), Ok(CacheTarget::Inline));
         let plain = standing("type=local,dest=x");
         assert!(!plain.max && plain.ignore_error && plain.form.image_manifest);
-        assert_eq!(plain.patience, PATIENCE_IN_WRITING);
+        assert_eq!(plain.patience, None);
         assert!(!standing("type=local,dest=x,ignore-error=false").ignore_error);
         assert_eq!(plain.layers.compression, Compression::Gzip);
         let all = "type=registry,ref=r/c:1,mode=max,compression=zstd,compression-level=9,force-compression=true,\
@@ -278,7 +273,7 @@ mod tests {
         let all = standing(all);
         assert!(all.max && all.force && all.ignore_error && !all.form.image_manifest);
         assert_eq!((all.layers.compression, all.layers.level), (Compression::Zstd, Some(9)));
-        assert_eq!(all.patience, Duration::from_secs(5));
+        assert_eq!(all.patience, Some(Duration::from_secs(5)));
         let docker = standing("type=local,dest=x,oci-mediatypes=false");
         assert_eq!((docker.form.types, docker.form.image_manifest), (MediaTypes::Docker, false));
         assert!(matches!(standing("r.example/c").place, Place::Registry { .. }));

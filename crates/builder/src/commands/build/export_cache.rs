@@ -363,13 +363,15 @@ fn warn_of(failure: &Failure, task: &Task) {
 }
 
 /// A client that gives up on a registry which does not move: the build waits for it.
-fn client(name: &Reference, insecure: bool, patience: Duration) -> Result<Client, Failure> {
+fn client(name: &Reference, insecure: bool, patience: Option<Duration>) -> Result<Client, Failure> {
     let mut config = remotes::config()?;
     if insecure {
         config.transport.insecure.push(name.registry.clone());
     }
-    config.transport.connect_timeout = config.transport.connect_timeout.min(patience);
-    config.transport.idle_timeout = patience;
+    if let Some(patience) = patience {
+        config.transport.connect_timeout = config.transport.connect_timeout.min(patience);
+        config.transport.idle_timeout = patience;
+    }
     config.retry.attempts = ATTEMPTS;
     Ok(Client::new(config))
 }

@@ -76,6 +76,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_build: bool,
 
+    /// What is done anyway
+    #[arg(long, hide = true, conflicts_with = "no_build")]
+    build: bool,
+
     /// text, json or html
     #[arg(long, value_enum, hide_possible_values = true, value_name = "FORMAT", default_value = "text")]
     format: Format,

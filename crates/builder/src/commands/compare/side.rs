@@ -55,16 +55,9 @@ impl Side {
             Side::Exported(record) => Ok(Some((**record).clone())),
             Side::Named(name) => {
                 let found = history::find(store, Some(name));
-                found.map(|(_, record)| Some(record)).map_err(|failure| {
-                    let looks_like_a_build = name.starts_with('^') && failure.code() != 0;
-                    if looks_like_a_build {
-                        return failure;
-                    }
-                    Failure::build(format!(
-                        "{name}: there is no such file, and no recorded build of that name"
-                    ))
-                    .hint("`builder history ls` lists builds")
-                })
+                found
+                    .map(|(_, record)| Some(record))
+                    .map_err(|failure| failure.hint(format!("there is no file `{name}` either")))
             }
         }
     }
