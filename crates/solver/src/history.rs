@@ -1,7 +1,7 @@
 //! Which step of an earlier build a step is to be compared with.
 //!
 //! The same text in the same place of the same Dockerfile; failing that, the one that stood in its place. Names of vertices are
-//! `[place] text`, such as `[build 2/5] RUN make`. What no instruction asked for, such as the files of a mount, has the place of the step that uses it.
+//! `[place] text`, such as `[build 2/5] RUN make`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,10 +20,9 @@ pub(crate) struct Steps {
 
 impl Steps {
     pub(crate) fn of(definition: &Definition, scope: &str) -> Steps {
-        let (occurrences, users) = (occurrences(definition), users(definition));
+        let occurrences = occurrences(definition);
         let keys = |(id, vertex): (VertexId, &Vertex)| {
-            let (by_text, by_place) = keys(scope, &vertex.name, occurrences.get(&id).copied().unwrap_or(0));
-            (id, (by_text, by_place.or_else(|| users.get(&id).map(|user| key_of_place(scope, user)))))
+            (id, keys(scope, &vertex.name, occurrences.get(&id).copied().unwrap_or(0)))
         };
         let keys: HashMap<VertexId, Keys> = definition.iter().map(keys).collect();
         let texts = keys.values().map(|(text, _)| *text).collect();
@@ -46,38 +45,13 @@ fn keys(scope: &str, name: &str, occurrence: u64) -> Keys {
     let (place, text) = split(name);
     // How many steps there are may change, and the place of a step that has a number is still the same.
     let (stage, number) = apart(place);
-    let by_text = StableHasher::new("step-v1").with(scope).with("text").with(stage).with(text);
+    let key = |kind: &str, parts: [&str; 2]| {
+        StableHasher::new("step-v1").with(scope).with(kind).with(parts[0]).with(parts[1])
+    };
+    let by_text = key("text", [stage, text]);
     let by_text = if occurrence == 0 { by_text } else { by_text.with(&occurrence) };
-    let by_place = number.map(|number| key_of_place(scope, &(numbered(stage, number), String::new())));
-    (CacheKey::from_bytes(by_text.finish()), by_place)
-}
-
-/// A numbered place, and what is there: the step itself, or the input that it uses.
-type Place = (String, String);
-
-fn key_of_place(scope: &str, (place, input): &Place) -> CacheKey {
-    CacheKey::from_bytes(
-        StableHasher::new("step-v1").with(scope).with("place").with(place).with(input).finish(),
-    )
-}
-
-fn numbered(stage: &str, number: &str) -> String {
-    format!("{stage} {number}").trim_start().to_owned()
-}
-
-/// Where a vertex without a number is used first by one that has one.
-fn users(definition: &Definition) -> HashMap<VertexId, Place> {
-    let place = |id| apart(split(&definition.vertex(id).name).0);
-    let mut users = HashMap::new();
-    for (id, user) in definition.iter() {
-        let (stage, Some(number)) = place(id) else { continue };
-        let unnumbered = user.inputs.iter().enumerate().filter(|(_, input)| place(input.vertex).1.is_none());
-        for (index, input) in unnumbered {
-            let place = || (numbered(stage, number), format!("input {index}"));
-            users.entry(input.vertex).or_insert_with(place);
-        }
-    }
-    users
+    let by_place = number.map(|number| key("place", [format!("{stage} {number}").trim_start(), ""]));
+    (CacheKey::from_bytes(by_text.finish()), by_place.map(|key| CacheKey::from_bytes(key.finish())))
 }
 
 /// How many steps of the same stage and text come before each vertex, of those where it is not none.
@@ -137,27 +111,6 @@ mod tests {
         assert_eq!(text("[build 3/5] RUN [ -d x ]"), "RUN [ -d x ]");
         assert_eq!(text("step"), "step");
     }
-
-    #[test]
-    fn what_has_no_number_is_found_by_its_user() {
-        let of = |mounted: &str, number: &str| {
-            let mut definition = Definition::default();
-            let mut add = |name: String, inputs: Vec<Input>| {
-                definition.add(Vertex { op: Op::Merge, inputs, name, no_cache: false, lines: None })
-            };
-            let below = add("[a 1/3] RUN x".to_owned(), vec![]);
-            let mount = add(format!("[internal] prepare mount of {mounted}"), vec![Input::whole(below)]);
-            let inputs = vec![Input::whole(below), Input::whole(mount)];
-            add(format!("[a {number}] RUN make"), inputs);
-            let keys = Steps::of(&definition, "s");
-            keys.keys(mount).expect("the mount")
-        };
-        let (now, edited) = (of("d", "2/3"), of("e", "2/3"));
-        assert!(now.0 != edited.0 && now.1.is_some() && now.1 == edited.1);
-        assert_ne!(now.1, of("d", "3/3").1);
-        assert_ne!(now.1, keys("s", "[a 2/3] RUN make", 0).1, "it is not the step itself");
-    }
-
     #[test]
     fn steps_that_say_the_same_are_told_apart() {
         let mut definition = Definition::default();
