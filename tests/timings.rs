@@ -211,7 +211,7 @@ fn where_nobody_wants_an_image_nothing_is_packed() {
 #[test]
 fn a_failing_build_does_not_wait_for_packing() {
     let (home, dir) = (Home::new(), tempdir());
-    let context = noisy("FROM busybox\nCOPY data /data\nRUN sleep 0.3; exit 7\n", "64M");
+    let context = noisy("FROM busybox\nCOPY data /data\nRUN sleep 0.1; exit 7\n", "256M");
     let file = dir.path().join("timings.json");
     let output = format!("type=oci,compression-level=9,dest={}", dir.path().join("a.tar").display());
     let failed = run(told(&home, &context, &file).args(["-o", &output])).code_is(1);

@@ -18,7 +18,7 @@ use crate::layers::Layers;
 use crate::leases::{Bucket, Glance, Unleased};
 use crate::prune::Trash;
 use crate::turn::Turn;
-use crate::{CacheError, Limits, Pruned, SnapshotId, Store, evictions};
+use crate::{Amount, CacheError, Limits, Pruned, SnapshotId, Store, evictions};
 
 /// A layer to which nothing leads yet may belong to a step that is about to be filed.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -64,7 +64,11 @@ impl Collector {
         // Far from the limit nothing is asked for long; close to it, or over it, after every few files.
         let room = limits.max_used_space.saturating_sub(used);
         let next = if limits.min_free_space > 0 { room.min(1 << 30) } else { room };
-        self.begin.store(used + next.max(STEP.min(limits.max_used_space / 16)), Ordering::Release);
+        let least = match limits.max_used_space {
+            0 => STEP,
+            most => STEP.min(most / 16),
+        };
+        self.begin.store(used + next.max(least), Ordering::Release);
         let with_new = |now: u64| Some(used + now.saturating_sub(before));
         let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_new);
     }
@@ -157,9 +161,7 @@ impl Store {
             }
             turn.begin()?;
             let (_, all_went) = self.take_chosen(&database, &mut trash, &choice)?;
-            for (repositories, named) in [(false, &choice.mounts), (true, &choice.repositories)] {
-                self.remove_mounts(repositories, named)?;
-            }
+            self.remove_chosen_mounts(&choice)?;
             if all_went {
                 break;
             }
@@ -241,6 +243,13 @@ impl Store {
             }
         }
         Ok((pruned, true))
+    }
+
+    /// Removes the chosen cache mounts and repositories.
+    pub(crate) fn remove_chosen_mounts(&self, choice: &Choice) -> Result<Amount, CacheError> {
+        let mounts = self.remove_mounts(false, &choice.mounts)?;
+        let repositories = self.remove_mounts(true, &choice.repositories)?;
+        Ok(Amount { count: mounts.count + repositories.count, bytes: mounts.bytes + repositories.bytes })
     }
 
     /// Takes blobs away to which nothing leads, and that were made before `settled` (milliseconds since 1970): of images that lost their

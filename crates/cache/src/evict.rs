@@ -168,11 +168,9 @@ impl Store {
             let mut trash = Trash::new(self);
             let (taken, all_went) = self.take_chosen(database, &mut trash, &choice)?;
             pruned += taken;
-            for (repositories, named) in [(false, &choice.mounts), (true, &choice.repositories)] {
-                let removed = self.remove_mounts(repositories, named)?;
-                pruned.mounts += removed.count;
-                pruned.bytes += removed.bytes;
-            }
+            let removed = self.remove_chosen_mounts(&choice)?;
+            pruned.mounts += removed.count;
+            pruned.bytes += removed.bytes;
             if all_went || rounds == 0 {
                 return Ok((pruned, trash));
             }
@@ -234,9 +232,8 @@ impl Store {
 pub(crate) const BATCH: usize = 500;
 
 /// Removes the rows of layers, of versions over them, and the results that have them: the number of those, and all layers, each with whether it
-/// is a version or has some. All that
-/// refers to either goes with them, table by table, which takes a third of the time that SQLite needs when it looks after references row by
-/// row ([`Database::apart`]).
+/// is a version or has some. All that refers to either goes with them, table by table, which takes a third of the time that SQLite needs when
+/// it looks after references row by row ([`Database::apart`]).
 fn remove_layers(
     db: &Transaction<'_>,
     ids: &[SnapshotId],

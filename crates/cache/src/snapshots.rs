@@ -378,6 +378,16 @@ pub struct ActiveSnapshot {
     holding: Option<[u8; 32]>,
 }
 
+/// What came of entering a layer into the database.
+enum Added {
+    /// It has this id, and is leased.
+    As(SnapshotId),
+    /// Somebody removes what is in the bucket of its id: nothing was entered.
+    NotYet(Bucket),
+    /// It cannot be leased: nothing was entered.
+    Failed(CacheError),
+}
+
 impl ActiveSnapshot {
     /// The directory to write to, in the form of an overlay's upper directory: removed names are character devices 0:0, directories
     /// that hide what is below carry [`ActiveSnapshot::opaque_mark`].
@@ -510,14 +520,15 @@ impl ActiveSnapshot {
             let added = inner.database.write("add a snapshot", |db| {
                 let bucket = Bucket::of_layer(next_id(db)?);
                 match inner.leases.try_hold(&inner.layout, bucket.clone()) {
-                    Ok(true) => insert(db).map(|id| Ok(Ok(id))),
-                    Ok(false) => Ok(Ok(Err(bucket))),
-                    Err(error) => Ok(Err(error)),
+                    Ok(true) => insert(db).map(Added::As),
+                    Ok(false) => Ok(Added::NotYet(bucket)),
+                    Err(error) => Ok(Added::Failed(error)),
                 }
-            })??;
+            })?;
             match added {
-                Ok(id) => break id,
-                Err(bucket) => inner.leases.hold(&inner.layout, bucket)?,
+                Added::As(id) => break id,
+                Added::NotYet(bucket) => inner.leases.hold(&inner.layout, bucket)?,
+                Added::Failed(error) => return Err(error),
             }
         };
         // Until the rename the row names nothing, which readers take for a lost snapshot; nobody has the id yet.

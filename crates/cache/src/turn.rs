@@ -65,12 +65,19 @@ impl Turn {
 
     /// Nothing is left. This also notes the time.
     pub(crate) fn end(self) -> Result<(), CacheError> {
-        let file = self.lock.file();
-        file.set_len(0).and_then(|()| file.set_modified(SystemTime::now())).at("write", &self.path)
+        self.ended_at(SystemTime::now())
     }
 
-    /// What this one began is done; what one that was cut short has left is still there.
+    /// What this one began is done; what one that was cut short has left is still there, and it is not later for the next that looks at everything.
     pub(crate) fn leave(self) -> Result<(), CacheError> {
-        if self.was_cut_short { Ok(()) } else { self.end() }
+        if self.was_cut_short {
+            return Ok(());
+        }
+        self.ended_at(self.last)
+    }
+
+    fn ended_at(&self, time: SystemTime) -> Result<(), CacheError> {
+        let file = self.lock.file();
+        file.set_len(0).and_then(|()| file.set_modified(time)).at("write", &self.path)
     }
 }

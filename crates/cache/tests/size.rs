@@ -9,10 +9,9 @@ mod filled;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
 
-use cache::{CacheBackend, NewRecord, SnapshotId, StepRun, Store, StoreOptions};
-use common::{Lookup, content, key};
+use cache::{CacheBackend, Store, StoreOptions};
+use common::{Lookup, build_steps, key};
 use filled::filled;
 
 /// Steps of a build.
@@ -33,26 +32,6 @@ fn counted(what: impl FnOnce()) -> [u64; 2] {
     what();
     let after = reads();
     [after[0] - before[0], after[1] - before[1]]
-}
-
-fn build(store: &Store) {
-    let session = store.session().unwrap();
-    let mut layers: Vec<SnapshotId> = Vec::new();
-    for step in 0..STEPS {
-        let active = store.begin(&layers).unwrap();
-        fs::write(active.dir().join(step.to_string()), "").unwrap();
-        let changes = active.changes().unwrap();
-        layers.push(active.commit(&changes).unwrap().id());
-        let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
-        let record = NewRecord {
-            content: content(step),
-            layers: layers.clone(),
-            description: "RUN step".to_owned(),
-            run,
-        };
-        store.records().save(&[key(step)], &record).unwrap();
-    }
-    session.finish_durably().unwrap();
 }
 
 /// Reads of an opening, and of a cached build after it.
@@ -77,7 +56,9 @@ fn nothing_is_read_of_what_nobody_asks_for() {
     let found = [100, 100_000].map(|records| {
         let (dir, _) = filled(&std::env::temp_dir(), records, 2);
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        build(&store);
+        let session = store.session().unwrap();
+        build_steps(&store, STEPS);
+        session.finish_durably().unwrap();
         let db = rusqlite::Connection::open(dir.path().join("cache-v1.db")).unwrap();
         let fold = || db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         fold();

@@ -6,15 +6,12 @@ mod directories;
 #[path = "common/filled.rs"]
 mod filled;
 
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use cache::{
-    CacheBackend, CacheError, Limits, NewRecord, PruneOptions, SnapshotId, StepRun, Store, StoreOptions, Whys,
-};
-use common::{Lookup, content, key};
+use cache::{CacheError, Limits, PruneOptions, Store, StoreOptions, Whys};
+use common::{Lookup, build_steps, key};
 use directories::directories;
 use filled::filled;
 
@@ -25,25 +22,6 @@ const STEPS: u64 = 20;
 
 fn open(root: &Path) -> Store {
     Store::open(root, StoreOptions::default()).unwrap()
-}
-
-/// What a build makes.
-fn build(store: &Store) {
-    let mut layers: Vec<SnapshotId> = Vec::new();
-    for step in 0..STEPS {
-        let active = store.begin(&layers).unwrap();
-        fs::write(active.dir().join(step.to_string()), "").unwrap();
-        let changes = active.changes().unwrap();
-        layers.push(active.commit(&changes).unwrap().id());
-        let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
-        let record = NewRecord {
-            content: content(step),
-            layers: layers.clone(),
-            description: "RUN step".to_owned(),
-            run,
-        };
-        store.records().save(&[key(step)], &record).unwrap();
-    }
 }
 
 /// What others do meanwhile, each from the opening of the store to its end, with the name of the slowest.
@@ -83,7 +61,7 @@ fn readers_never_wait() {
     // A build goes on all the time, so that what it found stays.
     let running = open(root);
     let session = running.session().unwrap();
-    build(&running);
+    build_steps(&running, STEPS);
     let (alone, ..) = slowest_reader(root, &|| true);
     let whys = Whys { over: "to keep".into(), full: String::new() };
     let within = |bytes| Limits { max_used_space: bytes, ..Limits::default() };

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{
-    CacheBackend, CacheError, CacheRecord, Changes, Snapshot, SnapshotId, Snapshotter, Store, StoreOptions,
+    CacheBackend, CacheError, CacheRecord, Changes, NewRecord, Snapshot, SnapshotId, Snapshotter, StepRun,
+    Store, StoreOptions,
 };
 use hash::{CacheKey, ContentDigest, ContentId};
 use image::{ContentStore, Descriptor, ImageConfig, Manifest, MediaType, Platform, RootFs};
@@ -48,7 +50,26 @@ impl TestStore {
     }
 }
 
-/// An image of one layer, with a name.
+/// What a build of so many steps makes: a record of each, over the layers before it.
+pub fn build_steps(store: &Store, steps: u64) {
+    let mut layers: Vec<SnapshotId> = Vec::new();
+    for step in 0..steps {
+        let active = store.begin(&layers).unwrap();
+        std::fs::write(active.dir().join(step.to_string()), "").unwrap();
+        let changes = active.changes().unwrap();
+        layers.push(active.commit(&changes).unwrap().id());
+        let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+        let record = NewRecord {
+            content: content(step),
+            layers: layers.clone(),
+            description: "RUN step".to_owned(),
+            run,
+        };
+        store.records().save(&[key(step)], &record).unwrap();
+    }
+}
+
+/// Looks records up as a build does.
 pub trait Lookup {
     /// All results filed under `key` that are there, newest first, each as a build that uses it finds it.
     fn lookup(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError>;
@@ -66,6 +87,7 @@ impl<C: CacheBackend> Lookup for C {
     }
 }
 
+/// An image of one layer, with a name.
 pub fn put_image(
     test: &TestStore,
     name: &str,
