@@ -649,6 +649,48 @@ fn a_name_server_on_the_loopback_is_replaced() {
     );
 }
 
+/// Of builds, shells and programs. What this machine asks by itself answers nobody.
+#[test]
+fn name_servers_of_ones_own() {
+    let machine = Machine::new();
+    machine.resolvers("nameserver 192.0.2.77\nsearch lan\noptions edns0\n", "");
+    let look = "cat /etc/resolv.conf; nslookup anything.example > /dev/null 2>&1 && echo found";
+    let context = Context::new(&format!("FROM busybox\nRUN {look}\n"));
+    let world = format!("--dns={WORLD}");
+    let done = machine.built(&context, &[&world]);
+    let wanted = format!("nameserver {WORLD}\nsearch lan\noptions edns0\nfound\n");
+    assert_eq!(done.steps().named("RUN cat").log, wanted);
+    machine.built(&context, &["--dns=192.0.2.1"]).steps().all_cached();
+    let all =
+        [&*world, "--dns-search=a.example", "--dns-search=b.example", "--dns-opt=ndots:2", "--no-cache"];
+    let wanted = format!("nameserver {WORLD}\nsearch a.example b.example\noptions ndots:2\nfound\n");
+    assert_eq!(machine.built(&context, &all).steps().named("RUN cat").log, wanted);
+    // Through a helper, where the host forwards nothing; it puts its own server first for the host's.
+    machine.host.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("no router any more"));
+    assert_eq!(machine.built(&context, &all).steps().named("RUN cat").log, wanted);
+    machine.host.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a router again"));
+    // Programs, and what no private network reaches.
+    machine.built(&Context::new("FROM busybox\n"), &["-t", "app"]);
+    let program = |arguments: &[&str]| {
+        let mut program = machine.home.builder("run");
+        program.args(arguments).args(["app", "sh", "-c", look]);
+        run(&mut machine.command(&program))
+    };
+    assert_eq!(program(&all[..4]).ok().stdout, wanted);
+    for far in ["127.0.0.53", "::1"] {
+        let (flag, why) = (format!("--dns={far}"), format!("--dns {far}: "));
+        program(&[&flag]).code_is(125).says(&why).says("--network=host");
+        run(&mut machine.build(&context, &[&flag, "--no-cache"]))
+            .code_is(1)
+            .says(&why)
+            .says("--network=host");
+        let beside = program(&[&flag, "--network=host"]);
+        assert!(beside.stdout.starts_with(&format!("nameserver {far}\n")), "{beside}");
+    }
+    program(&["--dns=a.example"]).code_is(125).says("--dns");
+    machine.is_clean();
+}
+
 #[test]
 fn a_proxy_on_the_loopback_keeps_working() {
     let machine = Machine::new();

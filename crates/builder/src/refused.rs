@@ -75,11 +75,6 @@ pub(crate) const RUN: &[Refused] = &[
     valued("cidfile", None, "no container stays that would have an id"),
     switch("detach", Some('d'), "a run stays in the foreground; a shell's `&` puts it elsewhere"),
     valued("device", None, SANDBOX),
-    valued(
-        "dns",
-        None,
-        "name servers are those of this machine's /etc/resolv.conf; --add-host names single hosts",
-    ),
     valued("expose", None, PUBLISH),
     valued("gpus", None, SANDBOX),
     valued("group-add", None, "-u USER takes the user's groups from the image's /etc/group"),

@@ -66,6 +66,6 @@ fn spec(lower: &Path, work: &Path, index: usize, userxattr: bool) -> Result<Proc
         Rootfs::Overlay { lower: vec![lower.to_owned()], upper, work: scratch, userxattr, volatile: true };
     let mut spec = ProcessSpec::new(rootfs, ["/bin/true"]);
     spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
-    spec.resolv_conf = Some("nameserver 127.0.0.1\n".to_owned());
+    spec.resolv_conf = Some("nameserver 127.0.0.1\n".into());
     Ok(spec)
 }

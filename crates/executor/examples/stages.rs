@@ -181,6 +181,6 @@ fn spec(lower: &[PathBuf], work: &Path, name: &str, userxattr: bool) -> Result<P
     };
     let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", SCRIPT]);
     spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
-    spec.resolv_conf = Some("nameserver 127.0.0.1\n".to_owned());
+    spec.resolv_conf = Some("nameserver 127.0.0.1\n".into());
     Ok(spec)
 }

@@ -296,7 +296,7 @@ impl World {
         let is_told = *records_owners && has_apt();
         for (path, contents) in [
             ("/etc/hosts", spec.hosts.as_deref()),
-            ("/etc/resolv.conf", spec.resolv_conf.as_deref()),
+            ("/etc/resolv.conf", spec.resolv_conf.as_ref().map(|file| file.text.as_str())),
             (APT_SETTINGS, is_told.then_some("APT::Sandbox::User \"root\";\n")),
         ] {
             let Some(contents) = contents else { continue };

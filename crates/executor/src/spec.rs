@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::wire;
-use crate::{External, HostDevice, Limits, Ulimit};
+use crate::{External, HostDevice, Limits, ResolvConf, Ulimit};
 
 /// One process and everything it can see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,8 +34,8 @@ pub struct ProcessSpec {
     pub mounts: Vec<Mount>,
     /// Contents of a read-only `/etc/hosts`; `None` leaves the image's.
     pub hosts: Option<String>,
-    /// Contents of a read-only `/etc/resolv.conf`; `None` leaves the image's.
-    pub resolv_conf: Option<String>,
+    /// A read-only `/etc/resolv.conf`; `None` leaves the image's.
+    pub resolv_conf: Option<ResolvConf>,
     /// Which network it sees.
     pub network: Network,
     /// Where its standard streams go.

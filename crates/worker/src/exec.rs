@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use executor::{Cdi, Executor, NetworkKind, ProcessSpec, Rootfs, Stdio, User};
+use executor::{Cdi, Executor, NameService, NetworkKind, ProcessSpec, ResolvConf, Rootfs, Stdio, User};
 use graph::{Event, Exec, Network, ProgressSink, Security};
 use image::Platform;
 
@@ -19,6 +19,8 @@ use crate::secrets::Masking;
 pub struct RunOptions {
     /// `--shm-size`, in bytes.
     pub shm_size: Option<u64>,
+    /// `--dns` and the like.
+    pub names: NameService,
     /// `--ulimit`.
     pub ulimits: Vec<executor::Ulimit>,
     /// `--memory` and the like.
@@ -68,7 +70,7 @@ impl Start<'_> {
                 executor::Network::Private
             }
         };
-        spec.resolv_conf = Some(resolv_conf()?);
+        spec.resolv_conf = Some(resolv_conf(&spec, &options.names, executor).await?);
         spec.hosts = Some(hosts(exec, executor).await?);
         spec.security = match exec.security {
             Security::Sandbox => executor::Security::Default,
@@ -219,14 +221,20 @@ async fn host_gateway(exec: &Exec, executor: &dyn Executor) -> Result<String, Wo
     Ok(gateway.ok_or_else(missing)?.to_string())
 }
 
-/// The host's own; a machine without one has no name servers to offer.
-fn resolv_conf() -> Result<String, WorkerError> {
-    let path = PathBuf::from("/etc/resolv.conf");
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(WorkerError::io("read", &path, source)),
+/// The `/etc/resolv.conf` of a process.
+async fn resolv_conf(
+    spec: &ProcessSpec,
+    names: &NameService,
+    executor: &dyn Executor,
+) -> Result<ResolvConf, WorkerError> {
+    if let Some(server) = names.out_of_reach()
+        && spec.network == executor::Network::Private
+        && executor.private_network().await?.kind() != NetworkKind::Host
+    {
+        let why = format!("--dns {server}: {}", executor::OUT_OF_REACH);
+        return Err(WorkerError::Unsupported(why));
     }
+    names.resolv_conf().map_err(|source| WorkerError::io("read", Path::new("/etc/resolv.conf"), source))
 }
 
 #[cfg(test)]

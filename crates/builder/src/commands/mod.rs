@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod compare;
 pub(crate) mod completion;
 pub(crate) mod debug;
+pub(crate) mod dns;
 pub(crate) mod du;
 mod du_by;
 pub(crate) mod explain;

@@ -228,18 +228,19 @@ impl PrivateNetwork {
     /// A process as it must be for this network: with name servers that it can reach.
     pub(crate) fn adapt(&self, spec: &ProcessSpec) -> ProcessSpec {
         let mut spec = spec.clone();
-        let resolv_conf = spec.resolv_conf.as_deref();
-        match &self.inner.way {
-            Way::None => spec.network = Network::Host,
-            Way::Router { router, .. } => {
-                spec.resolv_conf = resolv_conf.map(|text| router.resolvers.rewrite(text));
-            }
+        let of_host = |text: &str| match &self.inner.way {
+            Way::None => text.to_owned(),
+            Way::Router { router, .. } => router.resolvers.rewrite(text),
             Way::Helper(_) if self.inner.kind == NetworkKind::Pasta => {
-                spec.resolv_conf = resolv_conf.map(|text| resolvers::put_first(text, helper::RESOLVER));
+                resolvers::put_first(text, helper::RESOLVER)
             }
-            Way::Helper(_) => {
-                spec.resolv_conf = resolv_conf.map(|text| resolvers::replace(text, &[helper::RESOLVER]));
-            }
+            Way::Helper(_) => resolvers::replace(text, &[helper::RESOLVER]),
+        };
+        if let Some(file) = spec.resolv_conf.as_mut().filter(|file| !file.is_chosen) {
+            file.text = of_host(&file.text);
+        }
+        if matches!(self.inner.way, Way::None) {
+            spec.network = Network::Host;
         }
         spec
     }

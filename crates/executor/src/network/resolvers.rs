@@ -1,6 +1,8 @@
 //! Name servers in resolv.conf(5) that a private network can reach.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+
+use crate::resolv_conf::is_reachable;
 
 /// Where programs that put a name server of their own on the loopback keep the real ones: systemd-resolved, then
 /// NetworkManager (with dnsmasq).
@@ -68,11 +70,6 @@ pub(crate) fn put_first(text: &str, server_inside: IpAddr) -> String {
     std::iter::once(format!("nameserver {server_inside}\n")).chain(kept).collect()
 }
 
-/// Loopback is another one inside, and there is no IPv6.
-fn is_reachable(address: &IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if !address.is_loopback() && *address != Ipv4Addr::UNSPECIFIED)
-}
-
 fn servers(text: &str) -> impl Iterator<Item = IpAddr> {
     text.lines().filter_map(server).flatten()
 }
@@ -85,6 +82,8 @@ fn server(line: &str) -> Option<Option<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

@@ -161,7 +161,7 @@ fn host_name_and_files(fixture: &Fixture) {
         fixture.shell("hostname; cat /etc/hosts /etc/resolv.conf; echo x >> /etc/hosts || rm /etc/hosts");
     spec.hostname = "box".to_owned();
     spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
-    spec.resolv_conf = Some("nameserver 10.0.0.1\n".to_owned());
+    spec.resolv_conf = Some("nameserver 10.0.0.1\n".into());
     let (code, output, errors) = fixture.run(spec);
     assert_eq!(output, "box\n127.0.0.1 localhost\nnameserver 10.0.0.1\n");
     assert!(code != 0 && errors.contains("Read-only file system") && errors.contains("busy"), "{errors}");

@@ -26,7 +26,7 @@ fn has_helper() -> bool {
 fn private(fixture: &Fixture, script: &str) -> ProcessSpec {
     let mut spec = fixture.shell(script);
     spec.network = Network::Private;
-    spec.resolv_conf = Some("nameserver 127.0.0.53\nsearch example\n".to_owned());
+    spec.resolv_conf = Some("nameserver 127.0.0.53\nsearch example\n".into());
     spec
 }
 

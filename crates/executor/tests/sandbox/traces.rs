@@ -31,7 +31,7 @@ fn with_mounts(fixture: &Fixture, script: &str) -> ProcessSpec {
     }
     let mut spec = fixture.shell(script);
     spec.hosts = Some("127.0.0.1 localhost\n".to_owned());
-    spec.resolv_conf = Some("nameserver 10.0.0.1\n".to_owned());
+    spec.resolv_conf = Some("nameserver 10.0.0.1\n".into());
     let file = MountKind::File { contents: b"secret".to_vec(), mode: 0o400, uid: 0, gid: 0 };
     let tmpfs = MountKind::Tmpfs { size: None, mode: Some(0o755) };
     spec.mounts = vec![

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use executor::{Limits, Ulimit};
 
+use crate::commands::dns::DnsArgs;
 use crate::failure::Failure;
 
 /// How long what a failed step left can be looked into.
@@ -53,6 +54,9 @@ pub(crate) struct LimitArgs {
     /// Control group above those of the steps
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<PathBuf>,
+
+    #[command(flatten)]
+    dns: DnsArgs,
 
     /// Size of /dev/shm [default: 64m]
     #[arg(long, value_name = "BYTES", value_parser = size)]
@@ -113,6 +117,7 @@ impl LimitArgs {
         }
         Ok(worker::RunOptions {
             shm_size: self.shm_size,
+            names: self.dns.resolve(),
             ulimits: self.ulimit.clone(),
             limits,
             output: worker::OutputLimits {

@@ -19,6 +19,7 @@ use worker::{Cancel, LocalWorker, Prepared};
 use limits::LimitArgs;
 
 use super::build::extra_host;
+use super::dns::DnsArgs;
 use crate::failure::{Failure, NOT_STARTED};
 use crate::interrupt::Signals;
 use crate::{Machine, console, external, interrupt, machine, terminal};
@@ -91,6 +92,9 @@ pub(crate) struct Args {
     /// Line for the program's /etc/hosts: host:ip, host=ip or host:host-gateway; repeatable
     #[arg(long, value_name = "HOST:IP", value_parser = extra_host)]
     add_host: Vec<(String, String)>,
+
+    #[command(flatten)]
+    dns: DnsArgs,
 
     /// Platform of the image, where there are several [default: this machine's]
     #[arg(long, value_name = "OS/ARCH", value_parser = super::stored::platform)]
@@ -235,11 +239,19 @@ async fn make_ready(
     spec.cwd = PathBuf::from(&process.cwd);
     spec.user = user;
     spec.hostname = args.hostname.clone();
-    spec.resolv_conf = Some(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let names = args.dns.resolve();
     spec.network = network;
     if network == executor::Network::Private {
-        is_apart(&sandbox.private_network().await?, args.network == "private")?;
+        let network = sandbox.private_network().await?;
+        is_apart(&network, args.network == "private")?;
+        if let Some(server) = names.out_of_reach().filter(|_| network.kind() != NetworkKind::Host) {
+            return Err(Failure::usage(format!("--dns {server}: {}", executor::OUT_OF_REACH)));
+        }
     }
+    let resolv_conf = names.resolv_conf();
+    spec.resolv_conf = Some(
+        resolv_conf.map_err(|error| Failure::machine(format!("cannot read /etc/resolv.conf: {error}")))?,
+    );
     spec.hosts = Some(hosts(args, network, sandbox).await?);
     let volumes = args.volume.iter().map(|text| mounts::volume(text));
     let others = args.mount.iter().map(|text| mounts::mount(text));
