@@ -394,30 +394,51 @@ mod tests {
         [layout.snapshot(SnapshotId(1)).is_dir(), layout.version(SnapshotId(2)).is_dir()]
     }
 
-    #[test]
-    fn a_layer_that_a_version_came_to_lie_over_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = with_version(dir.path());
-        let choice = |ids: &[i64], newest_record| Choice {
+    fn choice(ids: &[i64], newest_record: i64) -> Choice {
+        Choice {
             layers: ids.iter().copied().map(SnapshotId).collect(),
             results: vec![5],
             mounts: BTreeSet::new(),
             repositories: BTreeSet::new(),
             why: String::new(),
             newest_record,
-        };
-        let take = |choice: &Choice| {
-            let mut trash = Trash::new(&store);
-            let (_, all_went) = store.take_chosen(&store.inner.database, &mut trash, choice).unwrap();
-            trash.empty().unwrap();
-            all_went
-        };
+        }
+    }
+
+    /// Whether all that was chosen went.
+    fn take(store: &Store, choice: &Choice) -> bool {
+        let mut trash = Trash::new(store);
+        let (_, all_went) = store.take_chosen(&store.inner.database, &mut trash, choice).unwrap();
+        trash.empty().unwrap();
+        all_went
+    }
+
+    #[test]
+    fn a_layer_that_a_version_came_to_lie_over_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_version(dir.path());
+        let take = |choice: &Choice| take(&store, choice);
         // Chosen before the version was made; with the version, but before its result.
         assert!(!take(&choice(&[1], 4)));
         assert!(!take(&choice(&[2, 1], 4)));
         assert_eq!(stand(&store), [true, true]);
         assert!(take(&choice(&[2, 1], 5)));
         assert_eq!(stand(&store), [false, false]);
+    }
+
+    #[test]
+    fn a_layer_that_came_to_be_kept_with_a_failed_step_stays() {
+        for (under, kept) in [("[1]", "a layer"), ("[2]", "a version, and what it lies over")] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = with_version(dir.path());
+            let keep = "INSERT INTO kept (snapshot, layers, name, spec, created, expires)
+                            VALUES (1, ?1, 'RUN', '{}', 0, 9999999999999)";
+            store.inner.database.write("keep", |db| db.execute(keep, [under])).unwrap();
+            assert!(!take(&store, &choice(&[2, 1], 5)), "{kept}");
+            assert!(stand(&store)[0], "{kept}");
+            store.inner.database.write("forget", |db| db.execute("DELETE FROM kept", [])).unwrap();
+            assert!(take(&store, &choice(&[2, 1], 5)), "{kept}");
+        }
     }
 
     #[test]

@@ -324,3 +324,18 @@ fn many_results() {
     // Also where the disk is so slow that writing says nothing.
     assert!(evicting < Duration::from_secs(60), "{evicting:?}");
 }
+
+/// Every hour a collection looks at everything. What takes only a part away does not put that off.
+#[test]
+fn taking_a_part_away_is_no_look_at_everything() {
+    let test = tree();
+    let lock = test.dir.path().join("collector-v1.lock");
+    let long_ago = SystemTime::now() - Duration::from_secs(7200);
+    fs::File::create(&lock).unwrap().set_modified(long_ago).unwrap();
+    let last = || fs::metadata(&lock).unwrap().modified().unwrap();
+    let pruned = test.store.evict(&all, Limits { max_used_space: 200_000, ..Limits::default() }, "").unwrap();
+    assert!(pruned.snapshots > 0 && last() == long_ago, "{pruned:?}");
+    let whys = Whys { over: "to keep".into(), full: String::new() };
+    test.store.collect(Limits { max_used_space: 1_000_000, ..Limits::default() }, &whys).unwrap();
+    assert!(last() > long_ago);
+}
