@@ -75,13 +75,12 @@ impl Collector {
 }
 
 impl Store {
-    /// Keeps the cache within limits from now on: at once, and whenever this process makes something. Returns at once; what fails is tried
-    /// again later.
+    /// Keeps the cache within limits from now on: looks when this process makes something, the first time and whenever that has become
+    /// much. Who only reads has nothing to wait for.
     pub fn keep_within(&self, limits: Limits, whys: Whys) {
         let collector = &self.inner.collector;
         *collector.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((limits, whys));
         collector.begin.store(0, Ordering::Release);
-        self.collect_aside();
     }
 
     /// Waits for a collection that this process has begun, but not for longer than `patience`: one that is cut short leaves its work to
@@ -133,16 +132,17 @@ impl Store {
     /// # Errors
     /// When the database or the file system fails; the store is sound all the same.
     pub fn collect(&self, limits: Limits, whys: &Whys) -> Result<u64, CacheError> {
-        let used = || self.inner.database.read("add up the cache", bytes_used);
-        let Some(turn) = Turn::attempt(&self.inner)? else { return used() };
+        // The builds of this process do not wait for it.
+        let database = self.inner.database.apart()?;
+        let used = || database.read("add up the cache", bytes_used);
+        let before = used()?;
+        let Some(turn) = Turn::attempt(&self.inner)? else { return Ok(before) };
         // Cut short, it has left files that nothing leads to; mounts have to be measured, which is not done every time.
         let cut_short = turn.was_cut_short;
         let is_due = limits.max_used_space > 0 && turn.last.elapsed().unwrap_or_default() > SETTLED;
-        if !cut_short && !is_due && !self.is_over(limits, used()?)? {
-            return used();
+        if !cut_short && !is_due && !self.is_over(limits, before)? {
+            return Ok(before);
         }
-        // The builds of this process do not wait for it.
-        let database = self.inner.database.apart()?;
         self.inner.database.write("forget failed steps", |db| {
             db.execute("DELETE FROM kept WHERE expires < ?1", [to_millis(SystemTime::now())])
         })?;

@@ -210,6 +210,17 @@ fn limits_are_kept_while_a_session_lives() {
     build.keep_within(limits, Whys { over: "to keep under 450kB".into(), full: String::new() });
     build.wait_for_collection(Duration::from_secs(30));
     assert_eq!([1, 2, 3, 4].map(|n| is_there(&test, n)), [true; 4], "it fits");
+    // Who finds everything makes nothing smaller, and waits for nothing, whatever there is.
+    let reader = test.again();
+    reader.keep_within(
+        Limits { max_used_space: 1, ..limits },
+        Whys { over: String::new(), full: String::new() },
+    );
+    let results = [1, 2, 3, 4].map(|n| reader.records().lookup(&key(n)).unwrap().len());
+    reader.wait_for_collection(Duration::from_secs(30));
+    assert_eq!(results, [1; 4]);
+    drop(reader);
+    assert_eq!([1, 2, 3, 4].map(|n| is_there(&test, n)), [true; 4]);
     let make = |bytes| {
         let active = build.begin(&[]).unwrap();
         fs::write(active.dir().join("f"), vec![1; bytes]).unwrap();
