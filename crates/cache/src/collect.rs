@@ -230,7 +230,10 @@ impl Store {
         if choice.layers.iter().all(|id| glance.was_free(Bucket::of_layer(*id)))
             && first_built_on(&choice.layers)?.is_none()
         {
-            evictions::forget_keys(database, &choice.results, &choice.why)?;
+            match evictions::are_most(database, &choice.results)? {
+                true => pruned.records += evictions::forget_most(database, &choice.results, &choice.why)?,
+                false => evictions::forget_keys(database, &choice.results, &choice.why)?,
+            }
         }
         for ids in choice.layers.chunks(BATCH) {
             let unleased = Unleased::new(&self.inner.layout);

@@ -285,7 +285,7 @@ pub(crate) fn remove_record(db: &Transaction<'_>, record: i64) -> rusqlite::Resu
 }
 
 /// What refers to a record, and what to a layer and goes with it. What versions are over goes with its versions.
-const OF_RECORDS: [(&str, &str); 3] =
+pub(crate) const OF_RECORDS: [(&str, &str); 3] =
     [("record_layers", "record"), ("keys", "record"), ("record_origins", "record")];
 const OF_LAYERS: [(&str, &str); 6] = [
     ("chains", "snapshot"),

@@ -10,7 +10,8 @@ use hash::{CacheKey, StableHasher};
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use crate::database::{Database, from_millis, to_millis};
+use crate::database::{Database, from_millis, from_sql, to_millis};
+use crate::evict::OF_RECORDS;
 use crate::{CacheError, Eviction};
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +62,54 @@ pub(crate) fn forget_keys(database: &Database, records: &[i64], why: &str) -> Re
         })?;
     }
     Ok(())
+}
+
+/// From so many results on it pays to write the tables anew ([`forget_most`]).
+const MANY: usize = 10_000;
+
+/// Whether so few results stay that it takes less time to write what stays than to take out what goes.
+pub(crate) fn are_most(database: &Database, records: &[i64]) -> Result<bool, CacheError> {
+    if records.len() < MANY {
+        return Ok(false);
+    }
+    let all = database.read("count results", |db| {
+        db.query_row("SELECT count(*) FROM records", [], |row| row.get(0).map(from_sql))
+    })?;
+    Ok(all < records.len() as u64 / 4 * 5)
+}
+
+/// Removes these records with all that refers to them, and notes for their keys why, in one go: what stays is put aside, the tables are
+/// emptied, which SQLite does without looking at rows, and filled again. Other writers wait for it: half a second for 100,000 results in
+/// chains of 60. Cut short, nothing has happened.
+pub(crate) fn forget_most(database: &Database, records: &[i64], why: &str) -> Result<u64, CacheError> {
+    database.write("forget most results", |db| {
+        db.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS forgotten (record INTEGER PRIMARY KEY); DELETE FROM forgotten",
+        )?;
+        let mut insert = db.prepare_cached("INSERT OR IGNORE INTO forgotten VALUES (?1)")?;
+        for record in records {
+            insert.execute([record])?;
+        }
+        let (packed, now) = packed(why)?;
+        // In the order of the keys, as the table of the notes is.
+        db.prepare_cached(
+            "INSERT OR REPLACE INTO steps (step, parts, used)
+                 SELECT key, ?1, ?2 FROM keys NOT INDEXED WHERE record IN (SELECT record FROM forgotten)",
+        )?
+        .execute(params![packed, now])?;
+        let before = db.query_row("SELECT count(*) FROM records", [], |row| row.get(0).map(from_sql))?;
+        for (table, column) in OF_RECORDS.into_iter().chain([("records", "id")]) {
+            db.execute_batch(&format!(
+                "CREATE TEMP TABLE staying AS SELECT * FROM main.{table} WHERE {column} NOT IN (SELECT record FROM forgotten);
+                 DELETE FROM main.{table};
+                 INSERT INTO main.{table} SELECT * FROM staying;
+                 DROP TABLE staying"
+            ))?;
+        }
+        let after: u64 = db.query_row("SELECT count(*) FROM records", [], |row| row.get(0).map(from_sql))?;
+        db.execute_batch("DROP TABLE forgotten")?;
+        Ok(before - after)
+    })
 }
 
 /// For so long a step that is not known is said to have been lost, rather than never built.
