@@ -1,12 +1,13 @@
 //! What the cache takes on the disk, and what goes when it has to become smaller.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Context, Done, Home, Image, Running, eventually, run, tempdir, tool};
+use e2e::{Context, Done, Home, Image, Running, bases, binary, eventually, need_root, run, tempdir, tool};
 use serde_json::Value;
 
 const DOCKERFILE: &str = "\
@@ -286,10 +287,12 @@ fn builds_keep_to_a_limit_by_themselves() {
     capped(&home, &large, "10000000");
     capped(&home, &slow, "10000000").says("not cached: evicted just now to keep under 10MB");
     assert!(used(&home) <= 10_000_000, "{}", used(&home));
-    // Nothing is left of what went.
+    // Nothing is left of what went. What is kept for a full disk is no cache.
+    let reserve = fs::metadata(home.path().join("reserve-v1")).expect("a reserve").len();
+    assert!((1..=8 << 20).contains(&reserve), "{reserve}");
     let snapshots = run(tool("du").args(["-sb", "--apparent-size"]).arg(home.path())).ok().stdout;
     let bytes: u64 = snapshots.split_whitespace().next().expect("a number").parse().expect("a number");
-    assert!(bytes < 16_000_000, "{bytes} bytes in the state directory");
+    assert!(bytes - reserve < 16_000_000, "{bytes} bytes in the state directory");
     let nonsense = run(home.build(&slow).env("BUILDER_MAX_USED_SPACE", "much"));
     nonsense.code_is(2).says("BUILDER_MAX_USED_SPACE");
 }
@@ -464,4 +467,70 @@ fn what_runs_keeps_its_files() {
     assert_eq!(said, "text\n1000000\n");
     run(home.builder("fsck").arg("--repair")).ok();
     assert!(prune(&home, &["--all", "--force"]).contains("layer"), "now it goes");
+}
+
+/// A disk of 60 MB with blocks of so many bytes, in a mount namespace of its own: what a script says that finds it in `disk`. In that, `made` builds an
+/// image and then something that fails, each with 6 MB, `good` only the former, and `fill N` leaves N KiB of the disk free.
+fn on_a_small_disk(block_size: &str, script: &str) -> Done {
+    need_root();
+    let dir = tempdir();
+    let context =
+        Context::new("FROM busybox\nRUN head -c 6000000 /dev/urandom > /a\nCOPY f /f\n").file("f", "f");
+    let fails = Context::new("FROM busybox\nRUN head -c 6000000 /dev/urandom > /b; false\n");
+    let command = |arguments: &[&str]| {
+        let mut words: Vec<String> = vec![binary().display().to_string()];
+        words.extend(arguments.iter().map(|&word| word.to_owned()));
+        words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
+    };
+    let bases = bases();
+    let build = |context: &Context, name: &str| {
+        let path = context.path().display().to_string();
+        let mut arguments = vec!["build", "-q", "-t", name];
+        arguments.extend(bases.iter().map(String::as_str));
+        command(&[&arguments[..], &[&path]].concat())
+    };
+    let script = format!(
+        "set -u; cd {dir}; mkdir disk; truncate -s 60M image; mkfs.ext4 -q -m 0 -b {block_size} image || exit 99\n\
+         mount -o loop image disk || exit 99\nexport BUILDER_HOME={dir}/disk/state\nbuilder={builder}\n\
+         fill() {{ dd if=/dev/zero of=disk/fill bs=1k status=none 2> /dev/null; truncate -s -$1k disk/fill; }}\n\
+         good() {{ {good} $@ > /dev/null; }}\nmade() {{ good || exit 98; {bad} > /dev/null 2>&1; }}\n{script}\n",
+        dir = dir.path().display(),
+        builder = binary().display(),
+        good = build(&context, "a"),
+        bad = build(&fails, "b"),
+    );
+    run(tool("unshare").args(["--mount", "--fork", "sh", "-c", &script]))
+}
+
+/// What is written to a full disk fails in words; what removes something succeeds, whatever little is left, and then there is room.
+#[test]
+fn a_full_disk_can_be_cleared() {
+    for block_size in ["1024", "4096"] {
+        let script = "\
+for left in 0 5 13 30 100; do
+    made; fill $left
+    $builder images > out 2>&1; code=$?
+    grep -q '^a ' out || grep -q 'No space left\\|storage full\\|disk is full' out || { echo \"images, $left: $code\"; cat out; exit 1; }
+    for remove in 'rmi a' 'prune --all --force'; do
+        $builder $remove > out 2>&1 || { echo \"$remove, $left: $?\"; cat out; exit 1; }
+    done
+    rm disk/fill; good || exit 1
+    $builder prune --all --force > /dev/null || exit 1
+done; echo cleared";
+        let done = on_a_small_disk(block_size, script);
+        assert_eq!((done.code, done.stdout.trim()), (Some(0), "cleared"), "{block_size}: {done}");
+    }
+}
+
+/// What failed steps left goes before anything else that limits want gone, and before a build that finds the disk full of it.
+#[test]
+fn failed_steps_go_first() {
+    let left = "$builder debug --list 2>&1 | grep -c /b; $builder du --by step | grep -c /a";
+    let limited =
+        on_a_small_disk("4096", &format!("made; {left}; $builder prune --max-used-space 12m; {left}"));
+    let told = "1\n1\nRemoved 1 failed step, 1 layer: freed 6MB.\n0\n1\n";
+    assert_eq!(limited.stdout, told, "{limited}");
+    let script = format!("made; fill 8500; {left}; good --no-cache || exit 1; {left}");
+    let filled = on_a_small_disk("4096", &script);
+    assert_eq!((filled.code, &*filled.stdout), (Some(0), "1\n1\n0\n2\n"), "{filled}");
 }

@@ -62,6 +62,11 @@ impl Machine {
         self.store_as(&self.home, Opening::Existing)
     }
 
+    /// The same for those who remove something of it, also on a full disk.
+    pub(crate) fn store_to_remove(&self) -> Result<Store, Failure> {
+        self.store_as(&self.home, Opening::ToRemove)
+    }
+
     /// The same for those who can do something about what is wrong with it.
     pub(crate) fn try_existing_store(&self) -> Result<Result<Store, CacheError>, Failure> {
         self.open(&self.home, Opening::Existing)
@@ -81,7 +86,7 @@ impl Machine {
         let recorded_owners = matches!(self.identity, Identity::SingleId { .. });
         let disabled = Disabled::from_env()?;
         let mut opening = opening;
-        if opening == Opening::Existing && !Store::is_at(home) {
+        if matches!(opening, Opening::Existing | Opening::ToRemove) && !Store::is_at(home) {
             // A path that somebody wrote may be mistyped. In the usual place there is simply nothing yet.
             if variable("BUILDER_HOME").is_some() {
                 return Ok(Err(CacheError::Absent { path: home.to_owned() }));

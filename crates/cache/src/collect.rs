@@ -12,13 +12,12 @@ use hash::Digest;
 use rusqlite::Connection;
 
 use crate::database::{Database, bytes32, from_sql, to_millis};
-use crate::error::At;
 use crate::evict::{BATCH, CacheKind, CachePart, UNUSED_BLOB, choose, forget_blobs};
 use crate::layers::Layers;
 use crate::leases::{Bucket, Glance, Unleased};
 use crate::prune::Trash;
 use crate::turn::Turn;
-use crate::{Amount, CacheError, Limits, Pruned, SnapshotId, Store, evictions};
+use crate::{Amount, CacheError, Limits, Pruned, SnapshotId, Store, evictions, room};
 
 /// A layer to which nothing leads yet may belong to a step that is about to be filed.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -29,6 +28,12 @@ const IDLE_BYTES: u64 = 512_000_000;
 
 /// So many bytes more are made before it is tried again to remove something: what could not be removed is in use.
 const STEP: u64 = 64 << 20;
+
+/// With fewer bytes free the disk is as good as full.
+const SHORT: u64 = 1 << 30;
+
+/// How long a build waits on such a disk before it begins.
+const FULL_DISK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Choices that are made before the rest is left to the next collection.
 pub(crate) const ROUNDS: usize = 3;
@@ -76,11 +81,15 @@ impl Collector {
 
 impl Store {
     /// Keeps the cache within limits from now on: looks when this process makes something, the first time and whenever that has become
-    /// much. Who only reads has nothing to wait for.
+    /// much. Who only reads has nothing to wait for, unless the disk is as good as full.
     pub fn keep_within(&self, limits: Limits, whys: Whys) {
         let collector = &self.inner.collector;
         *collector.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((limits, whys));
         collector.begin.store(0, Ordering::Release);
+        if self.free().is_ok_and(|free| free < SHORT.min(limits.min_free_space)) {
+            self.collect_aside();
+            self.wait_for_collection(FULL_DISK_PATIENCE);
+        }
     }
 
     /// Waits for a collection that this process has begun, but not for longer than `patience`: one that is cut short leaves its work to
@@ -132,6 +141,7 @@ impl Store {
     /// # Errors
     /// When the database or the file system fails; the store is sound all the same.
     pub fn collect(&self, limits: Limits, whys: &Whys) -> Result<u64, CacheError> {
+        room::keep_reserve(&self.inner.layout);
         // The builds of this process do not wait for it.
         let database = self.inner.database.apart()?;
         let used = || database.read("add up the cache", bytes_used);
@@ -140,7 +150,11 @@ impl Store {
         // Cut short, it has left files that nothing leads to; mounts have to be measured, which is not done every time.
         let cut_short = turn.was_cut_short;
         let is_due = limits.max_used_space > 0 && turn.last.elapsed().unwrap_or_default() > SETTLED;
-        if !cut_short && !is_due && !self.is_over(limits, before)? {
+        // That one can look into a failed step is worth less than any result. But a disk on which others leave little room is no reason.
+        let short = Limits { reserved_space: 0, min_free_space: limits.min_free_space.min(SHORT), ..limits };
+        let free = self.free()?;
+        let is_short = short.are_over(before, free);
+        if !cut_short && !is_due && !is_short && !limits.are_over(before, free) {
             return Ok(before);
         }
         self.inner.database.write("forget failed steps", |db| {
@@ -151,6 +165,10 @@ impl Store {
             turn.begin()?;
             self.take_snapshots(&mut trash)?;
             self.take_logs(&mut trash)?;
+        }
+        if is_short && self.forget_failed(short, before, &|id| !self.inner.has_written(id))? > 0 {
+            turn.begin()?;
+            self.take_unreferenced(&database, &mut trash)?;
         }
         let settled = SystemTime::now().checked_sub(SETTLED).map_or(0, to_millis);
         self.take_unused_blobs(&database, &mut trash, settled)?;
@@ -170,7 +188,12 @@ impl Store {
         trash.begin_emptying();
         database.fold()?;
         trash.empty()?;
-        turn.end()?;
+        // Only a look at everything is the next one's last.
+        if cut_short || is_due {
+            turn.end()?
+        } else {
+            turn.leave()?
+        }
         used()
     }
 
@@ -279,15 +302,6 @@ impl Store {
             }
         }
         Ok(taken)
-    }
-
-    fn is_over(&self, limits: Limits, used: u64) -> Result<bool, CacheError> {
-        if limits.max_used_space > 0 && used > limits.max_used_space {
-            return Ok(true);
-        }
-        let disk = rustix::fs::statvfs(self.root()).at("examine the file system of", self.root())?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        Ok(free < limits.min_free_space && used > limits.reserved_space)
     }
 }
 

@@ -3,7 +3,7 @@
 //! A layer can go when no result stands on it any more, so the ends of chains go first: of those, what took little time to make for its
 //! bytes, and was not used for long.
 
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use hash::Digest;
@@ -16,7 +16,7 @@ use crate::layers::{Layers, Places};
 use crate::leases::{Bucket, Glance};
 use crate::prune::Trash;
 use crate::turn::Turn;
-use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions};
+use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions, room};
 
 /// What something in the cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +57,7 @@ pub struct CachePart {
     pub frees: u64,
     /// When it was made, where that is known.
     pub created: Option<SystemTime>,
-    /// When a build last used it, to within ten minutes.
+    /// When a build last used it, to the minute.
     pub last_used: SystemTime,
     /// How long it took to make it.
     pub cost: Duration,
@@ -96,6 +96,12 @@ impl Limits {
             keep = total;
         }
         keep.max(self.reserved_space)
+    }
+
+    /// Whether a cache of `used` bytes has to become smaller when `free` are free.
+    pub(crate) fn are_over(&self, used: u64, free: u64) -> bool {
+        let is_large = self.max_used_space > 0 && used > self.max_used_space;
+        is_large || free < self.min_free_space && used > self.reserved_space
     }
 }
 
@@ -150,7 +156,7 @@ impl Store {
         limits: Limits,
         why: &str,
     ) -> Result<(Pruned, Trash<'_>), CacheError> {
-        let mut pruned = Pruned::default();
+        let mut pruned = self.take_failed(database, wanted, limits)?;
         let mut rounds = ROUNDS;
         loop {
             rounds -= 1;
@@ -179,6 +185,32 @@ impl Store {
         }
     }
 
+    /// Takes what failed steps left and is `wanted` gone, until the limits are kept.
+    fn take_failed(
+        &self,
+        database: &Database,
+        wanted: &dyn Fn(&CachePart) -> bool,
+        limits: Limits,
+    ) -> Result<Pruned, CacheError> {
+        if limits == Limits::default() {
+            return Ok(Pruned::default());
+        }
+        let layers = database.read("list layers", Layers::read_all)?;
+        let parts = layers.plain_parts();
+        let wanted: HashSet<SnapshotId> =
+            parts.iter().filter(|part| wanted(part)).filter_map(CachePart::layer).collect();
+        let used = parts.iter().map(|part| part.bytes).sum();
+        let kept = self.forget_failed(limits, used, &|id| wanted.contains(&id))?;
+        if kept == 0 {
+            return Ok(Pruned::default());
+        }
+        let mut trash = Trash::new(self);
+        let mut pruned = self.take_unreferenced(database, &mut trash)?;
+        pruned.kept = kept;
+        pruned.bytes += trash.empty()?;
+        Ok(pruned)
+    }
+
     /// Layers that a session uses cannot go now. Others whose leases are locks on the same file neither.
     fn mark_used(&self, parts: &mut [CachePart]) {
         let glance = Glance::new(&self.inner.layout);
@@ -187,11 +219,16 @@ impl Store {
         }
     }
 
+    /// Bytes that are free on the file system.
+    pub(crate) fn free(&self) -> Result<u64, CacheError> {
+        let disk = rustix::fs::statvfs(self.root()).at("examine the file system of", self.root())?;
+        Ok(room::free(&disk))
+    }
+
     /// Bytes that may stay.
     pub(crate) fn kept(&self, limits: Limits, parts: &[CachePart]) -> Result<u64, CacheError> {
         let total = parts.iter().map(|part| part.bytes).sum();
-        let disk = rustix::fs::statvfs(self.root()).at("examine the file system of", self.root())?;
-        Ok(limits.keep(total, disk.f_bavail.saturating_mul(disk.f_frsize)))
+        Ok(limits.keep(total, self.free()?))
     }
 
     /// Takes layers out of sight with all results that have them, their logs, and the blobs that only they have and that are `free`. Rows

@@ -3,8 +3,9 @@ use std::time::{Duration, SystemTime};
 use hash::ContentDigest;
 use rusqlite::{OptionalExtension, params};
 
-use crate::database::{from_millis, to_millis};
-use crate::{ActiveSnapshot, CacheError, Changes, SnapshotId, Store};
+use crate::database::{from_millis, from_sql, to_millis};
+use crate::leases::{Bucket, Glance};
+use crate::{ActiveSnapshot, CacheError, Changes, Limits, SnapshotId, Store};
 
 /// Names what a failed step left, in this state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +96,36 @@ impl Store {
     pub fn kept_steps(&self) -> Result<Vec<KeptStep>, CacheError> {
         self.inner.database.read("list kept steps", |db| {
             db.prepare(&format!("{COLUMNS} ORDER BY id"))?.query_map([], from_row)?.collect()
+        })
+    }
+
+    /// Forgets failed steps, oldest first, until `used` bytes of the cache without what they left keep the limits; only those whose own layer
+    /// may go and nobody uses. Says how many.
+    pub(crate) fn forget_failed(
+        &self,
+        limits: Limits,
+        used: u64,
+        may_go: &dyn Fn(SnapshotId) -> bool,
+    ) -> Result<u64, CacheError> {
+        let kept: Vec<(i64, SnapshotId, u64)> = self.inner.database.read("list kept steps", |db| {
+            db.prepare("SELECT kept.id, snapshot, size FROM kept JOIN snapshots ON snapshots.id = snapshot ORDER BY kept.id")?
+                .query_map([], |row| Ok((row.get(0)?, SnapshotId(row.get(1)?), from_sql(row.get(2)?))))?
+                .collect()
+        })?;
+        let glance = Glance::new(&self.inner.layout);
+        let (mut gone, mut freed, free) = (Vec::new(), 0, self.free()?);
+        for (id, layer, bytes) in kept {
+            if !limits.are_over(used - freed, free + freed) {
+                break;
+            }
+            if may_go(layer) && glance.was_free(Bucket::of_layer(layer)) {
+                freed = (freed + bytes).min(used);
+                gone.push(id);
+            }
+        }
+        self.inner.database.write("forget failed steps", |db| {
+            let mut forget = db.prepare_cached("DELETE FROM kept WHERE id = ?1")?;
+            gone.iter().map(|id| forget.execute([id]).map(|rows| rows as u64)).sum()
         })
     }
 

@@ -8,7 +8,7 @@ use hash::{CacheKey, Digest};
 
 use crate::error::At;
 use crate::upper::Marks;
-use crate::{CacheError, Opening, SnapshotId, StoreOptions};
+use crate::{CacheError, Opening, SnapshotId, StoreOptions, room};
 
 /// Version of the layout as a whole. A newer one is refused; older ones do not exist.
 const FORMAT: u32 = 1;
@@ -43,7 +43,7 @@ impl Layout {
         options: &StoreOptions,
         opening: Opening,
     ) -> Result<Layout, CacheError> {
-        if opening == Opening::Existing && !is_state_directory(root) {
+        if matches!(opening, Opening::Existing | Opening::ToRemove) && !is_state_directory(root) {
             return Err(CacheError::Absent { path: root.to_owned() });
         }
         DirBuilder::new()
@@ -57,6 +57,10 @@ impl Layout {
         check_owner(&root)?;
         let marks = check_format(&root, options)?;
         let layout = Layout { root, marks };
+        if opening == Opening::ToRemove {
+            room::use_reserve(&layout)?;
+        }
+        room::check(&layout)?;
         for dir in layout.directories() {
             match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
                 Ok(()) => {}
@@ -99,6 +103,10 @@ impl Layout {
     /// Held shared by sessions and by whoever removes what they do not use, exclusive by repairs.
     pub(crate) fn session_lock(&self) -> PathBuf {
         self.root.join("session-v1.lock")
+    }
+
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve-v1")
     }
 
     /// Held while the database is created or replaced.

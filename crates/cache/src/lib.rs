@@ -18,6 +18,7 @@
 //!   claims-v1/<key>              flock: a key that somebody is computing
 //!   leases-v1/<bucket>           flock: shared by builds that use something of it, exclusive while it is removed
 //!   collector-v1.lock            flock: one process removes things at a time; empty unless it was cut short
+//!   reserve-v1                   bytes that are removed first where the disk is full, so that more can be
 //!   stat-v1/<context>            digests of a context's files by their stat
 //!   logs-v1/<id>                 what the step printed that made the layer
 //!   points-v2/, points-etc-v1/   what mounts of steps are put on: directories and files with nothing in them
@@ -66,6 +67,7 @@ mod prune;
 mod record;
 mod records;
 mod remove;
+mod room;
 mod salvage;
 mod scratch;
 mod seals;

@@ -15,7 +15,7 @@ use crate::store::Inner;
 use crate::{CacheError, names};
 
 /// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
-pub(crate) const USED_GRAIN_MILLIS: i64 = 10 * 60 * 1000;
+pub(crate) const USED_GRAIN_MILLIS: i64 = 60 * 1000;
 
 /// A build is running: while the value lives, nothing that this process has asked for is removed, by whomever, and nobody repairs the store.
 /// What else is in it may go.

@@ -53,6 +53,8 @@ pub struct StoreOptions {
 pub enum Opening {
     /// Nothing: it must be there.
     Existing,
+    /// Nothing either, but on a full disk the reserve is removed: for who is about to remove more.
+    ToRemove,
     /// It is made when it is missing.
     New,
     /// A database that is damaged is replaced as well, by what can be read of it.
@@ -138,7 +140,7 @@ impl Store {
         Ok(Store::of(inner))
     }
 
-    /// Whether there is a state directory at a path: what [`Opening::Existing`] wants.
+    /// Whether there is a state directory at a path: what [`Opening::Existing`] and [`Opening::ToRemove`] want.
     pub fn is_at(root: &Path) -> bool {
         crate::layout::is_state_directory(root)
     }

@@ -79,7 +79,7 @@ pub struct SnapshotUsage {
     pub size: u64,
     /// When it was made.
     pub created: SystemTime,
-    /// When a build last used it, to within ten minutes.
+    /// When a build last used it, to the minute.
     pub last_used: SystemTime,
     /// Whether a step's result, an image's chain or a kept failed step names it: what nothing names goes with the next prune.
     pub referenced: bool,

@@ -148,7 +148,7 @@ fn last_used_is_noted_at_the_end_and_not_too_often() {
     assert_eq!(used(), UNIX_EPOCH + Duration::from_secs(1));
     session.finish().unwrap();
     assert!(used().elapsed().unwrap() < Duration::from_secs(60));
-    let recent = used() - Duration::from_secs(60);
+    let recent = used() - Duration::from_secs(20);
     set(i64::try_from(recent.duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap());
     let session = test.store.session().unwrap();
     test.store.records().lookup(&key(1)).unwrap();

@@ -67,6 +67,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let machine = Machine::enter()?;
     let store = match args.command {
         Command::Import { .. } => machine.store_or_new()?,
+        Command::Rm { .. } => machine.store_to_remove()?,
         _ => machine.existing_store()?,
     };
     // What is read here is not pruned meanwhile.

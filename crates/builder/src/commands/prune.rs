@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     all: bool,
 
-    /// Only what matches: until=24h (not used since), type=regular|exec.cachemount|source.git.checkout, id=…, description=…, parents=…,
+    /// Only what matches: until=24h (not used since, to the minute), type=regular|exec.cachemount|source.git.checkout, id=…, description=…, parents=…,
     /// inuse, shared, private, mutable, immutable; with != what does not; repeatable
     #[arg(long, value_name = "FILTER", value_parser = filter::parse)]
     filter: Vec<Filter>,
@@ -41,7 +41,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let store = Machine::enter()?.existing_store()?;
+    let store = Machine::enter()?.store_to_remove()?;
     if let Some(pruned) = evict(&store, &args)? {
         return tell(&pruned);
     }
@@ -105,6 +105,7 @@ fn agreed(store: &Store) -> Result<bool, Failure> {
 fn summary(pruned: &Pruned) -> String {
     let parts = [
         (pruned.records, "cached step"),
+        (pruned.kept, "failed step"),
         (pruned.snapshots, "layer"),
         (pruned.images, "image"),
         (pruned.blobs, "blob"),

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let form = args.told.form()?;
-    let store = Machine::enter()?.existing_store()?;
+    let store = Machine::enter()?.store_to_remove()?;
     let mut failed: Option<Failure> = None;
     // Each of the others is tried all the same; the last one to fail says the exit code.
     let mut fail = |failure: Failure| {
