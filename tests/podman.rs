@@ -277,6 +277,11 @@ fn builds_inside_containers() {
             assert_eq!(Image::open(inside.at("out/layout"), None).digest, digest, "{what}");
         }
     }
+    // One that is asked for is in the key: the container's would be a wrong result.
+    let mut named = inside.build(&["--user=0"], "/tmp/state", context.path());
+    let done = run(named.arg("--build-arg=BUILDKIT_SANDBOX_HOSTNAME=mine"));
+    assert_ne!(done.code, Some(0), "{done}");
+    drop(done.says("set the host name: Operation not permitted"));
     the_filter_is_named(&inside, &context);
 }
 

@@ -101,7 +101,8 @@ pub struct Limits {
     /// Number of processes and threads.
     pub pids: Option<u64>,
     /// Where the group is made: a path from the top of each hierarchy. `None` is below the caller's own group on
-    /// version 1; on version 2 below the nearest one above it whose children have the controllers, and that the caller may use.
+    /// version 1; on version 2 below it or the nearest one above it whose children have the controllers, and that the caller may use; where there is
+    /// none they are enabled, for which the processes of the caller's group move to one below it, `builder-callers`.
     pub cgroup_parent: Option<PathBuf>,
 }
 

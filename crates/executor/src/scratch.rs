@@ -124,10 +124,12 @@ impl Scratch {
         let mut file = File::from(rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600))?);
         file.write_all(contents)?;
         if uid != 0 || gid != 0 {
-            match rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
-                // Nobody in here has such an id or can become its owner: as root's, it is read by those who are there.
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(error) => return Err(error.into()),
+            // Each for itself: where nobody in here has such an id or can become its owner, it stays root's.
+            for (uid, gid) in [(Some(Uid::from_raw(uid)), None), (None, Some(Gid::from_raw(gid)))] {
+                match rustix::fs::fchown(&file, uid, gid) {
+                    Ok(()) | Err(Errno::INVAL) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;

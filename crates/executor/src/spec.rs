@@ -28,6 +28,9 @@ pub struct ProcessSpec {
     pub user: User,
     /// Host name in the sandbox.
     pub hostname: String,
+    /// Whether it fails where that cannot be set; else it has the name of the machine or container around it, and a note says so.
+    #[serde(default)]
+    pub needs_hostname: bool,
     /// The root file system.
     pub rootfs: Rootfs,
     /// Further mounts, made in this order, after `/proc`, `/dev` and `/sys`.
@@ -71,6 +74,7 @@ impl ProcessSpec {
             cwd: PathBuf::from("/"),
             user: User::default(),
             hostname: "buildkitsandbox".to_owned(),
+            needs_hostname: false,
             rootfs,
             mounts: Vec::new(),
             hosts: None,

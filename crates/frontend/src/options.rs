@@ -61,7 +61,7 @@ impl Default for Options {
             named_contexts: BTreeMap::new(),
             network: Network::Default,
             extra_hosts: Vec::new(),
-            hostname: "buildkitsandbox".to_owned(),
+            hostname: graph::HOSTNAME.to_owned(),
             allow: BTreeSet::new(),
             ignore: None,
             epoch: EpochTime::Unresolved,

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Environment;
 
+/// The host name of a process for which none was asked for, as BuildKit has it.
+pub const HOSTNAME: &str = "buildkitsandbox";
+
 /// A process in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {

@@ -16,7 +16,7 @@ pub use event::{
     Event, LogStream, MissReason, Outcome, PathChange, PathChangeKind, ProgressSink, Recorder, ValueChange,
 };
 pub use exec::{
-    CacheMount, Device, Exec, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
+    CacheMount, Device, Exec, HOSTNAME, Mount, MountKind, Network, SecretEnv, SecretFile, Security, Sharing,
 };
 pub use op::{Copy, Inline, InlineFile, Mkdir, Op, Owner, OwnerId};
 pub use parts::{KEY_VERSION, KeyParts, Naming};

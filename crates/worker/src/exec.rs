@@ -58,6 +58,8 @@ impl Start<'_> {
         spec.cwd = PathBuf::from(&exec.cwd);
         spec.user = user;
         spec.hostname = exec.hostname.clone();
+        // One that was asked for is part of the key: another would be a wrong result for others. What everybody has is not meant to be looked at.
+        spec.needs_hostname = exec.hostname != graph::HOSTNAME;
         spec.network = match exec.network {
             Network::Host => executor::Network::Host,
             Network::None => executor::Network::None,

@@ -187,7 +187,7 @@ fn nothing_special() -> Exec {
         secret_env: Vec::new(),
         cwd: "/".to_owned(),
         user: String::new(),
-        hostname: "buildkitsandbox".to_owned(),
+        hostname: graph::HOSTNAME.to_owned(),
         network: graph::Network::Default,
         security: graph::Security::Sandbox,
         devices: Vec::new(),

@@ -16,14 +16,13 @@ const CALLERS: &str = "builder-callers";
 const TRIES: usize = 8;
 
 impl Hierarchy {
-    /// The nearest group above the caller's own whose children have all these controllers, since a process is in one group only.
-    /// Where there is none they are enabled: by the top, which takes root, or else in what was delegated to the caller.
+    /// The nearest group, the caller's own or one above it, whose children have all these controllers, since a process is in one group only.
+    /// Where there is none they are enabled: by the top, which takes root, or else in what was delegated to the caller, whose processes may have
+    /// to move for that.
     pub(super) fn delegated(&self, controllers: &[&str]) -> Result<PathBuf, Fault> {
-        let above = || self.own.ancestors().take_while(|dir| dir.starts_with(&self.top));
-        let has = |dir: &&Path| controllers.iter().all(|controller| enabled(dir, controller));
-        let nearest = above().filter(has).find(|dir| may_enter(dir).is_ok());
+        let nearest = self.nearest(controllers);
         // Where nothing is limited, who makes the group finds out why it cannot.
-        if let Some(dir) = nearest.or(controllers.is_empty().then_some(&self.top)) {
+        if let Some(dir) = nearest.or(controllers.is_empty().then_some(self.top.as_path())) {
             return Ok(dir.to_owned());
         }
         let describe = || format!("make a cgroup in {}", self.top.display());
@@ -31,12 +30,9 @@ impl Hierarchy {
             .enable(controllers, &self.top)
             .and_then(|()| may_enter(&self.top).map_err(|error| cannot(controllers, &describe(), &error)));
         let Err(refused) = by_top else { return Ok(self.top.clone()) };
-        let offered = |dir: &&Path| {
-            let file = dir.join("cgroup.controllers");
-            controllers.iter().all(|controller| lists(&file, controller)) && may_enter(dir).is_ok()
-        };
+        let offered = |dir: &&Path| is_offered(controllers, dir);
         let enables = |dir: &Path| controllers.iter().try_for_each(|controller| add(dir, controller));
-        if let Some(dir) = above().filter(offered).find(|dir| enables(dir).is_ok()) {
+        if let Some(dir) = self.above().filter(offered).find(|dir| enables(dir).is_ok()) {
             return Ok(dir.to_owned());
         }
         if offered(&self.own.as_path()) {
@@ -47,6 +43,24 @@ impl Hierarchy {
             }
         }
         Err(refused)
+    }
+
+    /// Whether [`Self::delegated`] would change groups for these controllers, and may.
+    pub(super) fn could_enable(&self, controllers: &[&str]) -> bool {
+        let may_change = |dir: &Path| {
+            let file = dir.join("cgroup.subtree_control");
+            is_offered(controllers, dir) && rustix::fs::access(file, Access::WRITE_OK).is_ok()
+        };
+        self.nearest(controllers).is_none() && self.above().any(may_change)
+    }
+
+    fn above(&self) -> impl Iterator<Item = &Path> {
+        self.own.ancestors().take_while(|dir| dir.starts_with(&self.top))
+    }
+
+    fn nearest(&self, controllers: &[&str]) -> Option<&Path> {
+        let has = |dir: &&Path| controllers.iter().all(|controller| enabled(dir, controller));
+        self.above().filter(has).find(|dir| may_enter(dir).is_ok())
     }
 
     /// Gives controllers to the children of a group, and to everything above.
@@ -83,6 +97,12 @@ fn move_callers(own: &Path) -> io::Result<()> {
         let _gone = write(&callers.join("cgroup.procs"), process);
     }
     Ok(())
+}
+
+/// Whether a group has these controllers, and the caller may make groups in it.
+fn is_offered(controllers: &[&str], dir: &Path) -> bool {
+    let file = dir.join("cgroup.controllers");
+    controllers.iter().all(|controller| lists(&file, controller)) && may_enter(dir).is_ok()
 }
 
 fn enabled(dir: &Path, controller: &str) -> bool {
@@ -130,6 +150,7 @@ mod tests {
             std::fs::create_dir_all(&group).unwrap();
             std::fs::write(group.join("cgroup.subtree_control"), enabled).unwrap();
             std::fs::write(group.join("cgroup.procs"), "").unwrap();
+            std::fs::write(group.join("cgroup.controllers"), "cpu cpuset memory pids").unwrap();
         }
         let own = top.join("manager/slice/own");
         let controllers = ["cpu", "memory", "pids"].map(str::to_owned).to_vec();
@@ -140,8 +161,11 @@ mod tests {
         assert_eq!(place(&["memory"]), top.join("manager/slice"));
         assert_eq!(place(&["memory", "cpu"]), top.join("manager"));
         assert_eq!(place(&["cpu", "pids"]), top.join("manager"));
+        let said = || std::fs::read_to_string(top.join("cgroup.subtree_control")).unwrap();
+        let before = said();
+        let could = [&["memory"][..], &["cpuset"], &["io"]].map(|asked| hierarchy.could_enable(asked));
+        assert_eq!((could, said()), ([false, true, false], before), "it has, may have, cannot have");
         assert_eq!(place(&["cpuset"]), top, "which enables it");
-        let enabled = std::fs::read_to_string(top.join("cgroup.subtree_control")).unwrap();
-        assert!(enabled.contains("+cpuset"), "{enabled}");
+        assert!(said().contains("+cpuset"), "{}", said());
     }
 }

@@ -103,9 +103,7 @@ impl Hierarchies {
     ) -> Result<Place, Fault> {
         let unified = |hierarchy: &&Hierarchy| hierarchy.version == Version::Two;
         let owner = self
-            .0
-            .iter()
-            .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
+            .owner(controller)
             // In version 2 devices are guarded by a program, not by a controller.
             .or_else(|| self.0.iter().find(unified).filter(|_| controller == "devices"));
         let Some(hierarchy) = owner else {
@@ -126,6 +124,16 @@ impl Hierarchies {
         };
         let cpuset = hierarchy.version == Version::One && controller == "cpuset";
         Ok(Place { dir, version: hierarchy.version, cpuset })
+    }
+
+    /// Whether [`Self::place`] would change groups for a controller, and may.
+    pub(crate) fn could_enable(&self, controller: &str) -> bool {
+        let owner = self.owner(controller).filter(|hierarchy| hierarchy.version == Version::Two);
+        owner.is_some_and(|hierarchy| hierarchy.could_enable(&[controller]))
+    }
+
+    fn owner(&self, controller: &str) -> Option<&Hierarchy> {
+        self.0.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
     }
 
     /// Where the hierarchy of version 2 is.
