@@ -404,12 +404,13 @@ fn terminal_200_columns() {
     terminal(200);
 }
 
-/// Runs a build in a real terminal and looks at what a person would see, while it runs and afterwards.
+/// Runs a build in a real terminal and looks at what a person would see, while it runs and afterwards. Its first step prints until its
+/// output was seen.
 fn terminal(columns: usize) {
     let home = Home::new();
     let long = "a_line_that_is_much_longer_than_the_terminal_is_wide_".repeat(6);
     let context = Context::new(&format!(
-        "FROM busybox AS first\nRUN for i in 1 2 3 4 5 6 7 8 9; do echo $i {long}; sleep 0.2; done\n\
+        "FROM busybox AS first\nRUN --mount=type=cache,target=/gate for i in $(seq 600); do echo $i {long}; sleep 0.2; test -e /gate/open && break; done\n\
          FROM busybox AS second\nRUN printf 'tab\\there \\033[31mred\\033[0m \\r100%%\\n'; sleep 1\n\
          FROM busybox\nCOPY --from=first /etc/passwd /1\nCOPY --from=second /etc/passwd /2\n"
     ));
@@ -431,8 +432,16 @@ fn terminal(columns: usize) {
 
     let screen = || run(&mut terminal.tmux(&["capture-pane", "-p", "-J", "-S", "-"])).ok().stdout;
     let mut frames = Vec::new();
+    let (mut shown, mut opened) = (0, false);
     eventually(Duration::from_secs(60), "the build to end", || {
-        frames.push(screen());
+        let frame = screen();
+        shown += usize::from(frame.contains("=> => #"));
+        frames.push(frame);
+        if shown > 5 && !opened {
+            let key = Context::new("FROM busybox\nRUN --mount=type=cache,target=/gate touch /gate/open\n");
+            run(&mut home.build(&key)).ok();
+            opened = true;
+        }
         frames.last().is_some_and(|frame| frame.contains("status="))
     });
     let last = frames.last().expect("at least one").clone();

@@ -692,7 +692,8 @@ fn the_commits_of_a_repository() {
     command.args(bases()).args(["--history=1000", "--format=json"]);
     command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
     let done = run(&mut command).ok();
-    assert!(done.took < Duration::from_secs(5), "{:?}", done.took);
+    // It takes a tenth of a second; a commit at a time it would be minutes.
+    assert!(done.took < Duration::from_secs(30), "{:?}", done.took);
     let told: Value = serde_json::from_str(&done.stdout).expect("JSON");
     let edits = told["edits"].as_array().expect("a list");
     let times = |runs: u64| -> u64 {

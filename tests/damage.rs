@@ -245,11 +245,12 @@ fn a_write_that_fails() {
     let random = &mut Random(subject.seed);
     let trace = subject.dir.path().join("trace");
     let state = subject.dir.path().join("state");
+    let patience = std::cell::Cell::new(600);
     let traced = |build: &Command, options: &[&str]| {
         let mut strace = tool("strace");
         strace.args(["-f", "-qq", "--seccomp-bpf", "-o"]).arg(&trace).args(options);
         // A runtime that could not wake itself may never end.
-        strace.args(["timeout", "--foreground", "--signal=KILL", "30"]);
+        strace.args(["timeout", "--foreground", "--signal=KILL", &patience.get().to_string()]);
         strace.arg(build.get_program()).args(build.get_args());
         strace.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
         strace
@@ -257,6 +258,7 @@ fn a_write_that_fails() {
     // Which calls of a thread are about files: the so-manieth of its kind, of whichever thread.
     let (build, layout) = subject.build(&state, 0);
     let done = run(&mut traced(&build, &["-y", "-e", &format!("trace={WRITES},{OPENS}")])).ok();
+    patience.set((20 * done.took.as_secs()).max(30));
     subject.right(&layout, 0, "nothing", &done);
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut calls: BTreeSet<(&str, Failing)> = BTreeSet::new();

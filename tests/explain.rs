@@ -384,7 +384,7 @@ fn hidden_values_of_two_machines_do_not_compare() {
 fn processor_time_of_steps_is_kept() {
     let home = Home::new();
     let context = Context::new(
-        "FROM busybox\nRUN sleep 0.4; i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done\nRUN sleep 0.4\nCOPY Dockerfile /\n",
+        "FROM busybox\nRUN sleep 0.4; i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done\nRUN sleep 0.4\nCOPY Dockerfile /\n",
     );
     let cpu = || {
         let told = run(home.builder("history").args(["inspect", "--format=json"])).ok().stdout;

@@ -36,6 +36,8 @@ const RACY: Duration = Duration::from_millis(2_100);
 /// What of a step may be another value.
 const SETTINGS: [&str; 9] =
     ["command", "user", "directory", "ENV KEY", "ARG NAME", "ARG OTHER", "destination", "owner", "path"];
+/// So few rounds would show nothing.
+const LEAST: u64 = 3;
 /// From so many rounds on each fast path must have been left out.
 const MANY: u64 = 300;
 
@@ -752,7 +754,9 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
     println!("seed {seed}: BUILDER_FUZZ_SEED={seed} repeats it");
     let (mut rounds, mut failures, mut series) = (0, 0, 0);
     let mut fuzz = Fuzz::new();
-    let is_over = |rounds: u64| start.elapsed() > budget || most.is_some_and(|most| rounds >= most);
+    // Some rounds there are however slow the machine is.
+    let is_over =
+        |rounds: u64| (start.elapsed() > budget && rounds > LEAST) || most.is_some_and(|most| rounds >= most);
     while !is_over(rounds) {
         // A series of its own seed, so that one can be repeated without all before it.
         let of_series = seed.wrapping_add(series);
@@ -840,7 +844,7 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
         fuzz.counts
     );
     // What one series begins with may be nothing that can be built.
-    assert!(rounds > 3 && (series < 4 || failures < rounds), "{failures} of {rounds} builds failed");
+    assert!(rounds > 0 && (series < 4 || failures < rounds), "{failures} of {rounds} builds failed");
     if rounds >= MANY {
         assert!(fuzz.fast_paths.iter().all(|(_, images)| *images > 0), "{:?}", fuzz.fast_paths);
         let is_set = |field: &&str| fuzz.counts.fields.contains_key(*field);

@@ -178,7 +178,7 @@ fn a_long_dockerfile_is_drawn() {
     assert!(text.contains("107 steps: 0 cached, 107 to run"), "{text}");
     assert_eq!(text.lines().filter(|line| line.contains(" RUN echo ")).count(), 96, "{text}");
     let svg = run(home.builder("graph").args(bases()).arg(context.path()).arg("--format=svg")).ok();
-    assert!(svg.took.as_secs() < 5, "{svg}");
+    assert!(svg.took.as_secs() < 30, "{svg}");
     assert!(svg.stdout.contains("&lt;&amp;&gt;"), "what XML must not hold as it is is escaped");
     feed(
         e2e::tool("python3").args(["-c", "import sys, xml.dom.minidom as m; m.parse(sys.stdin)"]),

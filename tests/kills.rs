@@ -100,9 +100,9 @@ impl Victim<'_> {
     fn finish(&self, number: u64) -> (Image, usize) {
         let left = || names(&self.state.join("tmp-v1"));
         let executed = !run(&mut self.command(number)).ok().steps().executed().is_empty();
-        // A build takes away what others left while it works, and ends before that is done when there is nothing to do.
+        // A build takes away what others left while it works, and ends before that is done when there is little or nothing to do.
         let mut more = 0;
-        while !executed && !left().is_empty() && more < 5 {
+        while !left().is_empty() && more < 5 {
             run(&mut self.command(number)).ok();
             more += 1;
         }
@@ -171,10 +171,14 @@ fn abandoned_groups() -> Vec<String> {
     let guard = |path: &str| path.rsplit("/builder-").next()?.split('-').next()?.parse::<u32>().ok();
     let dead = |path: &&str| guard(path).is_some_and(is_gone);
     let seen = find();
-    let seen: Vec<&str> = seen.lines().filter(dead).collect();
-    // A guard that ends now is about to remove its own.
-    sleep(Duration::from_millis(if seen.is_empty() { 0 } else { 500 }));
-    seen.into_iter().filter(|path| Path::new(path).exists()).map(str::to_owned).collect()
+    let mut seen: Vec<&str> = seen.lines().filter(dead).collect();
+    // A guard that ends now is about to remove its own; those of other tests' builds go with the next of these.
+    let start = Instant::now();
+    while !seen.is_empty() && start.elapsed() < Duration::from_secs(60) {
+        sleep(Duration::from_millis(20));
+        seen.retain(|path| Path::new(path).exists());
+    }
+    seen.into_iter().map(str::to_owned).collect()
 }
 
 fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Random) {

@@ -121,6 +121,10 @@ fn listening<T: Send + 'static>(
     listen: impl FnOnce(ChildStderr) -> (T, String) + Send + 'static,
 ) -> (Figure, T) {
     let start = Instant::now();
+    if size() < COMPARED {
+        // Each thread that compresses holds pieces of its own, 4 MiB or more: on any machine as many as on one with two processors.
+        command.env("RAYON_NUM_THREADS", "2");
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -92,6 +92,8 @@ fn watched(build: Command, place: &str) -> Vec<Held> {
 fn watch(mut build: Command, pause: Duration) -> (Vec<Held>, BTreeSet<u32>) {
     let mut child = build
         .arg("--progress=plain")
+        // The allocator makes more of them where there are more processors, each with holes of its own.
+        .env("MALLOC_ARENA_MAX", "4")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

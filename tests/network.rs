@@ -32,7 +32,7 @@ impl Namespace {
     fn new() -> Self {
         need_root();
         let mut command = tool("unshare");
-        command.args(["--net", "sh", "-c", "echo made; exec sleep 600"]).stdout(Stdio::piped());
+        command.args(["--net", "sh", "-c", "echo made; exec sleep 6000"]).stdout(Stdio::piped());
         let mut keeper = command.spawn().expect("start unshare");
         let mut said = [0];
         keeper.stdout.take().expect("just asked for").read_exact(&mut said).expect("a new namespace");
@@ -216,7 +216,7 @@ fn the_world_is_reached_and_its_names_are_known() {
         "FROM busybox\n\
          RUN wget -q -O - http://{WORLD}:{port}/ && cat /etc/resolv.conf\n\
          RUN nslookup anything.example && wget -q -O - http://server.example:{port}/\n\
-         RUN ls /sys/class/net && ping -c 1 -w 2 127.0.0.1 > /dev/null && readlink /proc/self/ns/net\n\
+         RUN ls /sys/class/net && ping -c 1 -w 30 127.0.0.1 > /dev/null && readlink /proc/self/ns/net\n\
          RUN readlink /proc/self/ns/net\n"
     ));
     let done = machine.built(&context, &[]);
@@ -250,8 +250,8 @@ fn what_listens_on_the_host_alone_is_out_of_reach() {
         (machine.host.serve(Ipv4Addr::LOCALHOST), machine.host.serve(Ipv4Addr::UNSPECIFIED));
     let look = format!(
         "for to in 127.0.0.1 {HOST} $(ip route | awk '/default/ {{print $3}}'); do \
-         timeout 3 wget -q -O - http://$to:{loopback}/ 2> /dev/null && echo loopback; \
-         timeout 3 wget -q -O - http://$to:{everywhere}/ 2> /dev/null > /dev/null && echo everywhere; done; \
+         timeout 30 wget -q -O - http://$to:{loopback}/ 2> /dev/null && echo loopback; \
+         timeout 30 wget -q -O - http://$to:{everywhere}/ 2> /dev/null > /dev/null && echo everywhere; done; \
          grep -c {name} /proc/net/unix; true"
     );
     let context = Context::new(&format!("FROM busybox\nRUN {look}\n"));
@@ -269,7 +269,7 @@ fn what_listens_on_the_host_alone_is_out_of_reach() {
 fn every_mode_is_what_it_says() {
     let machine = Machine::new();
     let context = Context::new(
-        "FROM busybox\nRUN --network=none ls /sys/class/net && ping -c 1 -w 2 127.0.0.1 > /dev/null\n\
+        "FROM busybox\nRUN --network=none ls /sys/class/net && ping -c 1 -w 30 127.0.0.1 > /dev/null\n\
          RUN ls /sys/class/net && { grep eth0 /proc/net/if_inet6 | grep -v ' 20 '; readlink /proc/self/ns/net; }\n",
     );
     let host = machine.host.run("readlink /proc/self/ns/net");
@@ -428,8 +428,10 @@ fn builds_and_steps_do_not_meet() {
     let machine = Machine::new();
     let port = machine.port;
     let step = format!(
-        "nc -l -p 80 > /dev/null & server=$!; sleep 0.3; for to in 2 3; do \
-         timeout 2 nc -w 1 10.213.0.$to 80 < /dev/null > /dev/null 2>&1 && echo met $to; done; kill $server 2> /dev/null; \
+        "nc -l -p 80 > /dev/null & server=$!; tries=0; until grep -q ':0050 [^ ]* 0A ' /proc/net/tcp /proc/net/tcp6 || [ $((tries+=1)) = 3000 ]; do \
+         usleep 10000; done; own=$(ip -o -4 addr show dev eth0 | awk '{{print $4}}'); for to in 2 3; do \
+         patience=1; [ $own = 10.213.0.$to/16 ] && patience=30; \
+         timeout $((patience * 2)) nc -w $patience 10.213.0.$to 80 < /dev/null > /dev/null 2>&1 && echo met $to; done; kill $server 2> /dev/null; \
          wget -q -O - http://{WORLD}:{port}/ && ip -o -4 addr show dev eth0 | awk '{{print $4}}'"
     );
     let context = |name: &str| {
@@ -547,7 +549,7 @@ fn builders_killed_at_any_moment_leave_no_network() {
         let start = Instant::now();
         while !machine.traces().is_empty() || devices() != clean {
             let left = (machine.host.run("ip -o link"), machine.host.run("nft list tables"));
-            assert!(start.elapsed() < Duration::from_secs(10), "{how}: {left:#?}");
+            assert!(start.elapsed() < Duration::from_secs(60), "{how}: {left:#?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -696,14 +698,14 @@ fn a_proxy_on_the_loopback_keeps_working() {
     let machine = Machine::new();
     let proxy = machine.host.serve(Ipv4Addr::LOCALHOST);
     let context =
-        Context::new("FROM busybox\nRUN timeout 3 wget -q -O - http://nowhere.example/ || echo none\n");
+        Context::new("FROM busybox\nRUN timeout 30 wget -q -O - http://nowhere.example/ || echo none\n");
     let argument = format!("--build-arg=HTTP_PROXY=http://localhost:{proxy}");
     let done = machine.plain(&context, None, &[&argument]).ok();
     let done = done.says("from 127.0.0.1").says("the proxy in --build-arg HTTP_PROXY listens");
     drop(done.says("steps use the network of the host"));
     // The Dockerfile cannot ask for that.
     let sly = format!(
-        "FROM busybox\nENV http_proxy=http://127.0.0.1:{proxy}\nRUN timeout 3 wget -q -O - http://x.example/ 2> /dev/null || echo none\n"
+        "FROM busybox\nENV http_proxy=http://127.0.0.1:{proxy}\nRUN timeout 30 wget -q -O - http://x.example/ 2> /dev/null || echo none\n"
     );
     let done = machine.built(&Context::new(&sly), &[]);
     assert_eq!(done.steps().named("RUN timeout").log, "none\n");
@@ -718,7 +720,7 @@ fn users_have_a_private_network() {
     let context = Context::new(&format!(
         "FROM busybox\nRUN ip -o -4 addr show dev eth0 | awk '{{print $4}}'; wget -q -O - http://server.example:{port}/\n\
          RUN for to in 127.0.0.1 10.0.2.2; do timeout 9 wget -q -T 2 -O - http://$to:{loopback}/ 2> /dev/null || echo unreachable; done\n\
-         RUN ls /sys/class/net && ping -c 1 -w 2 127.0.0.1 > /dev/null && echo own loopback\n"
+         RUN ls /sys/class/net && ping -c 1 -w 30 127.0.0.1 > /dev/null && echo own loopback\n"
     ));
     for helper in ["slirp4netns", "pasta"] {
         let tools = only(helper);

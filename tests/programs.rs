@@ -142,7 +142,7 @@ impl Service {
     /// Sends a request and returns head and body of the answer.
     fn request(&self, text: &str) -> (String, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set a limit");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("set a limit");
         stream.write_all(text.as_bytes()).expect("send");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("receive");

@@ -206,15 +206,16 @@ fn ends_are_the_same() {
     for runtime in RUNTIMES {
         failing(runtime, "exit 77", &[]).code_is(1).says("exit code: 77");
         failing(runtime, "[\"no-such-program\"]", &[]).code_is(1).says("no-such-program");
-        failing(runtime, "--timeout=500ms sleep 297", &[])
+        let marker = format!("sleep 297{}", std::process::id());
+        failing(runtime, &format!("--timeout=500ms {marker}"), &[])
             .code_is(1)
             .says("killed after its timeout of 500ms");
         let hungry = "x=$(head -c 100m /dev/zero | tr '\\0' x); echo $x | wc -c";
         failing(runtime, hungry, &["--memory=32m"]).code_is(1).says("its limit is 33554432 bytes");
         // Part of them are the runtime's own until the program runs.
-        let many = "i=0; while [ $i -lt 40 ]; do sleep 2 & i=$((i+1)); done; wait";
+        let many = "i=0; while [ $i -lt 40 ]; do sleep 60 & i=$((i+1)); done; wait";
         failing(runtime, many, &["--pids-limit=20"]).says("fork");
-        assert!(processes_with("sleep 297").is_empty(), "{runtime}");
+        assert!(processes_with(&marker).is_empty(), "{runtime}");
     }
     // Other tests kill builds, whose groups go with the next.
     eventually(Duration::from_secs(30), "no group to be left", no_group_is_left);
@@ -355,7 +356,7 @@ fn shells_have_the_terminal() {
         terminal.keys(&["cat /half; stty size", "Enter"]);
         terminal.until("what it has", |screen| screen.contains("\nhalf\n30 90\n"));
         // What runs there ends, and the shell does not.
-        let marker = format!("sleep {}", std::process::id());
+        let marker = format!("sleep 298{}", std::process::id());
         terminal.keys(&[&marker, "Enter"]);
         eventually(Duration::from_secs(20), "a program to run", || !processes_with(&marker).is_empty());
         terminal.until("the end of a command", |screen| {
@@ -510,7 +511,7 @@ fn killed_builds_leave_nothing() {
     const KILLS: u32 = 12;
     let context = Context::new(
         "FROM busybox\nARG NUMBER\nRUN echo $NUMBER > /a\n\
-         RUN --mount=type=tmpfs,target=/t --mount=type=cache,target=/c (setsid sh -c 'trap \"\" TERM INT; sleep 90' &) ; cp /a /b\n\
+         RUN --mount=type=tmpfs,target=/t --mount=type=cache,target=/c (setsid sh -c 'trap \"\" TERM INT; sleep 900' &) ; cp /a /b\n\
          RUN --network=none sleep 0.2; cat /b > /c; rm /a\nRUN echo $NUMBER >> /b\n",
     );
     for runtime in RUNTIMES {

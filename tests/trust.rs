@@ -83,14 +83,17 @@ fn a_file_that_changes_during_builds_is_never_a_mix() {
             }
         });
         let stopping = Stopping(&stop);
-        // Now and then the file rests for longer than a build takes, or for no time at all.
-        for milliseconds in [150, 0, 3_000].into_iter().cycle().take(60) {
+        // Now and then the file rests for longer than a build takes, or for no time at all. How long one takes beside the writer is seen.
+        let mut longest = 1_000;
+        for round in 0..60 {
+            let milliseconds = [150, 0, 3 * longest][round % 3];
             if whole + refused >= 12 && whole > 0 && refused > 0 {
                 break;
             }
             pause.store(milliseconds, Ordering::Relaxed);
             let out = tempdir();
             let done = run(home.build(&context).arg("-o").arg(out.path()));
+            longest = longest.max(done.took.as_millis() as u64);
             if done.code == Some(0) {
                 let bytes = fs::read(out.path().join("f")).expect("the file");
                 assert_eq!(bytes.len(), SIZE);

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -363,10 +364,22 @@ impl Running {
         rustix::process::kill_process(pid, signal).expect("signal a child");
     }
 
+    /// Whether a signal reaches a handler of the process: one that has just begun it ends.
+    ///
+    /// # Panics
+    /// When the kernel does not say.
+    pub fn handles(&self, signal: rustix::process::Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("read a status");
+        let mask =
+            status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("the signals it handles");
+        let mask = u64::from_str_radix(mask.trim(), 16).expect("a number in hexadecimal");
+        mask & 1 << (signal.as_raw() - 1) != 0
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
-    /// When it takes longer than `most`.
+    /// When it takes longer than `most`, as in [`eventually`].
     #[track_caller]
     pub fn wait(&mut self, most: Duration) -> std::process::ExitStatus {
         let mut ended = None;
@@ -396,24 +409,46 @@ impl Drop for Running {
 
 /// Waits until something is so.
 ///
+/// `most` is what it takes on a machine at leisure, with room. One that does much else gets ten times as long, up to two minutes: that
+/// costs nothing where all is well. What must not become so by itself has to last longer.
+///
 /// # Panics
-/// When it is not within `most`.
+/// When it is not within that time.
 #[track_caller]
 pub fn eventually(most: Duration, what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
+    let most = most.max((most * 10).min(Duration::from_secs(120)));
     while !so() {
         assert!(start.elapsed() < most, "waited {most:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// A port of 127.0.0.1 that nothing listens on now.
+/// A port of 127.0.0.1 that nothing listens on now, nor soon: it is none of those that the kernel gives to whoever asks for any, for one
+/// end of a connection or for a server of another test (`ip_local_port_range`, from 32,768), and each process begins to look elsewhere.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("bind a port");
-    listener.local_addr().expect("its address").port()
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let ports = || {
+        let at = std::process::id().wrapping_mul(8).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(FIRST + at % COUNT).expect("a port")
+    };
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(ports).take(COUNT as usize).find(is_free).expect("a free port")
+}
+
+/// The first processor that this process may use: in a container that need not be number 0.
+///
+/// # Panics
+/// When the kernel does not say.
+pub fn first_processor() -> String {
+    let status = fs::read_to_string("/proc/self/status").expect("read /proc/self/status");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
+    list.trim().split(['-', ',']).next().expect("a number").to_owned()
 }
 
 /// The processes whose command line or environment holds a text, as `PID COMMAND LINE`. Zombies have neither.

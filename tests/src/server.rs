@@ -152,7 +152,7 @@ fn serve(
     answer: &dyn Fn(&Request) -> Reply,
     seen: &Mutex<Vec<Request>>,
 ) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let Some(request) = read(&mut reader, pause)? else { return Ok(()) };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());

@@ -97,7 +97,7 @@ impl Docker {
     /// Starts it.
     ///
     /// # Panics
-    /// When it does not answer within a minute.
+    /// When it does not answer within three minutes.
     pub fn start() -> Self {
         need_root();
         let dir = tempdir();
@@ -123,7 +123,7 @@ impl Docker {
         let start = std::time::Instant::now();
         while !answers() {
             let log = fs::read_to_string(docker.dir.path().join("log")).unwrap_or_default();
-            assert!(start.elapsed() < Duration::from_secs(60), "dockerd does not answer:\n{log}");
+            assert!(start.elapsed() < Duration::from_secs(180), "dockerd does not answer:\n{log}");
             std::thread::sleep(Duration::from_millis(100));
         }
         docker

@@ -60,7 +60,11 @@ fn killed_at_random() {
     let root = dir.path().join("state");
     let mut random = Random::new(11);
     let (mut hits, mut blobs) = (0, 0);
-    for round in 0..25u64 {
+    // On a busy machine a round may end before its children have done anything: more rounds, and longer ones.
+    for round in 0..200u64 {
+        if round >= 25 && hits > 20 && blobs > 20 {
+            break;
+        }
         let start = |worker: u64| (round * 2 + worker) * 10_000;
         let mut children: Vec<_> = (0..2)
             .map(|worker| {
@@ -74,7 +78,7 @@ fn killed_at_random() {
                     .unwrap()
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(10 + random.below(200)));
+        std::thread::sleep(Duration::from_millis((10 + random.below(200)) * (1 + round / 25)));
         for child in &mut children {
             child.kill().unwrap();
         }

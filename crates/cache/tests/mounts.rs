@@ -364,7 +364,7 @@ fn killed_users_and_makers_block_nobody() {
                     .unwrap()
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(30 + random.below(250)));
+        std::thread::sleep(Duration::from_millis((30 + random.below(250)) * (1 + round / 12).min(10)));
         for child in &mut children {
             child.kill().unwrap();
         }

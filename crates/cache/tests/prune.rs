@@ -177,7 +177,7 @@ fn a_killed_build_blocks_nobody_and_its_leftovers_go() {
         fs::set_permissions(active.dir().join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         let _claim = store.records().try_claim(&key(1)).unwrap();
         println!("ready");
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_secs(600));
         return;
     }
     let test = TestStore::new();
@@ -203,7 +203,7 @@ fn a_killed_build_blocks_nobody_and_its_leftovers_go() {
     let session = test.store.session().unwrap();
     let begin = Instant::now();
     while temporary() > 0 {
-        assert!(begin.elapsed() < Duration::from_secs(10), "leftovers stay");
+        assert!(begin.elapsed() < Duration::from_secs(120), "leftovers stay");
         std::thread::sleep(Duration::from_millis(5));
     }
     drop(session);

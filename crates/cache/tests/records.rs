@@ -205,7 +205,7 @@ fn a_claim_ends_with_its_process() {
         let store = cache::Store::open(root.as_ref(), cache::StoreOptions::default()).unwrap();
         let claim = store.records().try_claim(&key(1)).unwrap();
         println!("claimed: {}", claim.is_some());
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_secs(600));
         return;
     }
     let test = TestStore::new();

@@ -64,7 +64,7 @@ fn found(store: &Store) -> u64 {
 
 /// The tests run in one process, and some start programs: between `fork` and `exec` such a child has the locks of all of them.
 fn checked(store: &Store, repair: bool) -> cache::Checked {
-    let end = std::time::Instant::now() + Duration::from_secs(10);
+    let end = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         match store.check(repair) {
             Err(CacheError::Busy { .. }) if std::time::Instant::now() < end => {

@@ -265,7 +265,7 @@ fn what_a_build_made_is_synced_beside_a_later_one() {
     assert_eq!(unsynced(), 1, "a build does not wait for the disk");
     database.execute("UPDATE snapshots SET created = created - 120000", []).unwrap();
     let _later = test.store.session().unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while unsynced() > 0 {
         assert!(std::time::Instant::now() < deadline, "the later session writes it through");
         std::thread::sleep(std::time::Duration::from_millis(10));

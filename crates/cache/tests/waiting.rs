@@ -51,8 +51,16 @@ fn slowest_reader(root: &Path, is_over: &dyn Fn() -> bool) -> (Duration, &'stati
 /// A way to make the cache smaller.
 type Removal<'a> = dyn Fn(&Store) -> Result<(), CacheError> + Sync + 'a;
 
+/// Where the machine keeps somebody waiting it is another the next time; whoever waits for who removes does so each time.
 #[test]
 fn readers_never_wait() {
+    let told: Vec<String> = (0..3).map_while(|_| slow_reader()).collect();
+    assert!(told.len() < 3, "{told:#?}");
+}
+
+/// What is wrong.
+fn slow_reader() -> Option<String> {
+    let mut wrong = None;
     // In memory: a disk on which others write keeps everybody waiting.
     let memory = Path::new("/dev/shm");
     let (dir, bytes) = filled(if memory.is_dir() { memory } else { Path::new("/tmp") }, RECORDS, STEPS);
@@ -86,10 +94,13 @@ fn readers_never_wait() {
         println!("{name}: {took:?}, {rounds} rounds beside it, the slowest {slowest:?} ({reader})");
         // Where the machine is busy both take longer; who waited would have done so until the end.
         let most = Duration::from_millis(500).max(10 * alone).max(took / 3);
-        assert!(slowest < most, "{reader} took {slowest:?} beside {name} ({took:?}), {alone:?} alone");
+        if slowest >= most {
+            wrong = Some(format!("{reader} took {slowest:?} beside {name} ({took:?}), {alone:?} alone"));
+        }
     }
     // What the build uses, and what has the same leases.
     let left = open(root).cache_parts().unwrap().len() as u64;
     assert!((STEPS..RECORDS / 10).contains(&left), "{left} left");
     session.finish().unwrap();
+    wrong
 }

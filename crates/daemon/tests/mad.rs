@@ -149,7 +149,7 @@ async fn a_mad_daemon_for_a_while() {
         };
         let most = there.images.iter().map(shared).max().unwrap_or(0);
         *store.lock().unwrap() = (there, is_sane);
-        let within = Duration::from_secs(30);
+        let within = Duration::from_secs(120);
         let names = ["app:1".to_owned(), "é/../x?y#z".to_owned()];
         let asked = layers_there(&endpoint, &names, &wanted);
         let found = tokio::time::timeout(within, asked).await.expect("a question without end");

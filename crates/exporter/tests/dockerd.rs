@@ -36,7 +36,7 @@ impl Daemon {
             .spawn()
             .unwrap_or_else(|error| panic!("dockerd: {error}"));
         let mut daemon = Daemon { process, directory };
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + Duration::from_secs(180);
         while !daemon.docker(&["version"]).status.success() {
             let ended = daemon.process.try_wait().unwrap();
             if ended.is_some() || Instant::now() > patience {

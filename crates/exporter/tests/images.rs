@@ -435,7 +435,7 @@ fn a_dropped_export_ends_and_leaves_nothing() {
         assert!(tokio::time::timeout(Duration::from_millis(100), export).await.is_err());
     });
     // Waits for the blocking thread, which would never end by itself.
-    runtime.shutdown_timeout(Duration::from_secs(20));
+    runtime.shutdown_timeout(Duration::from_secs(120));
     assert_eq!(names_in(directory.path()), Vec::<String>::new());
 }
 

@@ -2,11 +2,14 @@
 //! the example `speed`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use frontend::{Lowered, Options, lower};
 use graph::{Environment, Op};
 
+use crate::clock::used;
+
+mod clock;
 mod shapes;
 
 use shapes::{SHAPES, keys};
@@ -68,17 +71,4 @@ fn took(text: &str, times: usize) -> Duration {
         std::hint::black_box(keys(&plan.definition));
     }
     used().saturating_sub(before)
-}
-
-/// What this thread had of a processor: waiting for one does not count (`schedstat`, Documentation/scheduler/sched-stats.rst). Where the
-/// kernel does not say, the time of day.
-fn used() -> Duration {
-    let known = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanos = known.and_then(|text| text.split(' ').next()?.parse().ok()).filter(|nanos| *nanos > 0);
-    nanos.map_or_else(since_start, Duration::from_nanos)
-}
-
-fn since_start() -> Duration {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
 }

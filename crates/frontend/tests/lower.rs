@@ -557,8 +557,15 @@ fn lowering_never_panics_for_a_while() {
     println!("{count} files");
 }
 
-/// Verifies what a file gives, in a thread of its own: one that never ends fails the test as well.
+/// Verifies what a file gives, in a thread of its own: one that never ends fails the test as well. Where the machine did something else
+/// meanwhile, it is verified again.
 fn in_time(text: &str) {
+    let times: Vec<Duration> =
+        (0..3).map(|_| time_of(text)).take_while(|took| *took >= Duration::from_secs(2)).collect();
+    assert!(times.len() < 3, "{times:?}: {text:?}");
+}
+
+fn time_of(text: &str) -> Duration {
     let began = Instant::now();
     let (done, ended) = std::sync::mpsc::channel();
     let own = text.to_owned();
@@ -566,11 +573,11 @@ fn in_time(text: &str) {
         verify_plan(&own);
         let _ = done.send(());
     });
-    match ended.recv_timeout(Duration::from_secs(20)) {
-        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("no end in 20 seconds: {text:?}"),
+    match ended.recv_timeout(Duration::from_secs(60)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("no end in 60 seconds: {text:?}"),
         // It ended, or panicked, which joining tells.
         Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {}
     }
     assert!(thread.join().is_ok(), "it panics: {text:?}");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}: {text:?}", began.elapsed());
+    began.elapsed()
 }

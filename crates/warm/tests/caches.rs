@@ -59,9 +59,12 @@ fn document(byte: u8) -> Document {
 
 const FORM: ArtifactForm = ArtifactForm { image_manifest: true, types: MediaTypes::Oci };
 
+/// As long as a busy machine may take for what is in memory.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 fn caches(origins: Vec<Arc<Memory>>) -> (Caches, Problems) {
     let problems = Problems::default();
-    let imports = origins.into_iter().map(|origin| Import { origin, patience: Duration::from_millis(300) });
+    let imports = origins.into_iter().map(|origin| Import { origin, patience: PATIENCE });
     (Caches::new(imports.collect(), Arc::new(problems.clone())), problems)
 }
 
@@ -134,7 +137,7 @@ async fn images_carry_theirs() {
 async fn each_is_asked_once_and_all_at_the_same_time() {
     let slow = |byte: u8| {
         let packed = warm::pack(&document(byte), FORM);
-        Arc::new(Memory { delay: Duration::from_millis(150), ..holding(&packed) })
+        Arc::new(Memory { delay: Duration::from_millis(900), ..holding(&packed) })
     };
     let origins = [slow(1), slow(2), slow(3)];
     let (caches, _) = caches(origins.to_vec());
@@ -145,7 +148,7 @@ async fn each_is_asked_once_and_all_at_the_same_time() {
     let (two, three, four) =
         tokio::join!(caches.find(&keys[0]), caches.find(&keys[1]), caches.find(&keys[2]));
     assert!(two.is_some() && three.is_some() && four.is_none());
-    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * Duration::from_millis(900), "{:?}", began.elapsed());
     assert!(caches.known(&key(1)).is_some());
     assert!(origins.iter().all(|origin| origin.asked.load(Ordering::SeqCst) == 1));
 }
@@ -169,8 +172,8 @@ async fn what_was_no_good_is_not_found_again() {
 async fn bad_ones_are_told_by_what_is_wrong() {
     assert_eq!(problem(Memory::default()).await, "there is none yet");
     let packed = || warm::pack(&document(2), FORM);
-    let late = Memory { delay: Duration::from_secs(5), ..holding(&packed()) };
-    assert_eq!(problem(late).await, "it did not answer within 0.3 s");
+    let late = Memory { delay: Duration::from_secs(50), ..holding(&packed()) };
+    assert_eq!(problem(late).await, "it did not answer within 2 s");
     let mut damaged = holding(&packed());
     damaged.blobs.values_mut().for_each(|bytes| bytes[9] ^= 1);
     assert!(problem(damaged).await.contains("is damaged"));

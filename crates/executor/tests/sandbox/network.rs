@@ -61,10 +61,10 @@ fn reaches_others(fixture: &Fixture) {
     let output = fixture.output_of(private(
         fixture,
         &format!(
-            "nc -w 5 {host} {everywhere} < /dev/null; cat /etc/resolv.conf
+            "nc -w 50 {host} {everywhere} < /dev/null; cat /etc/resolv.conf
              for to in 127.0.0.1 10.0.2.2 {host}; do nc -w 1 $to {loopback} < /dev/null > /dev/null 2>&1 && echo reached $to; done
              echo \"without a way to the host's loopback\"
-             ls /sys/class/net; ping -c 1 -w 2 127.0.0.1 > /dev/null && echo loopback"
+             ls /sys/class/net; ping -c 1 -w 30 127.0.0.1 > /dev/null && echo loopback"
         ),
     ));
     assert_eq!(output, format!("greetings\n{expected}eth0\nlo\nloopback\n"));
@@ -82,6 +82,9 @@ fn is_shared(fixture: &Fixture) {
     if is_host {
         return;
     }
+    // Each waits until all are there.
+    let together = fixture.dir.path().join("together");
+    std::fs::create_dir(&together).unwrap();
     let specs: Vec<ProcessSpec> = (0..3)
         .map(|index| {
             let dir = |name: &str| {
@@ -89,7 +92,14 @@ fn is_shared(fixture: &Fixture) {
                 std::fs::create_dir(&dir).unwrap();
                 dir
             };
-            let mut spec = private(fixture, &format!("{show}; timeout 0.5 nc -l -p 80 || test $? = 143"));
+            let mut spec = private(
+                fixture,
+                &format!(
+                    "{show}; mkdir /together/{index}; tries=0; until [ $(ls /together | wc -l) = 3 ]; do \
+                     usleep 10000; [ $((tries+=1)) = 6000 ] && exit 9; done; timeout 0.5 nc -l -p 80 || test $? = 143"
+                ),
+            );
+            spec.mounts.push(crate::support::bind(&together, "/together", false));
             spec.rootfs = executor::Rootfs::Overlay {
                 lower: vec![fixture.lower.clone()],
                 upper: dir("upper"),
@@ -124,7 +134,10 @@ fn is_shared(fixture: &Fixture) {
 
 /// A port that a process used does not bother the next one, although the kernel remembers its connections.
 fn ports_are_free_again(fixture: &Fixture) {
-    let serve = "busybox nc -l -p 8080 -e echo served & sleep 0.2; sleep 0.5 | nc 127.0.0.1 8080; wait
+    // The server is the first to close: what the client reads for it to send has no end.
+    let serve = "busybox nc -l -p 8080 -e echo served & [ -p /tmp/endless ] || mkfifo /tmp/endless; exec 3<>/tmp/endless
+                 until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1F90 [^ ]* 0A '; do usleep 10000; done
+                 nc 127.0.0.1 8080 <&3; wait
                  cat /proc/net/tcp /proc/net/tcp6 | grep -c ':1F90 [^ ]* 06 '; readlink /proc/self/ns/net";
     let run = || {
         let output = fixture.output_of(private(fixture, serve));

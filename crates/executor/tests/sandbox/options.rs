@@ -253,7 +253,7 @@ fn timeout(fixture: &Fixture) {
     let outcome = fixture.run_with(spec, &recorder).unwrap();
     assert_eq!((outcome.status, outcome.cause), (ExitStatus::Signal(9), Some(Cause::TimedOut { after })));
     assert_eq!(recorder.text(OutputStream::Stdout), "begun\n");
-    assert!(begin.elapsed() >= after && begin.elapsed() < Duration::from_secs(20));
+    assert!(begin.elapsed() >= after && begin.elapsed() < Duration::from_secs(150));
     let mut spec = fixture.shell("exit 4");
     spec.timeout = Some(Duration::MAX);
     let outcome = fixture.run_with(spec, &recorder).unwrap();
@@ -286,7 +286,7 @@ fn terminal(fixture: &Fixture) {
             terminal.write(b"wrong\x15right\n").await.unwrap();
         };
         let both = async { tokio::join!(running.wait(&recorder), typing).0 };
-        tokio::time::timeout(Duration::from_secs(20), both).await.expect("hangs").unwrap()
+        tokio::time::timeout(Duration::from_secs(120), both).await.expect("hangs").unwrap()
     });
     assert_eq!(outcome.status, ExitStatus::Code(6));
     let text = recorder.text(OutputStream::Stdout).replace("\r\n", "\n");

@@ -239,7 +239,10 @@ async fn sends_several_at_once_up_to_the_limit() {
         "POST" => Reply::new(202, "").with("Location", format!("/v2/app/blobs/uploads/{number}")),
         "PUT" if request.target.contains("/blobs/") => {
             seen.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(100));
+            // Until there are as many as may be, and then for more.
+            let pause = |milliseconds| std::thread::sleep(Duration::from_millis(milliseconds));
+            (0..1000).take_while(|_| seen.load(Ordering::SeqCst) < 3).for_each(|_| pause(10));
+            pause(100);
             busy.fetch_sub(1, Ordering::SeqCst);
             Reply::new(201, "")
         }

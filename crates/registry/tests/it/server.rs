@@ -102,7 +102,7 @@ fn serve(
     answer: &dyn Fn(&Request, usize) -> Reply,
     seen: &Mutex<Vec<Request>>,
 ) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     // The client tries TLS first, on loopback too.
     if reader.fill_buf()?.first() == Some(&0x16) {

@@ -196,7 +196,7 @@ impl DockerRegistry {
     }
 
     fn is_up(&mut self) -> bool {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(120);
         while Instant::now() < end {
             if self.child.try_wait().unwrap().is_some() {
                 return false;

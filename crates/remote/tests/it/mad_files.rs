@@ -146,7 +146,7 @@ fn lying(dice: &mut Dice, right: Reply, elsewhere: &str) -> Reply {
 
 /// Waits until the writer's thread is done.
 fn is_empty_soon(directory: &Path) -> bool {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     while fs::read_dir(directory).unwrap().next().is_some() {
         if Instant::now() > end {
             return false;
@@ -191,7 +191,12 @@ async fn a_mad_server_of_files_for_a_while() {
     let mut known: [Vec<Known>; 2] = [Vec::new(), Vec::new()];
     let start = Instant::now();
     let (mut rounds, mut good, mut same) = (0, 0, 0);
-    while start.elapsed() < time {
+    // On a busy machine longer, until something good came through.
+    let is_over = |good: usize, same: usize| {
+        let enough = good > 0 && same > 0;
+        start.elapsed() >= if enough { time } else { time.max(Duration::from_secs(60)) }
+    };
+    while !is_over(good, same) {
         rounds += 1;
         let (version, by, lies, checksum) = {
             let mut dice = dice.lock().unwrap();
@@ -211,7 +216,7 @@ async fn a_mad_server_of_files_for_a_while() {
             secrets: &*token,
             progress: &|bytes, _| told.store(bytes as usize, Ordering::SeqCst),
         };
-        let done = tokio::time::timeout(Duration::from_secs(20), client.download(&download, &path)).await;
+        let done = tokio::time::timeout(Duration::from_secs(60), client.download(&download, &path)).await;
         match done.expect("a download without end") {
             Ok(Downloaded::File(fetched)) => {
                 good += 1;
@@ -290,7 +295,7 @@ async fn mad_addresses_for_a_while() {
     let client = client();
     let login = format!("u:{SECRET}@");
     let (mut count, mut good) = (0, 0);
-    while start.elapsed() < time {
+    while start.elapsed() < time || count < 50 {
         count += 1;
         let mut address = dice.text(&ADDRESS);
         if dice.one_in(2) {

@@ -124,7 +124,7 @@ fn serve(
     answer: &dyn Fn(&Request, usize) -> Reply,
     seen: &Mutex<Vec<Request>>,
 ) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let Some(request) = read_request(&mut reader)? else { return Ok(()) };
     let number = {

@@ -49,7 +49,7 @@ impl Ssh {
         let socket = root.join("agent");
         let agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn();
         let agent = Program(agent.unwrap());
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(120);
         while !socket.exists() {
             assert!(Instant::now() < end, "ssh-agent does not listen");
             thread::sleep(Duration::from_millis(10));

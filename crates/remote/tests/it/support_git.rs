@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,7 +237,7 @@ impl Program {
     pub(crate) fn start(command: &mut Command, port: u16) -> Program {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut program = Program(child);
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(120);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(program.0.try_wait().unwrap().is_none(), "{command:?} ends");
             assert!(Instant::now() < end, "{command:?} does not listen");
@@ -253,7 +254,13 @@ impl Drop for Program {
     }
 }
 
-/// A port that is free at the moment.
+/// A port that is free at the moment, and none of those that the kernel gives to whoever asks for any (from 32,768): other tests do.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let ports = || {
+        let at = std::process::id().wrapping_mul(8).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(12_000 + at % 20_000).unwrap()
+    };
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(ports).take(20_000).find(is_free).unwrap()
 }
