@@ -51,6 +51,7 @@ pub(crate) use again::{Again, again};
 pub(crate) use args::{Args, extra_host, hide};
 use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
+pub(crate) use contexts::STANDARD_INPUT;
 use contexts::{Context, NamedContext};
 use debug::Shell;
 use deliver::{Delivered, Ids};
