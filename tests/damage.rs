@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use e2e::fuzz::Random;
-use e2e::{Context, Done, Home, Image, bases, binary, need_root, run, tempdir, tool};
+use e2e::{Context, Done, Home, Image, bases, binary, feed, need_root, run, tempdir, tool};
 use tempfile::TempDir;
 
 const DOCKERFILE: &str = "\
@@ -825,6 +825,38 @@ fn a_layer_whose_bytes_changed() {
         // Those of the first build are not asked for any more.
         assert!(layer_findings().len() < found.len(), "{held}");
     }
+}
+
+/// Nothing but the export of a cache packs a layer here. That it is damaged is no fault of the place that the cache goes to.
+#[test]
+fn a_layer_whose_bytes_changed_is_in_no_exported_cache() {
+    let dir = tempdir();
+    let context = Context::new("FROM busybox\nCOPY one /one\nRUN echo made > /made\n").file("one", "one\n");
+    let damaged = || {
+        let home = Home::new();
+        run(&mut home.build(&context)).ok();
+        let files = layer_files(&home.path(), b"made\n");
+        assert!(!files.is_empty());
+        files.iter().for_each(|path| rewrite(path));
+        home
+    };
+    let at = |name: &str| dir.path().join(name);
+    let to = |name: &str| format!("--cache-to=type=local,mode=max,dest={}", at(name).display());
+    // A cache that cannot be written anywhere is another matter, and no reason to do anything again.
+    fs::write(at("file"), "").expect("write");
+    let done = run(damaged().build(&context).args([&to("cache"), &to("file/none")])).ok();
+    assert_eq!(done.stderr.matches("was damaged and thrown away; building again").count(), 1, "{done}");
+    assert_eq!(done.stderr.matches("the cache was not exported").count(), 1, "{done}");
+    // What was read from standard input is not there a second time: such a build succeeds without the cache.
+    let dockerfile = fs::read(context.path().join("Dockerfile")).expect("read");
+    let done = feed(damaged().build(&context).args(["-f", "-", &to("stdin")]), &dockerfile).ok();
+    assert_eq!(done.stderr.matches("the cache was not exported").count(), 1, "{done}");
+    assert!(done.says("was damaged and thrown away\n").stdout.is_empty());
+    let other = Home::new();
+    let from = format!("--cache-from=type=local,src={}", at("cache").display());
+    other.steps(&context, &[&from]).all_cached();
+    run(other.build(&context).args([&from, "-t", "app"])).ok();
+    assert_eq!(run(other.builder("run").args(["app", "cat", "/made"])).ok().stdout, "made\n");
 }
 
 /// Files of all sorts, with what else they have: names, modes, owners, attributes, times that no file system keeps.
