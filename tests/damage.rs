@@ -1041,6 +1041,17 @@ fn a_compressed_layer_that_is_damaged_is_fetched_again() {
     }
 }
 
+/// The layer of a step that failed is kept for `builder debug`, and nothing noted of it: no older version is to blame.
+#[test]
+fn a_layer_of_which_nothing_was_noted() {
+    let home = Home::new();
+    run(&mut home.build(&Context::new("FROM busybox\nRUN echo half > /half; exit 3\n"))).code_is(1);
+    let told = run(&mut home.builder("fsck")).ok().stdout;
+    assert!(told.contains("1 layer could be read, but not compared: nothing was noted when"), "{told}");
+    assert!(!told.contains("version"), "{told}");
+    assert!(!run(&mut home.builder("fsck")).ok().stdout.contains("not compared"), "now it is known");
+}
+
 /// Nobody who only looks makes a state directory where none is.
 #[test]
 fn a_mistyped_state_directory_is_not_made() {
