@@ -237,7 +237,8 @@ fn made<'a>(call: &str, arguments: &'a str) -> Option<&'a str> {
     makes.then(|| arguments.split('"').nth(1)).flatten()
 }
 
-/// One call of each thread fails: the so-manieth of its kind, or the first that makes a file.
+/// One call of each thread fails: the so-manieth of its kind, or the first that makes a file. strace counts for each thread by itself (`inject=`
+/// and its `when=` in strace(1)), so "once" is once in every thread that comes so far, be it of the builder, of a helper or of a step.
 #[test]
 fn a_write_that_fails() {
     need_root();
