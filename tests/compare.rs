@@ -786,6 +786,62 @@ fn recorded_builds_are_compared() {
     run(command.args(["^7", "^0"]).arg(context.path())).code_is(1).says("there is no build `^7`");
 }
 
+/// A name means what it meant before the comparison built anything.
+#[test]
+fn names_of_builds_are_looked_up_before_anything_is_built() {
+    let home = Home::new();
+    let context = Context::new("").file("OLD", "FROM busybox\nCOPY a /a\n").file("a", "1\n");
+    let file = |name: &str| context.path().join(name).display().to_string();
+    let heading = |name: &str, new: &str| {
+        let mut command = home.builder("compare");
+        command.args(bases()).args(["--format=json", "--change=a", name, &file(new)]).arg(context.path());
+        let told: Value = serde_json::from_str(&run(&mut command).ok().stdout).expect("JSON");
+        [0, 1].map(|index| told["orderings"][index]["name"].as_str().expect("text").to_owned())
+    };
+    home.steps(&context, &["-f", &file("OLD"), "-t", "app"]);
+    for (number, name) in ["^0", "^1", "app"].into_iter().enumerate() {
+        let new = format!("NEW{number}");
+        context.write(&new, format!("FROM busybox\nRUN echo {number} > /b\nCOPY a /a\n"));
+        let [a, b] = heading(name, &new);
+        assert!(a.contains(&file("OLD")) && b == file(&new), "{name}: {a}, {b}");
+    }
+    // Where nothing has that name, nothing is built, which might have it then.
+    let never = Home::new();
+    for (home, name, why) in
+        [(&home, "^9", "there is no build `^9`"), (&never, "^0", "there is no state directory")]
+    {
+        context.write("NEW", format!("FROM busybox\nRUN echo {name} > /b\n"));
+        let mut command = home.builder("compare");
+        command.args(bases()).args([name, &file("NEW")]).arg(context.path());
+        let told = run(&mut command).code_is(1).says(why);
+        assert!(!told.stderr.contains("NEW"), "{told}");
+    }
+}
+
+/// As in a build, the ignore file of a Dockerfile counts before that of the context.
+#[test]
+fn recorded_builds_have_the_ignore_files_of_their_dockerfiles() {
+    let home = Home::new();
+    let context = Context::new("").file("A", "FROM busybox\nCOPY . /a\n").file("A.dockerignore", "zzz\n");
+    let context = context.file(".dockerignore", "new*\n");
+    let a = context.path().join("A").display().to_string();
+    home.steps(&context, &["-f", &a]);
+    for (file, runs) in [("newfile", 1), ("zzz", 0)] {
+        let mut command = home.builder("compare");
+        command.args(bases()).args(["--no-build", "--format=json", &format!("--change={file}"), "^0", &a]);
+        let told: Value = serde_json::from_str(&run(command.arg(context.path())).ok().stdout).expect("JSON");
+        for ordering in [0, 1] {
+            let most = &told["edits"][0]["orderings"][ordering]["most"]["steps"];
+            assert_eq!(most, &Value::from(runs), "{file}, {ordering}: {told:#}");
+        }
+        context.write(file, "1\n");
+        let ran = home.steps(&context, &["-f", &a]).executed().len();
+        assert_eq!(ran, runs, "{file}");
+        fs::remove_file(context.path().join(file)).expect("remove");
+        home.steps(&context, &["-f", &a]);
+    }
+}
+
 /// What a step took when it ran last is known also while the files that it uses are others than at that time.
 #[test]
 fn times_are_known_beside_other_files() {

@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use e2e::fuzz::Random;
-use e2e::{Context, Done, Home, Image, bases, binary, need_root, run, tempdir, tool};
+use e2e::{Context, Done, Home, Image, bases, binary, feed, need_root, run, tempdir, tool};
 use tempfile::TempDir;
 
 const DOCKERFILE: &str = "\
@@ -237,7 +237,8 @@ fn made<'a>(call: &str, arguments: &'a str) -> Option<&'a str> {
     makes.then(|| arguments.split('"').nth(1)).flatten()
 }
 
-/// One call of each thread fails: the so-manieth of its kind, or the first that makes a file.
+/// One call of each thread fails: the so-manieth of its kind, or the first that makes a file. strace counts for each thread by itself (`inject=`
+/// and its `when=` in strace(1)), so "once" is once in every thread that comes so far, be it of the builder, of a helper or of a step.
 #[test]
 fn a_write_that_fails() {
     need_root();
@@ -829,6 +830,38 @@ fn a_layer_whose_bytes_changed() {
     }
 }
 
+/// Nothing but the export of a cache packs a layer here. That it is damaged is no fault of the place that the cache goes to.
+#[test]
+fn a_layer_whose_bytes_changed_is_in_no_exported_cache() {
+    let dir = tempdir();
+    let context = Context::new("FROM busybox\nCOPY one /one\nRUN echo made > /made\n").file("one", "one\n");
+    let damaged = || {
+        let home = Home::new();
+        run(&mut home.build(&context)).ok();
+        let files = layer_files(&home.path(), b"made\n");
+        assert!(!files.is_empty());
+        files.iter().for_each(|path| rewrite(path));
+        home
+    };
+    let at = |name: &str| dir.path().join(name);
+    let to = |name: &str| format!("--cache-to=type=local,mode=max,dest={}", at(name).display());
+    // A cache that cannot be written anywhere is another matter, and no reason to do anything again.
+    fs::write(at("file"), "").expect("write");
+    let done = run(damaged().build(&context).args([&to("cache"), &to("file/none")])).ok();
+    assert_eq!(done.stderr.matches("was damaged and thrown away; building again").count(), 1, "{done}");
+    assert_eq!(done.stderr.matches("the cache was not exported").count(), 1, "{done}");
+    // What was read from standard input is not there a second time: such a build succeeds without the cache.
+    let dockerfile = fs::read(context.path().join("Dockerfile")).expect("read");
+    let done = feed(damaged().build(&context).args(["-f", "-", &to("stdin")]), &dockerfile).ok();
+    assert_eq!(done.stderr.matches("the cache was not exported").count(), 1, "{done}");
+    assert!(done.says("was damaged and thrown away\n").stdout.is_empty());
+    let other = Home::new();
+    let from = format!("--cache-from=type=local,src={}", at("cache").display());
+    other.steps(&context, &[&from]).all_cached();
+    run(other.build(&context).args([&from, "-t", "app"])).ok();
+    assert_eq!(run(other.builder("run").args(["app", "cat", "/made"])).ok().stdout, "made\n");
+}
+
 /// Files of all sorts, with what else they have: names, modes, owners, attributes, times that no file system keeps.
 const ODD: &str = r"
 mkdir -p dir/sub dir/a dir/a-b other
@@ -1009,6 +1042,17 @@ fn a_compressed_layer_that_is_damaged_is_fetched_again() {
             assert_eq!(digest, again, "{compression}{more}: {done}");
         }
     }
+}
+
+/// The layer of a step that failed is kept for `builder debug`, and nothing noted of it: no older version is to blame.
+#[test]
+fn a_layer_of_which_nothing_was_noted() {
+    let home = Home::new();
+    run(&mut home.build(&Context::new("FROM busybox\nRUN echo half > /half; exit 3\n"))).code_is(1);
+    let told = run(&mut home.builder("fsck")).ok().stdout;
+    assert!(told.contains("1 layer could be read, but not compared: nothing was noted when"), "{told}");
+    assert!(!told.contains("version"), "{told}");
+    assert!(!run(&mut home.builder("fsck")).ok().stdout.contains("not compared"), "now it is known");
 }
 
 /// Nobody who only looks makes a state directory where none is.

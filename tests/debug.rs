@@ -276,7 +276,7 @@ fn a_shell_has_the_network_of_its_step() {
     }
 }
 
-/// `prune --all` and `fsck --repair` hold the store for themselves.
+/// `fsck --repair` holds the store for itself.
 #[test]
 fn who_waits_for_the_store_can_be_interrupted() {
     let (home, context) = (Home::new(), failing());
@@ -475,6 +475,25 @@ fn a_terminal_of_its_own() {
     // The terminal is as it was.
     terminal.keys(&["echo code=$?", "Enter"]);
     terminal.shows("code=5");
+}
+
+/// What a pager sets while it reads from a program stays, also when the program ends: in a pipeline the terminal is the pager's.
+#[test]
+fn a_pager_keeps_its_terminal() {
+    let home = Home::new();
+    run(home.build(&Context::new("FROM busybox\n")).args(["-t", "app"])).ok();
+    let dir = tempdir();
+    let pager = dir.path().join("pager");
+    // It sets the terminal when the program runs, and looks when nobody writes any more.
+    let text = "read -r first; stty -icanon -echo < /dev/tty; cat; stty -a < /dev/tty; stty sane < /dev/tty; echo all\n";
+    std::fs::write(&pager, text).expect("write");
+    let terminal = Terminal::start(100, 30, &home.path(), &["sh"]);
+    let program = "sh -c 'echo begun; sleep 0.5; echo hi'";
+    terminal
+        .keys(&[&format!("'{}' run app {program} | sh '{}'", binary().display(), pager.display()), "Enter"]);
+    terminal.shows("all");
+    let screen = terminal.screen();
+    assert!(screen.contains(" -icanon") && screen.contains(" -echo "), "{screen}");
 }
 
 #[test]

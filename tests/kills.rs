@@ -2,7 +2,8 @@
 //! Nothing of them stays that the next build does not take away, and what that one gives is what a clean build gives.
 //!
 //! `BUILDER_KILLS` says how many times (default 12), `BUILDER_KILLS_SEED` repeats a run. Half of them are of root's builds, of which
-//! some run through runc; the others of an ordinary user's.
+//! some run through runc; the others of an ordinary user's. Every other one comes at any moment, the others when a build says that it does
+//! what was hit least so far ([`STAGES`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,6 +46,39 @@ RUN --network=none echo begun; head -c 3000000 /dev/zero | tr '\\0' x > /large &
 COPY --from=other /o/ /from/other/
 ";
 
+/// What a step may be doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Anything,
+    /// Its program has begun.
+    Running,
+    /// Its program is done, and what it left is collected.
+    Ended,
+}
+
+/// Each has to be hit where there are [`MANY`] kills: a step by a part of its name, and what it does.
+const STAGES: &[(&str, Doing)] = &[
+    ("] COPY ", Doing::Anything),
+    ("[other 2/2] RUN", Doing::Running),
+    ("[other 2/2] RUN", Doing::Ended),
+    ("3/5] RUN", Doing::Running),
+    ("3/5] RUN", Doing::Ended),
+    ("4/5] RUN", Doing::Running),
+    ("4/5] RUN", Doing::Ended),
+    ("exporting to oci", Doing::Anything),
+];
+
+/// Kills of one victim.
+const MANY: u64 = 25;
+
+/// When a build is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    After(Duration),
+    /// When it says that it is at one of [`STAGES`].
+    At(usize),
+}
+
 /// Somebody whose builds are killed.
 struct Victim<'a> {
     who: &'static str,
@@ -69,21 +103,30 @@ impl Victim<'_> {
         build
     }
 
-    /// Starts a build, and ends it. Says what it did then, if it was still running.
-    fn kill(&self, number: u64, after: Duration, signal: Signal, runtime: &str) -> Option<String> {
+    /// Starts a build, and ends it. Gives what it had said then, if it was still running.
+    fn kill(&self, number: u64, moment: Moment, signal: Signal, runtime: &str) -> Option<String> {
         let said = tempfile::NamedTempFile::new().expect("make a file");
         let mut build = self.command(number);
         build.env("BUILDER_RUNTIME", runtime).stderr(said.reopen().expect("open a file"));
         let mut child = build.spawn().expect("start a build");
-        sleep(after);
-        if child.try_wait().expect("look at a build").is_some() {
+        let text = || fs::read_to_string(said.path()).expect("read what a build says");
+        let mut is_over = || child.try_wait().expect("look at a build").is_some();
+        match moment {
+            Moment::After(time) => sleep(time),
+            Moment::At(stage) => {
+                while !is_at(&text(), stage) && !is_over() {
+                    sleep(Duration::from_micros(500));
+                }
+            }
+        }
+        if is_over() {
             return None;
         }
-        let text = fs::read_to_string(said.path()).expect("read what a build says");
+        let text = text();
         let below = descendants(child.id());
         // To the builder alone: that nothing else stays is its business.
         kill_process(Pid::from_child(&child), signal).expect("kill a build");
-        let how = format!("{}: {signal:?} after {after:?}, {runtime:?}", self.who);
+        let how = format!("{}: {signal:?} {moment:?}, {runtime:?}", self.who);
         eventually(Duration::from_secs(20), &format!("the build to end; {how}"), || {
             child.try_wait().expect("look at a build").is_some()
         });
@@ -93,7 +136,7 @@ impl Victim<'_> {
         eventually(Duration::from_secs(5), &format!("all mounts to go; {how}"), || {
             mounts_with(&self.place.display().to_string()).is_empty()
         });
-        Some(stage(&text))
+        Some(text)
     }
 
     /// Builds to the end, and looks for what is left of those before. Says in how many further builds that was taken away.
@@ -112,21 +155,42 @@ impl Victim<'_> {
     }
 }
 
-/// What a build was doing that has said this until now.
-fn stage(said: &str) -> String {
+/// The steps of a build that has said this until now, in the middle of a line maybe.
+fn steps(said: &str) -> Option<Steps> {
     let whole = said.rfind('\n').map_or("", |end| &said[..end]);
-    if !whole.contains('{') {
-        return "nothing said yet".to_owned();
+    whole.contains('{').then(|| Steps::parse(whole))
+}
+
+/// What a step does that has begun and is not done.
+fn doing(step: &Step) -> Doing {
+    match step.log.as_str() {
+        log if log.contains("ended") => Doing::Ended,
+        log if log.contains("begun") => Doing::Running,
+        _ => Doing::Anything,
     }
-    let steps = Steps::parse(whole);
+}
+
+/// Whether a build that has said this until now is at one of [`STAGES`].
+fn is_at(said: &str, stage: usize) -> bool {
+    let (name, wanted) = STAGES[stage];
+    let is_it = |step: &Step| {
+        let is_active = step.started && !step.completed && step.name.contains(name);
+        is_active && (wanted == Doing::Anything || doing(step) == wanted)
+    };
+    steps(said).is_some_and(|steps| steps.all().iter().any(is_it))
+}
+
+/// What a build was doing that has said this until now, in words.
+fn stage(said: &str) -> String {
+    let Some(steps) = steps(said) else { return "nothing said yet".to_owned() };
     let name = |step: &Step| step.name.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
-    let doing = |step: &Step| match step.log.as_str() {
-        log if log.contains("ended") => format!("{}: ended", name(step)),
-        log if log.contains("begun") => format!("{}: runs", name(step)),
-        _ => name(step),
+    let what = |step: &Step| match doing(step) {
+        Doing::Ended => format!("{}: ended", name(step)),
+        Doing::Running => format!("{}: runs", name(step)),
+        Doing::Anything => name(step),
     };
     let active = steps.all().iter().filter(|step| step.started && !step.completed);
-    let mut active: Vec<String> = active.map(doing).collect();
+    let mut active: Vec<String> = active.map(what).collect();
     active.sort();
     match steps.all().iter().rfind(|step| step.completed) {
         Some(last) if active.is_empty() => format!("after {}", name(last)),
@@ -195,23 +259,41 @@ fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Rand
     };
     let start = Instant::now();
     victim.finish(0);
-    let whole = start.elapsed();
+    let first = start.elapsed();
+    let mut whole = first;
+    // How often each was hit, and aimed at.
+    let mut hits = vec![(0, 0); STAGES.len()];
     let (mut killed, mut late, mut compared) = (0, 0, 0);
     // Which stages were hit, and how many further builds it took to take everything away, each how often.
     let (mut stages, mut further) = (BTreeMap::<String, u64>::new(), BTreeMap::<usize, u64>::new());
     while killed < kills {
         let number = 1 + random.below(1_000_000_000);
         for _ in 0..(2 + random.below(3)).min(kills - killed) {
-            let after = Duration::from_micros(random.below(whole.as_micros() as u64));
+            let moment = match random.below(2) {
+                0 => Moment::After(Duration::from_micros(random.below(whole.as_micros() as u64))),
+                _ => {
+                    let least = (0..STAGES.len()).min_by_key(|stage| hits[*stage]).expect("there are some");
+                    hits[least].1 += 1;
+                    Moment::At(least)
+                }
+            };
             let signal = [Signal::INT, Signal::TERM, Signal::KILL][killed as usize % 3];
             let runtime = runtimes[random.below(runtimes.len() as u64) as usize];
-            match victim.kill(number, after, signal, runtime) {
-                Some(stage) => {
-                    killed += 1;
-                    *stages.entry(stage).or_default() += 1;
+            let Some(said) = victim.kill(number, moment, signal, runtime) else {
+                late += 1;
+                // The first one unpacks the base, and has nobody beside it: others take less long, or longer.
+                if let Moment::After(_) = moment {
+                    whole = whole * 3 / 4;
                 }
-                None => late += 1,
+                // All of it is cached now.
+                break;
+            };
+            if let Moment::After(_) = moment {
+                whole = first.min(whole * 11 / 10);
             }
+            killed += 1;
+            (0..STAGES.len()).filter(|at| is_at(&said, *at)).for_each(|at| hits[at].0 += 1);
+            *stages.entry(stage(&said)).or_default() += 1;
         }
         let ((got, more), want) = (victim.finish(number), clean(number));
         *further.entry(more).or_default() += 1;
@@ -230,10 +312,12 @@ fn torment(victim: &Victim<'_>, kills: u64, runtimes: &[&str], random: &mut Rand
     assert_eq!(names(&victim.place.join("tmp")), [""; 0], "{}: temporary files", victim.who);
     println!(
         "{}: {killed} builds killed ({late} had ended before), {compared} finished after kills, each as a clean build; \
-         one takes {whole:?}; in so many further ones all was taken away, where the first had nothing to execute: {further:?}",
+         one takes {first:?}, later {whole:?}; in so many further ones all was taken away, where the first had nothing to execute: {further:?}",
         victim.who
     );
     stages.iter().for_each(|(stage, times)| println!("{times:4} {stage}"));
+    let missed = || (0..STAGES.len()).filter(|stage| hits[*stage].0 == 0).map(|stage| STAGES[stage]);
+    assert!(kills < MANY || missed().count() == 0, "never hit: {:?}", missed().collect::<Vec<_>>());
 }
 
 fn context() -> Context {

@@ -671,6 +671,22 @@ fn name_servers_of_ones_own() {
     machine.host.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("no router any more"));
     assert_eq!(machine.built(&context, &all).steps().named("RUN cat").log, wanted);
     machine.host.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a router again"));
+    // Shells: at once, later, and behind an instruction. Each has those of its own command.
+    let failing = Context::new(&format!("FROM busybox\nRUN {look}; exit 7\n"));
+    let shell = |command: &Command, input: &str| feed(&mut machine.command(command), input.as_bytes());
+    let mut at_once = machine.home.build(&failing);
+    at_once.args(all).arg("--on-error=shell");
+    assert_eq!(shell(&at_once, &format!("{look}\n")).code_is(1).stdout, wanted);
+    let debug = |arguments: &[&str]| {
+        let mut debug = machine.home.builder("debug");
+        debug.args(arguments).args(["--command", look]);
+        debug
+    };
+    assert_eq!(shell(&debug(&all[..4]), "").ok().stdout, wanted);
+    assert!(shell(&debug(&[]), "").stdout.starts_with("nameserver 192.0.2.77\n"));
+    let mut behind = debug(&all[..4]);
+    behind.arg("--at=2").args(bases()).arg(context.path());
+    assert_eq!(shell(&behind, "").ok().stdout, wanted);
     // Programs, and what no private network reaches.
     machine.built(&Context::new("FROM busybox\n"), &["-t", "app"]);
     let program = |arguments: &[&str]| {

@@ -201,6 +201,72 @@ fn what_was_done_is_told() {
     run(home.builder("inspect").arg("app:4")).code_is(1);
 }
 
+/// So is one of fields that there are not, which names those that there are, as the help does.
+#[test]
+fn fields_that_there_are_not_are_told_before_anything_is_done() {
+    let (home, dir, registry) = (Home::new(), tempdir(), Registry::start(None));
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let name = |tag: &str| format!("{}/app:{tag}", registry.address);
+    for (number, tag) in ["one", "two"].into_iter().enumerate() {
+        let context = Context::new(&format!("FROM scratch\nLABEL number={number}\nCOPY Dockerfile /\n"));
+        run(home.build(&context).args(["--platform=linux/amd64,linux/arm64", "-t", tag])).ok();
+    }
+    let of = |name: &str| {
+        let format = "--format={{.Platform}} {{.ID}}";
+        let listed = run(home.builder("images").args(["--no-trunc", format, name])).ok().stdout;
+        listed.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let login = ["-u", "ada", "-p", "lovelace", &registry.address];
+    let command = |words: &[&str]| {
+        let mut command = home.builder(words[0]);
+        command.args(&words[1..]).env("DOCKER_CONFIG", dir.path());
+        command
+    };
+    for words in [&["tag", "one", "t:1"][..], &["tag", "one", &name("1")], &["push", &name("1")]] {
+        run(&mut command(words)).ok();
+    }
+    run(&mut command(&["save", "one", "-o", &at("one.tar")])).ok();
+    run(command(&["login"]).args(login)).ok();
+    let config = fs::read(at("config.json")).expect("a login");
+    assert_ne!(of("one"), of("two"));
+    let asked = registry.requests().len();
+    for words in [
+        &["tag", "two", "t:1"][..],
+        &["export", "one", "-o", &at("export")],
+        &["save", "one", "-o", &at("save")],
+        &["load", "-i", &at("one.tar")],
+        &["push", &name("1")],
+        &["pull", &name("1")],
+        &["login", "-u", "eve", "-p", "secret", &registry.address],
+        &["logout", &registry.address],
+        &["rmi", "one"],
+    ] {
+        let help = run(home.builder(words[0]).arg("--help")).ok().stdout;
+        let help = help.split("Fields of --format").nth(1).expect("the fields").split(';').next();
+        let fields = help.into_iter().flat_map(str::split_whitespace).filter(|word| word.starts_with('.'));
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        for format in ["{{.Nope}}", "{{if eq 1 2}}{{.Nope}}{{end}}"] {
+            let mut refused = command(words);
+            refused.arg(format!("--format={format}"));
+            if words[0] == "load" {
+                refused.env("BUILDER_HOME", at("elsewhere"));
+            }
+            run(&mut refused).code_is(2).says(&format!("there is no field .Nope; there are {fields}\n"));
+        }
+    }
+    assert_eq!(registry.requests().len(), asked);
+    // Both platforms of it.
+    assert_eq!(of("t:1"), of("one"));
+    assert_eq!(of("t:1").len(), 2);
+    for none in ["export", "save", "elsewhere"] {
+        assert!(!dir.path().join(none).exists(), "{none}");
+    }
+    assert_eq!(fs::read(at("config.json")).expect("a login"), config);
+    // What a template cannot make of values is noticed before an image has half a name, too.
+    run(home.builder("tag").args(["two", "t:1", "--format={{index .Name 9}}"])).code_is(2);
+    assert_eq!(of("t:1"), of("one"));
+}
+
 /// A key and a certificate: of an authority, or by one for the registry's address or for a client.
 fn certificate(dir: &Path, name: &str, by: Option<&str>) {
     let file = |name: &str, extension: &str| dir.join(format!("{name}.{extension}"));

@@ -38,6 +38,7 @@ fn run_takes_the_flags_of_docker_run() {
             .says(&format!("{name} is not supported yet"))
             .says("tip: ");
     }
+    run(home.builder("run").args(["--userns=host", "app"])).code_is(125).says("tip: BUILDER_USERNS=1");
     run(home.builder("run").args(["--pull=never", "app", "true"])).ok();
 }
 

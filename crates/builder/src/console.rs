@@ -151,12 +151,14 @@ pub(crate) fn is_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// This command's terminal as it was, which it is again when the value goes: a program that has it may end before it puts things right.
+/// This command's terminal as it was, which it is again when the value goes: of those that pass on every key, and in the one case in which
+/// the program has this terminal itself, that of a shell made by an OCI runtime, which may end before it puts things right. In a pipeline
+/// nothing is remembered: what a pager at the other end has set there is not to be undone.
 struct TerminalBefore(Option<Termios>);
 
 impl TerminalBefore {
     fn remember() -> TerminalBefore {
-        TerminalBefore(tcgetattr(std::io::stdin()).ok())
+        TerminalBefore(if is_terminal() { tcgetattr(std::io::stdin()).ok() } else { None })
     }
 
     fn pass_on_every_key(&self) {

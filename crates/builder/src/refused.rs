@@ -100,7 +100,11 @@ pub(crate) const RUN: &[Refused] = &[
     valued("security-opt", None, SANDBOX),
     valued("stop-signal", None, "signals of this command are passed on as they are"),
     valued("stop-timeout", None, "signals of this command are passed on as they are"),
-    valued("userns", None, SANDBOX),
+    valued(
+        "userns",
+        None,
+        "BUILDER_USERNS=1 in the environment gives root's programs a user namespace; an ordinary user's always have one",
+    ),
     valued(
         "volumes-from",
         None,

@@ -62,6 +62,12 @@ impl Template {
         Ok(out)
     }
 
+    /// Whether there are the fields that it names, in all branches, of values that have `fields`, none of which has fields itself: before
+    /// there is such a value.
+    pub(crate) fn check(&self, fields: &[&str]) -> Result<(), String> {
+        check(&self.0, fields, Some(fields))
+    }
+
     /// The names of the fields that it shows, as `docker` titles the columns of a table: `{{.CreatedAt}}` is CREATED AT.
     pub(crate) fn title(&self) -> String {
         let text = |node: &Node| match node {
@@ -311,6 +317,59 @@ fn argument(token: &str) -> Result<Argument, String> {
     Err(format!("`{token}` is not understood; known functions are {}", FUNCTIONS.join(", ")))
 }
 
+/// `dot`: the fields of what `.` is, none of a plain value; `None` where that is not known.
+fn check(nodes: &[Node], root: &[&str], dot: Option<&[&str]>) -> Result<(), String> {
+    for node in nodes {
+        match node {
+            Node::Text(_) => {}
+            Node::Print(pipeline) => check_pipeline(pipeline, root, dot)?,
+            Node::Block { kind, over, then, otherwise } => {
+                check_pipeline(over, root, dot)?;
+                let inner = match (kind, only_field(over)) {
+                    (Block::If, _) => dot,
+                    (Block::With, Some([])) => dot,
+                    (Block::With, Some(_)) => Some(&[][..]),
+                    (Block::With, None) | (Block::Range, _) => None,
+                };
+                check(then, root, inner)?;
+                check(otherwise, root, dot)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The path of the field that a pipeline is, if it is nothing else.
+fn only_field(pipeline: &Pipeline) -> Option<&[String]> {
+    match pipeline.as_slice() {
+        [command] => match command.as_slice() {
+            [Argument::Field { from_root: false, path }] => Some(path),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn check_pipeline(pipeline: &Pipeline, root: &[&str], dot: Option<&[&str]>) -> Result<(), String> {
+    for argument in pipeline.iter().flatten() {
+        match argument {
+            Argument::Value(_) | Argument::Function(_) => {}
+            Argument::Nested(pipeline) => check_pipeline(pipeline, root, dot)?,
+            Argument::Field { from_root, path } => {
+                let Some(fields) = (if *from_root { Some(root) } else { dot }) else { continue };
+                let [name, deeper @ ..] = path.as_slice() else { continue };
+                if !fields.is_empty() && !fields.contains(&name.as_str()) {
+                    return Err(no_field(name, fields.iter()));
+                }
+                if let Some(name) = if fields.is_empty() { Some(name) } else { deeper.first() } {
+                    return Err(no_field_of_plain(name));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 fn write(nodes: &[Node], root: &Value, dot: &Value, out: &mut String) -> Result<(), String> {
     for node in nodes {
         match node {
@@ -366,10 +425,10 @@ fn value_of(argument: &Argument, root: &Value, dot: &Value) -> Result<Value, Str
                         Some(value) => value,
                         // Deeper down are maps whose keys vary from image to image.
                         None if depth > 0 => &Value::Null,
-                        None => return Err(no_field(name, fields)),
+                        None => return Err(no_field(name, fields.keys())),
                     },
                     Value::Null => &Value::Null,
-                    _ => return Err(format!("there is no field {name} in a plain value")),
+                    _ => return Err(no_field_of_plain(name)),
                 };
             }
             Ok(value.clone())
@@ -377,9 +436,13 @@ fn value_of(argument: &Argument, root: &Value, dot: &Value) -> Result<Value, Str
     }
 }
 
-fn no_field(name: &str, fields: &serde_json::Map<String, Value>) -> String {
-    let known: Vec<String> = fields.keys().map(|name| format!(".{name}")).collect();
+fn no_field(name: &str, fields: impl Iterator<Item = impl std::fmt::Display>) -> String {
+    let known: Vec<String> = fields.map(|name| format!(".{name}")).collect();
     format!("there is no field .{name}; there are {}", known.join(", "))
+}
+
+fn no_field_of_plain(name: &str) -> String {
+    format!("there is no field {name} in a plain value")
 }
 
 fn call(name: &str, mut values: Vec<Value>) -> Result<Value, String> {
@@ -526,6 +589,37 @@ mod tests {
         ] {
             let message = fill(template).unwrap_err();
             assert!(message.contains(part), "{template}: {message}");
+        }
+    }
+
+    #[test]
+    fn fields_are_known_before_there_is_a_value() {
+        let check = |template: &str| Template::parse(template).unwrap().check(&["Name", "ID"]);
+        for good in [
+            "{{.Name}} {{$.ID | json}}",
+            "{{json .}}",
+            "{{with .}}{{.Name}}{{end}}",
+            "{{with .Name}}{{.}} {{$.ID}}{{end}}",
+            "{{range split .Name \"/\"}}{{.}}{{$.ID}}{{end}}",
+            "{{if eq .Name (lower .ID)}}{{.ID}}{{else if .ID}}{{.Name}}{{end}}",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        let unknown = "there is no field .Nope; there are .Name, .ID";
+        for wrong in [
+            "{{.Nope}}",
+            "{{$.Nope}}",
+            "{{.Name}}{{if .ID}}{{.Nope}}{{end}}",
+            "{{if .ID}}{{else}}{{.Nope}}{{end}}",
+            "{{with .ID}}{{$.Nope}}{{else}}{{end}}",
+            "{{range split .Name \"/\"}}{{else}}{{.Nope}}{{end}}",
+            "{{lower (print .Nope)}}",
+            "{{with .}}{{.Nope}}{{end}}",
+        ] {
+            assert_eq!(check(wrong).unwrap_err(), unknown, "{wrong}");
+        }
+        for wrong in ["{{.ID.Nope}}", "{{with .Name}}{{.Nope}}{{end}}"] {
+            assert_eq!(check(wrong).unwrap_err(), "there is no field Nope in a plain value", "{wrong}");
         }
     }
 

@@ -41,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let session = store.session()?;
     let found = stored::find(&store, &args.image)?;
     let image = stored::of_platform(&found, &args.image, args.platform.as_ref())?;
+    let (name, platform) = (image.name.familiar(), image.platform.to_string());
+    let value = json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
+    let said = form.tell(&value, String::new)?;
     let resolved = Arc::new(store.load_image(&image)?);
     let cancel = Cancel::new();
     let work = async {
@@ -61,9 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     runtime.shutdown_timeout(super::TIDY_TIME);
     done?;
     session.finish()?;
-    let (name, platform) = (image.name.familiar(), image.platform.to_string());
-    let value = json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
-    terminal::print(&form.tell(&value, String::new)?)?;
+    terminal::print(&said)?;
     Ok(0)
 }
 

@@ -119,7 +119,7 @@ fn as_text(checked: &Checked, repair: bool) -> String {
     if checked.unknown > 0 {
         let _ = writeln!(
             text,
-            "{} could be read, but not compared: an older version made them. From now on their digests are known.",
+            "{} could be read, but not compared: nothing was noted when they were made. From now on their digests are known.",
             count(checked.unknown, "layer")
         );
     }

@@ -38,7 +38,7 @@ enum Input<'a> {
 const KINDS: &str = "an archive is what `builder save`, `docker save` or `podman save` writes, or an OCI layout in a tar or a directory";
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
-    let form = args.told.form()?;
+    let form = args.told.form(&["Name", "ID", "Platform"])?;
     if args.input.is_none() && io::stdin().is_terminal() {
         return Err(Failure::usage("standard input is a terminal: give -i FILE, or redirect it"));
     }
@@ -71,11 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     if images.is_empty() {
         return Err(Failure::build(format!("{name}: the archive holds no image")).hint(KINDS));
     }
+    // Before anything has a name: half of the archive under its names would be a mixture with what had them.
     let mut said = String::new();
-    for ArchivedImage { names, platform, manifest, id } in &images {
+    for ArchivedImage { names, platform, id, .. } in &images {
         let value = |name: &str| json!({ "Name": name, "ID": id, "Platform": platform.to_string() });
         for name in names {
-            store.put_image(name, platform, manifest)?;
             let name = name.familiar();
             said += &form.tell(&value(&name), || match args.quiet {
                 true => format!("{name}\n"),
@@ -83,11 +83,18 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             })?;
         }
         if names.is_empty() {
-            store.put_image(&id_name(id), platform, manifest)?;
             said += &form.tell(&value(""), || match args.quiet {
                 true => format!("{id}\n"),
                 false => format!("Loaded image ID: {id}\n"),
             })?;
+        }
+    }
+    for ArchivedImage { names, platform, manifest, id } in &images {
+        for name in names {
+            store.put_image(name, platform, manifest)?;
+        }
+        if names.is_empty() {
+            store.put_image(&id_name(id), platform, manifest)?;
         }
     }
     for name in images.iter().flat_map(|image| &image.names) {

@@ -44,7 +44,7 @@ const MAX_PASSWORD: u64 = 1 << 20;
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     let registry = registry_of(args.registry.as_deref())?;
-    let form = args.told.form()?;
+    let form = args.told.form(&["Registry", "User", "Kept"])?;
     if args.password_stdin && args.username.is_none() {
         return Err(Failure::usage("--password-stdin needs --username"));
     }

@@ -19,7 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let registry = login::registry_of(args.registry.as_deref())?;
-    let form = args.told.form()?;
+    let form = args.told.form(&["Registry", "Removed"])?;
     let removed = docker_config::erase(&registry)?;
     let said = form.tell(&json!({ "Registry": registry, "Removed": removed }), || {
         terminal::tell(&match removed {

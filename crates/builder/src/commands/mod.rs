@@ -59,7 +59,7 @@ fn archive_output(path: Option<&Path>) -> Result<Output, Failure> {
 
 /// How the writing of an archive is told. Where the archive itself goes to standard output, there is no place for that.
 fn told_beside_archive(told: &told::Told, path: Option<&Path>) -> Result<told::Form, Failure> {
-    let form = told.form()?;
+    let form = told.form(&["Name", "ID", "Platform", "File"])?;
     match (&form, path) {
         (told::Form::Words, _) => Ok(form),
         (_, Some(path)) if path != Path::new("-") => Ok(form),

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-    let form = args.told.form()?;
+    let form = args.told.form(&["Name", "Digest", "ID", "Platform"])?;
     let store = Machine::enter()?.store_or_new()?;
     let session = store.session()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);

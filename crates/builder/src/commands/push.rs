@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         ))
         .hint(format!("`builder tag {0} NAME` gives it a name, `builder push NAME` pushes it", args.name)));
     }
-    let form = args.told.form()?;
+    let form = args.told.form(&["Name", "Tag", "Digest", "Size"])?;
     let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let names = if args.all_tags { tags_of(&store.list_images()?, &name) } else { vec![name.clone()] };

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
-    let form = args.told.form()?;
+    let form = args.told.form(&["Untagged", "Deleted"])?;
     let store = Machine::enter()?.store_to_remove()?;
     let mut failed: Option<Failure> = None;
     // Each of the others is tried all the same; the last one to fail says the exit code.
@@ -61,12 +61,12 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         }
         let mut text = String::new();
         for name in &names {
-            store.remove_image(name)?;
             if !super::is_id_name(name) {
                 let name = name.familiar();
                 text += &form
                     .tell(&json!({ "Untagged": name, "Deleted": "" }), || format!("Untagged: {name}\n"))?;
             }
+            store.remove_image(name)?;
         }
         let left = store.list_images()?;
         let mut ids: Vec<_> = found.images.iter().map(|image| image.config).collect();

@@ -30,20 +30,24 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             args.name
         )));
     }
-    let form = args.told.form()?;
+    let form = args.told.form(&["Name", "ID", "Platform"])?;
     let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let found = stored::find(&store, &args.image)?;
-    let mut platforms = Vec::new();
+    let (mut platforms, mut images) = (Vec::new(), Vec::new());
     let mut said = String::new();
     for image in &found.images {
         if !platforms.contains(&image.platform) {
-            store.put_image(&name, &image.platform, &image.manifest)?;
             platforms.push(image.platform.clone());
             let platform = image.platform.to_string();
             let value = json!({ "Name": name.familiar(), "ID": image.config, "Platform": platform });
             said += &form.tell(&value, String::new)?;
+            images.push(image);
         }
+    }
+    // Once nothing can be wrong with the template: half of them under the name would be a mixture with what had it.
+    for image in images {
+        store.put_image(&name, &image.platform, &image.manifest)?;
     }
     store.remove_other_platforms(&name, &platforms)?;
     session.finish_durably()?;

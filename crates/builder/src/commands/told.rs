@@ -23,12 +23,15 @@ pub(super) enum Form {
 }
 
 impl Told {
-    /// Reads the template, before anything is done.
-    pub(super) fn form(&self) -> Result<Form, Failure> {
+    /// Reads the template, before anything is done: a field that is none of `fields`, which all that will be told has, would be
+    /// noticed when it is too late.
+    pub(super) fn form(&self, fields: &[&str]) -> Result<Form, Failure> {
         match self.format.as_deref() {
             Some(text) if text != "json" => {
                 let usage = |reason: String| Failure::usage(format!("--format: {reason}"));
-                Template::parse(text).map(Form::Template).map_err(usage)
+                let template = Template::parse(text).map_err(usage)?;
+                template.check(fields).map_err(usage)?;
+                Ok(Form::Template(template))
             }
             None if !self.json => Ok(Form::Words),
             _ => Ok(Form::Json),

@@ -197,7 +197,7 @@ impl Ordering {
         Prediction { effects, least, most }
     }
 
-    /// What these steps cost together, of which some make other layers.
+    /// What these steps cost together, of which some make other layers. A record from elsewhere may claim any numbers.
     fn cost(&self, counts: impl Fn(usize) -> bool, is_other: impl Fn(usize) -> bool) -> Cost {
         let mut cost = Cost::default();
         let mut ends: Vec<u64> = Vec::with_capacity(self.steps.len());
@@ -206,11 +206,12 @@ impl Ordering {
             let mut end = begin.unwrap_or(0);
             if counts(index) {
                 let (took, bytes) = (step.cost.unwrap_or(0), step.bytes.unwrap_or(0));
-                end += took;
+                end = end.saturating_add(took);
                 cost.steps += 1;
-                cost.work += took;
-                cost.stored += bytes;
-                cost.pushed += if step.pushed && is_other(index) { bytes } else { 0 };
+                cost.work = cost.work.saturating_add(took);
+                cost.stored = cost.stored.saturating_add(bytes);
+                let pushed = if step.pushed && is_other(index) { bytes } else { 0 };
+                cost.pushed = cost.pushed.saturating_add(pushed);
                 cost.unknown += u64::from(step.cost.is_none());
                 cost.unsized_layers += u64::from(step.bytes.is_none());
             }

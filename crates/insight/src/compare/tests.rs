@@ -43,6 +43,22 @@ fn what_follows_from_an_edit() {
     assert_eq!((both.time, both.work), (300, 401));
 }
 
+/// Records from elsewhere say what they like.
+#[test]
+fn sums_end_where_numbers_do() {
+    let mut ordering = stages();
+    ordering.steps.iter_mut().for_each(|step| (step.cost, step.bytes) = (Some(1 << 63), Some(1 << 63)));
+    let most = ordering.predict(&Touched::from([(1, Touch::Surely)])).most;
+    assert_eq!([most.time, most.work, most.stored, most.pushed], [u64::MAX; 4]);
+    let comparison = Comparison::new(
+        vec![ordering],
+        vec![(Edit { name: "x".to_owned(), weight: 1 }, vec![Touched::from([(1, Touch::Surely)])])],
+        "edit",
+    );
+    assert!(!comparison.text(usize::MAX).is_empty() && !comparison.html().is_empty());
+    assert_eq!(comparison.json()["edits"][0]["orderings"][0]["most"]["milliseconds"], u64::MAX);
+}
+
 /// A program that only looks at the files changes nothing for what stands on it.
 #[test]
 fn what_only_looks_may_leave_all_as_it_was() {

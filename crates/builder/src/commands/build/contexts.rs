@@ -19,7 +19,7 @@ use super::explain;
 use crate::failure::Failure;
 
 /// What messages call a Dockerfile that came from there.
-pub(super) const STANDARD_INPUT: &str = "standard input";
+pub(crate) const STANDARD_INPUT: &str = "standard input";
 
 /// The Dockerfile, read.
 #[derive(Debug)]

@@ -18,6 +18,8 @@ const MOST: usize = 100;
 pub(super) struct Attempt {
     /// The store that it opened.
     pub(super) store: Option<Store>,
+    /// What that has already said of damage.
+    pub(super) damaged: Vec<String>,
     /// Whether the program of a step failed: it would once more.
     pub(super) step_failed: bool,
 }
@@ -41,7 +43,8 @@ fn attempts(
     for _ in 0..MOST {
         let mut attempt = Attempt::default();
         let result = build(args.clone(), &mut attempt);
-        let damaged = attempt.store.map(|store| store.thrown_away()).unwrap_or_default();
+        let mut damaged = attempt.damaged;
+        damaged.extend(attempt.store.iter().flat_map(Store::thrown_away));
         let may_be_damage =
             result.as_ref().is_err_and(|failure| failure.code() != INTERRUPTED) && !attempt.step_failed;
         let again = may_be_damage && !damaged.is_empty() && can_be_done_again(&args);
@@ -59,7 +62,7 @@ fn attempts(
 }
 
 /// Standard input is read once, and nothing that was written to standard output can be taken back.
-fn can_be_done_again(args: &Args) -> bool {
+pub(super) fn can_be_done_again(args: &Args) -> bool {
     let is_input = |path: &Path| path.as_os_str() == "-";
     !is_input(&args.context)
         && !args.file.as_deref().is_some_and(is_input)

@@ -33,6 +33,8 @@ pub(super) struct Notices {
     pub(super) unused_build_args: Vec<String>,
     /// What the step left that failed.
     pub(super) kept: Option<KeptId>,
+    /// What of the store was found damaged, as far as the store was asked: it says so once.
+    pub(super) thrown_away: Vec<String>,
 }
 
 impl Done {
@@ -119,7 +121,7 @@ mod tests {
         let notices = Notices {
             warnings: vec![warning],
             unused_build_args: vec!["A".to_owned(), "B".to_owned()],
-            kept: None,
+            ..Notices::default()
         };
         assert_eq!(
             notices.text(&source),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cache::SnapshotId;
@@ -100,7 +100,11 @@ impl Build<'_> {
             });
             match self.export_cache(target, worker, targets, steps, &task).await {
                 Ok(()) => task.done(),
-                Err(failure) if target.ignore_error && failure.code() != WRONG_USAGE => {
+                Err(failure)
+                    if target.ignore_error
+                        && failure.code() != WRONG_USAGE
+                        && !self.is_mended_by_another() =>
+                {
                     warn_of(&failure, &task);
                     task.done();
                 }
@@ -115,6 +119,14 @@ impl Build<'_> {
             Some(failure) => Err(failure
                 .hint("the image was built and delivered; without ignore-error=false such a build succeeds")),
         }
+    }
+
+    /// Whether something of the store was found damaged, which no place of a cache is to blame for: another build makes it anew, and
+    /// exports it.
+    fn is_mended_by_another(&self) -> bool {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.thrown_away.extend(self.store.thrown_away());
+        !notices.thrown_away.is_empty() && self.request.can_be_done_again
     }
 
     async fn export_cache(

@@ -51,6 +51,7 @@ pub(crate) use again::{Again, again};
 pub(crate) use args::{Args, extra_host, hide};
 use cache_args::CacheTarget;
 use call::{Answer, Call, Question};
+pub(crate) use contexts::STANDARD_INPUT;
 use contexts::{Context, NamedContext};
 use debug::Shell;
 use deliver::{Delivered, Ids};
@@ -297,7 +298,8 @@ fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt)
     let record = journal.keep(&records, &request, &place, result.as_ref());
     let context = (Path::new(&place), request.options.ignore.as_deref());
     let timed = recorded.write(&args, &record, &subjects, context);
-    let notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut notices = notices.into_inner().unwrap_or_else(PoisonError::into_inner);
+    attempt.damaged = std::mem::take(&mut notices.thrown_away);
     let failure = match result {
         Ok(made) => {
             records.wait_for_collection(COLLECTION_TIME);
@@ -432,7 +434,7 @@ impl Build<'_> {
         *self.notices.lock().unwrap_or_else(PoisonError::into_inner) = Notices {
             warnings: plan.warnings.clone(),
             unused_build_args: done::unused_build_args(&plan.unused_build_args, &self.parsed.dockerfile),
-            kept: None,
+            ..Notices::default()
         };
         if plan.multi_platform == Some(false) && plan.targets.len() > 1 {
             return Err(Failure::usage(

@@ -11,6 +11,7 @@ use super::again::Again;
 use super::args::{Args, ContextMode, ProgressMode};
 use super::cache_args::{CacheSource, CacheTarget};
 use super::contexts::{self, DockerfileText, NamedContext};
+use super::damage;
 use super::elsewhere::{Brought, Elsewhere};
 use super::lent::Secrets;
 use super::network;
@@ -38,6 +39,8 @@ pub(super) struct Request {
     pub(super) delivery: Delivery,
     pub(super) caches: Caches,
     pub(super) context_mode: ContextMode,
+    /// Whether the build is done again when it fails because something of the store was damaged.
+    pub(super) can_be_done_again: bool,
     /// Set when something is built once more, from nothing.
     pub(super) again: Option<Again>,
 }
@@ -161,6 +164,7 @@ pub(super) fn resolve(args: &Args, brought: &Brought) -> Result<Request, Failure
             iidfile: args.iidfile.clone(),
             metadata_file: args.metadata_file.clone(),
         },
+        can_be_done_again: damage::can_be_done_again(args),
         again: args.again.clone(),
     })
 }

@@ -30,6 +30,15 @@ impl IgnoreFile {
         is_own || (path == Path::new(SHARED) && !self.own.exists())
     }
 
+    /// The patterns that count now; none without either file. What cannot be read or understood fails a build, and says nothing here.
+    pub(super) fn patterns(&self) -> Ignore {
+        let shared = self.context.join(SHARED);
+        let file = if self.own.exists() { &self.own } else { &shared };
+        // Of a pipe nobody may write the other end.
+        let bytes = if file.is_file() { std::fs::read(file).ok() } else { None };
+        bytes.and_then(|bytes| Ignore::parse(&bytes).ok()).unwrap_or_default()
+    }
+
     /// The patterns before and after a change of it; `None` where they cannot be told.
     pub(super) fn versions(&self, change: &remote::Change) -> Option<[Ignore; 2]> {
         let version = |version: Option<&remote::Version>| match version {

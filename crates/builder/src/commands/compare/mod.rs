@@ -123,11 +123,13 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
     }
     let sides = [&args.a, &args.b].map(|given| Side::of(given));
     let [a, b] = sides;
-    let sides = [a?, b?];
+    let mut sides = [a?, b?];
     let of_files = sides.iter().filter_map(Side::dockerfile);
     let lines: Vec<Vec<String>> = of_files.map(|file| args.line(file)).collect();
     let parsed = lines.iter().map(|line| build::Args::parsed(line)).collect::<Result<Vec<_>, _>>()?;
-    if !args.no_build {
+    if !args.no_build && !parsed.is_empty() {
+        // First: what is built then is recorded too, and is the last build since.
+        sides.iter_mut().try_for_each(Side::settle)?;
         sides.iter().try_for_each(|side| side.build_unless_known(&args))?;
     }
     let (store, examined) = build::examine(&parsed)?;

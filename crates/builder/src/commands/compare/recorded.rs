@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use files::{DirectoryTree, Ignore, Ignoring, PathSelection, Selection};
+use files::{DirectoryTree, Ignoring, PathSelection, Selection};
 use graph::{InputPart, Listing};
 use insight::{BuildRecord, StepRecord};
 
 use super::ignored::IgnoreFile;
 use super::uses::{Use, Uses, Wanted};
+use crate::commands::build::STANDARD_INPUT;
 use crate::failure::Failure;
 
 /// What the step is called that brings the build context.
@@ -43,9 +44,12 @@ impl Uses {
             }
         }
         let directory = record.invocation.as_ref().map_or(Path::new(""), |how| Path::new(&how.directory));
-        let ignore_file = IgnoreFile::of(&directory.join(&record.dockerfile), context);
-        let ignore = std::fs::read(context.join(".dockerignore")).ok();
-        let ignore = ignore.and_then(|bytes| Ignore::parse(&bytes).ok()).unwrap_or_default();
+        let dockerfile = match record.dockerfile.as_str() {
+            STANDARD_INPUT => PathBuf::from("-"),
+            file => directory.join(file),
+        };
+        let ignore_file = IgnoreFile::of(&dockerfile, context);
+        let ignore = ignore_file.patterns();
         let tree = DirectoryTree::context(context).map_err(|error| Failure::build(error.to_string()))?;
         let tree = Arc::new(Ignoring::new(tree, ignore.clone()));
         Ok(Uses { uses, tree, ignore: Some(Arc::new(ignore)), ignore_file })

@@ -10,6 +10,7 @@ use insight::BuildRecord;
 use serde_json::Value;
 
 use super::Args;
+use crate::Machine;
 use crate::commands::history;
 use crate::failure::Failure;
 
@@ -17,8 +18,8 @@ use crate::failure::Failure;
 pub(super) enum Side {
     /// A Dockerfile; standard input too.
     Dockerfile(PathBuf),
-    /// What `history export` wrote.
-    Exported(Box<BuildRecord>),
+    /// A recorded build: what `history export` wrote, or one whose name was looked up.
+    Recorded(Box<BuildRecord>),
     /// A name, maybe of a recorded build.
     Named(String),
 }
@@ -36,7 +37,7 @@ impl Side {
         let text = fs::read(given).map_err(|error| Failure::io("read", given, &error))?;
         // No Dockerfile begins so.
         match text.trim_ascii_start().starts_with(b"{") {
-            true => history::read_file(given).map(|record| Side::Exported(Box::new(record))),
+            true => history::read_file(given).map(|record| Side::Recorded(Box::new(record))),
             false => Ok(Side::Dockerfile(given.to_owned())),
         }
     }
@@ -44,7 +45,7 @@ impl Side {
     pub(super) fn dockerfile(&self) -> Option<&Path> {
         match self {
             Side::Dockerfile(file) => Some(file),
-            Side::Exported(_) | Side::Named(_) => None,
+            Side::Recorded(_) | Side::Named(_) => None,
         }
     }
 
@@ -52,7 +53,7 @@ impl Side {
     pub(super) fn record(&self, store: &Store) -> Result<Option<BuildRecord>, Failure> {
         match self {
             Side::Dockerfile(_) => Ok(None),
-            Side::Exported(record) => Ok(Some((**record).clone())),
+            Side::Recorded(record) => Ok(Some((**record).clone())),
             Side::Named(name) => {
                 let found = history::find(store, Some(name));
                 found
@@ -62,12 +63,31 @@ impl Side {
         }
     }
 
+    /// Looks up the build that a name means now, in a process of its own like those that build.
+    pub(super) fn settle(&mut self) -> Result<(), Failure> {
+        let Side::Named(name) = self else { return Ok(()) };
+        let program = this_program()?;
+        let mut ask = Command::new(&program);
+        ask.args(["history", "inspect", "--format=json", "--", name.as_str()]).stdin(Stdio::null());
+        let told =
+            ask.stderr(Stdio::null()).output().map_err(|error| Failure::io("start", &program, &error))?;
+        *self = match BuildRecord::from_json(&told.stdout) {
+            Ok(record) if told.status.success() => Side::Recorded(Box::new(record)),
+            // What is wrong is said by this process: it has nothing to start any more.
+            _ => {
+                let store = Machine::enter()?.existing_store()?;
+                self.record(&store)?;
+                return Err(Failure::build("builds were recorded or removed at this moment: try again"));
+            }
+        };
+        Ok(())
+    }
+
     /// Builds a Dockerfile of some of whose steps nobody knows what they take. In processes of their own, which enter namespaces of their own:
     /// who has entered one cannot start a build as the user that he was.
     pub(super) fn build_unless_known(&self, args: &Args) -> Result<(), Failure> {
         let Some(file) = self.dockerfile().filter(|file| file.is_file()) else { return Ok(()) };
-        let program = std::env::current_exe()
-            .map_err(|error| Failure::machine(format!("find this program: {error}")))?;
+        let program = this_program()?;
         let start = |error: io::Error| Failure::io("start", &program, &error);
         let mut ask = Command::new(&program);
         ask.args(["compare", "--no-build", "--format=json", "--change="]).args(args.options());
@@ -85,6 +105,10 @@ impl Side {
                 .hint("--no-build compares without it; of what never ran here no times are known then")),
         }
     }
+}
+
+fn this_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::machine(format!("find this program: {error}")))
 }
 
 /// Whether a comparison of a Dockerfile with itself knows what each step takes.
