@@ -69,7 +69,7 @@ impl<W: Write> Compressor<W> {
     /// # Errors
     /// A level that does not exist is of kind [`io::ErrorKind::InvalidInput`].
     pub fn new(writer: W, compression: Compression, level: Option<u32>) -> io::Result<Self> {
-        Compressor::with_threads(writer, compression, level, threads, None)
+        Compressor::with_threads(writer, compression, level, Coder::threads, None)
     }
 
     /// The same, taking pieces that were compressed before from where they are remembered.
@@ -82,14 +82,14 @@ impl<W: Write> Compressor<W> {
         level: Option<u32>,
         memory: Option<Arc<dyn ChunkMemory>>,
     ) -> io::Result<Self> {
-        Compressor::with_threads(writer, compression, level, threads, memory)
+        Compressor::with_threads(writer, compression, level, Coder::threads, memory)
     }
 
     fn with_threads(
         writer: W,
         compression: Compression,
         level: Option<u32>,
-        threads: impl FnOnce() -> usize,
+        threads: impl FnOnce(Coder) -> usize,
         memory: Option<Arc<dyn ChunkMemory>>,
     ) -> io::Result<Self> {
         check_level(compression, level)
@@ -99,7 +99,7 @@ impl<W: Write> Compressor<W> {
             Compression::Gzip => Coder::Gzip(level.unwrap_or(6)),
             Compression::Zstd => Coder::Zstd(level.unwrap_or(3)),
         };
-        Ok(Compressor(Inner::Pieces(Box::new(Pieces::new(writer, coder, threads(), memory)))))
+        Ok(Compressor(Inner::Pieces(Box::new(Pieces::new(writer, coder, threads(coder), memory)))))
     }
 
     /// Lets what comes next be compressed independently of what came before. Where that is done is part of the format: cut where the
@@ -203,7 +203,7 @@ impl<W: Write> Pieces<W> {
         }
         let chunk = std::mem::take(&mut self.chunk);
         let coder = self.coder;
-        let pool = if self.max_pending > 0 { pool() } else { None };
+        let pool = if self.max_pending > 0 { coder.pool() } else { None };
         let Some(pool) = pool else {
             let packed = pack(&chunk, coder, self.memory.as_deref(), &self.scope);
             return self.emit(packed);
@@ -283,16 +283,47 @@ impl Coder {
         }
     }
 
-    /// How many chunks may be compressed, or wait for it, while others are read; none where the caller does it. Large ones wait in memory, too,
-    /// and the last levels of zstd take so much for each that it is not given to many: 0.15 GB at 16 to 19, 0.75 GB from 20 on.
+    /// How many chunks may be compressed, or wait for it, while others are read; none where the caller does it.
     fn max_pending(self, threads: usize) -> usize {
         match self {
             _ if threads < 2 => 0,
-            Coder::Gzip(_) => 2 * threads,
+            Coder::Gzip(_) => threads + threads.min(4),
             Coder::Zstd(..16) => threads + 1,
-            Coder::Zstd(16..ULTRA) => threads.min(4),
-            Coder::Zstd(_) => 2,
+            // Each takes 0.15 GB, and from the next on 0.75 GB.
+            Coder::Zstd(16..ULTRA) => threads,
+            Coder::Zstd(_) => threads.min(2),
         }
+    }
+
+    /// Threads that compress at most. All of a command is to take less than 100 MB at the default levels on any number of processors, and each
+    /// thread keeps room for a chunk. More would not be faster: sha256 goes over all bytes on one.
+    fn most_threads(self) -> usize {
+        match self {
+            Coder::Gzip(_) => 16,
+            Coder::Zstd(_) => 4,
+        }
+    }
+
+    /// How many threads there are to compress; one where the caller does it.
+    fn threads(self) -> usize {
+        self.pool().map_or(1, ThreadPool::current_num_threads)
+    }
+
+    /// The threads that compress: as many as rayon's others, which is one a processor or what `RAYON_NUM_THREADS` says, within reason. Their own,
+    /// because callers wait for them: waiting for rayon's global threads *on* one of them would be a deadlock. `None` when no threads can be
+    /// had; then chunks are compressed by the caller.
+    fn pool(self) -> Option<&'static ThreadPool> {
+        static GZIP: OnceLock<Option<ThreadPool>> = OnceLock::new();
+        static ZSTD: OnceLock<Option<ThreadPool>> = OnceLock::new();
+        let make = || {
+            let named = ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
+            named.num_threads(rayon::current_num_threads().min(self.most_threads())).build().ok()
+        };
+        let pool = match self {
+            Coder::Gzip(_) => &GZIP,
+            Coder::Zstd(_) => &ZSTD,
+        };
+        pool.get_or_init(make).as_ref()
     }
 
     /// Under which a compressed chunk is remembered.
@@ -363,26 +394,6 @@ fn effort(level: u32) -> Option<CompressionLvl> {
     CompressionLvl::new(i32::try_from(level).ok()?).ok()
 }
 
-/// More threads than this would hold more memory than it is worth.
-const MOST_THREADS: usize = 16;
-
-/// How many threads there are to compress; one where the caller does it.
-fn threads() -> usize {
-    pool().map_or(1, ThreadPool::current_num_threads)
-}
-
-/// The threads that compress: as many as rayon's others, which is one a processor or what `RAYON_NUM_THREADS` says, within reason. Their own,
-/// because callers wait for them: waiting for rayon's global threads *on* one of them would be a deadlock. `None` when no threads can be
-/// had; then chunks are compressed by the caller.
-fn pool() -> Option<&'static ThreadPool> {
-    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    let make = || {
-        let named = ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}"));
-        named.num_threads(rayon::current_num_threads().min(MOST_THREADS)).build().ok()
-    };
-    POOL.get_or_init(make).as_ref()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -411,7 +422,7 @@ mod tests {
     }
 
     fn compress(bytes: &[u8], how: Compression, level: Option<u32>, threads: usize, step: usize) -> Vec<u8> {
-        let mut compressor = Compressor::with_threads(Vec::new(), how, level, || threads, None).unwrap();
+        let mut compressor = Compressor::with_threads(Vec::new(), how, level, |_| threads, None).unwrap();
         for piece in bytes.chunks(step) {
             compressor.write_all(piece).unwrap();
             compressor.flush().unwrap();
