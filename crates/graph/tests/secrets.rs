@@ -100,7 +100,7 @@ fn written(op: &Op, value: &str, secret: &[u8; 32]) -> String {
     let naming = Naming { secret, args: &BTreeSet::new(), hidden };
     let selection = Selection::Path(PathSelection::exact(format!("{value}/x")));
     let files = Files::of(&selection, naming);
-    let input = InputPart::Vertex { name: "RUN a".to_owned(), key: "1".to_owned(), files };
+    let input = InputPart::Vertex { name: "RUN a".to_owned(), key: "1".to_owned(), files, context: None };
     serde_json::to_string(&KeyParts::new(op, vec![input], naming)).expect("JSON")
 }
 
