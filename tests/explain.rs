@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{Context, Done, Home, base, feed, run, tempdir, tool};
+use e2e::{Context, Done, Home, Repositories, base, feed, run, tempdir, tool};
 use serde_json::Value;
 
 const NPM: &str = "\
@@ -790,6 +790,45 @@ fn another_source_of_a_mount_is_named() {
     other("from=s,", "x", "y", &[]);
     // They are brought to where the mount finds them by a step that is new.
     other("", "a", "b", &["prepare mount of b: never built here"]);
+}
+
+/// Nor that files of the context changed when it is another context.
+#[test]
+fn another_context_of_a_mount_is_named() {
+    let (x, y) = (Context::new("").file("d/f", "1"), Context::new("").file("d/f", "2"));
+    let contexts =
+        [("x", &x), ("y", &y)].map(|(name, at)| format!("--build-context={name}={}", at.path().display()));
+    let contexts = contexts.each_ref().map(String::as_str);
+    let line = |from: &str| format!("RUN --mount={from}source=d,target=/m cp -r /m /seen");
+    let text = |from: &str| format!("FROM busybox\n{}\nRUN ls -R /seen\n", line(from));
+    let line_of_y = line("from=y,");
+    let why = "sources: d from x → d from y";
+    let sentences = [
+        "prepare mount of d: never built here".to_owned(),
+        format!("{line_of_y}: {why}"),
+        format!("RUN ls -R /seen: {why} ({line_of_y})"),
+    ];
+    let sentences = sentences.each_ref().map(String::as_str);
+    edited(&text("from=x,"), &text("from=y,"), &contexts, &sentences);
+}
+
+/// Where a commit counts in place of what its files hold, it is named when none of them changed.
+#[test]
+fn another_commit_is_named() {
+    for option in ["--keep-git-dir %", "%?mtime=commit"] {
+        let (home, repositories) = (Home::new(), Repositories::new());
+        let (server, before) = (repositories.serve(), repositories.edit("first\n"));
+        let add = format!("ADD {} /src/", option.replace('%', &server.url("/app.git")));
+        let context = Context::new(&format!("FROM busybox\n{add}\nRUN ls /src\n"));
+        build(&home, &context, &[]);
+        let commit = repositories.commit_at(1_600_000_000);
+        let why = format!("commit: {} → {}", &before[..7], &commit[..7]);
+        let done = build(&home, &context, &[]);
+        told(&home, &done, &[&format!("{add}: {why}"), &format!("RUN ls /src: {why} ({add})")]);
+        repositories.edit("edited\n");
+        let done = build(&home, &context, &[]);
+        told(&home, &done, &[&format!("{add}: file changed"), &format!("RUN ls /src: file changed ({add})")]);
+    }
 }
 
 /// Another part of what is as it was: not that it changed.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -299,6 +299,141 @@ fn a_repository_counts_by_what_is_used_of_it() {
     let timed = |tag: &str| with(&format!("?ref={tag}&subdir=dir&mtime=commit"), &server, "/app/");
     assert_ne!(timed("v1"), below);
     assert_ne!(timed("v1"), timed("main"));
+}
+
+/// What times a build shows of `file`: in the image and as its steps see them, each as `NAME=SECONDS`, sorted.
+#[track_caller]
+fn times(build: &mut Command) -> Vec<String> {
+    let out = tempdir();
+    run(build.arg("-o").arg(out.path().join("out"))).ok();
+    let found =
+        ["src/file", "taken"].map(|path| (path, fs::metadata(out.path().join("out").join(path)).ok()));
+    let found = found.iter().filter_map(|(path, found)| Some(format!("{path}={}", found.as_ref()?.mtime())));
+    let told = fs::read_to_string(out.path().join("out/told")).expect("what the steps saw");
+    let mut all: Vec<String> = found.chain(told.lines().map(|line| format!("seen={line}"))).collect();
+    all.sort();
+    all
+}
+
+/// Each build shows the times of the commit that it is of, also what stands on it or takes from it; and what is there is found.
+#[track_caller]
+fn times_follow(repositories: &Repositories, build: &dyn Fn() -> Command, expected: &[&str]) {
+    let of = |seconds: u64| expected.iter().map(|name| format!("{name}={seconds}")).collect::<Vec<_>>();
+    assert_eq!(times(&mut build()), of(1_700_000_000));
+    for seconds in [1_500_000_000, 1_600_000_000] {
+        repositories.commit_at(seconds);
+        assert_eq!(times(&mut build()), of(seconds));
+        run(build().arg("--progress=rawjson")).ok().steps().all_cached();
+    }
+    // It is what a clean build gives.
+    assert_eq!(times(build().arg("--no-cache")), of(1_600_000_000));
+}
+
+const STATS: &str = "RUN stat -c %Y /src/file >> /told\n";
+
+/// Times that are asked for count wherever they go: into what stands on them, and through `COPY --from` and mounts.
+#[test]
+fn times_of_a_commit_count_for_what_stands_on_them() {
+    let (home, repositories) = (Home::new(), Repositories::new());
+    let (_daemon, url) = repositories.daemon();
+    let add = format!("ADD {url}/app.git?mtime=commit /src/\n");
+    let context = Context::new(&format!("FROM busybox\n{add}{STATS}"));
+    times_follow(&repositories, &|| home.build(&context), &["seen", "src/file"]);
+
+    let (home, repositories) = (Home::new(), Repositories::new());
+    let (_daemon, url) = repositories.daemon();
+    let add = format!("ADD {url}/app.git?mtime=commit /src/\n");
+    let context = Context::new(&format!(
+        "FROM busybox AS one\n{add}RUN cp /src/file /copied\nFROM busybox\nCOPY --from=one /copied /copied\n\
+         RUN cat /copied\nCOPY --from=one /src/file /taken\nRUN stat -c %Y /taken >> /told\n\
+         RUN --mount=from=one,source=/src,target=/m stat -c %Y /m/file >> /told\n"
+    ));
+    times_follow(&repositories, &|| home.build(&context), &["seen", "seen", "taken"]);
+    // What does not have its time is found by what it holds, as ever.
+    repositories.commit_at(1_400_000_000);
+    let steps = home.steps(&context, &[]);
+    assert_eq!(steps.cached(), ["COPY --from=one /copied /copied", "RUN cat /copied"], "{steps:#?}");
+}
+
+/// The same of contexts.
+#[test]
+fn times_of_a_commit_count_in_contexts() {
+    let (home, repositories) = (Home::new(), Repositories::new());
+    let (_daemon, url) = repositories.daemon();
+    let source = format!("{url}/app.git?mtime=commit");
+    fs::write(repositories.app().join("Steps"), format!("FROM busybox\nCOPY file /src/file\n{STATS}"))
+        .expect("write");
+    repositories.edit("steps\n");
+    let build = || {
+        let mut build = home.build(&source);
+        build.args(["-f", "Steps"]);
+        build
+    };
+    times_follow(&repositories, &build, &["seen", "src/file"]);
+
+    let (home, repositories) = (Home::new(), Repositories::new());
+    let (_daemon, url) = repositories.daemon();
+    let named = format!("--build-context=x={url}/app.git?mtime=commit");
+    let context = Context::new(&format!(
+        "FROM busybox\nCOPY --from=x file /src/file\n{STATS}\
+         RUN --mount=from=x,target=/m stat -c %Y /m/file >> /told\n"
+    ));
+    let build = || {
+        let mut build = home.build(&context);
+        build.arg(&named);
+        build
+    };
+    times_follow(&repositories, &build, &["seen", "seen", "src/file"]);
+}
+
+/// No two checkouts have the same bytes there, so the commit counts; and with it what decides on what is seen of the checkout.
+#[test]
+fn a_context_with_its_git_directory_counts_by_commit() {
+    let (home, repositories) = (Home::new(), Repositories::new());
+    let server = repositories.serve();
+    let all = "FROM busybox\nCOPY . /src/\nRUN true\n";
+    for (file, text) in [("Steps", all), ("Less", all), ("Less.dockerignore", "dir\n")] {
+        fs::write(repositories.app().join(file), text).expect("write");
+    }
+    fs::write(repositories.app().join("large"), vec![b'x'; 8 << 20]).expect("write");
+    repositories.edit("steps\n");
+    let source = server.url("/app.git?keep-git-dir=true");
+    let context = Context::new("FROM busybox\nCOPY --from=x . /named/\nRUN true\n");
+    let added = Context::new(&format!(
+        "FROM busybox\nADD --keep-git-dir {} /added/\nRUN true\n",
+        server.url("/app.git")
+    ));
+    let build = |which: &str| {
+        let mut build = if which == "main" { home.build(&source) } else { home.build(&context) };
+        match which {
+            "main" => drop(build.args(["-f", "Steps"])),
+            "named" => drop(build.arg(format!("--build-context=x={source}"))),
+            _ => build = home.build(&added),
+        }
+        build
+    };
+    let timings = tempdir();
+    let timings = timings.path().join("timings.json");
+    for which in ["main", "named", "added"] {
+        run(&mut build(which)).ok();
+        let again =
+            run(build(which).arg("--progress=rawjson").arg(format!("--timings={}", timings.display())));
+        again.ok().steps().all_cached();
+        // What is known by its commit is not read to be known.
+        let hashed = json(&timings)["hashed"]["blake3"].as_u64().expect("bytes");
+        assert!(hashed < 4 << 20, "{which}: {hashed} bytes hashed");
+    }
+    repositories.commit_at(1_700_000_000);
+    for which in ["main", "named", "added"] {
+        assert_eq!(run(build(which).arg("--progress=rawjson")).ok().steps().executed().len(), 2, "{which}");
+    }
+    // The same steps on the same commit, but for what is left out of it.
+    let files = |file: &str| {
+        let out = tempdir();
+        run(home.build(&source).args(["-f", file, "-o"]).arg(out.path().join("out"))).ok();
+        out.path().join("out/src/dir").exists()
+    };
+    assert!(files("Steps") && !files("Less"));
 }
 
 /// A download is its bytes, and its name where that is what it is called then; a context's file likewise.

@@ -77,6 +77,16 @@ impl Repositories {
         commit(&self.app(), "edit")
     }
 
+    /// Commits nothing to `main`, at a time in seconds since 1970, and returns the commit.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn commit_at(&self, seconds: u64) -> String {
+        let commit = ["commit", "--quiet", "--allow-empty", "-m", "nothing"];
+        run(as_nobody(&self.app()).args(commit).env("GIT_COMMITTER_DATE", format!("{seconds} +0000"))).ok();
+        git(&self.app(), &["rev-parse", "HEAD"]).stdout.trim().to_owned()
+    }
+
     /// Serves them as `/app.git` and `/lib.git`.
     pub fn serve(&self) -> Server {
         let root = self.dir.path().to_owned();
@@ -130,13 +140,17 @@ pub(crate) fn daemon(base: &Path) -> (Running, String) {
 /// # Panics
 /// When it fails.
 pub fn git(repository: &Path, arguments: &[&str]) -> Done {
+    run(as_nobody(repository).args(arguments)).ok()
+}
+
+fn as_nobody(repository: &Path) -> Command {
     let mut command = tool("git");
-    command.args(arguments).current_dir(repository);
+    command.current_dir(repository);
     command.envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")]);
     command.envs([("GIT_AUTHOR_NAME", "a"), ("GIT_AUTHOR_EMAIL", "a@example.org")]);
     command.envs([("GIT_COMMITTER_NAME", "a"), ("GIT_COMMITTER_EMAIL", "a@example.org")]);
     command.envs([("GIT_AUTHOR_DATE", "1700000000 +0000"), ("GIT_COMMITTER_DATE", "1700000000 +0000")]);
-    run(&mut command).ok()
+    command
 }
 
 fn commit(repository: &Path, message: &str) -> String {

@@ -3,8 +3,8 @@ use std::collections::{BTreeSet, HashMap};
 use files::Selection;
 use hash::{StableHash, StableHasher, VertexDigest};
 
-use crate::Op;
 use crate::secrets::is_worth_hiding;
+use crate::{Environment, Op};
 
 /// Index of a vertex in its [`Definition`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,8 @@ pub struct Definition {
     digests: Vec<VertexDigest>,
     by_digest: HashMap<VertexDigest, VertexId>,
     hidden: BTreeSet<String>,
+    /// The newest process.
+    newest: Option<VertexId>,
 }
 
 /// One operation with its inputs; exactly one output.
@@ -65,6 +67,10 @@ impl Definition {
         let next = VertexId(self.vertices.len());
         let id = *self.by_digest.entry(digest).or_insert(next);
         if id == next {
+            self.hide_what_is_given(&vertex.op);
+            if matches!(vertex.op, Op::Exec(_)) {
+                self.newest = Some(id);
+            }
             self.vertices.push(vertex);
             self.digests.push(digest);
         }
@@ -89,12 +95,26 @@ impl Definition {
         }
     }
 
+    /// Does so with the variables that a process gets.
+    fn hide_what_is_given(&mut self, op: &Op) {
+        let Op::Exec(exec) = op else { return };
+        let none = Environment::default();
+        let before = match self.newest.map(|newest| &self.vertices[newest.0].op) {
+            Some(Op::Exec(before)) => &before.env,
+            _ => &none,
+        };
+        // Thousands of steps may share what they have of an environment, those that come one after the other most of it.
+        let unseen = exec.env.unshared(before);
+        let secret = unseen.filter(|(name, value)| is_worth_hiding(name, value));
+        self.hidden.extend(secret.map(|(_, value)| value.clone()));
+    }
+
     /// The operations, for changes that are in no key: what equal vertices are stays as it was.
     pub(crate) fn operations(&mut self) -> impl Iterator<Item = &mut Op> {
         self.vertices.iter_mut().map(|vertex| &mut vertex.op)
     }
 
-    /// The values that [`Definition::hide`] noted.
+    /// The values that [`Definition::hide`] noted, and those that processes get.
     pub(crate) fn hidden(&self) -> &BTreeSet<String> {
         &self.hidden
     }

@@ -15,6 +15,8 @@ pub const KEY_VERSION: &str = "key-v4";
 
 /// So many changed paths are named in a reason.
 const NAMED: usize = 20;
+/// So much of a commit's id is shown, in characters, as git does.
+const SHORT_COMMIT: usize = 7;
 /// Longer values are cut when they are shown, in characters.
 const LONGEST: usize = 80;
 
@@ -186,9 +188,9 @@ impl KeyParts {
 
     /// That other files are named, where both say which.
     fn changed_sources(&self, old: &KeyParts) -> Option<MissReason> {
-        let sources = |parts: &'_ KeyParts| -> Vec<(String, Option<String>)> {
-            let sources = parts.inputs.iter().filter_map(InputPart::source);
-            sources.map(|(identity, text)| (identity, text.map(str::to_owned))).collect()
+        let with_contexts = self.inputs.iter().chain(&old.inputs).all(InputPart::tells_context);
+        let sources = |parts: &KeyParts| -> Vec<_> {
+            parts.inputs.iter().filter_map(|input| input.source(with_contexts)).collect()
         };
         let (new, old) = (sources(self), sources(old));
         if new.iter().map(|(identity, _)| identity).eq(old.iter().map(|(identity, _)| identity))
@@ -197,7 +199,7 @@ impl KeyParts {
         {
             return None;
         }
-        let text = |sources: Vec<(String, Option<String>)>| -> Option<String> {
+        let text = |sources: Vec<(_, Option<String>)>| -> Option<String> {
             Some(sources.into_iter().map(|(_, text)| text).collect::<Option<Vec<_>>>()?.join(" "))
         };
         let (new, old) = (text(new), text(old));
@@ -220,15 +222,25 @@ fn changed_content(
     new: &InputPart,
     listing: &dyn Fn(&str) -> Option<Listing>,
 ) -> Option<MissReason> {
-    let InputPart::Content { digest: new_digest, listing: new, .. } = new else { return None };
-    let InputPart::Content { digest: old_digest, listing: old, .. } = old else { return None };
+    let InputPart::Content { digest: new_digest, listing: new, commit: new_commit, .. } = new else {
+        return None;
+    };
+    let InputPart::Content { digest: old_digest, listing: old, commit: old_commit, .. } = old else {
+        return None;
+    };
     if new_digest == old_digest {
         return None;
     }
-    let known = |name: &Option<String>| listing(name.as_deref()?);
-    let (Some(new), Some(old)) = (known(new), known(old)) else {
-        return Some(MissReason::ContentChanged { paths: Vec::new(), more: 0 });
+    // Where no file is known to have changed, another commit may be all that there is to say.
+    let nothing_named = || match new_commit == old_commit {
+        true => MissReason::ContentChanged { paths: Vec::new(), more: 0 },
+        false => {
+            let short = |commit: &Option<String>| Some(commit.as_ref()?.chars().take(SHORT_COMMIT).collect());
+            changed_value("commit", false, short(old_commit), short(new_commit))
+        }
     };
+    let known = |name: &Option<String>| listing(name.as_deref()?);
+    let (Some(new), Some(old)) = (known(new), known(old)) else { return Some(nothing_named()) };
     let mut paths: Vec<PathChange> = Vec::new();
     let change = |path: &String, kind| PathChange { path: path.clone(), kind };
     for (path, new) in &new {
@@ -247,6 +259,9 @@ fn changed_content(
     }
     let gone = old.keys().filter(|path| !new.contains_key(*path));
     paths.extend(gone.map(|path| change(path, PathChangeKind::Removed)));
+    if paths.is_empty() {
+        return Some(nothing_named());
+    }
     let more = paths.len().saturating_sub(NAMED) as u64;
     paths.truncate(NAMED);
     Some(MissReason::ContentChanged { paths, more })
@@ -411,11 +426,17 @@ mod tests {
 
     fn content(digest: &str) -> InputPart {
         let listing = Some(digest.to_owned());
-        InputPart::Content { pattern: ".".to_owned(), digest: digest.to_owned(), listing, files: None }
+        InputPart::Content {
+            pattern: ".".to_owned(),
+            digest: digest.to_owned(),
+            listing,
+            files: None,
+            commit: None,
+        }
     }
 
     fn vertex(name: &str) -> InputPart {
-        InputPart::Vertex { name: name.to_owned(), key: name.to_owned(), files: None }
+        InputPart::Vertex { name: name.to_owned(), key: name.to_owned(), files: None, context: None }
     }
 
     fn parts(inputs: Vec<InputPart>) -> KeyParts {
@@ -483,7 +504,12 @@ mod tests {
                 let exclude = without.split_terminator(' ').map(str::to_owned).collect();
                 let selection = Selection::Path(PathSelection { exclude, ..PathSelection::exact(*path) });
                 let files = Files::of(&selection, naming);
-                InputPart::Vertex { name: "RUN make".to_owned(), key: (*key).to_owned(), files }
+                InputPart::Vertex {
+                    name: "RUN make".to_owned(),
+                    key: (*key).to_owned(),
+                    files,
+                    context: None,
+                }
             });
             KeyParts::new(&Op::Merge, inputs.collect(), naming)
         };
@@ -514,13 +540,15 @@ mod tests {
     /// The step that brings them to a mount is another one then, which nobody has seen; that of the mount is not new.
     #[test]
     fn other_files_of_a_context_for_a_mount_are_other_sources() {
-        let mounted = |path: &str, key: &str| {
+        let mounted_of = |context: Option<&str>, path: &str, key: &str| {
             let args = BTreeSet::new();
             let naming = Naming { secret: &[1; 32], args: &args, hidden: &SecretValues::default() };
             let files = Files::of(&Selection::Path(PathSelection::exact("mount")), naming);
             let name = format!("prepare mount of {path}");
-            parts(vec![vertex("RUN a"), InputPart::Vertex { name, key: key.to_owned(), files }])
+            let context = context.map(str::to_owned);
+            parts(vec![vertex("RUN a"), InputPart::Vertex { name, key: key.to_owned(), files, context }])
         };
+        let mounted = |path: &str, key: &str| mounted_of(Some(""), path, key);
         let of = |new: &KeyParts, old: &KeyParts| {
             let reasons = new.differences(old, &|_| None);
             (reasons.iter().map(ToString::to_string).collect::<Vec<_>>(), new.changed_input(old))
@@ -529,6 +557,39 @@ mod tests {
         assert_eq!(of(&mounted("e", "2"), &old), (vec!["sources: d → e".to_owned()], None));
         assert_eq!(of(&mounted("d", "2"), &old), (vec!["prepare mount of d changed".to_owned()], Some(1)));
         assert_eq!(of(&old, &old), (vec![], None));
+        // The same path of another context.
+        let (one, other) = (mounted_of(Some("x"), "d", "2"), mounted_of(Some("y"), "d", "3"));
+        assert_eq!(of(&one, &old), (vec!["sources: d → d from x".to_owned()], None));
+        assert_eq!(of(&other, &one), (vec!["sources: d from x → d from y".to_owned()], None));
+        // The first ones did not say of which.
+        let unsaid = mounted_of(None, "d", "1");
+        let changed = (vec!["prepare mount of d changed".to_owned()], Some(1));
+        assert_eq!(of(&one, &unsaid), changed);
+        assert_eq!(of(&unsaid, &one), changed);
+        assert_eq!(of(&mounted_of(Some("x"), "d", "1"), &unsaid), (vec![], None));
+    }
+
+    /// Nothing but the commit is another where that counts in place of what files hold.
+    #[test]
+    fn another_commit_is_named_where_no_file_is() {
+        let of = |digest: &str, listing: &str, commit: Option<&str>| {
+            let (listing, commit) = (Some(listing.to_owned()), commit.map(str::to_owned));
+            let (pattern, digest) = (".".to_owned(), digest.to_owned());
+            parts(vec![InputPart::Content { pattern, digest, listing, files: None, commit }])
+        };
+        let files = |name: &str| match name {
+            "unknown" => None,
+            name => Some(listing(&[(name, 0o644, 1)])),
+        };
+        let said = |new: &KeyParts, old: &KeyParts| new.differences(old, &files)[0].to_string();
+        let old = of("1", "f", Some("0123456789"));
+        assert_eq!(said(&of("2", "f", Some("abcdefghij")), &old), "commit: 0123456 → abcdefg");
+        assert_eq!(said(&of("2", "unknown", Some("abcdefghij")), &old), "commit: 0123456 → abcdefg");
+        assert_eq!(said(&of("2", "f", Some("01234567ij")), &old), "commit changed");
+        assert_eq!(said(&of("2", "f", None), &old), "commit: no longer 0123456");
+        assert_eq!(said(&of("2", "g", Some("abcdefghij")), &old), "g added, f removed");
+        // Other options, say.
+        assert_eq!(said(&of("2", "f", Some("0123456789")), &old), "its files changed");
     }
 
     #[test]
@@ -540,7 +601,12 @@ mod tests {
         let args = BTreeSet::new();
         let naming = Naming { secret: &[1; 32], args: &args, hidden };
         let files = Files::of(&Selection::Path(PathSelection::exact("x-hunter22")), naming);
-        let parts = parts(vec![InputPart::Vertex { name: "RUN a".to_owned(), key: "1".to_owned(), files }]);
+        let parts = parts(vec![InputPart::Vertex {
+            name: "RUN a".to_owned(),
+            key: "1".to_owned(),
+            files,
+            context: None,
+        }]);
         assert!(parts.has_hidden() && !serde_json::to_string(&parts).unwrap().contains("hunter22"));
     }
 
@@ -557,6 +623,7 @@ mod tests {
                 name: "RUN a".to_owned(),
                 key: key.to_owned(),
                 files: files.clone(),
+                context: None,
             }])
         };
         assert_eq!(input("2").differences(&old, &|_| None)[0].to_string(), "RUN a changed");
@@ -643,8 +710,12 @@ mod tests {
             written["op"] = "of another version".into();
             serde_json::from_value::<KeyParts>(written).unwrap()
         };
-        let vertex =
-            |key: &str| InputPart::Vertex { name: "RUN a".to_owned(), key: key.to_owned(), files: None };
+        let vertex = |key: &str| InputPart::Vertex {
+            name: "RUN a".to_owned(),
+            key: key.to_owned(),
+            files: None,
+            context: None,
+        };
         let new = parts(vec![vertex("2"), content("same")]);
         let old = of_before(&parts(vec![vertex("1"), content("same")]));
         assert_eq!(new.differences(&old, &|_| None), [MissReason::OtherVersion]);

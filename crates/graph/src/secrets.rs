@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hash::StableHasher;
 
 use crate::parts::short;
-use crate::{Definition, Environment, Mount, MountKind, Op};
+use crate::{Definition, Mount, MountKind, Op};
 
 /// Whether a variable's name says that nobody should read its value.
 pub fn is_secret_like(name: &str) -> bool {
@@ -55,17 +55,7 @@ pub struct SecretValues {
 impl SecretValues {
     /// Those that steps get, and those that went into what they do.
     pub fn of(definition: &Definition) -> SecretValues {
-        let mut values = definition.hidden().clone();
-        let mut before = &Environment::default();
-        for (_, vertex) in definition.iter() {
-            let Op::Exec(exec) = &vertex.op else { continue };
-            // Thousands of steps may share what they have of an environment, those that come one after the other most of it.
-            let unseen = exec.env.unshared(before);
-            let secret = unseen.filter(|(name, value)| is_worth_hiding(name, value));
-            values.extend(secret.map(|(_, value)| value.clone()));
-            before = &exec.env;
-        }
-        let mut values: Vec<String> = values.into_iter().collect();
+        let mut values: Vec<String> = definition.hidden().iter().cloned().collect();
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         SecretValues { values }
     }

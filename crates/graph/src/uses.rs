@@ -21,6 +21,9 @@ pub enum InputPart {
         /// Which files of it; `None` for all of it, and where nobody wrote it down.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         files: Option<Files>,
+        /// Of what a bind mount shows of a context, its name, which the main one has not; `None` where nobody wrote it down.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        context: Option<String>,
     },
     /// An image.
     Image {
@@ -43,6 +46,9 @@ pub enum InputPart {
         /// Which files, likewise.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         files: Option<Files>,
+        /// The commit that is in the digest in place of what the files hold, where it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
     },
 }
 
@@ -120,20 +126,21 @@ impl InputPart {
     pub(crate) fn differs(&self, old: &InputPart) -> bool {
         match (self, old) {
             (
-                InputPart::Vertex { name, key, files: _ },
-                InputPart::Vertex { name: old_name, key: old_key, files: _ },
+                InputPart::Vertex { name, key, files: _, context: _ },
+                InputPart::Vertex { name: old_name, key: old_key, files: _, context: _ },
             )
             | (
                 InputPart::Image { name, key, files: _ },
                 InputPart::Image { name: old_name, key: old_key, files: _ },
             ) => (name, key) != (old_name, old_key),
             (
-                InputPart::Content { pattern, digest, listing, files: _ },
+                InputPart::Content { pattern, digest, listing, files: _, commit: _ },
                 InputPart::Content {
                     pattern: old_pattern,
                     digest: old_digest,
                     listing: old_listing,
                     files: _,
+                    commit: _,
                 },
             ) => (pattern, digest, listing) != (old_pattern, old_digest, old_listing),
             _ => true,
@@ -143,24 +150,36 @@ impl InputPart {
     /// Whether other files are used than by `old`, so that comparing what they hold says nothing.
     pub(crate) fn selects_others(&self, old: &InputPart) -> bool {
         let others = matches!((self.files(), old.files()), (Some(new), Some(old)) if new != old);
-        others || matches!((self.mounted(), old.mounted()), (Some(new), Some(old)) if new != old)
+        let with_contexts = self.tells_context() && old.tells_context();
+        let (new, old) = (self.mounted(with_contexts), old.mounted(with_contexts));
+        others || matches!((new, old), (Some(new), Some(old)) if new != old)
     }
 
-    /// What of a context a bind mount shows. A step of its own brings it to where the mount finds it, under a path that is always the same.
-    fn mounted(&self) -> Option<&str> {
-        match self {
-            InputPart::Vertex { name, .. } => name.strip_prefix(MOUNTED),
-            InputPart::Image { .. } | InputPart::Content { .. } => None,
-        }
+    /// What of which context a bind mount shows. A step of its own brings it to where the mount finds it, under a path that is always the
+    /// same.
+    fn mounted(&self, with_context: bool) -> Option<(&str, &str)> {
+        let InputPart::Vertex { name, context, .. } = self else { return None };
+        let context = context.as_deref().filter(|_| with_context);
+        Some((name.strip_prefix(MOUNTED)?, context.unwrap_or_default()))
     }
 
-    /// Which files are used, as the Dockerfile has it: told apart by the first, shown as the second, which a secret has not.
-    pub(crate) fn source(&self) -> Option<(String, Option<&str>)> {
+    /// Whether it is known of which context a bind mount shows something, if it does.
+    pub(crate) fn tells_context(&self) -> bool {
+        self.mounted(false).is_none() || matches!(self, InputPart::Vertex { context: Some(_), .. })
+    }
+
+    /// Which files are used, as the Dockerfile has it: told apart by the first, shown as the second, which a secret has not. With the contexts
+    /// that mounts show if `with_contexts`.
+    pub(crate) fn source(&self, with_contexts: bool) -> Option<((String, String), Option<String>)> {
         let files = self.files()?;
-        match self.mounted() {
-            Some(path) => Some((path.to_owned(), Some(path))),
-            None => Some((files.0.digest().to_owned(), files.text())),
-        }
+        Some(match self.mounted(with_contexts) {
+            Some((path, context)) => {
+                let shown =
+                    if context.is_empty() { path.to_owned() } else { format!("{path} from {context}") };
+                ((path.to_owned(), context.to_owned()), Some(shown))
+            }
+            None => ((files.0.digest().to_owned(), String::new()), files.text().map(str::to_owned)),
+        })
     }
 
     pub(crate) fn changed(&self) -> MissReason {

@@ -171,7 +171,11 @@ impl StepRecord {
     /// Its instruction: the name without the place, as reasons have it.
     pub fn title(&self) -> &str {
         let title = crate::picture::taken_apart(&self.name).2;
-        title.strip_prefix("[internal] ").unwrap_or(title)
+        let of_context = || {
+            let (_, text) = title.strip_prefix("[context ")?.split_once("] ")?;
+            Some(text).filter(|text| text.starts_with(graph::MOUNTED))
+        };
+        title.strip_prefix("[internal] ").or_else(of_context).unwrap_or(title)
     }
 
     /// The number of a name that has one: `3/5`.

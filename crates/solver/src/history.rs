@@ -71,14 +71,24 @@ fn occurrences(definition: &Definition) -> HashMap<VertexId, u64> {
 
 /// Stage and number of a place: `build 3/5`. Numbers of one stage are of one width, so there may be more than one space: `build  3/12`.
 fn apart(place: &str) -> (&str, Option<&str>) {
-    let Some((place, _)) = place.rsplit_once('/') else { return (place, None) };
-    let (stage, number) = place.rsplit_once(' ').unwrap_or(("", place));
-    (stage.trim_end(), Some(number))
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((before, count)) = place.rsplit_once('/') else { return (place, None) };
+    let (stage, number) = before.rsplit_once(' ').unwrap_or(("", before));
+    // The name of a context may have a slash in it.
+    match is_number(number) && is_number(count) {
+        true => (stage.trim_end(), Some(number)),
+        false => (place, None),
+    }
 }
 
 /// For messages: without the place.
 pub(crate) fn text(name: &str) -> &str {
     split(name).1
+}
+
+/// The named context that something is of: `x` of `[context x] …`.
+pub(crate) fn context(name: &str) -> Option<&str> {
+    split(name).0.strip_prefix("context ")
 }
 
 fn split(name: &str) -> (&str, &str) {
@@ -108,6 +118,12 @@ mod tests {
         assert_eq!(now.0, keys("s", "[build 10/10] RUN make").0);
         assert_eq!(keys("s", "[internal] prepare").1, None);
         assert_eq!(keys("s", "step").1, None);
+        // Nor have names of contexts numbers.
+        let (one, other) =
+            (keys("s", "[context a/b] prepare mount of d"), keys("s", "[context a/c] prepare mount of d"));
+        assert!(one.0 != other.0 && one.1.is_none());
+        assert_eq!(context("[context a/b] prepare mount of d"), Some("a/b"));
+        assert_eq!(context("[internal] prepare mount of d"), None);
         assert_eq!(text("[build 3/5] RUN [ -d x ]"), "RUN [ -d x ]");
         assert_eq!(text("step"), "step");
     }

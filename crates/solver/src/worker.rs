@@ -40,6 +40,11 @@ pub trait Worker: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// The commit that stands for what a tree holds, in [`Worker::content_digest`].
+    fn commit(&self, _tree: &Self::Tree) -> Option<String> {
+        None
+    }
+
     /// The identity of a whole tree by what it holds. For an image that means that its layers were unpacked and verified.
     async fn content_id(&self, tree: &Self::Tree) -> Result<ContentId, Self::Error>;
 

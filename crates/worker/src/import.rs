@@ -98,7 +98,8 @@ impl LocalWorker {
         match brought {
             Ok(layers) => {
                 let content = content_of(base.as_deref(), &record);
-                let tree = Tree::Layers(LayerTree { base, layers: layers.clone() });
+                let times = self.times.of(vertex);
+                let tree = Tree::Layers(LayerTree { base, layers: layers.clone(), times });
                 Some(Arrived { tree, layers, content, took: record.took.unwrap_or_default() })
             }
             Err(useless) => {

@@ -27,6 +27,7 @@ mod placed;
 mod remotes;
 mod secrets;
 mod sources;
+mod times;
 mod tree;
 mod users;
 
@@ -55,7 +56,7 @@ pub use inside::{Inside, Lent, Opened};
 pub use log::OutputLimits;
 pub use pack::{LayerForm, Packed, PackedLayer};
 pub use secrets::{NoSecrets, Secrets, SshAgents};
-pub use tree::{Context, LayerTree, Tree};
+pub use tree::{Context, Identity, LayerTree, Tree};
 
 use crate::behind::{Packer, Told};
 use crate::cancel::blocking;
@@ -63,17 +64,25 @@ use crate::import::Imports;
 use crate::log::StepLog;
 use crate::mounts::Preparing;
 use crate::sources::{BaseImage, Bring};
+use crate::times::CommitTimes;
 use crate::tree::TreeId;
 use crate::users::UserDatabase;
 
 /// So many paths of a selection are remembered to say which of them changed; of a larger one, directories.
 const REMEMBERED_PATHS: usize = 2_000;
 
-/// A context's files, and what is remembered of them.
-pub type OpenContext = (Arc<dyn FileTree>, Arc<dyn StatCache>);
+/// A directory that is a context.
+pub struct OpenContext {
+    /// Its files.
+    pub tree: Arc<dyn FileTree>,
+    /// What is remembered of them.
+    pub stats: Arc<dyn StatCache>,
+    /// What stands for them in keys, where that is not what they hold.
+    pub identity: Option<Identity>,
+}
 
-/// Walked and hashed by whoever asks first.
-type SharedDigested = Arc<OnceCell<Digested>>;
+/// Walked by whoever asks first.
+type SharedWalk = Arc<OnceCell<Arc<Walked>>>;
 
 /// What a [`LocalWorker`] works with.
 pub struct Config {
@@ -107,6 +116,12 @@ pub struct Config {
     pub trace: Trace,
 }
 
+/// A selection that was walked and hashed.
+struct Digested {
+    selected: Arc<Selected>,
+    digest: ContentDigest,
+}
+
 /// Performs operations on this machine.
 pub struct LocalWorker {
     definition: Arc<Definition>,
@@ -115,6 +130,7 @@ pub struct LocalWorker {
     progress: Arc<dyn ProgressSink>,
     clock: Arc<dyn Clock>,
     contexts: BTreeMap<String, Context>,
+    times: CommitTimes,
     images: HashMap<Digest, Arc<BaseImage>>,
     remote: remote::Client,
     secrets: Arc<dyn Secrets>,
@@ -130,27 +146,30 @@ pub struct LocalWorker {
     began: SystemTime,
     /// Where things from elsewhere are while the build lasts.
     fetched: Mutex<Vec<cache::ActiveSnapshot>>,
-    selected: Mutex<HashMap<(TreeId, Selection), SharedDigested>>,
+    selected: Mutex<HashMap<(TreeId, Selection), SharedWalk>>,
     /// What layers change, as content ids count it: each step asks for that of all below it. And how large they are, in bytes.
     changes: Arc<Mutex<HashMap<SnapshotId, (ContentDigest, u64)>>>,
 }
 
-/// A selection that was walked and hashed; the copy starts from the same walk.
-#[derive(Clone)]
-struct Digested {
+/// A selection that was walked, and is hashed by whoever asks for that first; the copy starts from the same walk.
+struct Walked {
     selected: Arc<Selected>,
-    digest: ContentDigest,
+    digest: OnceCell<ContentDigest>,
 }
 
 impl LocalWorker {
     /// A worker for one build.
     pub fn new(config: Config) -> LocalWorker {
-        let context = |(name, (tree, stats)): (String, (_, _))| {
-            let context = Context { name: name.as_str().into(), tree, stats, identity: None };
+        let context = |(name, open): (String, OpenContext)| {
+            let OpenContext { tree, stats, identity } = open;
+            let context = Context { name: name.as_str().into(), tree, stats, identity };
             (name, context)
         };
+        let contexts: BTreeMap<String, Context> = config.contexts.into_iter().map(context).collect();
+        let of_context = |name: &str| contexts.get(name)?.identity.as_ref()?.times();
         let base = |image: Arc<ResolvedImage>| (image.manifest_digest, Arc::new(BaseImage::new(image)));
         LocalWorker {
+            times: CommitTimes::new(&config.definition, of_context),
             definition: config.definition,
             packer: Packer::new(config.store.clone(), config.trace.clone()),
             behind: Told::default(),
@@ -158,7 +177,7 @@ impl LocalWorker {
             executor: config.executor,
             progress: config.progress,
             clock: config.clock,
-            contexts: config.contexts.into_iter().map(context).collect(),
+            contexts,
             images: config.images.into_iter().map(base).collect(),
             remote: config.remote,
             secrets: config.secrets,
@@ -269,28 +288,40 @@ impl LocalWorker {
         blocking(move || Ok(TreeView::new(&store, &snapshots)?)).await
     }
 
-    /// Walks and hashes a selection, once for each tree.
-    async fn digested(&self, tree: &Tree, selection: &Selection) -> Result<Digested, WorkerError> {
+    /// Walks a selection, once for each tree.
+    async fn walked(&self, tree: &Tree, selection: &Selection) -> Result<Arc<Walked>, WorkerError> {
         let cell = {
             let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
             selected.entry((tree.id(), selection.clone())).or_default().clone()
         };
-        let digested = cell.get_or_try_init(|| async {
+        let walked = cell.get_or_try_init(|| async {
+            let (files, selection, cancel) =
+                (self.file_tree(tree).await?, selection.clone(), self.cancel.clone());
+            blocking(move || {
+                let selected = files::select(&*files, &selection, &|| cancel.is_cancelled())?;
+                Ok(Arc::new(Walked { selected: Arc::new(selected), digest: OnceCell::new() }))
+            })
+            .await
+        });
+        Ok(walked.await?.clone())
+    }
+
+    /// Hashes what a selection holds, once for each tree: then its entries have their digests too.
+    async fn digested(&self, tree: &Tree, selection: &Selection) -> Result<Digested, WorkerError> {
+        let walked = self.walked(tree, selection).await?;
+        let digest = walked.digest.get_or_try_init(|| async {
             let files = self.file_tree(tree).await?;
             let stats: Arc<dyn StatCache> = match tree {
                 Tree::Context(context) => context.stats.clone(),
                 Tree::Layers(_) => Arc::new(files::NoCache),
             };
-            let (selection, cancel) = (selection.clone(), self.cancel.clone());
-            blocking(move || {
-                let cancelled = || cancel.is_cancelled();
-                let selected = files::select(&*files, &selection, &cancelled)?;
-                let digest = files::digest(&selected, &*files, &*stats, &cancelled)?.digest;
-                Ok(Digested { selected: Arc::new(selected), digest })
-            })
+            let (selected, cancel) = (walked.selected.clone(), self.cancel.clone());
+            blocking(
+                move || Ok(files::digest(&selected, &*files, &*stats, &|| cancel.is_cancelled())?.digest),
+            )
             .await
         });
-        Ok(digested.await?.clone())
+        Ok(Digested { digest: *digest.await?, selected: walked.selected.clone() })
     }
 
     /// Performs a COPY, ADD, WORKDIR or writes inline files, on top of `below`.
@@ -321,7 +352,9 @@ impl LocalWorker {
         let mut identity = StableHasher::new("copy-version-v1").with(&op.destination).with(&op.mode);
         let mut sources = Vec::new();
         for (input, tree) in self.definition.vertex(vertex).inputs.iter().zip(inputs).skip(1) {
-            let Digested { selected, digest } = self.digested(tree, &input.selection).await?;
+            // What the layer's files hold is known from the hashes of these, also where its identity is not.
+            let Digested { selected, .. } = self.digested(tree, &input.selection).await?;
+            let digest = self.content_digest(tree, &input.selection).await?;
             for socket in &selected.sockets {
                 let message = format!("\"/{}\" is a socket and was left out", socket.display());
                 self.progress.event(Event::Warning { vertex, message });
@@ -556,14 +589,18 @@ impl Worker for LocalWorker {
     type Error = WorkerError;
 
     async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, WorkerError> {
-        let digest = self.digested(tree, selection).await?.digest;
-        Ok(match tree {
+        match tree {
             Tree::Context(Context { identity: Some(identity), .. }) => {
-                let hasher = StableHasher::new("checkout-v1").with(&**identity).with(selection);
-                ContentDigest::from_bytes(hasher.finish())
+                // That there is something to select is still asked.
+                self.walked(tree, selection).await?;
+                Ok(identity.digest(selection))
             }
-            _ => digest,
-        })
+            Tree::Layers(LayerTree { times: Some(times), .. }) => {
+                let Digested { selected, digest } = self.digested(tree, selection).await?;
+                Ok(times::digest_with(digest, &selected, times))
+            }
+            _ => Ok(self.digested(tree, selection).await?.digest),
+        }
     }
 
     async fn content_paths(
@@ -572,6 +609,7 @@ impl Worker for LocalWorker {
         selection: &Selection,
     ) -> Result<Option<Vec<SelectedPath>>, WorkerError> {
         let selected = self.digested(tree, selection).await?.selected;
+        let is_checkout = self.commit(tree).is_some();
         let shown = |found: files::HashedPath| {
             let mut path = match found.path.as_os_str().is_empty() {
                 true => ".".to_owned(),
@@ -584,15 +622,22 @@ impl Worker for LocalWorker {
         };
         blocking(move || {
             let paths = files::hashed_paths(&selected, REMEMBERED_PATHS);
-            Ok(paths.map(|paths| paths.into_iter().map(shown).collect()))
+            // What git keeps beside the files of a commit is other bytes each time, and no reason.
+            let is_told = |found: &files::HashedPath| !(is_checkout && found.path.starts_with(".git"));
+            Ok(paths.map(|paths| paths.into_iter().filter(is_told).map(shown).collect()))
         })
         .await
     }
 
     async fn content_sources(&self, tree: &Tree, selection: &Selection) -> Result<Vec<Vec<u8>>, WorkerError> {
         use std::os::unix::ffi::OsStrExt as _;
-        let selected = self.digested(tree, selection).await?.selected;
+        let selected = &self.walked(tree, selection).await?.selected;
         Ok(selected.matches.iter().map(|found| found.source.as_os_str().as_bytes().to_vec()).collect())
+    }
+
+    fn commit(&self, tree: &Tree) -> Option<String> {
+        let Tree::Context(Context { identity, .. }) = tree else { return None };
+        identity.as_ref().map(|identity| identity.commit().to_owned())
     }
 
     async fn content_id(&self, tree: &Tree) -> Result<ContentId, WorkerError> {
@@ -628,7 +673,8 @@ impl Worker for LocalWorker {
         }
         self.finished(vertex, &record.layers);
         // The backend vouches for the layers; an image can be had again.
-        Ok(Some(Tree::Layers(LayerTree { base, layers: record.layers.clone() })))
+        let (layers, times) = (record.layers.clone(), self.times.of(vertex));
+        Ok(Some(Tree::Layers(LayerTree { base, layers, times })))
     }
 
     async fn source(&self, vertex: VertexId) -> Result<SourceTree<Tree>, WorkerError> {
@@ -648,7 +694,7 @@ impl Worker for LocalWorker {
                 if self.is_looked_into(vertex) {
                     base.bring(&self.bring(vertex)).await?;
                 }
-                let tree = LayerTree { base: Some(base), layers: Vec::new() };
+                let tree = LayerTree { base: Some(base), ..LayerTree::default() };
                 Ok(SourceTree { tree: Tree::Layers(tree), cached })
             }
             Op::Source(Source::Http(http)) => self.http(vertex, http).await,
@@ -658,7 +704,7 @@ impl Worker for LocalWorker {
     }
 
     async fn execute(&self, vertex: VertexId, inputs: Vec<Tree>) -> Result<Executed<Tree>, WorkerError> {
-        let tree = match &self.definition.vertex(vertex).op {
+        let mut tree = match &self.definition.vertex(vertex).op {
             Op::Copy(op) => self.copy(vertex, op, &inputs).await?,
             Op::Exec(op) => self.run(vertex, op, &inputs).await?,
             Op::Merge => {
@@ -687,6 +733,7 @@ impl Worker for LocalWorker {
                 return Err(WorkerError::Internal("a source is brought, not executed".to_owned()));
             }
         };
+        tree.times = self.times.of(vertex);
         let (layers, content) = (tree.layers.clone(), self.claimed_content(&tree).await?);
         self.finished(vertex, layers.last().map_or(&[], std::slice::from_ref));
         Ok(Executed { tree: Tree::Layers(tree), layers, content })

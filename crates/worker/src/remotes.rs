@@ -16,7 +16,7 @@ use remote::{Access, Checkout, Downloaded, Known, Validators};
 use solver::SourceTree;
 
 use crate::cancel::blocking;
-use crate::tree::{Context, Tree};
+use crate::tree::{Context, Identity, Tree};
 use crate::{LocalWorker, WorkerError};
 
 /// The agent that git gets when nobody says which.
@@ -89,12 +89,12 @@ impl LocalWorker {
         })
         .await?;
         let into = layer.dir().join("checkout");
-        self.remote.checkout(&checkout, &resolved, &access, &repository.dir(), &into).await?;
+        let made = self.remote.checkout(&checkout, &resolved, &access, &repository.dir(), &into).await?;
         drop(repository);
-        // No two checkouts have the same bytes in `.git`: packs, and an index with the numbers and times of files. And what has the times of its
-        // commit is asked for because of them, which no hash of files has.
-        let by_commit = git.keep_git_dir && git.directory.is_empty() || git.commit_times;
-        let identity = by_commit.then(|| resolved.identity(&checkout).into());
+        let identity = Identity::of(&checkout, &resolved, &made);
+        if let Some(time) = identity.as_ref().and_then(Identity::times) {
+            self.times.note(vertex, time);
+        }
         self.fetched_tree(vertex, layer, Path::new("checkout"), false, identity)
     }
 
@@ -105,7 +105,7 @@ impl LocalWorker {
         layer: cache::ActiveSnapshot,
         directory: &Path,
         cached: bool,
-        identity: Option<Arc<str>>,
+        identity: Option<Identity>,
     ) -> Result<SourceTree<Tree>, WorkerError> {
         let tree = DirectoryTree::context(&layer.dir().join(directory))?;
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).push(layer);

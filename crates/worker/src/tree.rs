@@ -1,9 +1,13 @@
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use cache::SnapshotId;
-use files::FileTree;
+use files::{FileTree, Selection};
+use hash::{ContentDigest, StableHasher};
+use remote::{CheckedOut, Checkout, Resolved};
 
 use crate::sources::BaseImage;
+use crate::times::Times;
 
 /// What a vertex yields.
 #[derive(Clone)]
@@ -21,6 +25,8 @@ pub struct LayerTree {
     pub(crate) base: Option<Arc<BaseImage>>,
     /// The layers made here, bottom first.
     pub(crate) layers: Vec<SnapshotId>,
+    /// The times that count in keys where an entry has one of them: those of the commits that it was made of, where they were asked for.
+    pub(crate) times: Option<Times>,
 }
 
 /// A directory given on the command line, with its ignore file applied.
@@ -30,8 +36,54 @@ pub struct Context {
     pub(crate) name: Arc<str>,
     pub(crate) tree: Arc<dyn FileTree>,
     pub(crate) stats: Arc<dyn files::StatCache>,
-    /// What stands for its content in keys, where its files say too little (times) or too much (what git writes beside them).
-    pub(crate) identity: Option<Arc<str>>,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What stands for the content of a checkout in keys, where its files say too little (times) or too much (what git writes beside them).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// All that its content depends on.
+    text: Arc<str>,
+    commit: Arc<str>,
+    /// The time that all its files have, in seconds since 1970, where they have that of the commit.
+    times: Option<i64>,
+}
+
+impl Identity {
+    /// That of a checkout; `None` where its files say all.
+    ///
+    /// No two checkouts have the same bytes in `.git`: packs, and an index with the numbers and times of files. And what has the times of its
+    /// commit is asked for because of them, which no hash of files has.
+    pub fn of(checkout: &Checkout, resolved: &Resolved, made: &CheckedOut) -> Option<Identity> {
+        let by_commit = checkout.keep_git_dir && checkout.directory.is_empty() || checkout.commit_times;
+        let since = made.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        by_commit.then(|| Identity {
+            text: resolved.identity(checkout).into(),
+            commit: made.commit.as_str().into(),
+            times: checkout.commit_times.then(|| i64::try_from(since.as_secs()).unwrap_or_default()),
+        })
+    }
+
+    /// That of what is seen of the checkout when other rules than its own decide on that, which `rules` tells apart from others.
+    #[must_use]
+    pub fn seen_by(self, rules: &[u8; 32]) -> Identity {
+        let rules: String = rules.iter().map(|byte| format!("{byte:02x}")).collect();
+        Identity { text: format!("{} seen by {rules}", self.text).into(), ..self }
+    }
+
+    /// The commit, in hexadecimal.
+    pub(crate) fn commit(&self) -> &str {
+        &self.commit
+    }
+
+    pub(crate) fn times(&self) -> Option<i64> {
+        self.times
+    }
+
+    /// In place of the digest of a selection.
+    pub(crate) fn digest(&self, selection: &Selection) -> ContentDigest {
+        ContentDigest::from_bytes(StableHasher::new("checkout-v2").with(&*self.text).with(selection).finish())
+    }
 }
 
 /// Identity of a tree within one build, for what is remembered of it.

@@ -9,7 +9,7 @@ use solver::keys::{DefinitionInput, definition_key};
 /// A name, and what makes a file of about so many lines.
 pub(crate) type Shape = (&'static str, fn(usize) -> String);
 
-pub(crate) const SHAPES: [Shape; 13] = [
+pub(crate) const SHAPES: [Shape; 14] = [
     ("mixed", mixed),
     ("ENV, then RUN", variables_then_steps),
     ("ENV, RUN in turn", variables_and_steps),
@@ -20,6 +20,7 @@ pub(crate) const SHAPES: [Shape; 13] = [
     ("stages, each ENV", stages_with_variables),
     ("COPY --from", copies),
     ("RUN --mount", mounts),
+    ("RUN --mount of contexts", mounts_of_contexts),
     ("heredocs", heredocs),
     ("one heredoc", heredoc),
     ("one RUN, continued", continued),
@@ -113,6 +114,12 @@ fn mounts(lines: usize) -> String {
         format!(
             "RUN --mount=from=tools,target=/t --mount=type=secret,id=s{line} --mount=type=ssh --mount=type=tmpfs,target=/x make {line}\n"
         )
+    })
+}
+
+fn mounts_of_contexts(lines: usize) -> String {
+    file("FROM scratch\nENV API_TOKEN=hunter22\n", 0..lines, |line| {
+        format!("RUN --mount=source=d{line},target=/d make {line}\n")
     })
 }
 

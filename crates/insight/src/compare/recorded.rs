@@ -103,4 +103,15 @@ mod tests {
         assert_eq!((ordering.steps[2].cost, ordering.steps[2].bytes), (Some(7), None));
         assert_eq!(ordering.steps[6].bytes, Some(0));
     }
+
+    #[test]
+    fn what_is_mounted_of_a_named_context_is_mounted_as_a_whole() {
+        let brought = step("[context a/b] prepare mount of x", &[(0, false)]);
+        assert_eq!(brought.title(), "prepare mount of x", "as reasons have it");
+        let load = step("[context a/b] load from client", &[]);
+        assert_eq!(load.title(), load.name);
+        let run = step("[1/1] RUN --mount=from=a/b,target=/m lint", &[(1, false)]);
+        let ordering = Ordering::of_record(&BuildRecord::of_steps("a", vec![load, brought, run]));
+        assert!(ordering.steps[2].inputs[0].whole);
+    }
 }

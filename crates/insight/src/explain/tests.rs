@@ -128,7 +128,13 @@ fn two(id: &str, content: &str, store: &str, outcome: StepOutcome) -> BuildRecor
     let (digest, listing) = (content.to_owned(), Some(content.to_owned()));
     let copy = StepRecord {
         key: Some(format!("copy {content}")),
-        parts: parts(vec![InputPart::Content { pattern: ".".to_owned(), digest, listing, files: None }]),
+        parts: parts(vec![InputPart::Content {
+            pattern: ".".to_owned(),
+            digest,
+            listing,
+            files: None,
+            commit: None,
+        }]),
         ..step("[2/3] COPY . .", &[0], outcome.clone())
     };
     let run = StepRecord {
@@ -137,6 +143,7 @@ fn two(id: &str, content: &str, store: &str, outcome: StepOutcome) -> BuildRecor
             name: "COPY . .".to_owned(),
             key: content.to_owned(),
             files: None,
+            context: None,
         }]),
         ..step("[3/3] RUN make", &[1], outcome)
     };

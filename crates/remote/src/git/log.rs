@@ -55,6 +55,8 @@ pub fn commits(directory: &Path, count: usize) -> Result<Vec<Commit>, String> {
     let arguments = [
         "-c",
         "log.showSignature=false",
+        "-c",
+        "log.showRoot=true",
         "log",
         "--no-merges",
         "--no-renames",
@@ -183,6 +185,12 @@ mod tests {
             ]
         );
         assert_eq!(commits(&below, 1).unwrap().len(), 1);
+        // Whatever the user's own `git log` leaves out.
+        for setting in ["log.showRoot=false", "log.follow=true", "color.ui=always"] {
+            let (name, value) = setting.split_once('=').unwrap();
+            git(dir.path(), &["config", name, value]);
+            assert_eq!(commits(&below, 9).unwrap(), found, "{setting}");
+        }
         assert!(commits(Path::new("/"), 1).is_err());
     }
 

@@ -98,6 +98,12 @@ impl<W: Worker> Run<W> {
         history::text(&vertex.name).to_owned()
     }
 
+    /// Of which context a vertex brings files to a mount; nothing of the main one, nor of other vertices.
+    fn mounted_context(vertex: &Vertex) -> Option<String> {
+        history::text(&vertex.name).strip_prefix(graph::MOUNTED)?;
+        Some(history::context(&vertex.name).unwrap_or_default().to_owned())
+    }
+
     /// The change that made an executed step, or one below it, miss, and the one that it hit, if that is below.
     fn first_change(&self, id: VertexId) -> (Option<Box<MissReason>>, Option<String>) {
         match lock(&self.reasons).get(&id) {
@@ -146,7 +152,9 @@ impl<W: Worker> Run<W> {
                     Selection::Whole => history::text(&source.name).to_owned(),
                     Selection::Path(path) => self.hidden.conceal(&path.pattern).into_owned(),
                 };
-                parts.push(InputPart::Content { pattern, digest: digest.to_string(), listing, files });
+                let commit = self.worker.commit(&self.input(input.vertex).await?.tree);
+                let digest = digest.to_string();
+                parts.push(InputPart::Content { pattern, digest, listing, files, commit });
             } else {
                 let key = self.keyed(input.vertex).await?.definition;
                 let key = StableHasher::new("input-part-v1").with(&key).with(&input.selection).finish();
@@ -155,7 +163,12 @@ impl<W: Worker> Run<W> {
                     Op::Source(Source::Image { .. }) => {
                         InputPart::Image { name: image_name(source), key, files }
                     }
-                    _ => InputPart::Vertex { name: Self::title(source), key, files },
+                    _ => InputPart::Vertex {
+                        name: Self::title(source),
+                        key,
+                        files,
+                        context: Self::mounted_context(source),
+                    },
                 });
             }
         }

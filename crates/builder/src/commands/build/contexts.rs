@@ -6,16 +6,22 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cache::DiskStatCache;
 use files::{
     Cancelled, DirectoryTree, FileTree, GitModes, Ignore, Ignoring, Kind, Match, PathSelection, Selection,
+    StatCache,
 };
+use hash::StableHasher;
 use image::Reference;
 use image::layout::LayoutAddress;
 use insight::{ListedFile, Listing};
+use worker::OpenContext;
 
+use super::Build;
 use super::args::{Args, ContextMode};
 use super::elsewhere::{Brought, Elsewhere};
 use super::explain;
+use super::stats::Believed;
 use crate::failure::Failure;
 
 /// What messages call a Dockerfile that came from there.
@@ -169,6 +175,34 @@ pub(super) struct Context {
     pub(super) ignore_file: Option<PathBuf>,
     /// Its patterns.
     pub(super) ignore: Option<Arc<Ignore>>,
+    /// What decides on how the directory is seen: tells ignore files and ways to read modes apart.
+    rules: [u8; 32],
+}
+
+impl Build<'_> {
+    /// Opens all contexts.
+    pub(super) fn contexts(
+        &self,
+        stats: &BTreeMap<String, Arc<DiskStatCache>>,
+    ) -> Result<BTreeMap<String, OpenContext>, Failure> {
+        let mut contexts = BTreeMap::new();
+        for (name, path) in self.directories() {
+            let (tree, rules) = match name.as_str() {
+                "context" => (self.context.tree.clone(), self.context.rules),
+                _ => {
+                    let named = named_directory(path, self.request.context_mode)?;
+                    (named.tree, named.rules)
+                }
+            };
+            let stats: Arc<dyn StatCache> = match stats.get(&name) {
+                Some(stats) => Arc::new(Believed::new(stats.clone(), path)),
+                None => Arc::new(files::NoCache),
+            };
+            let identity = self.brought.identity(&name).map(|identity| identity.clone().seen_by(&rules));
+            contexts.insert(name, OpenContext { tree, stats, identity });
+        }
+        Ok(contexts)
+    }
 }
 
 /// What stands in a context is somebody else's: a pipe or a device there must not hold the build.
@@ -235,9 +269,22 @@ fn directory(path: &Path, ignore_files: &[PathBuf], mode: ContextMode) -> Result
             ignore: Some(Arc::new(ignore.clone())),
             tree: with_mode(Ignoring::new(tree, ignore), mode),
             ignore_file,
+            rules: rules(&bytes, mode),
         });
     }
-    Ok(Context { path: path.to_owned(), tree: with_mode(tree, mode), ignore_file: None, ignore: None })
+    Ok(Context {
+        path: path.to_owned(),
+        tree: with_mode(tree, mode),
+        ignore_file: None,
+        ignore: None,
+        rules: rules(b"", mode),
+    })
+}
+
+fn rules(ignore_file: &[u8], mode: ContextMode) -> [u8; 32] {
+    let mut hasher = StableHasher::new("context-rules-v1").with(&(mode == ContextMode::Git));
+    hasher.bytes(ignore_file);
+    hasher.finish()
 }
 
 fn with_mode(tree: impl FileTree + 'static, mode: ContextMode) -> Arc<dyn FileTree> {
@@ -260,8 +307,8 @@ pub(super) fn listing(tree: &dyn FileTree, cancelled: Cancelled<'_>) -> Option<L
 }
 
 /// The directories of `--build-context`, each with its own `.dockerignore`.
-pub(super) fn named_directory(path: &Path, mode: ContextMode) -> Result<Arc<dyn FileTree>, Failure> {
-    Ok(directory(path, &[path.join(".dockerignore")], mode)?.tree)
+fn named_directory(path: &Path, mode: ContextMode) -> Result<Context, Failure> {
+    directory(path, &[path.join(".dockerignore")], mode)
 }
 
 /// The named contexts of the command line.

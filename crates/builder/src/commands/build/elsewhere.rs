@@ -12,7 +12,7 @@ use cache::{ActiveSnapshot, RemoteKind, Store};
 use frontend::GitReference;
 use graph::Git;
 use remote::{Access, Checkout, Download, Downloaded};
-use worker::Cancel;
+use worker::{Cancel, Identity};
 
 use super::args::Args;
 use super::contexts::{self, LONGEST_TEXT};
@@ -118,6 +118,8 @@ struct Place {
     dockerfile: Option<Vec<u8>>,
     /// When it was made: the commit's time, `Last-Modified`, or that of the newest file.
     time: Option<SystemTime>,
+    /// What stands for it in keys, where its files do not.
+    identity: Option<Identity>,
     _holder: ActiveSnapshot,
 }
 
@@ -134,8 +136,16 @@ impl Brought {
 
     /// When a context was made, `context` being the main one; nothing is known of directories of this machine.
     pub(super) fn time(&self, name: &str) -> Option<SystemTime> {
-        let place = if name == "context" { self.main.as_ref() } else { self.named.get(name) };
-        place?.time
+        self.place(name)?.time
+    }
+
+    /// What stands for a context in keys, `context` being the main one, where that is not what it holds.
+    pub(super) fn identity(&self, name: &str) -> Option<&Identity> {
+        self.place(name)?.identity.as_ref()
+    }
+
+    fn place(&self, name: &str) -> Option<&Place> {
+        if name == "context" { self.main.as_ref() } else { self.named.get(name) }
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Path> {
@@ -228,7 +238,7 @@ impl Bringing<'_> {
                 dockerfile = Some(text);
             }
             let time = newest(&directory).map_err(io)?;
-            Ok(Place { directory, dockerfile, time, _holder: holder })
+            Ok(Place { directory, dockerfile, time, identity: None, _holder: holder })
         })
         .await
     }
@@ -282,10 +292,10 @@ impl Bringing<'_> {
         })
         .await?;
         let directory = holder.dir().join("context");
-        let checked_out =
-            self.client.checkout(&checkout, &resolved, &access, &repository.dir(), &directory).await;
-        let time = Some(checked_out.map_err(failed)?.time);
-        Ok(Place { directory, dockerfile: None, time, _holder: holder })
+        let made = self.client.checkout(&checkout, &resolved, &access, &repository.dir(), &directory).await;
+        let made = made.map_err(failed)?;
+        let (time, identity) = (Some(made.time), Identity::of(&checkout, &resolved, &made));
+        Ok(Place { directory, dockerfile: None, time, identity, _holder: holder })
     }
 }
 

@@ -81,6 +81,7 @@ pub(crate) fn examine(all: &[Args]) -> Result<(Store, Vec<Examined>), Failure> {
             progress,
             cancel: Cancel::new(),
             context,
+            brought: &Brought::default(),
             remote: remote::Client::new(remote::Config::from_env(|name| std::env::var_os(name))),
             sandbox: Sandbox::new(),
             secrets,

@@ -37,7 +37,6 @@ use std::time::{Duration, SystemTime};
 
 use cache::{DiskStatCache, KeptId, Session, Store};
 use executor::Sandbox;
-use files::StatCache;
 use frontend::{EpochSource, EpochTime, Lowered, MissingImage, Plan};
 use futures::future::try_join_all;
 use graph::{ProgressSink, SecretValues};
@@ -45,7 +44,7 @@ use hash::SystemClock;
 use image::ResolvedImage;
 use solver::{Peeked, Solver};
 use trace::{Subject, Trace, Work};
-use worker::{Cancel, Inside, LocalWorker, OpenContext, PackingBehind, Tree};
+use worker::{Cancel, Inside, LocalWorker, PackingBehind, Tree};
 
 pub(crate) use again::{Again, again};
 pub(crate) use args::{Args, extra_host, hide};
@@ -68,7 +67,6 @@ use metadata::About;
 use provenance::Known;
 use replay::Heard;
 use request::{Delivery, Request};
-use stats::Believed;
 
 use crate::disabled::Disabled;
 use crate::failure::{Failure, INTERRUPTED};
@@ -244,6 +242,7 @@ fn build(args: Args, foreground: &mut Foreground, attempt: &mut damage::Attempt)
         journal: journal.clone(),
         cancel: cancel.clone(),
         context,
+        brought: &brought,
         remote,
         sandbox,
         secrets,
@@ -416,6 +415,7 @@ struct Build<'a> {
     journal: Arc<Journal>,
     cancel: Cancel,
     context: Context,
+    brought: &'a Brought,
     remote: remote::Client,
     sandbox: Sandbox,
     secrets: Arc<Secrets>,
@@ -779,24 +779,5 @@ impl Build<'_> {
             _ => None,
         });
         std::iter::once(("context".to_owned(), self.context.path.as_path())).chain(named).collect()
-    }
-
-    fn contexts(
-        &self,
-        stats: &BTreeMap<String, Arc<DiskStatCache>>,
-    ) -> Result<BTreeMap<String, OpenContext>, Failure> {
-        let mut contexts = BTreeMap::new();
-        for (name, path) in self.directories() {
-            let tree = match name.as_str() {
-                "context" => self.context.tree.clone(),
-                _ => contexts::named_directory(path, self.request.context_mode)?,
-            };
-            let stats: Arc<dyn StatCache> = match stats.get(&name) {
-                Some(stats) => Arc::new(Believed::new(stats.clone(), path)),
-                None => Arc::new(files::NoCache),
-            };
-            contexts.insert(name, (tree, stats));
-        }
-        Ok(contexts)
     }
 }
