@@ -637,6 +637,24 @@ fn of_steps(home: &Home) -> (f64, usize) {
     ((last - first).max(0.0), times.len())
 }
 
+/// What lies beside the only directory that is used is no part of the edit, also where a record says what was used.
+#[test]
+fn only_what_is_used_is_edited() {
+    let (home, context) = (Home::new(), Context::new("FROM busybox\nCOPY src/ .\n"));
+    let context = context.file("src/a", "a").file("src/deep/b", "b").file("docs/c", "c").file("README", "d");
+    run(&mut home.build(&context)).ok();
+    let dockerfile = context.path().join("Dockerfile");
+    for other in [std::path::Path::new("^0"), &dockerfile] {
+        let mut command = home.builder("compare");
+        command.args(bases()).args(["--format=json", "--per-directory", "^0"]).arg(other);
+        let told = run(command.arg(context.path())).ok().stdout;
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        let names: Vec<&Value> =
+            told["edits"].as_array().expect("a list").iter().map(|edit| &edit["name"]).collect();
+        assert_eq!(names, ["src/"], "{}: {told:#}", other.display());
+    }
+}
+
 /// A thousand commits, weighted by what they rerun, in a few seconds.
 #[test]
 fn the_commits_of_a_repository() {
@@ -866,6 +884,10 @@ fn a_page_for_the_browser() {
     command.args(bases()).args(["--no-build", "--change=A", "--format=html", "-o"]).arg(&page);
     command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
     assert_eq!(run(&mut command).ok().stdout, "");
+    let told = run(tool("stat").args(["-c", "%a"]).arg(&page)).ok().stdout;
+    let usual = run(tool("sh").args(["-c", "umask"])).ok().stdout;
+    let umask = u32::from_str_radix(usual.trim(), 8).expect("a umask");
+    assert_eq!(told.trim(), format!("{:o}", 0o666 & !umask), "as of any other file");
     let text = fs::read_to_string(&page).expect("the page");
     assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>\n"), "{text}");
     assert!(text.contains("data-effects=\"r\"") && !text.contains("://"), "{text}");
@@ -885,6 +907,7 @@ fn mistakes_are_told() {
     fails(&[], "B", 1, "B has a mistake");
     fails(&[], "C", 1, "there is no file");
     fails(&["--change=../x"], "A", 2, "without `..`");
+    fails(&["-o", "/not/there/page"], "A", 1, "the directory /not/there does not exist");
     fails(&["--change=x", "--history=3"], "A", 2, "cannot be used with");
     fails(
         &["--change=package.jsno"],

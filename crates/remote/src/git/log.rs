@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Digits of a commit's id that people are shown, as git does. Its own way to shorten would shorten those of files as well.
+const SHORT: usize = 7;
+
 /// A commit, and what it changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -67,7 +70,7 @@ pub fn commits(directory: &Path, count: usize) -> Result<Vec<Commit>, String> {
         "--relative",
         "-z",
         &most,
-        "--format=%x00%h%x00%s",
+        "--format=%x00%H%x00%s",
         "--",
         ".",
     ];
@@ -121,7 +124,8 @@ fn parse(printed: &[u8]) -> Vec<Commit> {
             });
         } else if let Some(subject) = strings.next() {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-            commits.push(Commit { id: text(next), subject: text(subject), changes: Vec::new() });
+            let id = text(next).chars().take(SHORT).collect();
+            commits.push(Commit { id, subject: text(subject), changes: Vec::new() });
         }
     }
     commits

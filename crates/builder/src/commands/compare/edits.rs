@@ -47,13 +47,15 @@ impl Edits<'_> {
             .collect()
     }
 
-    /// One for each directory all of whose files behave alike, and for the others one for those files that do.
+    /// One for each directory all of whose files behave alike, and for the others one for those files that do. What lies beside all that any
+    /// step uses behaves otherwise.
     pub(super) fn of_directories(&self) -> Vec<(Edit, Hits)> {
         let files: Vec<(&PathBuf, Hits)> =
             self.files().into_iter().map(|file| (file, self.edited(file))).collect();
+        let top = files.iter().filter_map(|(file, _)| file.parent()).reduce(common).unwrap_or(Path::new(""));
         let mut directories: HashMap<&Path, Option<&Hits>> = HashMap::new();
         for (file, hits) in &files {
-            for directory in file.ancestors().skip(1) {
+            for directory in file.ancestors().skip(1).take_while(|directory| directory.starts_with(top)) {
                 let all = directories.entry(directory).or_insert(Some(hits));
                 if *all != Some(hits) {
                     *all = None;
@@ -62,8 +64,8 @@ impl Edits<'_> {
         }
         let mut groups: BTreeMap<(PathBuf, &Hits), Vec<&Path>> = BTreeMap::new();
         for (file, hits) in &files {
-            let uniform =
-                file.ancestors().skip(1).filter(|directory| directories[*directory].is_some()).last();
+            let is_uniform = |directory: &&Path| directories.get(directory).is_some_and(Option::is_some);
+            let uniform = file.ancestors().skip(1).filter(is_uniform).last();
             let directory = uniform.or(file.parent()).unwrap_or(Path::new(""));
             groups.entry((directory.to_owned(), hits)).or_default().push(file);
         }
@@ -123,8 +125,19 @@ impl Edits<'_> {
     }
 
     /// All files that some step of either uses.
+    /// What any of the steps uses. A recorded build names directories, too, which are nothing that is edited.
     fn files(&self) -> BTreeSet<&PathBuf> {
-        self.uses.iter().flat_map(Uses::files).collect()
+        let mut files: BTreeSet<&PathBuf> = self.uses.iter().flat_map(Uses::files).collect();
+        let directories: Vec<&PathBuf> = files
+            .iter()
+            .zip(files.iter().skip(1))
+            .filter(|(path, next)| next.starts_with(path))
+            .map(|(path, _)| *path)
+            .collect();
+        for directory in directories {
+            files.remove(directory);
+        }
+        files
     }
 
     fn hit_by(&self, path: &Path, change: Change) -> Hits {
@@ -226,4 +239,8 @@ fn add(hits: &mut Hits, more: Hits) {
     for (hits, more) in hits.iter_mut().zip(more) {
         *hits = strongest(std::mem::take(hits).into_iter().chain(more));
     }
+}
+/// The directory in which both lie.
+fn common<'a>(a: &'a Path, b: &'a Path) -> &'a Path {
+    a.ancestors().find(|directory| b.starts_with(directory)).unwrap_or(Path::new(""))
 }

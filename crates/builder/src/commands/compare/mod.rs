@@ -12,7 +12,7 @@ mod recorded;
 mod side;
 mod uses;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use cache::Store;
@@ -210,9 +210,6 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     if path.as_os_str() == "-" {
         return terminal::print(text);
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |error: io::Error| Failure::io("write", path, &error);
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io)?;
-    file.write_all(text.as_bytes()).map_err(io)?;
-    file.persist(path).map(drop).map_err(|error| io(error.error))
+    let file = exporter::Output::File(path.to_owned());
+    Ok(file.write(|out| out.write_all(text.as_bytes()).map_err(exporter::ExportError::Stream))?)
 }
