@@ -170,7 +170,12 @@ impl Store {
         trash.begin_emptying();
         database.fold()?;
         trash.empty()?;
-        turn.end()?;
+        // Only a look at everything is the next one's last.
+        if cut_short || is_due {
+            turn.end()?
+        } else {
+            turn.leave()?
+        }
         used()
     }
 

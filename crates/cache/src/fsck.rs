@@ -9,7 +9,7 @@
 //! | images | whether their blobs are there, and sound |
 //! | files that nothing leads to | listed, in each place |
 //!
-//! What a layer holds is noted when it is written ([`crate::Sum`]). Where an older program wrote it, a COPY or an image is hashed by the first
+//! What a layer holds is noted when it is written ([`crate::Sum`]). Where it was not, by an older program or of what a failed step left, it is hashed by the first
 //! check, and compared by those after it. Cache mounts are the programs' own and not looked into.
 
 use std::collections::HashSet;

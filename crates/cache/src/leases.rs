@@ -146,7 +146,8 @@ impl Drop for Unleased<'_> {
     }
 }
 
-/// A look at what is in use, bucket by bucket: it may be otherwise in a moment.
+/// A look at what is in use, bucket by bucket: it may be otherwise in a moment. While two look at the same bucket in the same moment, each may
+/// take the other for a user.
 pub(crate) struct Glance<'a> {
     layout: &'a Layout,
     buckets: RefCell<HashMap<Bucket, bool>>,

@@ -98,9 +98,9 @@ impl Store {
             let (taken, left) = self.take_wanted(&database, &|_| true, Limits::default(), BY_PRUNE_ALL)?;
             pruned += taken;
             pruned.bytes += left.empty()?;
-            pruned.records += self.take_records(&database, EMPTY)?;
+            pruned.records += self.take_records(&database, EMPTY, Some(BY_PRUNE_ALL))?;
         }
-        pruned.records += self.take_records(&database, LOST)?;
+        pruned.records += self.take_records(&database, LOST, None)?;
         pruned += self.take_unreferenced(&database, &mut trash)?;
         pruned.blobs += self.take_unused_blobs(&database, &mut trash, i64::MAX)?;
         inner.database.write("forget pieces of blobs", |db| {
@@ -143,7 +143,12 @@ impl Store {
     }
 
     /// Forgets the results of which a condition is true: how many. A build that has found one goes on with its layers.
-    fn take_records(&self, database: &Database, condition: &str) -> Result<u64, CacheError> {
+    fn take_records(
+        &self,
+        database: &Database,
+        condition: &str,
+        why: Option<&str>,
+    ) -> Result<u64, CacheError> {
         let select = format!("SELECT id FROM records WHERE {condition}");
         let found: Vec<i64> = database
             .read("look for results", |db| db.prepare(&select)?.query_map([], |row| row.get(0))?.collect())?;
@@ -154,7 +159,9 @@ impl Store {
                 let mut taken = 0;
                 for record in records {
                     if again.exists([record])? {
-                        evictions::note(db, &format!("record = {record}"), BY_PRUNE_ALL)?;
+                        if let Some(why) = why {
+                            evictions::note(db, &format!("record = {record}"), why)?;
+                        }
                         taken += remove_record(db, *record)?;
                     }
                 }

@@ -247,11 +247,18 @@ pub(crate) fn holding_of(
 
 impl Store {
     /// What a layer is to be compared with while it is read; `None` where that is not known, and for one that this process has written.
+    ///
+    /// # Errors
+    /// [`CacheError::NoSnapshot`] when it is gone, as one is that was found damaged.
     pub fn sum_of(&self, layer: &Snapshot) -> Result<Option<Sum>, CacheError> {
         let id = layer.id();
         if self.inner.has_written(id) {
             return Ok(None);
         }
-        self.inner.database.read("look up a layer's sum", |db| Sum::find(db, id))
+        let sum = self.inner.database.read("look up a layer's sum", |db| {
+            let is_there = db.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?.exists([id.0])?;
+            is_there.then(|| Sum::find(db, id)).transpose()
+        })?;
+        sum.ok_or(CacheError::NoSnapshot(id))
     }
 }

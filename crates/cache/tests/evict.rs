@@ -347,6 +347,13 @@ fn taking_a_part_away_is_no_look_at_everything() {
     let pruned = test.store.evict(&all, Limits { max_used_space: 200_000, ..Limits::default() }, "").unwrap();
     assert!(pruned.snapshots > 0 && last() == long_ago, "{pruned:?}");
     let whys = Whys { over: "to keep".into(), full: String::new() };
-    test.store.collect(Limits { max_used_space: 1_000_000, ..Limits::default() }, &whys).unwrap();
-    assert!(last() > long_ago);
+    let within = |bytes| Limits { max_used_space: bytes, ..Limits::default() };
+    let recently = SystemTime::now() - Duration::from_secs(60);
+    fs::File::options().write(true).open(&lock).unwrap().set_modified(recently).unwrap();
+    let rows = test.store.cache_parts().unwrap().len();
+    test.store.collect(within(100_000), &whys).unwrap();
+    assert!(test.store.cache_parts().unwrap().len() < rows && last() == recently);
+    fs::File::options().write(true).open(&lock).unwrap().set_modified(long_ago).unwrap();
+    test.store.collect(within(1_000_000), &whys).unwrap();
+    assert!(last() > recently);
 }
