@@ -118,6 +118,20 @@ fn an_unreachable_registry() {
     assert!(!done.stderr.contains("panicked"), "{done}");
 }
 
+/// It is listed, so that it is missing is not the whole truth, nor is "build it with -t" advice.
+#[test]
+fn a_base_that_is_here_for_another_platform() {
+    let (home, name) = (Home::new(), format!("127.0.0.1:{}/some/image:1", e2e::free_port()));
+    run(home.build(&Context::new("FROM scratch\nLABEL a=b\n")).args(["-t", &name, "-q"])).ok();
+    for (from, arguments) in [("", &["--platform=linux/s390x"][..]), ("--platform=linux/s390x ", &[])] {
+        let context = Context::new(&format!("FROM {from}{name}\nLABEL c=d\n"));
+        let done = run(home.build(&context).args(arguments)).code_is(1);
+        let done = done.says("no image for platform linux/s390x; it has linux/").says(" here, and ");
+        let done = done.says("cannot reach registry 127.0.0.1").says(">>> FROM ");
+        assert!(!done.stderr.contains("-t 127"), "{done}");
+    }
+}
+
 #[test]
 fn a_variable_that_must_be_set() {
     fails("FROM busybox\nARG VERSION\nENV V=${VERSION:?give a version}\n")
