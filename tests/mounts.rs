@@ -568,6 +568,31 @@ fn secrets_are_kept_nowhere() {
     assert!(!found.is_empty(), "the search would have found it");
 }
 
+/// What is hidden leaves the rest of the output as it is.
+#[test]
+fn masks_are_as_narrow_as_they_can_be() {
+    let (home, dir) = (Home::new(), tempdir());
+    let printed = |secret: &str, command: &str| {
+        let file = dir.path().join("s");
+        fs::write(&file, secret).expect("write");
+        let context = Context::new(&format!("FROM busybox\nRUN --mount=type=secret,id=s {command}\n"));
+        let given = format!("--secret=id=s,src={}", file.display());
+        let done = run(home.build(&context).args(["--progress=rawjson", "--no-cache", &given])).ok();
+        let plain = run(home.build(&context).args(["--progress=plain", "--no-cache", &given])).ok();
+        (
+            done.steps().named("RUN").log.clone(),
+            plain.stderr.contains("the secret s is too short to be hidden"),
+        )
+    };
+    let shown = |text: &str, said: bool| (text.to_owned(), said);
+    assert_eq!(printed("a", "echo banana"), shown("banana\n", true));
+    assert_eq!(printed("\n", "echo a; echo b"), shown("a\nb\n", false));
+    assert_eq!(printed("sesame\n", "cat /run/secrets/s; echo line1"), shown("***\nline1\n", false));
+    let lines = "registry=https://r.example\n_authToken=open-sesame\n";
+    assert_eq!(printed(lines, "tail -n 1 /run/secrets/s; echo after"), shown("***\nafter\n", false));
+    assert_eq!(printed(lines, "cat /run/secrets/s; echo after"), shown("***\nafter\n", false));
+}
+
 /// What a step has of secrets is in memory: no file of the store, or among temporary ones, holds them even meanwhile.
 #[test]
 fn secrets_are_in_no_file_while_a_step_has_them() {
