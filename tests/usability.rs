@@ -478,6 +478,10 @@ fn prune_asks_a_person_before_images_go() {
     let asked = typed("n");
     assert!(asked.contains("1 image") && asked.contains("Nothing was removed"), "{asked}");
     assert!(run(&mut home.builder("images")).ok().stdout.contains("app"));
+    run(home.build(&Context::new("FROM scratch\nLABEL a=b\n")).arg("-q")).ok();
+    run(home.build(&Context::new("FROM busybox\nRUN touch /plain\n")).arg("-q")).ok();
+    let asked = typed("n");
+    assert!(asked.contains("the cache and 2 images, 1 of them without a name ("), "{asked}");
     assert!(typed("y").contains("Removed"));
     assert!(!run(&mut home.builder("images")).ok().stdout.contains("app"));
     let scripted = with_app();
