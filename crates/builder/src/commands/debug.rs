@@ -100,7 +100,7 @@ fn list() -> Result<u8, Failure> {
     let machine = Machine::enter()?;
     let steps = machine.existing_store()?.kept_steps()?;
     if steps.is_empty() {
-        terminal::tell("No step failed lately.\n");
+        terminal::tell(&format!("{}.\n", build::NOTHING_KEPT));
         return Ok(0);
     }
     let mut rows = vec![["NUMBER", "FAILED", "STEP"].map(str::to_owned).to_vec()];
