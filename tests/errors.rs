@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Done, Home, base, binary, need_root, run, tempdir, tool};
+use e2e::{Context, Done, Home, User, base, binary, need_root, run, tempdir, tool};
 
 fn fails(dockerfile: &str) -> Done {
     run(&mut Home::new().build(&Context::new(dockerfile))).code_is(1)
@@ -57,6 +57,30 @@ fn a_source_excluded_by_dockerignore_says_so() {
         .says("secret.*");
 }
 
+/// `ls` shows it, so that "not found" alone is no help.
+#[test]
+fn a_source_that_is_a_link_to_nowhere_says_so() {
+    for (target, source, link) in
+        [("/etc/hostname", "a", "a"), ("nowhere", "a", "a"), ("../../../etc", "d/a/hostname", "d/a")]
+    {
+        let context = Context::new(&format!("FROM scratch\nCOPY {source} /a\n")).file("d/other", "");
+        std::os::unix::fs::symlink(target, context.path().join(link)).expect("make a link");
+        run(&mut Home::new().build(&context))
+            .code_is(1)
+            .says(&format!("\"/{source}\": not found in the build context"))
+            .says(&format!("hint: `{link}` is a link to `{target}`"));
+    }
+}
+
+#[test]
+fn a_source_that_may_not_be_read_says_what_to_do() {
+    let user = User::with_one_id();
+    let context = Context::new("FROM scratch\nCOPY . /a\n").file("private", "x");
+    let mut build = user.build(&context);
+    context.chmod("private", 0);
+    run(&mut build).code_is(1).says("private: Permission denied").says("hint: ").says(".dockerignore");
+}
+
 #[test]
 fn a_mistake_in_the_dockerfile_is_pointed_at() {
     let done = fails("FROM busybox\nRUN echo ok\nCOYP a b\nRUN [\"not\", 1]\nEXPOSE\n");
@@ -103,7 +127,7 @@ fn a_base_that_is_not_in_the_layout() {
     let context = Context::new("FROM thing\n");
     let home = Home::new();
     run(home.build(&context).arg("--build-context=thing=oci-layout:///no/such/layout"))
-        .code_is(2)
+        .code_is(1)
         .says("/no/such/layout");
     let layout = format!("--build-context=thing=oci-layout://{}:no-tag", base("busybox").display());
     run(home.build(&context).arg(layout)).code_is(1).says("no-tag");

@@ -88,6 +88,10 @@ pub(super) fn step(
             WorkerError::Foreign { platform, .. } if let Some(meant) = meant_platform(platform) => {
                 Failure::from(&**error).hint(meant)
             }
+            WorkerError::Files(files::Error::Tree(tree)) if unread(plan, *vertex, tree) => Failure::from(
+                &**error,
+            )
+            .hint("what the build does not need can be left out: a line of .dockerignore that names it"),
             other => Failure::from(other),
         },
         SolveError::Cache { error, .. } => Failure::from_cache(error),
@@ -159,6 +163,12 @@ fn not_found(
             path.display(), dir.display()
         ));
     }
+    if let (None, Some((link, target))) = (hidden_by, dir.and_then(|dir| link_on(dir, path))) {
+        return failure.hint(format!(
+            "`{}` is a link to `{}`: links are followed as if the context were all there is, and it has no such file",
+            link.display(), target.display()
+        ));
+    }
     match (hidden_by, dir.and_then(|dir| similar(dir, path))) {
         (Some(pattern), _) => {
             let file = ignore_file.unwrap_or_else(|| PathBuf::from(".dockerignore"));
@@ -167,6 +177,25 @@ fn not_found(
         (None, Some(near)) => failure.hint(format!("did you mean `{}`?", near.display())),
         (None, None) => failure,
     }
+}
+
+/// Whether what a step has of a context could not be read for want of permission.
+fn unread(plan: &Plan, vertex: VertexId, error: &files::TreeError) -> bool {
+    let is_local = |input: &graph::Input| {
+        matches!(plan.definition.vertex(input.vertex).op, Op::Source(Source::Local { .. }))
+    };
+    error.source.kind() == std::io::ErrorKind::PermissionDenied
+        && plan.definition.vertex(vertex).inputs.iter().any(is_local)
+}
+
+/// The first symbolic link on the way to a path in a directory, and where it leads.
+fn link_on(dir: &Path, path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut way = PathBuf::new();
+    path.components().find_map(|part| {
+        way.push(part);
+        let target = std::fs::read_link(dir.join(&way)).ok()?;
+        Some((way.clone(), target))
+    })
 }
 
 /// The COPY at these lines.
