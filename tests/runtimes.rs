@@ -218,8 +218,8 @@ fn ends_are_the_same() {
     }
     // Other tests kill builds, whose groups go with the next.
     eventually(Duration::from_secs(30), "no group to be left", no_group_is_left);
-    failing("./no/such", "true", &[]).code_is(2).says("--runtime=./no/such: there is no runtime ./no/such");
-    failing("no-such", "true", &[]).code_is(2).says("there is no runtime no-such: it is not in PATH");
+    failing("./no/such", "true", &[]).code_is(1).says("--runtime=./no/such: there is no runtime ./no/such");
+    failing("no-such", "true", &[]).code_is(1).says("there is no runtime no-such: it is not in PATH");
     failing("/bin/false", "true", &[]).code_is(3).says("/bin/false create: it ended with exit code 1");
 }
 
@@ -330,7 +330,7 @@ fn shells_are_made_by_them() {
     run(home.builder("debug").args(["1", &secret, "--command=true", &flag])).ok();
     talker.made_one("a shell");
     run(home.builder("debug").args(["1", &secret, "--command=true", "--runtime=no-such"]))
-        .code_is(2)
+        .code_is(1)
         .says("--runtime=no-such: there is no runtime no-such");
     // A user with a single id: no runtime, and nothing else in its place.
     let user = User::with_one_id();
@@ -596,9 +596,9 @@ fn the_cache_is_the_same() {
 #[test]
 fn a_runtime_that_is_not_there_is_named() {
     let (home, context) = (Home::new(), Context::new("FROM busybox\nRUN true\n"));
-    run(home.build(&context).arg("--runtime=/nonexistent")).code_is(2).says("--runtime=/nonexistent: ");
+    run(home.build(&context).arg("--runtime=/nonexistent")).code_is(1).says("--runtime=/nonexistent: ");
     run(home.build(&context).env("BUILDER_RUNTIME", "/nonexistent"))
-        .code_is(2)
+        .code_is(1)
         .says("BUILDER_RUNTIME=/nonexistent: ");
     let info = run(home.builder("info").env("BUILDER_RUNTIME", "/nonexistent")).ok();
     assert!(info.stdout.contains("BUILDER_RUNTIME: ") && info.stdout.contains("cannot run"), "{info}");

@@ -127,6 +127,19 @@ fn what_is_not_there_is_1() {
             "{line}: {done}"
         );
     }
+    let context = Context::new("FROM scratch\nLABEL a=b\n");
+    for given in [
+        "--secret=id=x,src=nope",
+        "--secret=id=x,env=nope",
+        "--build-context=x=nope",
+        "--build-context=x=oci-layout://nope",
+        "--ssh=x=nope",
+        "--output=type=tar,dest=nope/x",
+        "--metadata-file=nope/x",
+        "--runtime=nope",
+    ] {
+        run(home.build(&context).arg(given)).code_is(1).says("nope");
+    }
     run(home.builder("run").arg("apq"))
         .code_is(125)
         .says("hint: did you mean app?")
@@ -364,7 +377,7 @@ fn places_that_cannot_be_written_to_are_told_before_the_build() {
         ["--metadata-file", "/no/such/place/metadata"],
         ["-o", "type=oci,dest=/no/such/place/x.tar"],
     ] {
-        let done = run(home.build(&context).args(arguments)).code_is(2).says("/no/such/place");
+        let done = run(home.build(&context).args(arguments)).code_is(1).says("/no/such/place");
         assert!(!done.stderr.contains("must not run"), "{done}");
     }
     run(home.build(&context).args(["-o", "type=docker,dest=/tmp"])).code_is(2).says("it is a directory");

@@ -96,7 +96,7 @@ impl Secrets {
             match from {
                 From::File(path) => {
                     let found = std::fs::metadata(path).map_err(|error| {
-                        Failure::usage(format!("--secret id={id}: {}: {error}", path.display()))
+                        Failure::build(format!("--secret id={id}: {}: {error}", path.display()))
                     })?;
                     if found.is_dir() {
                         return Err(Failure::usage(format!(
@@ -106,7 +106,7 @@ impl Secrets {
                     }
                 }
                 From::Variable(name) if std::env::var_os(name).is_none() => {
-                    return Err(Failure::usage(format!("--secret id={id}: the variable {name} is not set")));
+                    return Err(Failure::build(format!("--secret id={id}: the variable {name} is not set")));
                 }
                 From::Variable(_) | From::Command(_) => {}
             }
@@ -191,7 +191,7 @@ impl Agents {
     pub(super) fn resolve(args: &[SshArg]) -> Result<Agents, Failure> {
         let mut agents = Agents::default();
         for SshArg { id, paths } in args {
-            let failed = |reason: String| Failure::usage(format!("--ssh {id}: {reason}"));
+            let failed = |reason: String| Failure::build(format!("--ssh {id}: {reason}"));
             let socket = match paths.as_slice() {
                 [] => std::env::var_os("SSH_AUTH_SOCK")
                     .filter(|path| !path.is_empty())

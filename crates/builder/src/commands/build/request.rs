@@ -185,7 +185,9 @@ fn check_destination(flag: &str, path: &Path, is_directory: bool, hint: &str) ->
         // A directory is made with those above it, a file is not.
         Err(_) if is_directory => Ok(()),
         Err(_) => match path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
-            Some(parent) => refuse(format!("there is no directory {}", parent.display())),
+            Some(parent) => {
+                Err(Failure::build(format!("{flag} {shown}: there is no directory {}", parent.display())))
+            }
             None => Ok(()),
         },
     }
