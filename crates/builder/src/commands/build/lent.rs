@@ -344,9 +344,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_before_the_build() {
         let resolve = |text: &str| Secrets::resolve(&[secret(text).unwrap()]).map(drop).map_err(|f| f.code());
-        assert_eq!(resolve("id=a,src=/nonexistent"), Err(2));
+        assert_eq!(resolve("id=a,src=/nonexistent"), Err(1));
         assert_eq!(resolve("id=a,src=/"), Err(2));
-        assert_eq!(resolve("id=a,env=NO_SUCH_VARIABLE_HERE"), Err(2));
+        assert_eq!(resolve("id=a,env=NO_SUCH_VARIABLE_HERE"), Err(1));
         assert_eq!(resolve("id=a,env=PATH"), Ok(()));
     }
 

@@ -361,6 +361,6 @@ mod tests {
         assert_eq!(check(Path::new("new.tar"), false), Ok(()));
         assert_eq!(check(dir.path(), false), Err(2));
         assert_eq!(check(&file, true), Err(2));
-        assert_eq!(check(&dir.path().join("none/new.tar"), false), Err(2));
+        assert_eq!(check(&dir.path().join("none/new.tar"), false), Err(1));
     }
 }
