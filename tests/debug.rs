@@ -362,7 +362,7 @@ fn without_a_shell_it_says_so() {
 fn every_try_but_the_last_is_forgotten() {
     let home = Home::new();
     let context = Context::new("FROM busybox\nRUN --retry=2 date +%N > /try; false\n");
-    run(&mut home.build(&context)).code_is(1);
+    run(&mut home.build(&context)).code_is(1).says("hint: that was the last of 3 tries");
     let list = run(&mut debug(&home, &["--list"])).ok().stdout;
     assert_eq!(list.lines().count(), 2, "{list}");
 }

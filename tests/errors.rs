@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Done, Home, User, base, binary, need_root, run, tempdir, tool};
+use e2e::{Context, Done, Home, User, base, binary, feed, need_root, run, tempdir, tool};
 
 fn fails(dockerfile: &str) -> Done {
     run(&mut Home::new().build(&Context::new(dockerfile))).code_is(1)
@@ -99,7 +99,15 @@ fn an_empty_dockerfile() {
     fails("# nothing\n").says("Dockerfile");
     let empty = Context::new("FROM busybox\n");
     std::fs::remove_file(empty.path().join("Dockerfile")).expect("remove");
-    run(&mut Home::new().build(&empty)).code_is(1).says("Dockerfile");
+    run(&mut Home::new().build(&empty))
+        .code_is(1)
+        .says("hint: -f names a Dockerfile of another name or place");
+    for other in ["app.Dockerfile", "Containerfile"] {
+        let other = empty.path().join(other);
+        std::fs::write(&other, "FROM scratch\nLABEL a=b\n").expect("write");
+        let meant = format!("hint: did you mean -f {}?", other.display());
+        run(&mut Home::new().build(&empty)).code_is(1).says("there is no Dockerfile in").says(&meant);
+    }
     run(&mut Home::new().build("/no/such/context")).says("/no/such/context");
 }
 
@@ -108,6 +116,19 @@ fn what_is_not_there_yet_is_refused_by_name() {
     fails("FROM busybox\nRUN --security=insecure true\n").says("--allow").says("security.insecure");
     fails("FROM busybox\nRUN --mount=type=secret,id=k,required=true true\n").says("--secret id=k");
     fails("# syntax=example.invalid/other:1\nFROM busybox\n").says("example.invalid/other:1");
+}
+
+/// What is no layer is not called one.
+#[test]
+fn a_truncated_context() {
+    let context = Context::new("FROM scratch\nLABEL a=b\n").file("file", "x".repeat(4000));
+    let archive =
+        tool("tar").arg("-C").arg(context.path()).args(["-c", "file", "Dockerfile"]).output().expect("tar");
+    for (length, said) in [(1024, "the tar is cut off within a file"), (4700, "damaged tar at byte")] {
+        let done =
+            feed(Home::new().builder("build").arg("-"), &archive.stdout[..length]).code_is(1).says(said);
+        assert!(!done.stderr.contains("layer"), "{done}");
+    }
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn ends_are_the_same() {
             .code_is(1)
             .says("killed after its timeout of 500ms");
         let hungry = "x=$(head -c 100m /dev/zero | tr '\\0' x); echo $x | wc -c";
-        failing(runtime, hungry, &["--memory=32m"]).code_is(1).says("its limit is 33554432 bytes");
+        failing(runtime, hungry, &["--memory=32m"]).code_is(1).says("its limit is 32 MiB");
         // Part of them are the runtime's own until the program runs.
         let many = "i=0; while [ $i -lt 40 ]; do sleep 2 & i=$((i+1)); done; wait";
         failing(runtime, many, &["--pids-limit=20"]).says("fork");

@@ -1,6 +1,7 @@
 //! The command line as typed. Each command's file in [`crate::commands`] turns its arguments into what they mean.
 
 use std::ffi::OsString;
+use std::num::{IntErrorKind, ParseIntError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{
@@ -154,6 +155,18 @@ fn with_refused(command: Command, flags: &[Refused]) -> Command {
 /// What an unknown flag may have meant, in place of clap's guess: that takes flags for similar which share no more than some letters, also
 /// refused ones; and nobody names a context `--jobs`.
 fn with_own_tips(command: &mut Command, mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    if error.kind() == ErrorKind::ValueValidation
+        && let Some(number) =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<ParseIntError>())
+    {
+        let [value, flag] = [ContextKind::InvalidValue, ContextKind::InvalidArg]
+            .map(|kind| error.get(kind).map(ToString::to_string).unwrap_or_default());
+        let what = match number.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "is too large a number",
+            _ => "is not a whole number",
+        };
+        return plain_error(command, error.kind(), format!("{flag}: `{value}` {what}"));
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
@@ -261,6 +274,19 @@ mod tests {
         ] {
             assert!(tip(line).contains(part), "{line}: {}", error(line));
         }
+    }
+
+    #[test]
+    fn numbers_are_called_numbers() {
+        let at = error("builder debug --at x .");
+        assert_eq!(at, "error: --at <LINE>: `x` is not a whole number\n");
+        assert!(
+            error("builder compare --history x A B .").contains("--history <N>: `x` is not a whole number")
+        );
+        assert!(
+            error("builder compare --history 99999999999999999999999 A B .")
+                .contains("is too large a number")
+        );
     }
 
     #[test]

@@ -272,6 +272,27 @@ fn write(path: &Path, value: &str) -> std::io::Result<()> {
 }
 
 fn cannot_limit(controller: &str, path: &Path, value: &str, error: &std::io::Error) -> Fault {
+    // ERANGE for numbers that no machine has, EINVAL and EACCES for those that this one, or the group above, has not.
+    let what = match path.file_name().and_then(|name| name.to_str()) {
+        Some("cpuset.cpus") => "processors",
+        Some("cpuset.mems") => "memory nodes",
+        _ => "",
+    };
+    let absent = [Errno::RANGE, Errno::INVAL, Errno::ACCESS].map(Errno::raw_os_error);
+    if !what.is_empty() && error.raw_os_error().is_some_and(|code| absent.contains(&code)) {
+        let above = path.parent().and_then(Path::parent).zip(path.file_name());
+        let there = above.and_then(|(above, name)| {
+            let read = |name: &str| std::fs::read_to_string(above.join(name)).ok();
+            let name = name.to_str()?;
+            [format!("{name}.effective"), format!("cpuset.effective_{}", &name[7..]), name.to_owned()]
+                .iter()
+                .find_map(|name| read(name))
+        });
+        let there = there.map_or(String::new(), |there| format!("; there are {}", there.trim()));
+        return Fault::Unsupported(format!(
+            "limits cannot be enforced: {what} {value} are not all there to be used{there}"
+        ));
+    }
     let text = format!(
         "limits cannot be enforced: cgroup controller {controller}: write {value} to {}: {}",
         path.display(),

@@ -155,8 +155,27 @@ fn read_default(context: &Path) -> Result<(String, Vec<u8>), Failure> {
             Err(error) => return Err(Failure::io("read the Dockerfile", &path, &error)),
         }
     }
-    Err(Failure::build(format!("there is no Dockerfile in {}", context.display()))
-        .hint("-f names a Dockerfile of another name or place"))
+    Err(Failure::build(format!("there is no Dockerfile in {}", context.display())).hint(
+        match called_otherwise(context) {
+            Some(path) => format!("did you mean -f {}?", path.display()),
+            None => "-f names a Dockerfile of another name or place".to_owned(),
+        },
+    ))
+}
+
+/// What seems to be a Dockerfile in a directory without one that is called so: `Containerfile`, `Dockerfile.debian`, `app.dockerfile`.
+fn called_otherwise(context: &Path) -> Option<PathBuf> {
+    let is_one = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let parts: Vec<&str> = name.split('.').collect();
+        let ends = [parts.first(), parts.last()].into_iter().flatten();
+        ends.into_iter().any(|part| matches!(*part, "dockerfile" | "containerfile"))
+            && !name.ends_with(".dockerignore")
+    };
+    let entries = std::fs::read_dir(context).ok()?.flatten();
+    let named =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(is_one)).map(|entry| entry.path());
+    named.filter(|path| path.is_file()).min()
 }
 
 /// A build context, opened.
