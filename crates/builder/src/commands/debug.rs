@@ -108,6 +108,6 @@ fn list() -> Result<u8, Failure> {
     for step in steps.iter().rev() {
         rows.push(vec![step.id.0.to_string(), format::ago(step.created, now), step.name.clone()]);
     }
-    terminal::print(&format::table(&rows))?;
+    terminal::print(&format::table_within(&rows, &[2], terminal::columns()))?;
     Ok(0)
 }
