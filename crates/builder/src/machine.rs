@@ -204,5 +204,7 @@ mod tests {
         let warning = machine(single).warning().unwrap();
         assert!(warning.starts_with("/etc/subuid has no range for ann"), "{warning}");
         assert!(warning.contains("uidmap") && !warning.contains('\n'), "{warning}");
+        let user = executor::SubordinateIds::of_caller().user;
+        assert!(warning.contains(&format!("100000-165535 {user}.")), "{warning}");
     }
 }
