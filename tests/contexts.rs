@@ -773,8 +773,8 @@ fn named_contexts() {
 
     let refused =
         |source: &str| run(home.build(&context).arg(format!("--build-context=other={source}"))).says("other");
-    refused("/no/such/directory").code_is(2).says("/no/such/directory");
-    refused("oci-layout:///no/such/directory").code_is(2).says("/no/such/directory");
+    refused("/no/such/directory").code_is(1).says("/no/such/directory");
+    refused("oci-layout:///no/such/directory").code_is(1).says("/no/such/directory");
     refused(&format!("oci-layout://{path}:none")).code_is(1).says("none");
     refused("docker-image://127.0.0.1:1/none").code_is(1);
     refused("-").code_is(2).says("standard input");

@@ -53,7 +53,7 @@ fn a_failed_step_can_be_looked_into_later() {
     let (home, dir) = (Home::new(), tempdir());
     run(&mut debug(&home, &[])).code_is(1).says("there is no state directory at");
     run(&mut home.build(&Context::new("FROM busybox\n"))).ok();
-    run(&mut debug(&home, &[])).code_is(1).says("no step failed lately");
+    run(&mut debug(&home, &[])).code_is(1).says("no step that failed left anything");
     let context = failing();
     run(&mut build(&home, &context, &[])).code_is(1).says("look into it: builder debug 1");
     run(&mut debug(&home, &["--list"])).ok_stdout_says("[5/5] RUN");
@@ -68,10 +68,19 @@ fn a_failed_step_can_be_looked_into_later() {
     let change = "rm /tmp/half && touch /tmp/new && exit 9";
     run(&mut debug(&home, &["--command", change, &given])).code_is(9);
     run(&mut debug(&home, &["--command", "ls /tmp", &given])).ok_stdout_says("copy\nhalf\n");
-    run(&mut debug(&home, &["17"])).code_is(1).says("what step 17 left is gone");
+    run(&mut debug(&home, &["17"]))
+        .code_is(1)
+        .says("nothing of a failed step 17: ")
+        .says("none had that number");
     run(&mut debug(&home, &["/nowhere"])).code_is(2).says("is no number of a failed step");
     run(home.builder("prune").args(["--all", "--force"])).ok();
-    run(&mut debug(&home, &["1"])).code_is(1).says("is gone");
+    run(&mut debug(&home, &["1"])).code_is(1).says("nothing of a failed step 1: ").says("was removed");
+    // What could not be started left nothing.
+    run(&mut home.build(&Context::new("FROM scratch\nRUN /a\n"))).code_is(1).says("/bin/sh");
+    for looked in [&[][..], &["--list"]] {
+        let done = run(&mut debug(&home, looked)).says("what failed could not be started");
+        assert_eq!(done.code, Some(i32::from(looked.is_empty())), "{done}");
+    }
 }
 
 /// A shell has the secrets that are given to it, and none of the build's.
@@ -362,7 +371,7 @@ fn without_a_shell_it_says_so() {
 fn every_try_but_the_last_is_forgotten() {
     let home = Home::new();
     let context = Context::new("FROM busybox\nRUN --retry=2 date +%N > /try; false\n");
-    run(&mut home.build(&context)).code_is(1);
+    run(&mut home.build(&context)).code_is(1).says("hint: that was the last of 3 tries");
     let list = run(&mut debug(&home, &["--list"])).ok().stdout;
     assert_eq!(list.lines().count(), 2, "{list}");
 }

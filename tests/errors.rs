@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Context, Done, Home, base, binary, need_root, run, tempdir, tool};
+use e2e::{Context, Done, Home, User, base, binary, feed, need_root, run, tempdir, tool};
 
 fn fails(dockerfile: &str) -> Done {
     run(&mut Home::new().build(&Context::new(dockerfile))).code_is(1)
@@ -57,6 +57,30 @@ fn a_source_excluded_by_dockerignore_says_so() {
         .says("secret.*");
 }
 
+/// `ls` shows it, so that "not found" alone is no help.
+#[test]
+fn a_source_that_is_a_link_to_nowhere_says_so() {
+    for (target, source, link) in
+        [("/etc/hostname", "a", "a"), ("nowhere", "a", "a"), ("../../../etc", "d/a/hostname", "d/a")]
+    {
+        let context = Context::new(&format!("FROM scratch\nCOPY {source} /a\n")).file("d/other", "");
+        std::os::unix::fs::symlink(target, context.path().join(link)).expect("make a link");
+        run(&mut Home::new().build(&context))
+            .code_is(1)
+            .says(&format!("\"/{source}\": not found in the build context"))
+            .says(&format!("hint: `{link}` is a link to `{target}`"));
+    }
+}
+
+#[test]
+fn a_source_that_may_not_be_read_says_what_to_do() {
+    let user = User::with_one_id();
+    let context = Context::new("FROM scratch\nCOPY . /a\n").file("private", "x");
+    let mut build = user.build(&context);
+    context.chmod("private", 0);
+    run(&mut build).code_is(1).says("private: Permission denied").says("hint: ").says(".dockerignore");
+}
+
 #[test]
 fn a_mistake_in_the_dockerfile_is_pointed_at() {
     let done = fails("FROM busybox\nRUN echo ok\nCOYP a b\nRUN [\"not\", 1]\nEXPOSE\n");
@@ -75,7 +99,15 @@ fn an_empty_dockerfile() {
     fails("# nothing\n").says("Dockerfile");
     let empty = Context::new("FROM busybox\n");
     std::fs::remove_file(empty.path().join("Dockerfile")).expect("remove");
-    run(&mut Home::new().build(&empty)).code_is(1).says("Dockerfile");
+    run(&mut Home::new().build(&empty))
+        .code_is(1)
+        .says("hint: -f names a Dockerfile of another name or place");
+    for other in ["app.Dockerfile", "Containerfile"] {
+        let other = empty.path().join(other);
+        std::fs::write(&other, "FROM scratch\nLABEL a=b\n").expect("write");
+        let meant = format!("hint: did you mean -f {}?", other.display());
+        run(&mut Home::new().build(&empty)).code_is(1).says("there is no Dockerfile in").says(&meant);
+    }
     run(&mut Home::new().build("/no/such/context")).says("/no/such/context");
 }
 
@@ -84,6 +116,19 @@ fn what_is_not_there_yet_is_refused_by_name() {
     fails("FROM busybox\nRUN --security=insecure true\n").says("--allow").says("security.insecure");
     fails("FROM busybox\nRUN --mount=type=secret,id=k,required=true true\n").says("--secret id=k");
     fails("# syntax=example.invalid/other:1\nFROM busybox\n").says("example.invalid/other:1");
+}
+
+/// What is no layer is not called one.
+#[test]
+fn a_truncated_context() {
+    let context = Context::new("FROM scratch\nLABEL a=b\n").file("file", "x".repeat(4000));
+    let archive =
+        tool("tar").arg("-C").arg(context.path()).args(["-c", "file", "Dockerfile"]).output().expect("tar");
+    for (length, said) in [(1024, "the tar is cut off within a file"), (4700, "damaged tar at byte")] {
+        let done =
+            feed(Home::new().builder("build").arg("-"), &archive.stdout[..length]).code_is(1).says(said);
+        assert!(!done.stderr.contains("layer"), "{done}");
+    }
 }
 
 #[test]
@@ -103,7 +148,7 @@ fn a_base_that_is_not_in_the_layout() {
     let context = Context::new("FROM thing\n");
     let home = Home::new();
     run(home.build(&context).arg("--build-context=thing=oci-layout:///no/such/layout"))
-        .code_is(2)
+        .code_is(1)
         .says("/no/such/layout");
     let layout = format!("--build-context=thing=oci-layout://{}:no-tag", base("busybox").display());
     run(home.build(&context).arg(layout)).code_is(1).says("no-tag");
@@ -116,6 +161,20 @@ fn an_unreachable_registry() {
     let done = fails(&format!("FROM 127.0.0.1:{port}/some/image:1\nRUN true\n"));
     let done = done.says(&format!("127.0.0.1:{port}")).says("refused");
     assert!(!done.stderr.contains("panicked"), "{done}");
+}
+
+/// It is listed, so that it is missing is not the whole truth, nor is "build it with -t" advice.
+#[test]
+fn a_base_that_is_here_for_another_platform() {
+    let (home, name) = (Home::new(), format!("127.0.0.1:{}/some/image:1", e2e::free_port()));
+    run(home.build(&Context::new("FROM scratch\nLABEL a=b\n")).args(["-t", &name, "-q"])).ok();
+    for (from, arguments) in [("", &["--platform=linux/s390x"][..]), ("--platform=linux/s390x ", &[])] {
+        let context = Context::new(&format!("FROM {from}{name}\nLABEL c=d\n"));
+        let done = run(home.build(&context).args(arguments)).code_is(1);
+        let done = done.says("no image for platform linux/s390x; it has linux/").says(" here, and ");
+        let done = done.says("cannot reach registry 127.0.0.1").says(">>> FROM ");
+        assert!(!done.stderr.contains("-t 127"), "{done}");
+    }
 }
 
 #[test]

@@ -639,6 +639,8 @@ fn names_by_digest() {
     assert_eq!(listed().len(), 2);
     // What nerdctl asks for where there is no name, and archives, of which upstream names none so.
     built(&["-o", "type=image,dangling-name-prefix=<none>"]);
+    assert_eq!(listed().len(), 2, "it has a name yet");
+    run(home.builder("tag").args([&format!("left/over@{digest}"), "app"])).ok();
     assert_eq!(listed()[0], format!("<none>:<none>@{changed}"));
     let archive = dir.path().join("archive");
     let output = format!("type=docker,dangling-name-prefix=<none>,dest={}", archive.display());

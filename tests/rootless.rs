@@ -275,7 +275,10 @@ fn root_may_have_a_user_namespace() {
     assert_eq!(seen("0").trim(), own.display().to_string());
     assert_ne!(seen("1").trim(), own.display().to_string());
     // Each kind of layers has a state directory of its own.
-    run(&mut home.build(&context)).code_is(3).says("marks");
+    run(&mut home.build(&context))
+        .code_is(3)
+        .says("it was made in a user namespace (of an ordinary user, or of root with BUILDER_USERNS=1), ")
+        .says("and is opened by root, without a user namespace;");
     run(home.build(&context).env("BUILDER_USERNS", "perhaps")).code_is(2).says("BUILDER_USERNS");
 }
 

@@ -211,7 +211,7 @@ fn ends_are_the_same() {
             .code_is(1)
             .says("killed after its timeout of 500ms");
         let hungry = "x=$(head -c 100m /dev/zero | tr '\\0' x); echo $x | wc -c";
-        failing(runtime, hungry, &["--memory=32m"]).code_is(1).says("its limit is 33554432 bytes");
+        failing(runtime, hungry, &["--memory=32m"]).code_is(1).says("its limit is 32 MiB");
         // Part of them are the runtime's own until the program runs.
         let many = "i=0; while [ $i -lt 40 ]; do sleep 60 & i=$((i+1)); done; wait";
         failing(runtime, many, &["--pids-limit=20"]).says("fork");
@@ -219,8 +219,8 @@ fn ends_are_the_same() {
     }
     // Other tests kill builds, whose groups go with the next.
     eventually(Duration::from_secs(30), "no group to be left", no_group_is_left);
-    failing("./no/such", "true", &[]).code_is(2).says("--runtime=./no/such: there is no runtime ./no/such");
-    failing("no-such", "true", &[]).code_is(2).says("there is no runtime no-such: it is not in PATH");
+    failing("./no/such", "true", &[]).code_is(1).says("--runtime=./no/such: there is no runtime ./no/such");
+    failing("no-such", "true", &[]).code_is(1).says("there is no runtime no-such: it is not in PATH");
     failing("/bin/false", "true", &[]).code_is(3).says("/bin/false create: it ended with exit code 1");
 }
 
@@ -331,7 +331,7 @@ fn shells_are_made_by_them() {
     run(home.builder("debug").args(["1", &secret, "--command=true", &flag])).ok();
     talker.made_one("a shell");
     run(home.builder("debug").args(["1", &secret, "--command=true", "--runtime=no-such"]))
-        .code_is(2)
+        .code_is(1)
         .says("--runtime=no-such: there is no runtime no-such");
     // A user with a single id: no runtime, and nothing else in its place.
     let user = User::with_one_id();
@@ -597,9 +597,9 @@ fn the_cache_is_the_same() {
 #[test]
 fn a_runtime_that_is_not_there_is_named() {
     let (home, context) = (Home::new(), Context::new("FROM busybox\nRUN true\n"));
-    run(home.build(&context).arg("--runtime=/nonexistent")).code_is(2).says("--runtime=/nonexistent: ");
+    run(home.build(&context).arg("--runtime=/nonexistent")).code_is(1).says("--runtime=/nonexistent: ");
     run(home.build(&context).env("BUILDER_RUNTIME", "/nonexistent"))
-        .code_is(2)
+        .code_is(1)
         .says("BUILDER_RUNTIME=/nonexistent: ");
     let info = run(home.builder("info").env("BUILDER_RUNTIME", "/nonexistent")).ok();
     assert!(info.stdout.contains("BUILDER_RUNTIME: ") && info.stdout.contains("cannot run"), "{info}");

@@ -86,6 +86,40 @@ fn names_come_and_go() {
     run(home.builder("run").arg("by-id:3")).code_is(125);
 }
 
+/// One that was made or loaded without a name, and got one, is one image: Docker shows one row, and removes it by its id.
+#[test]
+fn a_name_takes_the_place_of_none() {
+    let rows = |home: &Home| out(home.builder("images").args(["--format", "{{.Repository}}:{{.Tag}}"]));
+    let (home, id) = built(&[]);
+    run(home.build(&app()).args(["-q", "-t", "meta"])).ok();
+    assert_eq!(rows(&home), "meta:latest\n");
+    assert_eq!(out(home.builder("images").args(["-q", "-f", "dangling=true"])), "");
+    run(home.build(&app()).args(["-q", "-t", "also"])).ok();
+    run(home.builder("rmi").arg(&id)).code_is(1).says("has 2 names: also:latest, meta:latest");
+    // It goes with its last name, whichever way.
+    run(home.builder("rmi").args(["also", "meta"])).ok();
+    assert_eq!(rows(&home), "");
+    run(home.build(&app()).arg("-q")).ok();
+    let archive = tempdir();
+    let archive = archive.path().join("archive");
+    run(home.builder("save").arg("-o").arg(&archive).arg(&id)).ok();
+    for by in [&id, &id[7..19]] {
+        run(home.builder("load").arg("-i").arg(&archive)).ok();
+        run(home.builder("tag").args([&id, "meta"])).ok();
+        assert_eq!(rows(&home), "meta:latest\n");
+        let said = out(home.builder("rmi").arg(by));
+        assert_eq!(said, format!("Untagged: meta:latest\nDeleted: {id}\n"));
+        assert_eq!(rows(&home), "");
+    }
+    // A name that means another image leaves this one without; those stand behind all others.
+    run(home.build(&app()).arg("-q")).ok();
+    run(home.builder("tag").args([&id, "zebra"])).ok();
+    let other = Context::new("FROM scratch\nLABEL a=b\n");
+    run(home.build(&other).args(["-q", "-t", "zebra"])).ok();
+    assert_eq!(rows(&home), "zebra:latest\n<none>:<none>\n");
+    assert_eq!(out(home.builder("images").args(["-q", "-f", "dangling=true"])).trim(), &id[7..19]);
+}
+
 /// A name means what was built last, of no other platform either.
 #[test]
 fn a_name_is_given_to_one_image() {

@@ -301,7 +301,7 @@ fn it_goes_to_a_file_and_nowhere_else() {
     run(&mut build(&[])).ok();
     assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "without being asked nothing is written");
     run(&mut build(&["--timings=out.svg"])).code_is(2).says(".html");
-    run(&mut build(&["--timings=no/such/place.html"])).code_is(2).says("--timings");
+    run(&mut build(&["--timings=no/such/place.html"])).code_is(1).says("--timings");
     run(&mut build(&["--timings", "--check"])).code_is(2);
 }
 

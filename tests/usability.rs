@@ -128,6 +128,19 @@ fn what_is_not_there_is_1() {
             "{line}: {done}"
         );
     }
+    let context = Context::new("FROM scratch\nLABEL a=b\n");
+    for given in [
+        "--secret=id=x,src=nope",
+        "--secret=id=x,env=nope",
+        "--build-context=x=nope",
+        "--build-context=x=oci-layout://nope",
+        "--ssh=x=nope",
+        "--output=type=tar,dest=nope/x",
+        "--metadata-file=nope/x",
+        "--runtime=nope",
+    ] {
+        run(home.build(&context).arg(given)).code_is(1).says("nope");
+    }
     run(home.builder("run").arg("apq"))
         .code_is(125)
         .says("hint: did you mean app?")
@@ -144,6 +157,23 @@ fn what_is_not_there_is_1() {
     assert_eq!([builds(&[]), builds(&["-n", "1"]), builds(&["--last=9"])], [3, 2, 3]);
 }
 
+/// A word less to type, wherever there is JSON.
+#[test]
+fn json_for_short() {
+    let home = with_app();
+    let out = |line: &str, flag: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        run(home.builder(words[0]).args(&words[1..]).arg(flag)).ok().stdout
+    };
+    for line in ["du", "history ls", "history inspect", "fsck", "explain"] {
+        assert_eq!(out(line, "--json"), out(line, "--format=json"), "{line}");
+        assert!(out(line, "--json").starts_with(['{', '[']), "{line}");
+    }
+    let ids = out("history ls", "-q");
+    assert!(ids.lines().all(|id| id.len() == 10 && id.bytes().all(|byte| byte.is_ascii_hexdigit())), "{ids}");
+    assert_eq!(ids.lines().count(), 1);
+}
+
 #[test]
 fn a_run_says_when_its_memory_was_too_little() {
     need_root();
@@ -151,7 +181,10 @@ fn a_run_says_when_its_memory_was_too_little() {
     let hungry = ["-m", "16m", "app", "sh", "-c", "exec tail -c 200m /dev/zero"];
     let done = run(home.builder("run").args(hungry));
     assert_eq!(done.code, Some(137), "{done}");
-    done.says("killed for want of memory: its limit is 16777216 bytes");
+    run(home.builder("run").args(["--cpuset-cpus=9999", "app", "true"]))
+        .code_is(125)
+        .says("limits cannot be enforced: processors 9999 are not all there to be used; there are 0");
+    done.says("killed for want of memory: its limit is 16 MiB");
 }
 
 #[test]
@@ -365,7 +398,7 @@ fn places_that_cannot_be_written_to_are_told_before_the_build() {
         ["--metadata-file", "/no/such/place/metadata"],
         ["-o", "type=oci,dest=/no/such/place/x.tar"],
     ] {
-        let done = run(home.build(&context).args(arguments)).code_is(2).says("/no/such/place");
+        let done = run(home.build(&context).args(arguments)).code_is(1).says("/no/such/place");
         assert!(!done.stderr.contains("must not run"), "{done}");
     }
     run(home.build(&context).args(["-o", "type=docker,dest=/tmp"])).code_is(2).says("it is a directory");
@@ -479,6 +512,10 @@ fn prune_asks_a_person_before_images_go() {
     let asked = typed("n");
     assert!(asked.contains("1 image") && asked.contains("Nothing was removed"), "{asked}");
     assert!(run(&mut home.builder("images")).ok().stdout.contains("app"));
+    run(home.build(&Context::new("FROM scratch\nLABEL a=b\n")).arg("-q")).ok();
+    run(home.build(&Context::new("FROM busybox\nRUN touch /plain\n")).arg("-q")).ok();
+    let asked = typed("n");
+    assert!(asked.contains("the cache and 2 images, 1 of them without a name ("), "{asked}");
     assert!(typed("y").contains("Removed"));
     assert!(!run(&mut home.builder("images")).ok().stdout.contains("app"));
     let scripted = with_app();
@@ -493,16 +530,20 @@ fn tables_fit_a_narrow_terminal() {
     let (home, dir) = (with_app(), tempdir());
     let long = "registry.example.com:5000/a-team-with-a-long-name/app";
     run(home.builder("tag").args(["app", &format!("{long}:1")])).ok();
+    let failing = "RUN echo of a name that is longer than a line of sixty columns has room for; false";
+    run(&mut home.build(&Context::new(&format!("FROM busybox AS base-with-a-name\n{failing}\n")))).code_is(1);
     let tmux = || {
         let mut command = tool("tmux");
         command.arg("-S").arg(dir.path().join("tmux")).args(["-f", "/dev/null"]);
         command
     };
     let mut start = tmux();
-    start.args(["new-session", "-d", "-x", "60", "-y", "40", "sh"]).env("BUILDER_HOME", home.path());
+    start.args(["new-session", "-d", "-x", "60", "-y", "60", "sh"]).env("BUILDER_HOME", home.path());
     run(&mut start).ok();
     let builder = binary().display().to_string();
-    let script = format!("b='{builder}'; clear; $b images; $b image history app; echo the-end");
+    let script = format!(
+        "b='{builder}'; clear; $b images; $b image history app; $b history ls; $b debug --list; $b history inspect; echo the-end"
+    );
     run(tmux().args(["send-keys", &script, "Enter"])).ok();
     // Wrapped lines are joined, so that they would be longer.
     let screen = || run(tmux().args(["capture-pane", "-p", "-J"])).ok().stdout;
@@ -514,5 +555,11 @@ fn tables_fit_a_narrow_terminal() {
     assert!(tables.iter().all(|line| line.trim_end().chars().count() <= 60), "{screen}");
     assert!(tables.iter().any(|line| line.starts_with("registry…app")), "{screen}");
     assert!(tables.iter().any(|line| line.starts_with("IMAGE ")), "{screen}");
+    assert!(tables.iter().any(|line| line.contains("  RUN touch /plain  ")), "{screen}");
+    assert!(tables.iter().any(|line| line.contains(" done ") && line.ends_with(" app:latest")), "{screen}");
+    assert!(
+        tables.iter().any(|line| line.starts_with("1 ") && line.contains("[2/2] RUN echo of a name")),
+        "{screen}"
+    );
     assert!(run(&mut home.builder("images")).ok().stdout.contains(long));
 }

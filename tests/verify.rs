@@ -326,5 +326,5 @@ fn who_makes_the_processes_says_nothing_of_the_image() {
         let arguments = [options, &["app"]].concat();
         assert_eq!(report(&home, &arguments).1, Some(0), "{options:?}");
     }
-    verify(&home, &["app", "--runtime=/nonexistent"]).code_is(2).says("/nonexistent");
+    verify(&home, &["app", "--runtime=/nonexistent"]).code_is(1).says("/nonexistent");
 }

@@ -1,8 +1,9 @@
 //! The command line as typed. Each command's file in [`crate::commands`] turns its arguments into what they mean.
 
 use std::ffi::OsString;
+use std::num::{IntErrorKind, ParseIntError};
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
 };
@@ -108,7 +109,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
                 }
                 None => error,
             },
-            None => error,
+            None => with_own_tips(&mut command, error, &arguments),
         }
     })?;
     let given = match matches.subcommand() {
@@ -149,6 +150,49 @@ fn with_refused(command: Command, flags: &[Refused]) -> Command {
             false => argument.action(ArgAction::Count),
         })
     })
+}
+
+/// What an unknown flag may have meant, in place of clap's guess: that takes flags for similar which share no more than some letters, also
+/// refused ones; and nobody names a context `--jobs`.
+fn with_own_tips(command: &mut Command, mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    if error.kind() == ErrorKind::ValueValidation
+        && let Some(number) =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<ParseIntError>())
+    {
+        let [value, flag] = [ContextKind::InvalidValue, ContextKind::InvalidArg]
+            .map(|kind| error.get(kind).map(ToString::to_string).unwrap_or_default());
+        let what = match number.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "is too large a number",
+            _ => "is not a whole number",
+        };
+        return plain_error(command, error.kind(), format!("{flag}: `{value}` {what}"));
+    }
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg).cloned() else {
+        return error;
+    };
+    let Some(name) = unknown.strip_prefix("--") else {
+        error.remove(ContextKind::Suggested);
+        return error;
+    };
+    let mut words = arguments.iter().skip(1).filter_map(|word| word.to_str()).peekable();
+    if let Some(tip) = refused::instead_of_flag(words.peek().copied().unwrap_or_default(), name) {
+        return plain_error(command, error.kind(), format!("there is no flag {unknown}\n\n  tip: {tip}"));
+    }
+    let mut asked = &*command;
+    while let Some(inner) = words.next().and_then(|word| asked.find_subcommand(word)) {
+        asked = inner;
+    }
+    let known = asked.get_arguments().filter(|argument| !argument.is_hide_set());
+    let near = frontend::closest(name, known.filter_map(Arg::get_long)).map(|near| format!("--{near}"));
+    error.remove(ContextKind::Suggested);
+    error.remove(ContextKind::SuggestedArg);
+    if let Some(near) = near {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(near));
+    }
+    error
 }
 
 fn first_given(flags: &'static [Refused], matches: &ArgMatches) -> Option<&'static Refused> {
@@ -207,6 +251,42 @@ mod tests {
         assert!(error("builder build --squash .").contains("--squash is not supported yet"));
         assert!(error("builder run -p 80:80 app").contains("--publish is not supported yet"));
         assert!(error("builder run -d app").contains("--detach is not supported yet"));
+    }
+
+    #[test]
+    fn unknown_flags_get_tips_that_help() {
+        let tip = |line: &str| {
+            error(line).lines().filter_map(|line| line.trim().strip_prefix("tip: ")).collect::<String>()
+        };
+        for line in ["builder build --nope .", "builder build --squish .", "builder images --jobs"] {
+            assert_eq!(tip(line), "", "{line}");
+        }
+        assert_eq!(tip("builder build --taget x ."), "a similar argument exists: '--target'");
+        assert_eq!(tip("builder history ls --fromat=json"), "a similar argument exists: '--format'");
+        for (line, part) in [
+            ("builder build --format docker .", "--load"),
+            ("builder build . --jobs 2", "at the same time"),
+            ("builder build --layers .", "--no-cache"),
+            ("builder push --tls-verify=false app", "BUILDER_INSECURE_REGISTRIES"),
+            ("builder build --storage-driver=vfs .", "BUILDER_HOME"),
+            ("builder build --isolation=chroot .", "BUILDER_USERNS"),
+            ("builder build --squash .", "COPY --from"),
+        ] {
+            assert!(tip(line).contains(part), "{line}: {}", error(line));
+        }
+    }
+
+    #[test]
+    fn numbers_are_called_numbers() {
+        let at = error("builder debug --at x .");
+        assert_eq!(at, "error: --at <LINE>: `x` is not a whole number\n");
+        assert!(
+            error("builder compare --history x A B .").contains("--history <N>: `x` is not a whole number")
+        );
+        assert!(
+            error("builder compare --history 99999999999999999999999 A B .")
+                .contains("is too large a number")
+        );
     }
 
     #[test]

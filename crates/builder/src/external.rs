@@ -15,7 +15,7 @@ pub(crate) fn runtime(name: Option<&OsStr>) -> Result<Option<Runtime>, Failure> 
     let said = if is_argument() { "--runtime" } else { VARIABLE };
     Runtime::find(name)
         .map(Some)
-        .map_err(|error| Failure::usage(format!("{said}={}: {error}", name.display())))
+        .map_err(|error| Failure::build(format!("{said}={}: {error}", name.display())))
 }
 
 /// What another command needs to be told to take the same: nothing where the environment says it.

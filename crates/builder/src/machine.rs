@@ -39,10 +39,11 @@ impl Machine {
     /// What does not work here although builds do, in one line.
     pub(crate) fn warning(&self) -> Option<String> {
         let Identity::SingleId { reason } = &self.identity else { return None };
+        let user = executor::SubordinateIds::of_caller().user;
         Some(format!(
             "{reason}, so there is one user id for everything: owners of files are only recorded, and programs in RUN \
-             cannot become another user. For more ids install uidmap, and add the line USER:100000:65536 to /etc/subuid and \
-             /etc/subgid."
+             cannot become another user. For more ids, {}.",
+            crate::commands::info::how_to_get_ids(&user)
         ))
     }
 
@@ -208,5 +209,7 @@ mod tests {
         let warning = machine(single).warning().unwrap();
         assert!(warning.starts_with("/etc/subuid has no range for ann"), "{warning}");
         assert!(warning.contains("uidmap") && !warning.contains('\n'), "{warning}");
+        let user = executor::SubordinateIds::of_caller().user;
+        assert!(warning.contains(&format!("100000-165535 {user}.")), "{warning}");
     }
 }

@@ -50,18 +50,24 @@ const ATTACHED: &str = "leave it out, and attach what another program wrote to t
 const RECORDED: &str = "leave it out: `builder history inspect --format=json` tells what a build was made from, \
                         `builder verify` repeats it";
 
+const ONE_LAYER: &str = "a last stage `FROM scratch` with `COPY --from=STAGE / /` has one layer";
+
 /// Of `docker buildx build`.
 pub(crate) const BUILD: &[Refused] = &[
     valued("attest", None, ATTACHED),
     valued("builder", None, "there is only one builder, and no daemon: leave it out"),
     switch("compress", None, ""),
     switch("debug", Some('D'), ""),
-    harmless("isolation", &["default"], ""),
+    harmless(
+        "isolation",
+        &["default"],
+        "leave it out: there is one sandbox, in which root has a user namespace with BUILDER_USERNS=1",
+    ),
     valued("policy", None, ""),
     harmless("provenance", FALSE, RECORDED),
     harmless("sbom", FALSE, ATTACHED),
     valued("security-opt", None, ""),
-    switch("squash", None, ""),
+    switch("squash", None, ONE_LAYER),
 ];
 
 const SANDBOX: &str = "a program runs with what Docker allows by default, and alone";
@@ -111,6 +117,54 @@ pub(crate) const RUN: &[Refused] = &[
         "no container stays whose volumes could be used; -v HOST:PATH shows a directory",
     ),
 ];
+
+const LEAVE_OUT_LAYERS: &str = "leave it out: every step is looked up and kept; --no-cache looks none up";
+const PLACE: &str = "leave it out: BUILDER_HOME says where everything is kept, `builder info` in which way";
+const LOGIN: &str =
+    "`builder login` stores credentials where Docker has them; DOCKER_CONFIG names another directory";
+const CERTIFICATES: &str = "BUILDER_INSECURE_REGISTRIES=HOST,… names registries that need no valid certificate; others need one that this machine trusts";
+
+/// Of Podman's and Buildah's commands, whatever the command.
+const PODMAN: &[(&str, &str)] = &[
+    ("authfile", LOGIN),
+    ("cert-dir", CERTIFICATES),
+    ("creds", LOGIN),
+    ("root", PLACE),
+    ("runroot", PLACE),
+    ("storage-driver", PLACE),
+    ("storage-opt", PLACE),
+    ("tls-verify", CERTIFICATES),
+];
+
+/// Of `podman build` and `buildah build`.
+const PODMAN_BUILD: &[(&str, &str)] = &[
+    ("all-platforms", "--platform=A,B names them"),
+    ("arch", "--platform=OS/ARCH"),
+    ("env", "ENV in the Dockerfile, or ARG and --build-arg"),
+    ("force-rm", "leave it out: no container stays"),
+    ("format", "leave it out: --load and -o type=docker write what Docker reads, -o type=oci an OCI archive"),
+    ("from", "--build-context NAME=docker-image://OTHER puts another image in the place of a base"),
+    ("ignorefile", "a file beside the Dockerfile, called as it and .dockerignore"),
+    ("jobs", "leave it out: what does not depend on each other runs at the same time"),
+    ("layers", LEAVE_OUT_LAYERS),
+    ("manifest", "--platform=A,B -t NAME makes an index"),
+    ("os", "--platform=OS/ARCH"),
+    ("rm", "leave it out: no container stays"),
+    ("squash-all", ONE_LAYER),
+    ("timestamp", "SOURCE_DATE_EPOCH in the environment"),
+    ("userns", "BUILDER_USERNS=1 gives root's steps a user namespace; an ordinary user's have one"),
+    ("variant", "--platform=OS/ARCH/VARIANT"),
+    (
+        "volume",
+        "RUN --mount=type=bind,from=NAME shows files of --build-context NAME=DIRECTORY, --mount=type=cache keeps some",
+    ),
+];
+
+/// What to type instead of a flag that other builders have for the same.
+pub(crate) fn instead_of_flag(command: &str, name: &str) -> Option<&'static str> {
+    let of_build = PODMAN_BUILD.iter().filter(|_| command == "build");
+    PODMAN.iter().chain(of_build).find(|(flag, _)| *flag == name).map(|(_, instead)| *instead)
+}
 
 /// Commands of Docker that are called otherwise here, or that there is no use for.
 const COMMANDS: &[(&str, &str)] = &[
@@ -181,7 +235,7 @@ mod tests {
     #[test]
     fn a_tip_says_what_to_do_instead() {
         let text = |name| BUILD.iter().find(|flag| flag.name == name).unwrap().to_string();
-        assert_eq!(text("squash"), "--squash is not supported yet");
+        assert_eq!(text("compress"), "--compress is not supported yet");
         assert!(text("builder").starts_with("--builder is not supported yet\n\n  tip: "));
     }
 

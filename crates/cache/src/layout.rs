@@ -386,15 +386,25 @@ fn check_format(root: &Path, options: &StoreOptions) -> Result<Marks, CacheError
         Some(FORMAT) => unusable(
             root,
             format!(
-                "it was made under other circumstances ({}; now marks {overlay}, owners {owners}): as root, or with other \
-                 user ids; name another directory",
-                lines.collect::<Vec<_>>().join(", ")
+                "it was made {}, and is opened {}; name another directory",
+                circumstances(&lines.collect::<Vec<_>>().join(", ")),
+                circumstances(&format!("marks {overlay}, owners {owners}")),
             ),
         ),
         Some(newer) if newer > FORMAT => {
             unusable(root, format!("a newer version made it (format {newer}, this one knows {FORMAT})"))
         }
         _ => unusable(root, format!("its file `format` says {:?}", text.trim())),
+    }
+}
+
+/// Who makes a state directory with such marks and owners: those for whom overlays and owners of files are the same.
+fn circumstances(format: &str) -> &'static str {
+    let (marks, owners) = format.rsplit_once(", owners ").unwrap_or_default();
+    match (marks, owners) {
+        (_, "recorded") => "in a user namespace with a single user id",
+        ("marks trusted" | "marks trusted, recorded", "real") => "by root, without a user namespace",
+        _ => "in a user namespace (of an ordinary user, or of root with BUILDER_USERNS=1)",
     }
 }
 

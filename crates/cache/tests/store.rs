@@ -49,9 +49,12 @@ fn refuses_another_format() {
     let test = TestStore::new();
     let format = test.dir.path().join("format");
     let userxattr = StoreOptions { userxattr: true, ..StoreOptions::default() };
-    assert!(refusal(test.dir.path(), userxattr).contains("marks trusted"));
+    assert!(
+        refusal(test.dir.path(), userxattr)
+            .contains("it was made by root, without a user namespace, and is opened in a user")
+    );
     let recorded = StoreOptions { recorded_owners: true, ..StoreOptions::default() };
-    assert!(refusal(test.dir.path(), recorded).contains("owners real"));
+    assert!(refusal(test.dir.path(), recorded).contains("opened in a user namespace with a single user id"));
     fs::write(&format, "builder state 2\n").unwrap();
     assert!(refusal(test.dir.path(), StoreOptions::default()).contains("newer version"));
     fs::write(&format, "something").unwrap();

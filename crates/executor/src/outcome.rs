@@ -74,9 +74,16 @@ impl std::fmt::Display for Cause {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::OutOfMemory { limit } => {
-                write!(formatter, "killed for want of memory: its limit is {limit} bytes")
+                write!(formatter, "killed for want of memory: its limit is {}", size(*limit))
             }
             Self::TimedOut { after } => write!(formatter, "killed after its timeout of {after:?}"),
         }
     }
+}
+
+/// Bytes as people give them: in the largest unit of which it is a whole number.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = units.iter().find(|(_, shift)| bytes >> shift > 0 && bytes.trailing_zeros() >= *shift);
+    whole.map_or_else(|| format!("{bytes} bytes"), |(unit, shift)| format!("{} {unit}", bytes >> shift))
 }

@@ -98,6 +98,9 @@ pub(crate) async fn run(
     let (exec, secrets) = (start.exec, &start.mounts.secrets);
     let vertex = log.vertex();
     let masking = Masking::new(log, secrets);
+    for message in start.mounts.notes.iter().cloned() {
+        progress.event(Event::Warning { vertex, message });
+    }
     let spec = start.spec(executor).await?;
     let outcome = executor.run(spec, &masking).await;
     masking.finish();

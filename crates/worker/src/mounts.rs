@@ -14,6 +14,7 @@ use graph::{Exec, Mount, MountKind, SecretFile, Sharing};
 
 use crate::agent::AgentSocket;
 use crate::cancel::{Cancel, blocking};
+use crate::secrets::is_shown;
 use crate::{Secrets, SshAgents, WorkerError};
 
 /// Everything that is ready for one process. What it stands on lives as long as the value.
@@ -24,6 +25,8 @@ pub(crate) struct Mounts {
     pub(crate) env: Vec<(OsString, OsString)>,
     /// All values that must not be shown.
     pub(crate) secrets: Vec<Vec<u8>>,
+    /// What is to be said of them.
+    pub(crate) notes: Vec<String>,
     held: Vec<Held>,
 }
 
@@ -212,6 +215,10 @@ impl Preparing<'_> {
             self.secrets.get(id).map_err(|reason| WorkerError::Secret(format!("secret {id}: {reason}")))?;
         match found {
             Some(value) => {
+                let note = format!("the secret {id} is too short to be hidden in what the step prints");
+                if is_shown(&value) && !ready.notes.contains(&note) {
+                    ready.notes.push(note);
+                }
                 ready.secrets.push(value.clone());
                 Ok(Some(value))
             }

@@ -41,28 +41,37 @@ impl SshAgents for NoSecrets {
 
 /// What stands in output where a secret was.
 const MASK: &[u8] = b"***";
+/// A shorter value stands in too much that is no secret, and hiding it there would tell what it is.
+const SHORTEST: usize = 3;
+/// A shorter line of a secret is not hidden by itself: keys and configurations have lines such as `{` or `version=1`.
+const SHORTEST_LINE: usize = 8;
+
+/// What is hidden of a secret: the value, and each longer line of it; neither with the white space around it, which is what a
+/// shell's `$(cat …)` takes away, and which hidden would put two lines of output into one.
+fn hidden(secret: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let whole = Some(secret.trim_ascii()).filter(|whole| whole.len() >= SHORTEST);
+    let lines = secret.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    whole.into_iter().chain(lines.filter(|line| line.len() >= SHORTEST_LINE))
+}
+
+/// Whether a secret is too short to be hidden. One of white space alone is nothing that could be told.
+pub(crate) fn is_shown(secret: &[u8]) -> bool {
+    (1..SHORTEST).contains(&secret.trim_ascii().len())
+}
 
 /// Hides the exact bytes of secrets in the output of a process, also where they come in pieces.
 pub(crate) struct Masking<'a> {
     sink: &'a dyn OutputSink,
-    /// The longest first, so that a secret that begins with another is hidden whole.
-    secrets: Vec<Vec<u8>>,
+    hidden: Hidden,
     /// Of standard output and standard error: what may turn out to be the beginning of a secret.
     held: [Mutex<Vec<u8>>; 2],
 }
 
 impl<'a> Masking<'a> {
-    /// Of each secret also what is left without line ends behind it: that is what a shell's `$(cat …)` gives.
     pub(crate) fn new(sink: &'a dyn OutputSink, secrets: &[Vec<u8>]) -> Masking<'a> {
-        let mut all: Vec<Vec<u8>> = secrets.to_vec();
-        all.extend(secrets.iter().map(|secret| {
-            let end = secret.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
-            secret[..end].to_vec()
-        }));
-        all.retain(|secret| !secret.is_empty());
-        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        all.dedup();
-        Masking { sink, secrets: all, held: Default::default() }
+        let hidden =
+            Hidden::new(secrets.iter().flat_map(|secret| hidden(secret)).map(<[u8]>::to_vec).collect());
+        Masking { sink, hidden, held: Default::default() }
     }
 
     /// Passes on what was held back: nothing more comes.
@@ -82,11 +91,10 @@ impl<'a> Masking<'a> {
         while at < bytes.len() {
             let rest = &bytes[at..];
             // A longer secret that may still come goes before a shorter one that is there.
-            let longer = |secret: &Vec<u8>| secret.len() > rest.len() && secret.starts_with(rest);
-            if !complete && self.secrets.iter().any(longer) {
+            if !complete && self.hidden.may_begin_with(rest) {
                 return (out, rest.len());
             }
-            match self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+            match self.hidden.longest_at(rest) {
                 Some(secret) => {
                     out.extend_from_slice(MASK);
                     at += secret.len();
@@ -101,9 +109,63 @@ impl<'a> Masking<'a> {
     }
 }
 
+/// Texts to look for at a place: as many as a secret has lines, so they are not tried one by one.
+struct Hidden {
+    /// Sorted. Behind each: the place of the longest other one that it begins with.
+    texts: Vec<(Vec<u8>, Option<usize>)>,
+    /// The bytes that texts begin with; most places of an output have another.
+    first: [bool; 256],
+}
+
+impl Hidden {
+    fn new(mut texts: Vec<Vec<u8>>) -> Hidden {
+        texts.sort();
+        texts.dedup();
+        let mut first = [false; 256];
+        let mut sorted: Vec<(Vec<u8>, Option<usize>)> = Vec::with_capacity(texts.len());
+        for text in texts {
+            first[usize::from(text[0])] = true;
+            // What lies between a text and its beginning has that beginning too, so that it is on the way from one to the next.
+            let mut shorter = sorted.len().checked_sub(1);
+            while let Some(at) = shorter.filter(|at| !text.starts_with(&sorted[*at].0)) {
+                shorter = sorted[at].1;
+            }
+            sorted.push((text, shorter));
+        }
+        Hidden { texts: sorted, first }
+    }
+
+    /// Where `bytes` would stand among the texts, behind one that is the same.
+    fn behind(&self, bytes: &[u8]) -> usize {
+        self.texts.partition_point(|(text, _)| text.as_slice() <= bytes)
+    }
+
+    /// Whether bytes, of which there is one, are the beginning of a longer text.
+    fn may_begin_with(&self, bytes: &[u8]) -> bool {
+        self.first[usize::from(bytes[0])]
+            && self.texts.get(self.behind(bytes)).is_some_and(|(text, _)| text.starts_with(bytes))
+    }
+
+    /// The longest text that bytes, of which there is one, begin with.
+    fn longest_at(&self, bytes: &[u8]) -> Option<&[u8]> {
+        if !self.first[usize::from(bytes[0])] {
+            return None;
+        }
+        let mut at = self.behind(bytes).checked_sub(1);
+        while let Some(index) = at {
+            let (text, shorter) = &self.texts[index];
+            if bytes.starts_with(text) {
+                return Some(text);
+            }
+            at = *shorter;
+        }
+        None
+    }
+}
+
 impl OutputSink for Masking<'_> {
     fn write(&self, stream: OutputStream, bytes: &[u8]) {
-        if self.secrets.is_empty() {
+        if self.hidden.texts.is_empty() {
             return self.sink.write(stream, bytes);
         }
         let held = match stream {
@@ -160,9 +222,55 @@ mod tests {
     #[test]
     fn line_ends_and_longer_secrets() {
         assert_eq!(masked(&["sesame\n"], &["x=sesame."]), "x=***.");
-        assert_eq!(masked(&["ab", "abc"], &["ab", "c ab", "d"]), "*** ***d");
-        assert_eq!(masked(&["", "\n"], &["a\nb\n"]), "a***b***");
+        assert_eq!(
+            masked(&["sesame\r\n"], &["sesame\nline1 abc\r\nsesame\r\n"]),
+            "***\nline1 abc\r\n***\r\n"
+        );
+        assert_eq!(masked(&["abc", "abcd"], &["abc", "d abc", "e"]), "*** ***e");
+        assert_eq!(masked(&["abc", "abcdef", "abcx", "b"], &["abcde abcdefg ab"]), "***de ***g ab");
         assert_eq!(masked(&[], &["a", "b"]), "ab");
         assert_eq!(masked(&["aab"], &["aaab"]), "a***");
+    }
+
+    #[test]
+    fn what_is_too_short_is_shown() {
+        assert_eq!(masked(&["", "\n", " \t\r\n", "a", "1\n", "an"], &["banana 1\n"]), "banana 1\n");
+        let shown = ["", "\n", "a", "a\n", "ab\n", "abc"].map(|secret| is_shown(secret.as_bytes()));
+        assert_eq!(shown, [false, false, true, true, true, false]);
+    }
+
+    #[test]
+    fn lines_of_a_secret_are_hidden_alone() {
+        let npmrc = "registry=r.example\n  //r.example/:_authToken=sesame\r\n{\n\nlast=open sesame\n";
+        assert_eq!(masked(&[npmrc], &["//r.example/:_authToken=ses", "ame\n{\n"]), "***\n{\n");
+        assert_eq!(masked(&[npmrc], &["<", npmrc, ">"]), "<***\n>");
+        assert_eq!(masked(&[npmrc], &["registry=r.example\nother\n"]), "***\nother\n");
+    }
+
+    /// Against what is meant, without an index: the longest text that is at a place, from left to right.
+    #[test]
+    fn many_texts_are_found_as_if_tried_one_by_one() {
+        let mut state = 1_u32;
+        let mut draw = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % below
+        };
+        for _ in 0..2000 {
+            let mut word = |most: u32| -> String {
+                (0..3 + draw(most)).map(|_| char::from(b'a' + draw(2) as u8)).collect()
+            };
+            let secrets: Vec<String> = (0..6).map(|_| word(4)).collect();
+            let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+            let text = word(30);
+            let (mut expected, mut at) = (String::new(), 0);
+            while at < text.len() {
+                let found =
+                    secrets.iter().filter(|secret| text[at..].starts_with(**secret)).max_by_key(|s| s.len());
+                expected.push_str(found.map_or(&text[at..=at], |_| "***"));
+                at += found.map_or(1, |secret| secret.len());
+            }
+            let cut = text.len() / 2;
+            assert_eq!(masked(&secrets, &[&text[..cut], &text[cut..]]), expected, "{secrets:?} in {text}");
+        }
     }
 }

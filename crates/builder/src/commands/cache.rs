@@ -22,7 +22,7 @@ pub(crate) struct Args {
 enum Command {
     /// List cache mounts: what is in them, how many steps used them, and when the last one did
     Ls,
-    /// Show one: its instances and what is in a directory of it
+    /// Show a cache mount: its instances and what is in a directory of it
     Inspect {
         /// The mount's id; without id= in the Dockerfile it is the target
         id: String,
@@ -30,22 +30,22 @@ enum Command {
         #[arg(default_value = "/")]
         path: PathBuf,
     },
-    /// Copy files out of one
+    /// Copy files out of a cache mount
     Cp {
-        /// ID:PATH
+        /// A cache mount, and a path in it
         #[arg(value_name = "ID:PATH")]
         from: String,
         /// Where to; a file, or a directory that gets them; `-` is standard output, which gets a tar
         #[arg(value_name = "DEST")]
         to: PathBuf,
     },
-    /// Remove some; what a build is using goes when it is free
+    /// Remove cache mounts; what a build is using goes when it is free
     Rm {
         /// Their ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
-    /// Write one as a tar
+    /// Write a cache mount as a tar
     Export {
         /// The mount's id
         id: String,
@@ -53,7 +53,7 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = "-")]
         output: PathBuf,
     },
-    /// Make one of a tar; it takes the place of what is there
+    /// Make a cache mount of a tar; it takes the place of what is there
     Import {
         /// The mount's id
         id: String,

@@ -100,7 +100,7 @@ fn list() -> Result<u8, Failure> {
     let machine = Machine::enter()?;
     let steps = machine.existing_store()?.kept_steps()?;
     if steps.is_empty() {
-        terminal::tell("No step failed lately.\n");
+        terminal::tell(&format!("{}.\n", build::NOTHING_KEPT));
         return Ok(0);
     }
     let mut rows = vec![["NUMBER", "FAILED", "STEP"].map(str::to_owned).to_vec()];
@@ -108,6 +108,6 @@ fn list() -> Result<u8, Failure> {
     for step in steps.iter().rev() {
         rows.push(vec![step.id.0.to_string(), format::ago(step.created, now), step.name.clone()]);
     }
-    terminal::print(&format::table(&rows))?;
+    terminal::print(&format::table_within(&rows, &[2], terminal::columns()))?;
     Ok(0)
 }

@@ -28,6 +28,10 @@ pub(crate) struct Args {
     /// As JSON: one object a layer, mount or repository
     #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
     format: Option<String>,
+
+    /// The same as --format=json
+    #[arg(long, conflicts_with_all = ["format", "by"])]
+    json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
@@ -40,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         terminal::print(&du_by::images(&store)?)?;
         return Ok(0);
     }
-    if args.format.is_some() || args.by.is_some() || !args.filter.is_empty() {
+    if args.json || args.format.is_some() || args.by.is_some() || !args.filter.is_empty() {
         return list(&store, &args);
     }
     let usage = store.usage()?;
@@ -114,7 +118,7 @@ fn list(store: &Store, args: &Args) -> Result<u8, Failure> {
         Some(By::Mount) => parts.retain(is_mount),
         Some(By::Image | By::Stage) | None => {}
     }
-    if args.format.is_some() {
+    if args.json || args.format.is_some() {
         let lines: String = parts.iter().map(|part| format!("{}\n", as_json(part))).collect();
         terminal::print(&lines)?;
         return Ok(0);

@@ -38,6 +38,10 @@ pub(crate) struct Args {
     /// As JSON
     #[arg(long, value_name = "FORMAT", value_parser = ["json", "text"], hide_possible_values = true)]
     format: Option<String>,
+
+    /// The same as --format=json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
@@ -55,8 +59,9 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         }
         None => Explanation::of(&build),
     };
-    let text = match (args.format.as_deref(), step) {
-        (Some("json"), step) => format!("{:#}\n", explanation.json(step)),
+    let as_json = args.json || args.format.as_deref() == Some("json");
+    let text = match (as_json, step) {
+        (true, step) => format!("{:#}\n", explanation.json(step)),
         (_, Some(step)) => explanation.sentence(step),
         (_, None) => explanation.text(terminal::columns()),
     };

@@ -23,6 +23,10 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
     format: Option<String>,
+
+    /// The same as --format=json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
@@ -34,9 +38,9 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         Err(CacheError::Damaged { path, why }) => damaged(&path, why, false),
         Err(error) => return Err(error.into()),
     };
-    terminal::print(&match args.format {
-        Some(_) => format!("{:#}\n", as_json(&checked)),
-        None => as_text(&checked, args.repair),
+    terminal::print(&match args.json || args.format.is_some() {
+        true => format!("{:#}\n", as_json(&checked)),
+        false => as_text(&checked, args.repair),
     })?;
     Ok(u8::from(damages(&checked) > 0))
 }

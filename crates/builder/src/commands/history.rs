@@ -34,9 +34,15 @@ enum Command {
         /// Only the last N
         #[arg(short = 'n', long, value_name = "N")]
         last: Option<usize>,
+        /// Print nothing but ids
+        #[arg(short, long, conflicts_with_all = ["format", "json"])]
+        quiet: bool,
         /// As JSON
         #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
         format: Option<String>,
+        /// The same as --format=json
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
     },
     /// Show a build: its options, and what happened to each step
     Inspect {
@@ -45,6 +51,9 @@ enum Command {
         /// As JSON
         #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
         format: Option<String>,
+        /// The same as --format=json
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
     },
     /// Show what the steps of a build printed
     Logs {
@@ -54,7 +63,7 @@ enum Command {
     },
     /// Forget builds
     Rm {
-        /// Which
+        /// The builds
         #[arg(value_name = "BUILD", required_unless_present = "all")]
         builds: Vec<String>,
         /// All of them
@@ -85,12 +94,12 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         _ => machine.existing_store()?,
     };
     match args.command {
-        Command::Ls { last, format } => list(&store, last, format.is_some())?,
-        Command::Inspect { build, format } => {
+        Command::Ls { last, quiet, format, json } => list(&store, last, quiet, json || format.is_some())?,
+        Command::Inspect { build, format, json } => {
             let (_, record) = find(&store, build.as_deref())?;
-            terminal::print(&match format {
-                Some(_) => pretty(&record_json(&record)),
-                None => shown(&record),
+            terminal::print(&match json || format.is_some() {
+                true => pretty(&record_json(&record)),
+                false => shown(&record),
             })?;
         }
         Command::Logs { build } => {
@@ -228,13 +237,17 @@ pub(crate) fn read_file(path: &Path) -> Result<BuildRecord, Failure> {
     BuildRecord::from_json(&bytes).map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))
 }
 
-fn list(store: &Store, last: Option<usize>, as_json: bool) -> Result<(), Failure> {
+fn list(store: &Store, last: Option<usize>, quiet: bool, as_json: bool) -> Result<(), Failure> {
     let builds = store.builds()?;
     // One that is damaged, or that another process has just removed, hides none of the others.
     let readable = builds.iter().filter_map(|id| read(store, id).ok().flatten());
     let records: Vec<BuildRecord> = readable.take(last.unwrap_or(usize::MAX)).collect();
     if as_json {
         return terminal::print(&pretty(&Value::from_iter(records.iter().map(summary))));
+    }
+    if quiet {
+        let ids: String = records.iter().map(|record| format!("{}\n", record.id)).collect();
+        return terminal::print(&ids);
     }
     if builds.is_empty() {
         terminal::tell("No builds are recorded yet.\n");
@@ -252,7 +265,7 @@ fn list(store: &Store, last: Option<usize>, as_json: bool) -> Result<(), Failure
             format!("{ran} of {all}"),
             seconds(record.took),
             format::ago(when(record), now),
-            harmless(&record.names.join(", ")),
+            harmless(&record.names.iter().map(|name| familiar(name)).collect::<Vec<_>>().join(", ")),
         ]);
     }
     let columns = terminal::columns();
@@ -262,6 +275,11 @@ fn list(store: &Store, last: Option<usize>, as_json: bool) -> Result<(), Failure
         return terminal::print(&format::table_within(&rows, &[5], columns));
     }
     terminal::print(&format::table_within(&rows, &[1, 6], columns))
+}
+
+/// A name as `builder images` has it.
+fn familiar(name: &str) -> String {
+    name.parse().map_or_else(|_| name.to_owned(), |name: image::Reference| name.familiar())
 }
 
 fn when(record: &BuildRecord) -> SystemTime {
@@ -352,11 +370,13 @@ fn shown(record: &BuildRecord) -> String {
         ]);
     }
     let columns = terminal::columns();
-    format!(
-        "{}\n{}",
-        format::table_within(&rows, &[1], columns),
-        format::table_within(&steps, &[1, 6], columns)
-    )
+    let mut cut = [1, 6];
+    if columns < NARROW {
+        // Little would be left of the names of steps. JSON has both.
+        steps.iter_mut().for_each(|cells| drop(cells.drain(4..6)));
+        cut = [1, 4];
+    }
+    format!("{}\n{}", format::table_within(&rows, &[1], columns), format::table_within(&steps, &cut, columns))
 }
 
 fn logs(store: &Store, id: &BuildId, record: &BuildRecord, step: Option<usize>) -> Result<String, Failure> {

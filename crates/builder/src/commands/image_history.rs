@@ -3,6 +3,7 @@ use std::time::SystemTime;
 use image::Platform;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::stored;
 use crate::failure::Failure;
@@ -139,5 +140,15 @@ fn table(rows: &[Row], terminal: usize) -> String {
         let cells = [&row.id, &row.created_since, &row.created_by, &row.size, &row.comment];
         table.push(cells.map(String::clone).to_vec());
     }
-    format::table_within(&table, &[4, 2], terminal)
+    let text = format::table_within(&table, &[], terminal);
+    if text.lines().all(|line| line.width() <= terminal) {
+        return text;
+    }
+    // Which program wrote an entry, and the shell of each, would leave little room for what the entry is.
+    for cells in &mut table {
+        cells.pop();
+        let entry = cells[2].trim_end_matches(" # buildkit");
+        cells[2] = entry.replacen("RUN /bin/sh -c ", "RUN ", 1);
+    }
+    format::table_within(&table, &[2], terminal)
 }

@@ -96,7 +96,9 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         }
     };
     let store = Machine::enter()?.existing_store()?;
-    let mut images = store.list_images()?;
+    let mut images = stored::listed(&store)?;
+    // What a name is made up for has no place among names.
+    images.sort_by_key(|image| super::is_id_name(&image.name));
     if let Some(pattern) = &args.repository {
         images.retain(|image| is_named(&image.name, pattern));
     }

@@ -92,13 +92,18 @@ fn evict(store: &Store, args: &Args) -> Result<Option<Pruned>, Failure> {
 
 /// What is cached can be built again; a name that somebody gave to an image is gone for good.
 fn agreed(store: &Store) -> Result<bool, Failure> {
-    let images = store.list_images()?.into_iter().filter(|image| !super::is_id_name(&image.name)).count();
-    if images == 0 {
+    let images = super::stored::listed(store)?;
+    let nameless = images.iter().filter(|image| super::is_id_name(&image.name)).count();
+    if nameless == images.len() {
         return Ok(true);
     }
-    let images = format::count(images as u64, "image");
+    let without = match nameless {
+        0 => String::new(),
+        some => format!(", {some} of them without a name"),
+    };
+    let images = format::count(images.len() as u64, "image");
     Ok(terminal::confirm(&format!(
-        "This removes the cache and {images} (`builder images` lists them). Continue?"
+        "This removes the cache and {images}{without} (`builder images` lists them). Continue?"
     )))
 }
 

@@ -1,3 +1,4 @@
+use cache::{Store, StoredImage};
 use image::Reference;
 use serde_json::json;
 
@@ -50,9 +51,10 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         };
         let mut names: Vec<Reference> = found.images.iter().map(|image| image.name.clone()).collect();
         names.dedup();
-        if found.by_id && names.len() > 1 && !args.force {
-            let list: Vec<String> = names.iter().map(Reference::familiar).collect();
-            let count = format::count(names.len() as u64, "name");
+        let list: Vec<String> =
+            names.iter().filter(|name| !super::is_id_name(name)).map(Reference::familiar).collect();
+        if found.by_id && list.len() > 1 && !args.force {
+            let count = format::count(list.len() as u64, "name");
             fail(
                 Failure::build(format!("{text} has {count}: {}", list.join(", ")))
                     .hint("remove it by one of them, or all with --force"),
@@ -60,6 +62,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             continue;
         }
         let mut text = String::new();
+        let before = store.list_images()?;
         for name in &names {
             if !super::is_id_name(name) {
                 let name = name.familiar();
@@ -68,6 +71,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             }
             store.remove_image(name)?;
         }
+        forget_nameless(&store, &before)?;
         let left = store.list_images()?;
         let mut ids: Vec<_> = found.images.iter().map(|image| image.config).collect();
         ids.dedup();
@@ -77,4 +81,22 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         terminal::print(&text)?;
     }
     failed.map_or(Ok(0), Err)
+}
+
+/// An image goes with its last name, although it was made without one: nobody saw it twice, so nobody expects to see it now.
+fn forget_nameless(store: &Store, before: &[StoredImage]) -> Result<(), Failure> {
+    let left = store.list_images()?;
+    let have_name = |name: &Reference, all: &[StoredImage]| {
+        all.iter()
+            .filter(|image| image.name == *name)
+            .map(|image| stored::has_other_name(image, all))
+            .collect::<Vec<_>>()
+    };
+    for image in left.iter().filter(|image| super::is_id_name(&image.name)) {
+        let had = have_name(&image.name, before);
+        if !had.is_empty() && !had.contains(&false) && !have_name(&image.name, &left).contains(&true) {
+            store.remove_image(&image.name)?;
+        }
+    }
+    Ok(())
 }

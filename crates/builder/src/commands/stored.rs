@@ -23,6 +23,23 @@ pub(super) struct Found {
     pub(super) by_id: bool,
 }
 
+/// The images as people count them: one that was made without a name, and got one later, is no second image.
+pub(super) fn listed(store: &Store) -> Result<Vec<StoredImage>, Failure> {
+    let all = store.list_images()?;
+    Ok(all.iter().filter(|image| !has_other_name(image, &all)).cloned().collect())
+}
+
+/// Whether an image that is kept under its id has a name by now. It stays there: a name may be given to another image, and this one is
+/// without a name again.
+pub(super) fn has_other_name(image: &StoredImage, all: &[StoredImage]) -> bool {
+    let is_name = |other: &StoredImage| !super::is_id_name(&other.name) && is_same(image, other);
+    super::is_id_name(&image.name) && all.iter().any(is_name)
+}
+
+fn is_same(image: &StoredImage, other: &StoredImage) -> bool {
+    (image.config, &image.platform) == (other.config, &other.platform)
+}
+
 /// Finds images by name, id, digest, or the beginning of an id or digest.
 pub(super) fn find(store: &Store, text: &str) -> Result<Found, Failure> {
     look_for(store, text)?.ok_or_else(|| not_there(store, text))
@@ -44,9 +61,14 @@ pub(super) fn not_there(store: &Store, text: &str) -> Failure {
 pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failure> {
     let name: Option<Reference> = text.parse().ok();
     if let Some(name) = &name {
-        let images = store.images_named(name)?;
+        let mut images = store.images_named(name)?;
         if !images.is_empty() {
-            return Ok(Some(Found { images, by_id: super::is_id_name(name) }));
+            let by_id = super::is_id_name(name);
+            if by_id {
+                let kept = std::mem::replace(&mut images, store.list_images()?);
+                images.retain(|image| kept.iter().any(|kept| is_same(image, kept)));
+            }
+            return Ok(Some(Found { images, by_id }));
         }
         if let Some(digest) = name.digest
             && let Some(images) = of_index(store, digest, Some(name))?

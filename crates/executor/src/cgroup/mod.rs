@@ -272,12 +272,32 @@ fn write(path: &Path, value: &str) -> std::io::Result<()> {
 }
 
 fn cannot_limit(controller: &str, path: &Path, value: &str, error: &std::io::Error) -> Fault {
-    let text = format!(
-        "limits cannot be enforced: cgroup controller {controller}: write {value} to {}: {}",
-        path.display(),
-        reason(error)
-    );
-    Fault::Unsupported(text)
+    let why = absent(path, value, error).unwrap_or_else(|| {
+        format!("cgroup controller {controller}: write {value} to {}: {}", path.display(), reason(error))
+    });
+    Fault::Unsupported(format!("limits cannot be enforced: {why}"))
+}
+
+/// Says that processors or memory nodes of a list are not there, where that is what an error means: ERANGE says it of numbers that no machine
+/// has, EINVAL and EACCES of those that this one, or the group above, has not.
+fn absent(path: &Path, value: &str, error: &std::io::Error) -> Option<String> {
+    let (what, kind) = match path.file_name()?.to_str()? {
+        "cpuset.cpus" => ("processors", "cpus"),
+        "cpuset.mems" => ("memory nodes", "mems"),
+        _ => return None,
+    };
+    let is_list = value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b',' | b'-'));
+    let code = error.raw_os_error()?;
+    if !is_list
+        || ![Errno::RANGE, Errno::INVAL, Errno::ACCESS].iter().any(|errno| errno.raw_os_error() == code)
+    {
+        return None;
+    }
+    let above = path.parent()?.parent()?;
+    let files = [format!("cpuset.{kind}.effective"), format!("cpuset.effective_{kind}")];
+    let there = files.iter().find_map(|file| std::fs::read_to_string(above.join(file)).ok());
+    let there = there.map_or(String::new(), |there| format!("; there are {}", there.trim()));
+    Some(format!("{what} {value} are not all there to be used{there}"))
 }
 
 /// Docker's list of devices and those asked for, in the words of the OCI runtime specification.

@@ -105,11 +105,6 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// The name of the program.
-    pub(crate) fn name(&self) -> std::borrow::Cow<'_, str> {
-        self.program.file_name().unwrap_or_default().to_string_lossy()
-    }
-
     /// Those that are installed, the preferred one first.
     pub(crate) fn installed() -> impl Iterator<Item = (NetworkKind, Self)> {
         HELPERS.iter().filter_map(|(kind, name, args)| {

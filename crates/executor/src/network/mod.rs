@@ -52,8 +52,8 @@ struct Inner {
     /// Links that nobody uses.
     idle: Mutex<Vec<Link>>,
     gateway: Option<IpAddr>,
-    /// Why it is not of a better kind, and what it is instead.
-    reason: Option<(String, String)>,
+    /// Why it is not of a better kind.
+    reason: Option<String>,
     said: AtomicBool,
 }
 
@@ -111,8 +111,7 @@ impl Lease {
 impl PrivateNetwork {
     /// The host's network, for this reason.
     pub(crate) fn none(why: &str) -> Self {
-        let reason = (why.to_owned(), "steps use the network of the host".to_owned());
-        Self::new(NetworkKind::Host, Way::None, None, Some(Ipv4Addr::LOCALHOST.into()), Some(reason))
+        Self::new(NetworkKind::Host, Way::None, None, Some(Ipv4Addr::LOCALHOST.into()), Some(why.to_owned()))
     }
 
     fn new(
@@ -120,7 +119,7 @@ impl PrivateNetwork {
         way: Way,
         first: Option<Link>,
         gateway: Option<IpAddr>,
-        reason: Option<(String, String)>,
+        reason: Option<String>,
     ) -> Self {
         let idle = Mutex::new(first.into_iter().collect());
         Self { inner: Arc::new(Inner { kind, way, idle, gateway, reason, said: AtomicBool::new(false) }) }
@@ -149,10 +148,8 @@ impl PrivateNetwork {
             };
             match assist(sandbox, &helper, &namespace).await {
                 Ok(socket) => {
-                    let instead = format!("steps reach others through {}", helper.name());
-                    let reason = refused.map(|why| (why, instead));
                     let link = Link::new(namespace, Some(socket));
-                    return Ok(Self::new(kind, Way::Helper(helper), Some(link), host_address(), reason));
+                    return Ok(Self::new(kind, Way::Helper(helper), Some(link), host_address(), refused));
                 }
                 Err(error) => failures.push(error.to_string()),
             }
@@ -211,12 +208,14 @@ impl PrivateNetwork {
 
     /// Why it is not of a better kind.
     pub fn reason(&self) -> Option<&str> {
-        self.inner.reason.as_ref().map(|(why, _)| why.as_str())
+        self.inner.reason.as_deref()
     }
 
-    /// The reason, and what was done instead. The outcome of the first process that uses the network has it too.
+    /// Where it is the host's: that, and why. One that is private has nothing that somebody who runs programs would have to know. The
+    /// outcome of the first process that uses the network has it too.
     pub fn note(&self) -> Option<String> {
-        self.inner.reason.as_ref().map(|(why, instead)| format!("{why}: {instead}"))
+        let why = self.reason().filter(|_| self.kind() == NetworkKind::Host)?;
+        Some(format!("{why}: steps use the network of the host"))
     }
 
     /// [`Self::note`] the first time, then nothing.

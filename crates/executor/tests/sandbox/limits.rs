@@ -66,7 +66,7 @@ fn memory(fixture: &Fixture) {
     spec.limits.memory_swap = Some((24 * MIB).try_into().unwrap());
     let outcome = fixture.run_with(spec, &Recorder::default()).unwrap();
     assert_eq!(outcome.cause, Some(Cause::OutOfMemory { limit: 24 * MIB }));
-    assert!(outcome.cause.unwrap().to_string().contains("25165824 bytes"));
+    assert!(outcome.cause.unwrap().to_string().contains("its limit is 24 MiB"));
     let mut spec = fixture.spec(&["sort", "/big"]);
     std::fs::write(fixture.lower.join("big"), vec![0; 100_000_000]).unwrap();
     spec.limits.memory = Some(24 * MIB);
@@ -206,6 +206,13 @@ fn that_make_no_sense(fixture: &Fixture) {
         spec.limits.cpuset_cpus = Some("many".to_owned());
         let error = fixture.error(spec).to_string();
         assert!(error.contains("controller cpuset: write many to"), "{error}");
+        for absent in ["9999", "0-700"] {
+            let mut spec = fixture.shell("true");
+            spec.limits.cpuset_cpus = Some(absent.to_owned());
+            let error = fixture.error(spec).to_string();
+            let said = format!("processors {absent} are not all there to be used; there are 0");
+            assert!(error.contains(&said), "{error}");
+        }
     }
 }
 

@@ -120,7 +120,7 @@ pub enum LayerError {
         reason: String,
     },
     /// The stream is no tar, or a damaged one.
-    #[error("damaged layer at byte {offset}: {reason}")]
+    #[error("damaged tar at byte {offset}: {reason}")]
     Malformed {
         /// Of the uncompressed stream, in bytes.
         offset: u64,

@@ -328,7 +328,7 @@ impl<R: Read> Read for Input<R> {
         }
         let read = self.stream.read(&mut buffer[..wanted])?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the layer is cut off within a file"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the tar is cut off within a file"));
         }
         self.offset += read as u64;
         self.stored -= read as u64;

@@ -154,7 +154,7 @@ fn read(text: &str, types: &str) -> Result<Option<(String, Attributes)>, String>
     let mut attributes = Attributes::of(&fields)?;
     match attributes.take("type") {
         Some(kind) => Ok(Some((kind, attributes))),
-        None => Err(format!("`type` is missing: {types}")),
+        None => Err(attributes.without_type(types)),
     }
 }
 

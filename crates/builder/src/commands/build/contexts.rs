@@ -161,8 +161,27 @@ fn read_default(context: &Path) -> Result<(String, Vec<u8>), Failure> {
             Err(error) => return Err(Failure::io("read the Dockerfile", &path, &error)),
         }
     }
-    Err(Failure::build(format!("there is no Dockerfile in {}", context.display()))
-        .hint("-f names a Dockerfile of another name or place"))
+    Err(Failure::build(format!("there is no Dockerfile in {}", context.display())).hint(
+        match called_otherwise(context) {
+            Some(path) => format!("did you mean -f {}?", path.display()),
+            None => "-f names a Dockerfile of another name or place".to_owned(),
+        },
+    ))
+}
+
+/// What seems to be a Dockerfile in a directory without one that is called so: `Containerfile`, `Dockerfile.debian`, `app.dockerfile`.
+fn called_otherwise(context: &Path) -> Option<PathBuf> {
+    let is_one = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let parts: Vec<&str> = name.split('.').collect();
+        let ends = [parts.first(), parts.last()].into_iter().flatten();
+        ends.into_iter().any(|part| matches!(*part, "dockerfile" | "containerfile"))
+            && !name.ends_with(".dockerignore")
+    };
+    let entries = std::fs::read_dir(context).ok()?.flatten();
+    let named =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(is_one)).map(|entry| entry.path());
+    named.filter(|path| path.is_file()).min()
 }
 
 /// A build context, opened.
@@ -319,42 +338,46 @@ pub(super) fn named(args: &Args, brought: &Brought) -> Result<BTreeMap<String, N
             contexts.insert(name.clone(), NamedContext::Directory(directory.to_owned()));
             continue;
         }
-        let context = named_context(source)
-            .map_err(|reason| Failure::usage(format!("--build-context {name}={source}: {reason}")))?;
+        let context = named_context(source).map_err(|failure| {
+            failure.reworded(|reason| format!("--build-context {name}={source}: {reason}"))
+        })?;
         contexts.insert(name.clone(), context);
     }
     Ok(contexts)
 }
 
-fn named_context(source: &str) -> Result<NamedContext, String> {
+fn named_context(source: &str) -> Result<NamedContext, Failure> {
+    let malformed = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
     if let Some(reference) = source.strip_prefix("docker-image://") {
         return match reference {
             "scratch" => Ok(NamedContext::Scratch),
-            _ => reference.parse().map(NamedContext::Image).map_err(|error| error.to_string()),
+            _ => reference.parse().map(NamedContext::Image).map_err(|error| malformed(&error)),
         };
     }
     if let Some(layout) = source.strip_prefix("oci-layout://") {
         let address: LayoutAddress =
-            layout.parse().map_err(|error: hash::ParseDigestError| error.to_string())?;
+            layout.parse().map_err(|error: hash::ParseDigestError| malformed(&error))?;
         // A colon within a directory's name belongs to the path when that path exists.
         let whole = LayoutAddress { path: PathBuf::from(layout), image: None };
         return match (whole.path.is_dir(), address.path.is_dir()) {
             (true, _) => Ok(NamedContext::Layout(whole)),
             (false, true) => Ok(NamedContext::Layout(address)),
-            (false, false) => Err(format!("there is no directory {}", address.path.display())),
+            (false, false) => {
+                Err(Failure::build(format!("there is no directory {}", address.path.display())))
+            }
         };
     }
     if let Some((scheme, _)) = source.split_once("://") {
-        return Err(format!(
+        return Err(malformed(&format!(
             "there is no {scheme}://; known are docker-image://, oci-layout://, http(s):// and repositories of git"
-        ));
+        )));
     }
     if source.starts_with("target:") {
-        return Err("targets of a bake file are not supported yet".to_owned());
+        return Err(malformed(&"targets of a bake file are not supported yet"));
     }
     match Path::new(source).is_dir() {
         true => Ok(NamedContext::Directory(PathBuf::from(source))),
-        false => Err("there is no such directory".to_owned()),
+        false => Err(Failure::build("there is no such directory")),
     }
 }
 
@@ -364,8 +387,15 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_named() {
-        assert!(named_context("ftp://example.com/x.tar").unwrap_err().contains("there is no ftp://"));
-        assert!(named_context("target:base").unwrap_err().contains("not supported yet"));
-        assert!(named_context("/nonexistent-directory").unwrap_err().contains("no such directory"));
+        let refused = |source: &str| {
+            let failure = named_context(source).unwrap_err();
+            (failure.code(), failure.message().to_owned())
+        };
+        let (code, message) = refused("ftp://example.com/x.tar");
+        assert!(code == 2 && message.contains("there is no ftp://"), "{message}");
+        let (code, message) = refused("target:base");
+        assert!(code == 2 && message.contains("not supported yet"), "{message}");
+        let (code, message) = refused("/nonexistent-directory");
+        assert!(code == 1 && message.contains("no such directory"), "{message}");
     }
 }

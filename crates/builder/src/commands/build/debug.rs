@@ -33,8 +33,11 @@ impl Shell {
     pub(super) fn in_kept(&self, threads: &mut Threads, id: KeptId) -> Result<u8, Failure> {
         let session = threads.session(&self.store)?;
         let Some(kept) = self.store.kept_step(id)? else {
-            return Err(Failure::build(format!("what step {} left is gone", id.0))
-                .hint("`builder debug --list` shows what is there"));
+            return Err(Failure::build(format!(
+                "there is nothing of a failed step {}: what it left was removed, or none had that number",
+                id.0
+            ))
+            .hint("`builder debug --list` shows what is there"));
         };
         let inside = Inside::kept(&kept).map_err(|error| Failure::from(&error))?;
         let code = self.open(threads, &inside, &format!("the failed step {}", kept.name));

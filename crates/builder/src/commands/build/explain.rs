@@ -19,6 +19,9 @@ use crate::failure::Failure;
 const ARCHITECTURES: [&str; 10] =
     ["386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x", "mips64"];
 
+/// Of so many mistakes each is shown. A file that has more is another one than was meant.
+const MOST_MISTAKES: usize = 10;
+
 /// The Dockerfile, or what is asked of it, cannot be built as it stands.
 pub(super) fn mistakes(findings: &[Diagnostic], source: &DockerfileText) -> Failure {
     let errors: Vec<_> =
@@ -35,7 +38,13 @@ pub(super) fn mistakes(findings: &[Diagnostic], source: &DockerfileText) -> Fail
         [_] => format!("{} has a mistake", source.path),
         many => format!("{} has {} mistakes", source.path, many.len()),
     };
-    Failure::build(message).with_details(diagnostics::render(&errors, &source.text, &source.path))
+    let shown = &errors[..errors.len().min(MOST_MISTAKES)];
+    let failure =
+        Failure::build(message).with_details(diagnostics::render(shown, &source.text, &source.path));
+    match errors.len() - shown.len() {
+        0 => failure,
+        more => failure.hint(format!("{more} more are not shown")),
+    }
 }
 
 /// An image cannot be had. `others` are names that could have stood in its place: of stages and contexts.
@@ -80,6 +89,10 @@ pub(super) fn step(
     plan: &Plan,
     error: &SolveError<WorkerError>,
 ) -> Failure {
+    let tries = match &plan.definition.vertex(error.vertex()).op {
+        Op::Exec(exec) if exec.retries > 0 && is_exit(error) => Some(exec.retries + 1),
+        _ => None,
+    };
     let failure = match error {
         SolveError::Operation { vertex, error } => match &**error {
             WorkerError::Files(files::Error::NotFound { path, hidden_by }) => {
@@ -88,6 +101,10 @@ pub(super) fn step(
             WorkerError::Foreign { platform, .. } if let Some(meant) = meant_platform(platform) => {
                 Failure::from(&**error).hint(meant)
             }
+            WorkerError::Files(files::Error::Tree(tree)) if unread(plan, *vertex, tree) => Failure::from(
+                &**error,
+            )
+            .hint("what the build does not need can be left out: a line of .dockerignore that names it"),
             other => Failure::from(other),
         },
         SolveError::Cache { error, .. } => Failure::from_cache(error),
@@ -96,7 +113,13 @@ pub(super) fn step(
     let source = &request.dockerfile;
     let lines = lines(plan, error.vertex());
     let excerpt = lines.map(|lines| diagnostics::excerpt(&source.text, &source.path, lines));
-    failure.with_details(excerpt.unwrap_or_default())
+    let tries = tries.map(|tries| format!("that was the last of {tries} tries"));
+    failure.with_details(excerpt.unwrap_or_default()).hinted(tries)
+}
+
+/// Whether a process ran and failed, which is what is tried again.
+fn is_exit(error: &SolveError<WorkerError>) -> bool {
+    matches!(error, SolveError::Operation { error, .. } if matches!(**error, WorkerError::Exit { .. }))
 }
 
 /// The lines of the instruction that asked for a vertex. What ADD fetches stands for itself; then it is the ADD that uses it.
@@ -159,6 +182,12 @@ fn not_found(
             path.display(), dir.display()
         ));
     }
+    if let (None, Some((link, target))) = (hidden_by, dir.and_then(|dir| link_on(dir, path))) {
+        return failure.hint(format!(
+            "`{}` is a link to `{}`: links are followed as if the context were all there is, and it has no such file",
+            link.display(), target.display()
+        ));
+    }
     match (hidden_by, dir.and_then(|dir| similar(dir, path))) {
         (Some(pattern), _) => {
             let file = ignore_file.unwrap_or_else(|| PathBuf::from(".dockerignore"));
@@ -167,6 +196,25 @@ fn not_found(
         (None, Some(near)) => failure.hint(format!("did you mean `{}`?", near.display())),
         (None, None) => failure,
     }
+}
+
+/// Whether what a step has of a context could not be read for want of permission.
+fn unread(plan: &Plan, vertex: VertexId, error: &files::TreeError) -> bool {
+    let is_local = |input: &graph::Input| {
+        matches!(plan.definition.vertex(input.vertex).op, Op::Source(Source::Local { .. }))
+    };
+    error.source.kind() == std::io::ErrorKind::PermissionDenied
+        && plan.definition.vertex(vertex).inputs.iter().any(is_local)
+}
+
+/// The first symbolic link on the way to a path in a directory, and where it leads.
+fn link_on(dir: &Path, path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut way = PathBuf::new();
+    path.components().find_map(|part| {
+        way.push(part);
+        let target = std::fs::read_link(dir.join(&way)).ok()?;
+        Some((way.clone(), target))
+    })
 }
 
 /// The COPY at these lines.
@@ -288,6 +336,13 @@ mod tests {
         let finding = |start, end| Diagnostic::error(Span::new(start, end), "wrong");
         let text = plain(&mistakes(&[finding(0, 4), finding(7, 11)], &source("COYP x\nCOYP y\n")));
         assert!(text.contains("Dockerfile has 2 mistakes") && text.contains("2 | COYP y"), "{text}");
+        let page: Vec<_> = (0..40).map(|at| finding(at, at + 1)).collect();
+        let text = plain(&mistakes(&page, &source(&"x\n".repeat(40))));
+        assert!(
+            text.contains("Dockerfile has 40 mistakes") && text.contains("hint: 30 more are not shown"),
+            "{text}"
+        );
+        assert_eq!(text.matches("wrong").count(), 10, "{text}");
         let whole =
             Diagnostic::error(Span::default(), "there is no stage `x`").with_help("did you mean `y`?");
         let text = plain(&mistakes(&[whole], &source("FROM a AS y\n")));

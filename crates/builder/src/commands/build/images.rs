@@ -155,9 +155,11 @@ impl Finder {
         platform: &Platform,
     ) -> Result<Arc<ResolvedImage>, ResolveError> {
         let local = || self.local.resolve(reference, platform);
+        let mut elsewhere = None;
         if !self.pull {
             match local().await {
-                Err(ResolveError::NotFound(_) | ResolveError::NoPlatform { .. }) => {}
+                Err(ResolveError::NotFound(_)) => {}
+                Err(error @ ResolveError::NoPlatform { .. }) => elsewhere = Some(error),
                 found => return found.map(Arc::new),
             }
         }
@@ -173,9 +175,25 @@ impl Finder {
             Err(missing @ ResolveError::NotFound(_)) if self.pull => {
                 local().await.map(Arc::new).map_err(|_| missing)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(match elsewhere {
+                Some(here) => of_other_platforms(here, error),
+                None => error,
+            }),
         }
     }
+}
+
+/// An image that is here, but for other platforms, and that no registry has. Whoever sees it in `builder images` wants to be told both.
+fn of_other_platforms(here: ResolveError, registry: ResolveError) -> ResolveError {
+    let ResolveError::NoPlatform { name, platform, available } = here else { return registry };
+    let why = match registry {
+        ResolveError::NotFound(_) => "its registry has no image of that name".to_owned(),
+        ResolveError::Denied { message, .. } | ResolveError::Unreachable { message, .. } => {
+            format!("what its registry has is not known: {message}")
+        }
+        other => return other,
+    };
+    ResolveError::NoPlatform { name, platform, available: format!("{available} here, and {why}") }
 }
 
 async fn in_layout(

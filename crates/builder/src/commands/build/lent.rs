@@ -96,7 +96,7 @@ impl Secrets {
             match from {
                 From::File(path) => {
                     let found = std::fs::metadata(path).map_err(|error| {
-                        Failure::usage(format!("--secret id={id}: {}: {error}", path.display()))
+                        Failure::build(format!("--secret id={id}: {}: {error}", path.display()))
                     })?;
                     if found.is_dir() {
                         return Err(Failure::usage(format!(
@@ -106,7 +106,7 @@ impl Secrets {
                     }
                 }
                 From::Variable(name) if std::env::var_os(name).is_none() => {
-                    return Err(Failure::usage(format!("--secret id={id}: the variable {name} is not set")));
+                    return Err(Failure::build(format!("--secret id={id}: the variable {name} is not set")));
                 }
                 From::Variable(_) | From::Command(_) => {}
             }
@@ -191,7 +191,7 @@ impl Agents {
     pub(super) fn resolve(args: &[SshArg]) -> Result<Agents, Failure> {
         let mut agents = Agents::default();
         for SshArg { id, paths } in args {
-            let failed = |reason: String| Failure::usage(format!("--ssh {id}: {reason}"));
+            let failed = |reason: String| Failure::build(format!("--ssh {id}: {reason}"));
             let socket = match paths.as_slice() {
                 [] => std::env::var_os("SSH_AUTH_SOCK")
                     .filter(|path| !path.is_empty())
@@ -344,9 +344,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_before_the_build() {
         let resolve = |text: &str| Secrets::resolve(&[secret(text).unwrap()]).map(drop).map_err(|f| f.code());
-        assert_eq!(resolve("id=a,src=/nonexistent"), Err(2));
+        assert_eq!(resolve("id=a,src=/nonexistent"), Err(1));
         assert_eq!(resolve("id=a,src=/"), Err(2));
-        assert_eq!(resolve("id=a,env=NO_SUCH_VARIABLE_HERE"), Err(2));
+        assert_eq!(resolve("id=a,env=NO_SUCH_VARIABLE_HERE"), Err(1));
         assert_eq!(resolve("id=a,env=PATH"), Ok(()));
     }
 

@@ -100,6 +100,10 @@ pub(crate) fn debug_at(args: Args, line: u32, command: Option<String>) -> Result
     run(Args { inside: Some(args::At { line, command }), ..args })
 }
 
+/// There is no failed step to look into.
+pub(crate) const NOTHING_KEPT: &str =
+    "no step that failed left anything: none did lately, or what failed could not be started";
+
 /// Opens a shell in what a failed step left, the last one where none is named.
 pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>) -> Result<u8, Failure> {
     let secrets = Arc::new(Secrets::resolve(&args.secret)?);
@@ -109,7 +113,7 @@ pub(crate) fn debug_kept(args: Args, id: Option<KeptId>, command: Option<String>
     let store = foreground.machine()?.existing_store()?;
     let agents = Arc::new(Agents::resolve(&args.ssh)?);
     let Some(id) = id.or(store.kept_steps()?.last().map(|step| step.id)) else {
-        return Err(Failure::build("no step failed lately")
+        return Err(Failure::build(NOTHING_KEPT)
             .hint("`builder debug --at LINE PATH` opens a shell behind an instruction"));
     };
     let shell = Shell { store, sandbox: Sandbox::new(), runtime, secrets, agents, options, command };

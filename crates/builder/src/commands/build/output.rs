@@ -190,7 +190,7 @@ pub(crate) fn parse(text: &str) -> Result<Output, String> {
     }
     let mut attributes = Attributes::of(&fields)?;
     let Some(kind) = attributes.take("type") else {
-        return Err(format!("`type` is missing: {TYPES}"));
+        return Err(attributes.without_type(TYPES));
     };
     let output = output(&kind, &mut attributes)?;
     attributes.end(&kind)?;
@@ -314,6 +314,15 @@ impl Attributes {
             }
         }
         Ok(attributes)
+    }
+
+    /// What is wrong where there is no type.
+    pub(super) fn without_type(&self, types: &str) -> String {
+        // Each misspelling is looked at by itself: the type is what many names are near to.
+        match self.given.keys().find(|key| frontend::closest(key, ["type"]).is_some()) {
+            Some(key) => format!("there is no `{key}`: did you mean `type`?"),
+            None => format!("`type` is missing: {types}"),
+        }
     }
 
     /// Fails when something was not understood.
@@ -531,6 +540,7 @@ mod tests {
         for (text, part) in [
             ("type=zip,dest=x", "unknown type `zip`"),
             ("dest=x", "`type` is missing"),
+            ("tpye=oci,dest=x", "there is no `tpye`: did you mean `type`?"),
             ("type=oci", "needs dest="),
             ("type=docker,tar=false", "a daemon, which takes no directory: for one give dest=DIRECTORY"),
             ("type=docker,tar=false,dest=-", "tar=false writes a directory"),

@@ -189,7 +189,9 @@ fn check_destination(flag: &str, path: &Path, is_directory: bool, hint: &str) ->
         // A directory is made with those above it, a file is not.
         Err(_) if is_directory => Ok(()),
         Err(_) => match path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
-            Some(parent) => refuse(format!("there is no directory {}", parent.display())),
+            Some(parent) => {
+                Err(Failure::build(format!("{flag} {shown}: there is no directory {}", parent.display())))
+            }
             None => Ok(()),
         },
     }
@@ -363,6 +365,6 @@ mod tests {
         assert_eq!(check(Path::new("new.tar"), false), Ok(()));
         assert_eq!(check(dir.path(), false), Err(2));
         assert_eq!(check(&file, true), Err(2));
-        assert_eq!(check(&dir.path().join("none/new.tar"), false), Err(2));
+        assert_eq!(check(&dir.path().join("none/new.tar"), false), Err(1));
     }
 }

@@ -27,7 +27,7 @@ use report::Report;
 /// that made the image is repeated as it was recorded: with its options, in its directory, on the same base images and commits. With it,
 /// it is built from there; the build's other options can then be given as to `builder build`. When something differs, it is said first what
 /// changed since that build of what went into it. Exit code 0 means that every byte is the same, 1 that something differs or that the build
-/// failed.
+/// failed, 2 that nobody said how to build it: no record does, or it cannot be followed.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(
