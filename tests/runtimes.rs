@@ -487,7 +487,10 @@ fn limits_are_the_same() {
         let mut pid = String::new();
         eventually(Duration::from_secs(30), &format!("{runtime} to run the step"), || {
             let found = processes_with(&marker);
-            let program = found.iter().find_map(|process| process.strip_suffix(&format!(" {marker} ")));
+            let mut programs =
+                found.iter().filter_map(|process| process.strip_suffix(&format!(" {marker} ")));
+            // The shell that is about to become it has more words in front.
+            let program = programs.find(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()));
             pid = program.unwrap_or_default().to_owned();
             !pid.is_empty()
         });

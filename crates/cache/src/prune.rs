@@ -15,7 +15,7 @@ use crate::leases::{Bucket, Unleased};
 use crate::remove::remove_tree;
 use crate::turn::Turn;
 use crate::usage::measure;
-use crate::{CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names};
+use crate::{CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names, room};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -117,6 +117,7 @@ impl Store {
                 trash.take(&path)?;
             }
             inner.database.vacuum()?;
+            room::remove_reserve(&inner.layout)?;
         }
         claims::remove_unused(&inner.layout)?;
         turn.end()?;

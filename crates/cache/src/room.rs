@@ -38,6 +38,11 @@ pub(crate) fn use_reserve(layout: &Layout) -> Result<(), CacheError> {
     if free(&disk) >= 2 * reserve(&disk) {
         return Ok(());
     }
+    remove_reserve(layout)
+}
+
+/// For who leaves nothing that would have to be removed.
+pub(crate) fn remove_reserve(layout: &Layout) -> Result<(), CacheError> {
     match fs::remove_file(layout.reserve()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("remove", &layout.reserve()),
         _ => Ok(()),
