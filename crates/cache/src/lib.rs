@@ -102,7 +102,9 @@ pub use kept::{KeptId, KeptStep};
 pub use listing::Listing;
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};
 pub use memory::MemoryCache;
-pub use mounts::{CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing};
+pub use mounts::{
+    Anew, CacheMount, CacheMountInfo, CacheMountOptions, ReadableCacheMount, RemoteKind, Sharing,
+};
 pub use prune::{PruneOptions, Pruned};
 pub use record::{
     CacheBackend, CacheRecord, Claim, Eviction, NewRecord, Origins, RecordId, SnapshotId, StepRun,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use cache::{
-    CacheError, CacheMount, CacheMountOptions, PruneOptions, RemoteKind, Sharing, Store, StoreOptions,
+    Anew, CacheError, CacheMount, CacheMountOptions, PruneOptions, RemoteKind, Sharing, Store, StoreOptions,
 };
 use common::{TestStore, in_user_namespace};
 use files::{Attributes, FileTree, Owners, TreeWriter, WriterOptions};
@@ -145,11 +145,12 @@ fn no_cache_begins_anew_once_a_build() {
     let test = TestStore::new();
     let old = get(&test.store, Sharing::Shared).unwrap();
     fs::write(old.dir().join("old"), "").unwrap();
-    std::thread::sleep(Duration::from_millis(20));
-    let anew = CacheMountOptions { not_before: Some(SystemTime::now()), ..options(Sharing::Shared) };
-    std::thread::sleep(Duration::from_millis(20));
+    let anew = CacheMountOptions { anew: Some(Anew::default()), ..options(Sharing::Shared) };
     let first = test.store.try_cache_mount(&anew, empty).unwrap().unwrap();
     assert_ne!(first.dir(), old.dir());
+    // What clocks say does not matter: those of files are some milliseconds behind, and all of them jump.
+    let lock = fs::File::open(first.dir().with_file_name("lock")).unwrap();
+    lock.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
     assert!(old.dir().join("old").exists(), "it is in use");
     let second = test.store.try_cache_mount(&anew, empty).unwrap().unwrap();
     assert_eq!(second.dir(), first.dir(), "the same build");
@@ -307,14 +308,14 @@ fn work(root: &Path, progress: &Path, n: u64) {
         let sharing = *random.pick(&[Sharing::Shared, Sharing::Private, Sharing::Locked]);
         let id = format!("{sharing:?}-{}", random.below(2));
         let wanted = CacheMountOptions { id, sharing, ..CacheMountOptions::new("") };
-        let not_before = random.one_in(20).then(SystemTime::now);
+        let anew = random.one_in(20).then(Anew::default);
         let seed = |dir: &Path, _: &Owners| {
             for file in 0..20 {
                 fs::write(dir.join(format!("seed-{file}")), "whole").unwrap();
             }
             Ok::<(), CacheError>(())
         };
-        let wanted = CacheMountOptions { not_before, ..wanted };
+        let wanted = CacheMountOptions { anew, ..wanted };
         let mount = store.cache_mount(&wanted, seed, &|| false).unwrap().unwrap();
         for file in 0..20 {
             assert_eq!(fs::read_to_string(mount.dir().join(format!("seed-{file}"))).unwrap(), "whole");

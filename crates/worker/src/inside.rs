@@ -123,7 +123,7 @@ impl Inside {
             secrets: lent.secrets,
             agents: lent.agents,
             inputs: &inputs,
-            not_before: None,
+            anew: None,
         };
         let mounts = preparing.prepare(&exec).await?;
         let Prepared { root, user } =

@@ -34,10 +34,9 @@ mod users;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
-use cache::{Changes, RootForm, SnapshotId, Store, TreeView};
+use cache::{Anew, Changes, RootForm, SnapshotId, Store, TreeView};
 use executor::{Executor, Rootfs};
 use files::{FileTree, Selected, Selection, StatCache};
 use graph::{Definition, Event, Op, ProgressSink, Source, VertexId};
@@ -142,8 +141,8 @@ pub struct LocalWorker {
     packer: Packer,
     /// Who packs layers while other steps run.
     behind: Told,
-    /// When the build began.
-    began: SystemTime,
+    /// The cache mounts that `--no-cache` has begun anew.
+    anew: Anew,
     /// Where things from elsewhere are while the build lasts.
     fetched: Mutex<Vec<cache::ActiveSnapshot>>,
     selected: Mutex<HashMap<(TreeId, Selection), SharedWalk>>,
@@ -186,7 +185,7 @@ impl LocalWorker {
             imports: config.caches.map(Imports::new),
             cancel: config.cancel,
             trace: config.trace,
-            began: SystemTime::now(),
+            anew: Anew::default(),
             fetched: Mutex::default(),
             selected: Mutex::default(),
             changes: Arc::default(),
@@ -409,7 +408,7 @@ impl LocalWorker {
             secrets: &*self.secrets,
             agents: &*self.agents,
             inputs,
-            not_before: self.definition.vertex(vertex).no_cache.then_some(self.began),
+            anew: self.definition.vertex(vertex).no_cache.then(|| self.anew.clone()),
         };
         let mounts = preparing.prepare(exec).await?;
         let Prepared { root, user } =

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use cache::{ActiveRoot, ActiveSnapshot, CacheMount, CacheMountOptions, RootForm, SnapshotId, Store};
+use cache::{ActiveRoot, ActiveSnapshot, Anew, CacheMount, CacheMountOptions, RootForm, SnapshotId, Store};
 use executor::Writable;
 use files::{
     Attributes, CopyOptions, FileTree as _, OpaqueMark, Owners, Selection, TreeWriter, WriterOptions,
@@ -64,8 +63,8 @@ pub(crate) struct Preparing<'a> {
     pub(crate) agents: &'a dyn SshAgents,
     /// By index of the vertex's inputs.
     pub(crate) inputs: &'a BTreeMap<usize, Input>,
-    /// With `--no-cache`: when the build began.
-    pub(crate) not_before: Option<SystemTime>,
+    /// With `--no-cache`: what the build has begun anew.
+    pub(crate) anew: Option<Anew>,
 }
 
 impl Preparing<'_> {
@@ -143,7 +142,7 @@ impl Preparing<'_> {
                 mode: cache.mode,
                 uid: cache.uid,
                 gid: cache.gid,
-                not_before: self.not_before,
+                anew: self.anew.clone(),
             };
             let seed = cache.seed.map(|input| self.input(input)).transpose()?;
             let (store, cancel) = (self.store.clone(), self.cancel.clone());

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{CacheMount, Sharing};
+use super::{Anew, CacheMount, Sharing};
 use crate::copying::set_attributes;
 use crate::error::At;
 use crate::layout::{create_dir, names_in, open_lock_file};
@@ -108,11 +108,11 @@ impl Folder {
     pub(super) fn acquire<E: From<CacheError>>(
         &self,
         sharing: Sharing,
-        not_before: Option<SystemTime>,
+        anew: Option<&Anew>,
         root: &Attributes,
         seed: impl FnOnce(&Path, &Owners) -> Result<(), E>,
     ) -> Result<Option<CacheMount>, E> {
-        match self.choose(sharing, not_before)? {
+        match self.choose(sharing, anew)? {
             Choice::Free(mount) => return Ok(Some(mount)),
             Choice::Taken if sharing == Sharing::Locked => return Ok(None),
             Choice::Taken | Choice::Nothing => {}
@@ -122,7 +122,7 @@ impl Folder {
             None
         } else {
             let Some(file) = self.try_making()? else { return Ok(None) };
-            match self.choose(sharing, not_before)? {
+            match self.choose(sharing, anew)? {
                 Choice::Free(mount) => return Ok(Some(mount)),
                 Choice::Taken if sharing == Sharing::Locked => return Ok(None),
                 Choice::Taken | Choice::Nothing => {}
@@ -161,8 +161,10 @@ impl Folder {
     }
 
     /// The first instance that is free. Those who wait for each other all take the same: the oldest.
-    fn choose(&self, sharing: Sharing, not_before: Option<SystemTime>) -> Result<Choice, CacheError> {
+    fn choose(&self, sharing: Sharing, anew: Option<&Anew>) -> Result<Choice, CacheError> {
+        let mut begun = anew.map(Anew::begun);
         let _lock = self.lock()?;
+        let begins = begun.as_mut().is_some_and(|begun| begun.insert(self.path.clone()));
         let mut taken = false;
         for number in self.instances()? {
             let instance = self.path.join(number.to_string());
@@ -170,7 +172,7 @@ impl Folder {
                 self.take_away(&instance)?;
                 continue;
             }
-            if not_before.is_some_and(|time| made(&instance).is_none_or(|made| made < time)) {
+            if begins {
                 self.retire(&instance)?;
                 continue;
             }

@@ -18,8 +18,10 @@
 mod folder;
 mod manage;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use files::{Attributes, DirectoryTree, Owners};
 
@@ -40,7 +42,7 @@ pub enum Sharing {
 }
 
 /// Which cache mount is wanted, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CacheMountOptions {
     /// Equal ids (and seeds) are the same directory.
     pub id: String,
@@ -54,8 +56,8 @@ pub struct CacheMountOptions {
     pub uid: u32,
     /// Group of a new one.
     pub gid: u32,
-    /// For `--no-cache`: when the build began. One that was made earlier is given to nobody any more.
-    pub not_before: Option<SystemTime>,
+    /// For `--no-cache`: what the build has begun anew.
+    pub anew: Option<Anew>,
 }
 
 impl CacheMountOptions {
@@ -68,8 +70,20 @@ impl CacheMountOptions {
             mode: 0o755,
             uid: 0,
             gid: 0,
-            not_before: None,
+            anew: None,
         }
+    }
+}
+
+/// The mounts that a build with `--no-cache` has begun anew. When it asks for one first, those that are there are given to nobody any
+/// more; from then on it gets what others get. No clock is asked: file systems and processes tell different times, and times jump.
+#[derive(Debug, Clone, Default)]
+pub struct Anew(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Anew {
+    /// The folders of those mounts. Whoever else of the build wants to choose waits.
+    fn begun(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,7 +146,7 @@ impl Store {
         let root =
             Attributes { uid: options.uid, gid: options.gid, ..Attributes::with_mode(options.mode & 0o7777) };
         let folder = Folder::open(self, &self.inner.layout.mounts(), name)?;
-        folder.acquire(options.sharing, options.not_before, &root, seed)
+        folder.acquire(options.sharing, options.anew.as_ref(), &root, seed)
     }
 
     /// Likewise, and waits, asking `cancelled` meanwhile: `None` once that is true. Blocks: call it where that is allowed.
