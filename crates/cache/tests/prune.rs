@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cache::{CacheBackend, CacheError, NewRecord, PruneOptions, StepRun, Store, StoreOptions};
@@ -120,37 +120,40 @@ fn what_a_running_build_uses_stays() {
 #[test]
 fn a_layer_that_is_being_committed_stays() {
     let test = TestStore::new();
-    let is_over = AtomicBool::new(false);
+    let prunes = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let prunes = scope.spawn(|| {
+        let builds = scope.spawn(|| {
             let store = test.again();
-            let mut times = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                store.prune(PruneOptions { all: times % 2 == 0 }).unwrap();
-                times += 1;
+            // However slow the disk is, some of them are beside a prune.
+            for n in (0..10_000).take_while(|n| *n < 100 || prunes.load(Ordering::Relaxed) < 5) {
+                let session = store.session().unwrap();
+                let layers: Vec<_> = (0..5)
+                    .map(|_| {
+                        let active = store.begin(&[]).unwrap();
+                        let changes = active.changes().unwrap();
+                        active.commit(&changes).unwrap().id()
+                    })
+                    .collect();
+                let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+                let record = NewRecord {
+                    content: content(n),
+                    layers: layers.clone(),
+                    description: String::new(),
+                    run,
+                };
+                store.records().save(&[key(n)], &record).unwrap();
+                assert!(layers.iter().all(|layer| store.snapshot(*layer).unwrap().is_some()), "{n}");
+                session.finish().unwrap();
             }
-            times
         });
         let store = test.again();
-        for n in 0..100 {
-            let session = store.session().unwrap();
-            let layers: Vec<_> = (0..5)
-                .map(|_| {
-                    let active = store.begin(&[]).unwrap();
-                    let changes = active.changes().unwrap();
-                    active.commit(&changes).unwrap().id()
-                })
-                .collect();
-            let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
-            let record =
-                NewRecord { content: content(n), layers: layers.clone(), description: String::new(), run };
-            store.records().save(&[key(n)], &record).unwrap();
-            assert!(layers.iter().all(|layer| store.snapshot(*layer).unwrap().is_some()), "{n}");
-            session.finish().unwrap();
+        while !builds.is_finished() {
+            let all = prunes.load(Ordering::Relaxed).is_multiple_of(2);
+            store.prune(PruneOptions { all }).unwrap();
+            prunes.fetch_add(1, Ordering::Relaxed);
         }
-        is_over.store(true, Ordering::Relaxed);
-        assert!(prunes.join().unwrap() > 5);
     });
+    assert!(prunes.into_inner() >= 5);
 }
 
 #[test]
