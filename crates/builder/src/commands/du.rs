@@ -3,6 +3,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cache::{CachePart, KeptId, Store};
 use serde_json::{Value, json};
 
+use super::as_json::AsJson;
 use super::du_by::{self, By};
 use super::filter::{self, Filter};
 use crate::failure::Failure;
@@ -10,6 +11,8 @@ use crate::progress::harmless;
 use crate::{Machine, format, terminal};
 
 /// Show what the state directory holds.
+///
+/// As JSON it is one object a layer, mount or repository.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// List every layer with the step that made it
@@ -22,16 +25,11 @@ pub(crate) struct Args {
     filter: Vec<Filter>,
 
     /// What images, stages, steps or cache mounts take, and what would be free without them
-    #[arg(long, value_name = "KIND", conflicts_with_all = ["verbose", "format"])]
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["verbose", "format", "json"])]
     by: Option<By>,
 
-    /// As JSON: one object a layer, mount or repository
-    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
-    format: Option<String>,
-
-    /// The same as --format=json
-    #[arg(long, conflicts_with_all = ["format", "by"])]
-    json: bool,
+    #[command(flatten)]
+    as_json: AsJson,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
@@ -44,7 +42,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         terminal::print(&du_by::images(&store)?)?;
         return Ok(0);
     }
-    if args.json || args.format.is_some() || args.by.is_some() || !args.filter.is_empty() {
+    if args.as_json.is_wanted() || args.by.is_some() || !args.filter.is_empty() {
         return list(&store, &args);
     }
     let usage = store.usage()?;
@@ -118,7 +116,7 @@ fn list(store: &Store, args: &Args) -> Result<u8, Failure> {
         Some(By::Mount) => parts.retain(is_mount),
         Some(By::Image | By::Stage) | None => {}
     }
-    if args.json || args.format.is_some() {
+    if args.as_json.is_wanted() {
         let lines: String = parts.iter().map(|part| format!("{}\n", as_json(part))).collect();
         terminal::print(&lines)?;
         return Ok(0);

@@ -4,6 +4,7 @@ use std::path::Path;
 use cache::{CacheError, Checked, Finding, FindingKind, Store};
 use serde_json::{Value, json};
 
+use super::as_json::AsJson;
 use crate::failure::Failure;
 use crate::format::count;
 use crate::{Machine, terminal};
@@ -20,13 +21,8 @@ pub(crate) struct Args {
     #[arg(long)]
     repair: bool,
 
-    /// Print JSON
-    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
-    format: Option<String>,
-
-    /// The same as --format=json
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    as_json: AsJson,
 }
 
 pub(crate) fn run(args: Args) -> Result<u8, Failure> {
@@ -38,7 +34,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         Err(CacheError::Damaged { path, why }) => damaged(&path, why, false),
         Err(error) => return Err(error.into()),
     };
-    terminal::print(&match args.json || args.format.is_some() {
+    terminal::print(&match args.as_json.is_wanted() {
         true => format!("{:#}\n", as_json(&checked)),
         false => as_text(&checked, args.repair),
     })?;

@@ -10,6 +10,7 @@ use image::Reference;
 use insight::{BuildRecord, BuildResult, StepOutcome};
 use serde_json::{Value, json};
 
+use super::as_json::AsJson;
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{Machine, format, terminal};
@@ -37,23 +38,15 @@ enum Command {
         /// Print nothing but ids
         #[arg(short, long, conflicts_with_all = ["format", "json"])]
         quiet: bool,
-        /// As JSON
-        #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
-        format: Option<String>,
-        /// The same as --format=json
-        #[arg(long, conflicts_with = "format")]
-        json: bool,
+        #[command(flatten)]
+        as_json: AsJson,
     },
     /// Show a build: its options, and what happened to each step
     Inspect {
         /// A build's id or its beginning, or an image's name or id; ^1 is the one before the last [default: the last]
         build: Option<String>,
-        /// As JSON
-        #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
-        format: Option<String>,
-        /// The same as --format=json
-        #[arg(long, conflicts_with = "format")]
-        json: bool,
+        #[command(flatten)]
+        as_json: AsJson,
     },
     /// Show what the steps of a build printed
     Logs {
@@ -94,10 +87,10 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         _ => machine.existing_store()?,
     };
     match args.command {
-        Command::Ls { last, quiet, format, json } => list(&store, last, quiet, json || format.is_some())?,
-        Command::Inspect { build, format, json } => {
+        Command::Ls { last, quiet, as_json } => list(&store, last, quiet, as_json.is_wanted())?,
+        Command::Inspect { build, as_json } => {
             let (_, record) = find(&store, build.as_deref())?;
-            terminal::print(&match json || format.is_some() {
+            terminal::print(&match as_json.is_wanted() {
                 true => pretty(&record_json(&record)),
                 false => shown(&record),
             })?;

@@ -1,5 +1,6 @@
 //! One file a command; its doc comment is the help text.
 
+mod as_json;
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod compare;

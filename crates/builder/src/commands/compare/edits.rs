@@ -124,8 +124,7 @@ impl Edits<'_> {
         Ok(groups.into_iter().map(edit).collect())
     }
 
-    /// All files that some step of either uses.
-    /// What any of the steps uses. A recorded build names directories, too, which are nothing that is edited.
+    /// All files that some step of either uses. A recorded build names directories, too, which are nothing that is edited.
     fn files(&self) -> BTreeSet<&PathBuf> {
         let mut files: BTreeSet<&PathBuf> = self.uses.iter().flat_map(Uses::files).collect();
         let directories: Vec<&PathBuf> = files
@@ -240,6 +239,7 @@ fn add(hits: &mut Hits, more: Hits) {
         *hits = strongest(std::mem::take(hits).into_iter().chain(more));
     }
 }
+
 /// The directory in which both lie.
 fn common<'a>(a: &'a Path, b: &'a Path) -> &'a Path {
     a.ancestors().find(|directory| b.starts_with(directory)).unwrap_or(Path::new(""))
