@@ -143,9 +143,9 @@ impl Victim<'_> {
     fn finish(&self, number: u64) -> (Image, usize) {
         let left = || names(&self.state.join("tmp-v1"));
         let executed = !run(&mut self.command(number)).ok().steps().executed().is_empty();
-        // A build takes away what others left while it works, and ends before that is done when there is little or nothing to do.
+        // A build takes away what others left while it works, and ends before that is done when there is nothing to do.
         let mut more = 0;
-        while !left().is_empty() && more < 5 {
+        while !executed && !left().is_empty() && more < 5 {
             run(&mut self.command(number)).ok();
             more += 1;
         }

@@ -192,7 +192,7 @@ impl Store {
         wanted: &dyn Fn(&CachePart) -> bool,
         limits: Limits,
     ) -> Result<Pruned, CacheError> {
-        if limits == Limits::default() {
+        if limits == Limits::default() || self.kept_steps()?.is_empty() {
             return Ok(Pruned::default());
         }
         let layers = database.read("list layers", Layers::read_all)?;

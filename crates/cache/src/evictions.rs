@@ -145,3 +145,24 @@ pub(crate) fn read(noted: &[u8]) -> Option<Eviction> {
 fn failed(error: io::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Store, StoreOptions};
+
+    #[test]
+    fn tables_are_written_anew_where_four_of_five_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let database = &store.inner.database;
+        let fill = "WITH RECURSIVE count(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM count WHERE i < 20000)
+                    INSERT INTO records (id, content, description, started, duration, used)
+                        SELECT i, zeroblob(32), '', 0, 0, 0 FROM count";
+        database.write("fill", |db| db.execute_batch(fill)).unwrap();
+        let most = |going: i64| are_most(database, &(1..=going).collect::<Vec<_>>()).unwrap();
+        assert_eq!([9_999, 15_000, 16_500, 20_000].map(most), [false, false, true, true]);
+        database.write("shrink", |db| db.execute("DELETE FROM records WHERE id > 9000", [])).unwrap();
+        assert!(!most(9_000), "few take little time in either way");
+    }
+}

@@ -123,6 +123,9 @@ impl Store {
                 gone.push(id);
             }
         }
+        if gone.is_empty() {
+            return Ok(0);
+        }
         self.inner.database.write("forget failed steps", |db| {
             let mut forget = db.prepare_cached("DELETE FROM kept WHERE id = ?1")?;
             gone.iter().map(|id| forget.execute([id]).map(|rows| rows as u64)).sum()

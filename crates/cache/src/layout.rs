@@ -53,14 +53,14 @@ impl Layout {
             .or_else(|error| refuse_read_only(root, error))
             .or_else(|error| refuse_place(root, error))?;
         let root = root.canonicalize().at("resolve", root)?;
-        check_file_system(&root)?;
+        let block = check_file_system(&root)?;
         check_owner(&root)?;
         let marks = check_format(&root, options)?;
         let layout = Layout { root, marks };
         if opening == Opening::ToRemove {
             room::use_reserve(&layout)?;
         }
-        room::check(&layout)?;
+        room::check(&layout, block)?;
         for dir in layout.directories() {
             match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
                 Ok(()) => {}
@@ -300,12 +300,12 @@ fn refuse_place(root: &Path, error: CacheError) -> Result<(), CacheError> {
     }
 }
 
-/// SQLite's write-ahead log and `flock` need one kernel that sees all of it; `statfs(2)` lists the magic numbers.
-fn check_file_system(root: &Path) -> Result<(), CacheError> {
+/// SQLite's write-ahead log and `flock` need one kernel that sees all of it; `statfs(2)` lists the magic numbers. Gives the size of a block, in bytes.
+fn check_file_system(root: &Path) -> Result<u64, CacheError> {
     let found = rustix::fs::statfs(root).at("examine the file system of", root)?;
     // The field's type differs between architectures; the numbers are 32 bits wide.
     match network_file_system(found.f_type as u32) {
-        None => Ok(()),
+        None => Ok(found.f_bsize as u64),
         Some(name) => unusable(
             root,
             format!("it is on a network file system ({name}), which cannot hold it; name a local directory"),

@@ -12,7 +12,7 @@ use crate::CacheError;
 use crate::error::At;
 use crate::layout::Layout;
 
-/// Bytes that wait in a file for whoever makes room, at most: enough to note that some 10,000 layers go.
+/// Bytes that wait in a file for whoever makes room, at most.
 const RESERVE: u64 = 8 << 20;
 
 /// Of a small file system the reserve is this part.
@@ -65,13 +65,12 @@ pub(crate) fn keep_reserve(layout: &Layout) {
     }
 }
 
-/// Says that the disk is full where SQLite would not be told so.
-pub(crate) fn check(layout: &Layout) -> Result<(), CacheError> {
-    let disk = examine(layout.root())?;
-    if disk.f_bsize < PAGE && free(&disk) < LEAST {
-        return Err(io::Error::from(Errno::NOSPC)).at("write in", layout.root());
+/// Says that the disk is full where SQLite would not be told so: on one with blocks of so many bytes.
+pub(crate) fn check(layout: &Layout, block: u64) -> Result<(), CacheError> {
+    if block >= PAGE || free(&examine(layout.root())?) >= LEAST {
+        return Ok(());
     }
-    Ok(())
+    Err(io::Error::from(Errno::NOSPC)).at("write in", layout.root())
 }
 
 fn examine(root: &Path) -> Result<StatVfs, CacheError> {

@@ -1,8 +1,9 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::params;
 use rustix::fs::FlockOperation;
@@ -29,8 +30,13 @@ pub struct Session {
     inner: Arc<Inner>,
     /// Shared.
     _lock: Lock,
+    /// Ends when what killed processes left is removed.
+    tidying: Mutex<Receiver<()>>,
     finished: bool,
 }
+
+/// How long a build that has made something waits at its end until what killed processes left is gone. Who made nothing has no time for that.
+const TIDYING_TIME: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Waits while the store is repaired. Where that was its database, it has to be opened anew.
@@ -39,17 +45,28 @@ impl Session {
         let lock = Lock::wait(open_lock(&inner.layout)?, FlockOperation::LockShared, &path)?;
         inner.check_usable()?;
         inner.leases.begin();
-        Ok(Session { inner, _lock: lock, finished: false })
+        let tidying = Mutex::new(tidy(inner.clone()));
+        Ok(Session { inner, _lock: lock, tidying, finished: false })
+    }
+
+    fn wait_for_tidying(&mut self) {
+        let tidying = self.tidying.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.inner.dirty.load(Ordering::Acquire) {
+            // Nothing ever comes: the other end goes.
+            let _ = tidying.recv_timeout(TIDYING_TIME);
+        }
     }
 
     /// Ends the session: notes what was used. Dropping it does the same, where errors are lost.
     pub fn finish(mut self) -> Result<(), CacheError> {
+        self.wait_for_tidying();
         self.finished = true;
         note_used(&self.inner)
     }
 
     /// Ends the session, and returns when all that was made is on the disk.
     pub fn finish_durably(mut self) -> Result<(), CacheError> {
+        self.wait_for_tidying();
         self.finished = true;
         note_used(&self.inner)?;
         match self.inner.dirty.swap(false, Ordering::AcqRel) {
@@ -62,8 +79,20 @@ impl Session {
 /// After this time the kernel has written nearly everything by itself (`vm.dirty_expire_centisecs`), and a `syncfs` is cheap.
 const SETTLED_MILLIS: i64 = 60 * 1000;
 
+/// Removes what killed processes left, then writes through what is old enough, in the background: what fails is tried again beside the next
+/// session. The receiver's other end goes with the first of the two.
+fn tidy(inner: Arc<Inner>) -> Receiver<()> {
+    let (removing, tidying) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = inner.scratch.remove_leftovers();
+        drop(removing);
+        let _ = settle(&inner);
+    });
+    tidying
+}
+
 /// Writes through what earlier sessions made and left to a later one.
-pub(crate) fn settle(inner: &Inner) -> Result<(), CacheError> {
+fn settle(inner: &Inner) -> Result<(), CacheError> {
     match newest(inner, to_millis(SystemTime::now()) - SETTLED_MILLIS)? {
         (0, 0) => Ok(()),
         rows => write_through(inner, rows),

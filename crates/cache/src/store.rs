@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::leases::Leases;
 use crate::lock::Lock;
 use crate::scratch::Scratch;
-use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock, settle};
+use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock};
 use crate::written::Written;
 use crate::{BlobStore, CacheError, OverlayTrial, Records, Replaced, Snapshot, SnapshotId, names};
 
@@ -167,14 +167,7 @@ impl Store {
     /// opened anew.
     pub fn session(&self) -> Result<Session, CacheError> {
         crate::shared::forget_shared(&self.inner)?;
-        let session = Session::begin(self.inner.clone())?;
-        let inner = self.inner.clone();
-        std::thread::spawn(move || {
-            // What fails now is tried again beside the next session.
-            let _ = inner.scratch.remove_leftovers();
-            let _ = settle(&inner);
-        });
-        Ok(session)
+        Session::begin(self.inner.clone())
     }
 
     /// A path for something of this process alone, at which nothing stands yet. It is removed with the value, and after a kill by a
