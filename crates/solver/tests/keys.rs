@@ -1,7 +1,10 @@
 //! Golden keys. A change here makes every cache of every user cold: give the domain a new version on purpose.
 
 use files::{ModeChange, PathSelection, Selection};
-use graph::{Copy, Environment, Exec, Network, Op, Owner, OwnerId, Security};
+use graph::{
+    CacheMount, Copy, Device, Environment, Exec, Mount, MountKind, Network, Op, Owner, OwnerId, SecretEnv,
+    SecretFile, Security, Sharing,
+};
 use hash::{CacheKey, ContentDigest, ContentId};
 use solver::keys::{ContentInput, DefinitionInput, content_key, definition_key};
 
@@ -89,6 +92,55 @@ fn golden_key_of_a_process() {
         "1c376dd6af5749711621819c8b0b769f57201b351609c3d3c11ef06ea670156c",
     ];
     assert_eq!(keys, golden);
+}
+
+/// Of a process with one option of RUN, or of the command line, each.
+#[test]
+fn golden_keys_of_options() {
+    let mount = |kind| vec![Mount { target: "/m".into(), read_only: true, kind }];
+    let file = SecretFile { id: "id".into(), required: true, mode: 0o400, uid: 1, gid: 2, version: None };
+    let versioned = SecretFile { version: Some("v1".into()), ..file.clone() };
+    let variable =
+        SecretEnv { id: "id".into(), variable: "TOKEN".into(), required: true, version: Some("v1".into()) };
+    let cache =
+        CacheMount { id: "id".into(), sharing: Sharing::Locked, seed: Some(1), mode: 0o700, uid: 1, gid: 2 };
+    let device = Device { name: "vendor/class=name".into(), required: true };
+    let of = |exec: Exec| definition_key(&Op::Exec(exec), &[]).to_string();
+    let keys = [
+        ("network none", of(Exec { network: Network::None, ..exec(0) })),
+        ("network private", of(Exec { network: Network::Private, ..exec(0) })),
+        ("network host", of(Exec { network: Network::Host, ..exec(0) })),
+        ("security", of(Exec { security: Security::Insecure, ..exec(0) })),
+        ("device", of(Exec { devices: vec![device], ..exec(0) })),
+        ("platform", of(Exec { platform: "linux/arm64/v8".parse().expect("a platform"), ..exec(0) })),
+        ("host", of(Exec { extra_hosts: vec![("name".into(), "10.0.0.1".into())], ..exec(0) })),
+        ("host name", of(Exec { hostname: "name".into(), ..exec(0) })),
+        ("bind", of(Exec { mounts: mount(MountKind::Bind { input: 1 }), ..exec(0) })),
+        ("cache", of(Exec { mounts: mount(MountKind::Cache(cache)), ..exec(0) })),
+        ("tmpfs", of(Exec { mounts: mount(MountKind::Tmpfs { size: Some(1 << 20) }), ..exec(0) })),
+        ("secret", of(Exec { mounts: mount(MountKind::Secret(file.clone())), ..exec(0) })),
+        ("secret of a version", of(Exec { mounts: mount(MountKind::Secret(versioned)), ..exec(0) })),
+        ("ssh", of(Exec { mounts: mount(MountKind::Ssh(file)), ..exec(0) })),
+        ("secret variable", of(Exec { secret_env: vec![variable], ..exec(0) })),
+    ];
+    let golden = [
+        ("network none", "8e383117f266cb27"),
+        ("network private", "8aa5913d9c7cbaca"),
+        ("network host", "79a929f82d2afba2"),
+        ("security", "9d4b1438fc0c3428"),
+        ("device", "4e04776b1d08ddfe"),
+        ("platform", "a3b0cf3f963aedc2"),
+        ("host", "bcb656adb025c6f3"),
+        ("host name", "5ca5efbfaebdefa9"),
+        ("bind", "3185a69fde6f9548"),
+        ("cache", "a79001a828df2907"),
+        ("tmpfs", "c937927f79dba8b7"),
+        ("secret", "fe4e6192c596fbba"),
+        ("secret of a version", "679cddff3dee5358"),
+        ("ssh", "c806c2e7ad2059ed"),
+        ("secret variable", "2f9ef5e0f5480043"),
+    ];
+    assert_eq!(keys.each_ref().map(|(what, key)| (*what, &key[..16])), golden);
 }
 
 /// All of an environment is in the key: each name, each value, the order, the end of it, wherever in it that is.
