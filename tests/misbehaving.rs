@@ -2,11 +2,13 @@
 //! nothing that is wrong is kept.
 
 use std::fs;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use e2e::{Context, Home, Reply, Request, Server, eventually, in_parallel, run, tempdir};
+use e2e::{Context, Home, Reply, Request, Running, Server, eventually, in_parallel, run, tempdir};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -34,8 +36,12 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn made() -> Made {
+    made_of(600_000)
+}
+
+fn made_of(length: usize) -> Made {
     let mut state = 1_u32;
-    let noise: Vec<u8> = (0..600_000)
+    let noise: Vec<u8> = (0..length)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
@@ -60,11 +66,10 @@ type Fault = Box<dyn Fn(&Request, Part, usize, Reply) -> Reply + Send + Sync>;
 
 /// A registry that has the image, takes any, and has a fault.
 fn registry(fault: Fault) -> Server {
-    Server::start(answers(fault))
+    Server::start(answers(made(), fault))
 }
 
-fn answers(fault: Fault) -> impl Fn(&Request) -> Reply + Send + Sync + 'static {
-    let made = made();
+fn answers(made: Made, fault: Fault) -> impl Fn(&Request) -> Reply + Send + Sync + 'static {
     let names = [digest(&made.manifest), digest(&made.config), digest(&made.layer)];
     let counts: [AtomicUsize; 5] = Default::default();
     let pushed = Mutex::new(Vec::<String>::new());
@@ -498,7 +503,7 @@ fn transfers_show_how_far_they_are() {
     assert!(lines.last().is_some_and(|line| line.ends_with("done")), "{done}");
 
     // Out again, by a push of a build and by one of the store. The other side takes it slowly: more than what connections hold.
-    let slow = Server::slow(Duration::from_millis(40), answers(Box::new(|_, _, _, right| right)));
+    let slow = Server::slow(Duration::from_millis(40), answers(made(), Box::new(|_, _, _, right| right)));
     let large = Context::new("FROM scratch\nCOPY f /f\n").file("f", vec![b'f'; 24 << 20]);
     let name = format!("{}/app:v2", slow.host());
     let output = format!("type=registry,compression=uncompressed,name={name}");
@@ -508,7 +513,7 @@ fn transfers_show_how_far_they_are() {
     let (size, sent) = (sent.len() as u64, digest(&sent));
     grows(&told(&done, &sent), size, "push");
     // Another registry, which has nothing yet.
-    let slow = Server::slow(Duration::from_millis(40), answers(Box::new(|_, _, _, right| right)));
+    let slow = Server::slow(Duration::from_millis(40), answers(made(), Box::new(|_, _, _, right| right)));
     let name = format!("{}/app:v2", slow.host());
     run(home.build(&large).args(["-o", &format!("type=image,compression=uncompressed,name={name}")])).ok();
     let done = run(home.builder("push").arg(&name)).ok();
@@ -541,6 +546,62 @@ fn a_build_goes_on_where_it_broke() {
     let range = |from: u32| Some(format!("bytes={from}-"));
     assert_eq!(ranges, [None, range(200_000), range(350_000)]);
     nothing_wrong_is_kept(&home, "a build");
+}
+
+/// However a transfer was ended, the next process goes on with it.
+#[test]
+fn a_transfer_that_was_ended_is_gone_on_with() {
+    let layer = digest(&made_of(6_000_000).layer);
+    for (signal, is_build, is_damaged) in
+        [(Signal::INT, false, false), (Signal::KILL, true, false), (Signal::KILL, false, true)]
+    {
+        // Half of it comes, and then nothing for as long as anybody waits.
+        let stuck = |_: &Request, part, number, right: Reply| match (part, number) {
+            (Part::Layer, 0) => right.drip(3_000_000, Duration::from_secs(3600)),
+            _ => right,
+        };
+        let server = Server::start(answers(made_of(6_000_000), Box::new(stuck)));
+        let (home, dest) = (Home::new(), tempdir());
+        let name = format!("{}/app:v1", server.host());
+        let context = Context::new(&format!("FROM {name}\nCOPY --from={name} /noise /copy\n"));
+        let again = || {
+            if !is_build {
+                let mut pull = home.builder("pull");
+                pull.arg(&name);
+                return pull;
+            }
+            let mut build = home.build(&context);
+            build.arg("-o").arg(format!("type=local,dest={}", dest.path().join("out").display()));
+            build
+        };
+        let mut first = Running::start(again().stdout(Stdio::null()).stderr(Stdio::null()));
+        let partial = home.path().join("partial-v1").join(&layer[7..]);
+        let held = || fs::metadata(&partial).map_or(0, |metadata| metadata.len());
+        eventually(Duration::from_secs(60), "some of it to come", || held() > 2_000_000);
+        first.signal(signal);
+        first.wait(Duration::from_secs(60));
+        let held = held();
+        assert!((2_000_000..=3_000_000).contains(&held), "{held}");
+        if is_damaged {
+            fs::write(&partial, vec![0; usize::try_from(held).expect("a length")]).expect("damage it");
+        }
+        server.take();
+        run(&mut again()).ok();
+        let ranges: Vec<Option<String>> = server
+            .take()
+            .iter()
+            .filter(|request| request.target.ends_with(&layer))
+            .map(|request| request.header("range").map(str::to_owned))
+            .collect();
+        let mut expected = vec![Some(format!("bytes={held}-"))];
+        expected.extend(is_damaged.then_some(None));
+        assert_eq!(ranges, expected, "{signal:?}");
+        if is_build {
+            assert_eq!(fs::read(dest.path().join("out/copy")).expect("the file").len(), 6_000_000);
+        }
+        assert!(!partial.exists());
+        nothing_wrong_is_kept(&home, "a transfer that was ended");
+    }
 }
 
 /// A password is for the registry that it was given for.

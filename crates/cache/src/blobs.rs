@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hash::{Digest, DigestWriter, Sha256};
-use image::{BlobReader, BlobWriter, ContentStore};
+use image::{BlobReader, BlobWriter, ContentStore, Resume};
 use rusqlite::{OptionalExtension, params};
 use rustix::fs::Advice;
 
 use crate::database::{from_sql, to_millis, to_sql};
 use crate::layout::create_dir;
 use crate::leases::Bucket;
+use crate::partial::{self, Partial};
 use crate::remove::remove_tree;
 use crate::scratch::is_at;
 use crate::store::Inner;
@@ -127,10 +128,22 @@ impl ContentStore for BlobStore {
             .mode(0o600)
             .open(&path)
             .map_err(|error| during("create", &path, &error))?;
-        let temporary = Temporary(path);
-        let writer =
-            DigestWriter::new(BufWriter::with_capacity(1 << 16, Early { file, written: 0, begun: 0 }));
-        Ok(Box::new(Writer { inner: self.inner.clone(), writer, temporary }))
+        Ok(Box::new(Writer::new(self.inner.clone(), file, Place::Temporary(Temporary(path)))))
+    }
+
+    fn resume(&self, digest: &Digest, size: u64) -> io::Result<Resume> {
+        let open = || Partial::open(&self.inner.layout, digest, size).ok().flatten();
+        // It saves time, no more. Two that want the same blob do not wait for each other.
+        let Some(partial) = (size >= partial::LEAST).then(open).flatten() else {
+            let writer = self.create()?;
+            return Ok(Box::new(move |_| Ok((writer, 0))));
+        };
+        let inner = self.inner.clone();
+        Ok(Box::new(move |told| {
+            let writer = Writer::resume(inner, partial, told)?;
+            let held = writer.writer.size();
+            Ok((Box::new(writer) as Box<dyn BlobWriter>, held))
+        }))
     }
 }
 
@@ -249,29 +262,102 @@ impl Write for Early {
     }
 }
 
+/// Where a blob is until it is complete.
+enum Place {
+    Temporary(Temporary),
+    Partial(Partial),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Place::Temporary(temporary) => &temporary.0,
+            Place::Partial(partial) => partial.path(),
+        }
+    }
+
+    /// Nothing is left unless it is renamed.
+    fn give_up(&mut self) {
+        match self {
+            Place::Temporary(_) => {}
+            Place::Partial(partial) => partial.give_up(),
+        }
+    }
+
+    fn rename(self, target: &Path) -> io::Result<()> {
+        match self {
+            Place::Temporary(temporary) => fs::rename(&temporary.0, target),
+            Place::Partial(partial) => partial.rename(target),
+        }
+    }
+}
+
 struct Writer {
     inner: Arc<Inner>,
+    /// Writes what it still has when it is dropped, before the place goes.
     writer: DigestWriter<BufWriter<Early>>,
-    temporary: Temporary,
+    place: Place,
+}
+
+impl Writer {
+    fn new(inner: Arc<Inner>, file: File, place: Place) -> Writer {
+        let early = Early { file, written: 0, begun: 0 };
+        let writer = DigestWriter::new(BufWriter::with_capacity(1 << 16, early));
+        Writer { inner, writer, place }
+    }
+
+    /// Hashes what is there, and goes on behind it.
+    fn resume(inner: Arc<Inner>, partial: Partial, told: &dyn Fn(u64)) -> io::Result<Writer> {
+        // Where this is read to is where the other, which shares its position, writes.
+        let mut beginning = partial.file().try_clone()?;
+        let file = partial.file().try_clone()?;
+        let mut resumed = Writer::new(inner, file, Place::Partial(partial));
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            match beginning.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => resumed.writer.add(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    resumed.place.give_up();
+                    return Err(during("read", resumed.place.path(), &error));
+                }
+            }
+            told(resumed.writer.size());
+        }
+        let held = resumed.writer.size();
+        let early = resumed.writer.get_mut().get_mut();
+        (early.written, early.begun) = (held, held);
+        Ok(resumed)
+    }
+
+    /// A full disk is not to stay full.
+    fn failed(&mut self, error: &io::Error) -> io::Error {
+        self.place.give_up();
+        during("write", self.place.path(), error)
+    }
 }
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes).map_err(|error| during("write", &self.temporary.0, &error))
+        self.writer.write(bytes).map_err(|error| self.failed(&error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush().map_err(|error| during("write", &self.temporary.0, &error))
+        self.writer.flush().map_err(|error| self.failed(&error))
     }
 }
 
 impl BlobWriter for Writer {
-    fn commit(self: Box<Self>, expected: Option<&Digest>) -> io::Result<(Digest, u64)> {
-        let Writer { inner, writer, temporary } = *self;
+    fn commit(mut self: Box<Self>, expected: Option<&Digest>) -> io::Result<(Digest, u64)> {
+        self.flush()?;
+        let Writer { inner, writer, mut place } = *self;
         let (buffer, digest, size) = writer.finish();
-        let path = &temporary.0;
-        let Early { file, .. } = buffer.into_inner().map_err(|error| during("write", path, error.error()))?;
+        let path = place.path().to_owned();
+        let Early { file, .. } =
+            buffer.into_inner().map_err(|error| during("write", &path, error.error()))?;
         if let Some(expected) = expected.filter(|expected| **expected != digest) {
+            place.give_up();
             let message = format!("expected {expected}, the bytes are {digest}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
@@ -282,13 +368,19 @@ impl BlobWriter for Writer {
         }
         inner.leases.hold(&inner.layout, Bucket::of_blob(&digest))?;
         if size <= SMALL && inner.has(&digest)? {
+            place.give_up();
             return Ok((digest, size));
         }
+        let is_whole = matches!(place, Place::Temporary(_)) && size >= partial::LEAST;
         // Over an existing file too: that one may be broken.
-        fs::rename(path, &target).map_err(|error| during("rename", path, &error))?;
+        place.rename(&target).map_err(|error| during("rename", &path, &error))?;
         inner.written.note(&digest, &file, size)?;
         drop(file);
         inner.record_blob(&digest, size)?;
+        if is_whole {
+            // Nobody needs its beginning any more.
+            partial::remove_one(&inner.layout, &digest)?;
+        }
         Store::of(inner).grew(size);
         Ok((digest, size))
     }

@@ -17,7 +17,7 @@ use crate::layers::Layers;
 use crate::leases::{Bucket, Glance, Unleased};
 use crate::prune::Trash;
 use crate::turn::Turn;
-use crate::{Amount, CacheError, Limits, Pruned, SnapshotId, Store, evictions, room};
+use crate::{Amount, CacheError, Limits, Pruned, SnapshotId, Store, evictions, partial, room};
 
 /// A layer to which nothing leads yet may belong to a step that is about to be filed.
 const SETTLED: Duration = Duration::from_secs(3600);
@@ -152,7 +152,10 @@ impl Store {
         let is_due = limits.max_used_space > 0 && turn.last.elapsed().unwrap_or_default() > SETTLED;
         // That one can look into a failed step is worth less than any result. But a disk on which others leave little room is no reason.
         let short = Limits { reserved_space: 0, min_free_space: limits.min_free_space.min(SHORT), ..limits };
-        let free = self.free()?;
+        let mut free = self.free()?;
+        if free < short.min_free_space && partial::remove_all(&self.inner.layout)? > 0 {
+            free = self.free()?;
+        }
         let is_short = short.are_over(before, free);
         if !cut_short && !is_due && !is_short && !limits.are_over(before, free) {
             return Ok(before);

@@ -16,7 +16,7 @@ use crate::layers::{Layers, Places};
 use crate::leases::{Bucket, Glance};
 use crate::prune::Trash;
 use crate::turn::Turn;
-use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions, room};
+use crate::{CacheError, CacheMountInfo, KeptId, Pruned, SnapshotId, Store, evictions, partial, room};
 
 /// What something in the cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,7 +144,7 @@ impl Store {
         turn.begin()?;
         let (mut pruned, trash) = self.take_wanted(&database, wanted, limits, why)?;
         turn.leave()?;
-        pruned.bytes += trash.empty()?;
+        pruned.bytes += trash.empty()? + partial::remove_all(&self.inner.layout)?;
         Ok(pruned)
     }
 

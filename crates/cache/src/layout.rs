@@ -81,11 +81,12 @@ impl Layout {
         self.marks
     }
 
-    fn directories(&self) -> [PathBuf; 10] {
+    fn directories(&self) -> [PathBuf; 11] {
         [
             self.blobs(),
             self.snapshots(),
             self.scratch(),
+            self.partials(),
             self.claims(),
             self.leases(),
             self.stats(),
@@ -194,6 +195,15 @@ impl Layout {
 
     pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("tmp-v1")
+    }
+
+    /// Beginnings of blobs.
+    pub(crate) fn partials(&self) -> PathBuf {
+        self.root.join("partial-v1")
+    }
+
+    pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(digest.hex())
     }
 
     pub(crate) fn claims(&self) -> PathBuf {

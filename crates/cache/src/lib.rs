@@ -26,6 +26,7 @@
 //!   secret-v1                    random bytes: secret values are remembered only as hashes made with them
 //!   builds-v1/<time>-<name>.*    records and logs of the newest builds
 //!   remotes-v1/<hash>/<n>/       git repositories, likewise
+//!   partial-v1/<digest>          beginnings of blobs, for transfers to go on with; locked while one does
 //!   tmp-v1/<process>/, .lock     unfinished things; the lock lives as long as the process
 //! ```
 //!
@@ -63,6 +64,7 @@ mod memory;
 mod mounts;
 mod names;
 mod packed;
+mod partial;
 mod prune;
 mod record;
 mod records;

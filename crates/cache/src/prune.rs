@@ -15,7 +15,7 @@ use crate::leases::{Bucket, Unleased};
 use crate::remove::remove_tree;
 use crate::turn::Turn;
 use crate::usage::measure;
-use crate::{CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names, room};
+use crate::{CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names, partial, room};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,7 +121,7 @@ impl Store {
         }
         claims::remove_unused(&inner.layout)?;
         turn.end()?;
-        pruned.bytes += mounts.bytes + trash.empty()?;
+        pruned.bytes += mounts.bytes + trash.empty()? + partial::remove_all(&inner.layout)?;
         inner.scratch.remove_leftovers()?;
         Ok(pruned)
     }

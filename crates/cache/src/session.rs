@@ -13,7 +13,7 @@ use crate::error::At;
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::store::Inner;
-use crate::{CacheError, names};
+use crate::{CacheError, names, partial};
 
 /// How stale a "last used" may get: refreshing it is a write, and a build that changes nothing should write nothing.
 pub(crate) const USED_GRAIN_MILLIS: i64 = 60 * 1000;
@@ -85,6 +85,7 @@ fn tidy(inner: Arc<Inner>) -> Receiver<()> {
     let (removing, tidying) = mpsc::channel();
     std::thread::spawn(move || {
         let _ = inner.scratch.remove_leftovers();
+        let _ = partial::remove_old(&inner.layout);
         drop(removing);
         let _ = settle(&inner);
     });

@@ -61,6 +61,7 @@ impl Store {
             }
         }
         misplaced(layout.scratch(), &is_scratch)?;
+        misplaced(layout.partials(), &|name, path| is_digest(name) && is_file(path))?;
         for dir in [layout.mounts(), layout.remotes()] {
             for name in names_in(&dir)?.iter().filter(|name| is_key(name)) {
                 let is_part = |name: &str, path: &Path| match name {
@@ -110,7 +111,6 @@ impl Store {
             strays.extend(others.map(|name| parent.join(name)));
         }
         let known = if alone { self.known_blobs()? } else { HashSet::new() };
-        let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         for name in names_in(&dir)? {
             let folder = dir.join(&name);
             if name.len() != 2 || !is_hex(&name) || !is_dir(&folder) {
@@ -119,7 +119,7 @@ impl Store {
             }
             for blob in names_in(&folder)? {
                 let path = folder.join(&blob);
-                let is_named = blob.len() == 64 && is_hex(&blob) && blob.starts_with(&name);
+                let is_named = is_digest(&blob) && blob.starts_with(&name);
                 if !is_named || (alone && !known.contains(&path)) {
                     strays.push(path);
                 }
@@ -127,6 +127,14 @@ impl Store {
         }
         Ok(strays)
     }
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_digest(name: &str) -> bool {
+    name.len() == 64 && is_hex(name)
 }
 
 fn is_file(path: &Path) -> bool {

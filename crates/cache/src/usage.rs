@@ -1,13 +1,14 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rusqlite::Connection;
 
 use crate::database::{from_millis, from_sql};
 use crate::error::At;
+use crate::layout::names_in;
 use crate::{CacheError, CacheMountInfo, SnapshotId, Store};
 
 /// Number and bytes of things of one kind.
@@ -137,11 +138,13 @@ impl Store {
             path.push(suffix);
             database.bytes += measure(Path::new(&path))?.bytes;
         }
-        let inside = |dir: &Path| -> Result<Amount, CacheError> {
+        let inside = |dirs: &[PathBuf]| -> Result<Amount, CacheError> {
             let mut amount = Amount::default();
-            for entry in fs::read_dir(dir).at("list", dir)? {
-                amount.count += 1;
-                amount.bytes += measure(&entry.at("list", dir)?.path())?.bytes;
+            for dir in dirs {
+                for name in names_in(dir)? {
+                    amount.count += 1;
+                    amount.bytes += measure(&dir.join(name))?.bytes;
+                }
             }
             Ok(amount)
         };
@@ -150,13 +153,13 @@ impl Store {
             blobs,
             images,
             records,
-            stat_caches: inside(&layout.stats())?,
+            stat_caches: inside(&[layout.stats()])?,
             cache_mounts: together(&self.cache_mounts()?),
             remotes: together(&self.remote_dirs()?),
-            logs: inside(&layout.logs())?,
+            logs: inside(&[layout.logs()])?,
             builds: self.measure_builds()?,
             kept,
-            temporary: inside(&layout.scratch())?,
+            temporary: inside(&[layout.scratch(), layout.partials()])?,
             database,
             layers,
         })

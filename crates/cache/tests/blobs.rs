@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::TestStore;
+use cache::{CacheBackend, Limits, NewRecord, PruneOptions, StepRun, Store, StoreOptions, Whys};
+use common::{Lookup, TestStore, content, in_mount_namespace, key, mount};
 use hash::Digest;
 use image::ContentStore;
 
@@ -189,4 +192,165 @@ fn a_truncated_or_vanished_blob_is_not_here() {
     store.put(b"some bytes").unwrap();
     test.database().execute("DELETE FROM blobs", []).unwrap();
     assert_eq!(store.size(&digest).unwrap(), None);
+}
+
+/// Bytes that are not all the same.
+fn long(length: usize) -> Vec<u8> {
+    (0..length).map(|n| ((n / 997) ^ n) as u8).collect()
+}
+
+fn partial(test: &TestStore, digest: &Digest) -> PathBuf {
+    test.dir.path().join("partial-v1").join(digest.hex())
+}
+
+/// Begins or goes on with a blob, and writes some of its bytes: how many were there.
+fn bring(test: &TestStore, bytes: &[u8], upto: usize) -> (Box<dyn image::BlobWriter>, usize) {
+    let resume = test.again().blobs().resume(&Digest::of(bytes), bytes.len() as u64).unwrap();
+    let told = Cell::new(0);
+    let (mut writer, held) = resume(&|read| told.set(read)).unwrap();
+    assert_eq!(told.get(), held);
+    let held = usize::try_from(held).unwrap();
+    writer.write_all(&bytes[held..upto]).unwrap();
+    (writer, held)
+}
+
+#[test]
+fn what_was_brought_of_a_blob_is_gone_on_with() {
+    let test = TestStore::new();
+    let bytes = long(5_000_000);
+    let digest = Digest::of(&bytes);
+    let mut held = 0;
+    for upto in [1_500_000, 1_500_000, 3_000_001, bytes.len()] {
+        let (writer, was_held) = bring(&test, &bytes, upto);
+        assert_eq!(was_held, held);
+        assert_eq!(test.store.blobs().size(&digest).unwrap(), None);
+        drop(writer);
+        held = upto;
+    }
+    // All that is left is to see whether it is right.
+    let (writer, was_held) = bring(&test, &bytes, bytes.len());
+    assert_eq!(was_held, bytes.len());
+    assert_eq!(writer.commit(Some(&digest)).unwrap(), (digest, bytes.len() as u64));
+    let store = test.store.blobs() as &dyn ContentStore;
+    assert_eq!(store.read(&digest, 1 << 30).unwrap().unwrap(), bytes);
+    assert!(!partial(&test, &digest).exists());
+    assert_eq!(test.store.check(false).unwrap().findings, []);
+}
+
+#[test]
+fn a_beginning_that_is_wrong_is_forgotten() {
+    let test = TestStore::new();
+    let bytes = long(3_000_000);
+    let digest = Digest::of(&bytes);
+    drop(bring(&test, &bytes, 2_000_000));
+    // As after a power failure: the length is right, the last bytes are not.
+    let path = partial(&test, &digest);
+    let mut torn = fs::read(&path).unwrap();
+    torn[1_900_000..].fill(0);
+    fs::write(&path, torn).unwrap();
+    let (writer, held) = bring(&test, &bytes, bytes.len());
+    assert_eq!(held, 2_000_000);
+    let error = writer.commit(Some(&digest)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    assert_eq!(bring(&test, &bytes, 0).1, 0);
+    // More than there is of it: it is no beginning.
+    fs::write(&path, vec![0; bytes.len() + 1]).unwrap();
+    let (writer, held) = bring(&test, &bytes, bytes.len());
+    assert_eq!(held, 0);
+    writer.commit(Some(&digest)).unwrap();
+    let store = test.store.blobs() as &dyn ContentStore;
+    assert_eq!(store.read(&digest, 1 << 30).unwrap().unwrap(), bytes);
+}
+
+#[test]
+fn two_who_bring_the_same_do_not_wait_for_each_other() {
+    let test = TestStore::new();
+    let bytes = long(3_000_000);
+    let digest = Digest::of(&bytes);
+    let (first, _) = bring(&test, &bytes, 2_000_000);
+    let (second, held) = bring(&test, &bytes, bytes.len());
+    assert_eq!(held, 0);
+    test.store.prune(PruneOptions { all: true }).unwrap();
+    assert!(partial(&test, &digest).exists(), "it is being brought");
+    second.commit(Some(&digest)).unwrap();
+    let mut first = first;
+    first.write_all(&bytes[2_000_000..]).unwrap();
+    first.commit(Some(&digest)).unwrap();
+    let store = test.store.blobs() as &dyn ContentStore;
+    assert_eq!(store.read(&digest, 1 << 30).unwrap().unwrap(), bytes);
+}
+
+#[test]
+fn beginnings_do_not_stay_for_ever() {
+    let test = TestStore::new();
+    let bytes = long(3_000_000);
+    let path = partial(&test, &Digest::of(&bytes));
+    let day_old = || {
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(25 * 3600)).unwrap();
+    };
+    drop(bring(&test, &bytes, 1_000_000));
+    assert!(!path.exists(), "too little to be worth a file");
+    drop(bring(&test, &bytes, 2_000_000));
+    assert!(test.store.usage().unwrap().temporary.bytes >= 2_000_000);
+    // A session that has made something waits for what is removed beside it.
+    let session_goes_by = |n: u64| {
+        let session = test.store.session().unwrap();
+        (test.store.blobs() as &dyn ContentStore).put(&n.to_le_bytes()).unwrap();
+        session.finish().unwrap();
+    };
+    session_goes_by(1);
+    assert!(path.exists(), "it is new");
+    day_old();
+    let (writer, _) = bring(&test, &bytes, 2_000_000);
+    session_goes_by(2);
+    assert!(path.exists(), "it is gone on with");
+    drop(writer);
+    day_old();
+    session_goes_by(3);
+    assert!(!path.exists());
+    drop(bring(&test, &bytes, 2_000_000));
+    let pruned = test.store.prune(PruneOptions::default()).unwrap();
+    assert!(pruned.bytes >= 2_000_000 && !path.exists(), "{pruned:?}");
+    drop(bring(&test, &bytes, 2_000_000));
+    let pruned = test.store.evict(&|_| false, Limits::default(), "").unwrap();
+    assert!(pruned.bytes >= 2_000_000 && !path.exists(), "{pruned:?}");
+    // The blob comes in another way.
+    drop(bring(&test, &bytes, 2_000_000));
+    (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn on_a_full_disk_there_is_no_beginning() {
+    in_mount_namespace("on_a_full_disk_there_is_no_beginning", || {
+        let disk = tempfile::tempdir().unwrap();
+        mount("tmpfs", disk.path(), "size=24m,mode=0755");
+        let store = Store::open(&disk.path().join("state"), StoreOptions::default()).unwrap();
+        let bytes = long(28 << 20);
+        let path = disk.path().join("state/partial-v1").join(Digest::of(&bytes).hex());
+        let begin = || {
+            let resume = store.blobs().resume(&Digest::of(&bytes), bytes.len() as u64).unwrap();
+            resume(&|_| ()).unwrap().0
+        };
+        let mut writer = begin();
+        let error = writer.write_all(&bytes).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        drop(writer);
+        assert!(!path.exists());
+        // Results are worth more than it.
+        let run = StepRun { started: UNIX_EPOCH, duration: Duration::ZERO };
+        let active = store.begin(&[]).unwrap();
+        fs::write(active.dir().join("f"), [1; 10_000]).unwrap();
+        let changes = active.changes().unwrap();
+        let layers = vec![active.commit(&changes).unwrap().id()];
+        let record = NewRecord { content: content(1), layers, description: String::new(), run };
+        store.records().save(&[key(1)], &record).unwrap();
+        begin().write_all(&bytes[..10_000_000]).unwrap();
+        assert!(path.exists());
+        let limits = Limits { min_free_space: 16 << 20, ..Limits::default() };
+        store.collect(limits, &Whys { over: String::new(), full: String::new() }).unwrap();
+        assert!(!path.exists());
+        assert_eq!(store.records().lookup(&key(1)).unwrap().len(), 1);
+    });
 }

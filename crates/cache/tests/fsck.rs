@@ -32,6 +32,8 @@ const STRAYS: &[&str] = &[
     "remotes-v1/file",
     "builds-v1/file",
     "empty-v1/file",
+    "partial-v1/file",
+    "partial-v1/folder/",
     "points-v2/file",
     "points-v2/folder/",
     "tmp-v1/file",

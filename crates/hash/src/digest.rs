@@ -141,6 +141,12 @@ impl<W: Write> DigestWriter<W> {
         &mut self.inner
     }
 
+    /// Counts and hashes bytes that the writer got from somebody else.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
     /// The number of bytes written so far.
     pub fn size(&self) -> u64 {
         self.size
@@ -155,8 +161,7 @@ impl<W: Write> DigestWriter<W> {
 impl<W: Write> Write for DigestWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        self.size += written as u64;
+        self.add(&bytes[..written]);
         Ok(written)
     }
 

@@ -18,7 +18,19 @@ pub trait ContentStore: Send + Sync {
 
     /// Begins a blob. Nothing is visible until [`BlobWriter::commit`]; dropping the writer leaves nothing behind.
     fn create(&self) -> io::Result<Box<dyn BlobWriter>>;
+
+    /// Begins a blob of `size` bytes that comes from afar, or goes on with what an earlier transfer brought of it, in a store that keeps
+    /// that. Whether it is right turns out in [`BlobWriter::commit`]; if not, it is forgotten.
+    fn resume(&self, digest: &Digest, size: u64) -> io::Result<Resume> {
+        let _ = (digest, size);
+        let writer = self.create()?;
+        Ok(Box::new(move |_| Ok((writer, 0))))
+    }
 }
+
+/// Reads what there is of a blob, on a thread that may take its time, and tells how many bytes it has read so far. Gives the writer, which
+/// takes the bytes that follow, and how many there are.
+pub type Resume = Box<dyn FnOnce(&dyn Fn(u64)) -> io::Result<(Box<dyn BlobWriter>, u64)> + Send>;
 
 impl dyn ContentStore + '_ {
     /// Stores bytes that are at hand.

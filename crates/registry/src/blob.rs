@@ -1,10 +1,12 @@
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use hash::Digest;
-use image::{BlobSource, BlobWriter, ContentStore, Descriptor, ResolveError, TransferProgress};
+use image::{BlobSource, BlobWriter, ContentStore, Descriptor, ResolveError, Resume, TransferProgress};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use transport::header::CONTENT_RANGE;
@@ -70,21 +72,34 @@ impl Repository {
     ) -> Result<(), Failure> {
         let local = |error: io::Error| Failure::io(format!("store blob {}", blob.digest), error);
         let _transfer = host.transfers.acquire().await;
-        let mut transfer = Transfer {
-            blob,
-            progress,
-            told: None,
-            received: 0,
-            sink: Sink::new(store.create().map_err(local)?),
-        };
+        let resume = store.resume(&blob.digest, blob.size).map_err(local)?;
+        let (writer, held) = resumed(resume, blob, progress).await.map_err(local)?;
+        match self.bring(host, Transfer::new(blob, progress, writer, held)).await {
+            // What an earlier transfer left is not the beginning (a power failure takes bytes that were written last), or the registry
+            // gives no parts.
+            Err(failure) if held > 0 && failure.is_answer() => {
+                tracing::debug!(digest = %blob.digest, held, reason = failure.message, "it is fetched anew");
+                self.bring(host, Transfer::new(blob, progress, store.create().map_err(local)?, 0)).await
+            }
+            other => other,
+        }
+    }
+
+    /// Asks for what is missing until it is there, or breaks too often.
+    async fn bring(&self, host: &Host, mut transfer: Transfer<'_>) -> Result<(), Failure> {
         let mut backoff = Backoff::new(&self.retry);
-        let mut mark = 0;
-        while let Err(failure) = self.receive(host, &mut transfer).await {
+        let mut mark = transfer.received;
+        while transfer.received < transfer.blob.size {
+            let Err(failure) = self.receive(host, &mut transfer).await else { break };
             if transfer.received >= mark + PROGRESS {
                 backoff.reset();
             }
             mark = transfer.received;
-            backoff.wait(failure).await?;
+            if let Err(failure) = backoff.wait(failure).await {
+                // A mirror goes on with what has come.
+                transfer.sink.end().await;
+                return Err(failure);
+            }
         }
         transfer.finish().await
     }
@@ -101,12 +116,22 @@ struct Transfer<'a> {
     blob: &'a Descriptor,
     progress: &'a dyn TransferProgress,
     told: Option<Instant>,
-    /// Bytes given to the sink.
+    /// Bytes given to the sink, or there before.
     received: u64,
     sink: Sink,
 }
 
-impl Transfer<'_> {
+impl<'a> Transfer<'a> {
+    /// Goes on after `held` bytes.
+    fn new(
+        blob: &'a Descriptor,
+        progress: &'a dyn TransferProgress,
+        writer: Box<dyn BlobWriter>,
+        held: u64,
+    ) -> Self {
+        Transfer { blob, progress, told: None, received: held, sink: Sink::new(writer) }
+    }
+
     async fn receive(&mut self, mut response: Response) -> Result<(), Failure> {
         let mut skip = self.received - first_byte(&response, self.received)?;
         self.check_length(&response, skip)?;
@@ -172,7 +197,27 @@ fn first_byte(response: &Response, wanted: u64) -> Result<u64, Failure> {
     }
 }
 
-/// Writes to a store on a blocking thread. Dropping it ends the thread, which drops the writer: nothing is left.
+/// Reads what there is of a blob while somebody is told how far that is: a gigabyte takes a second, or more.
+async fn resumed(
+    resume: Resume,
+    blob: &Descriptor,
+    progress: &dyn TransferProgress,
+) -> io::Result<(Box<dyn BlobWriter>, u64)> {
+    let read = Arc::new(AtomicU64::new(0));
+    let reads = Arc::clone(&read);
+    let mut reading =
+        tokio::task::spawn_blocking(move || resume(&|bytes| reads.store(bytes, Ordering::Relaxed)));
+    loop {
+        tokio::select! {
+            ended = &mut reading => return ended.map_err(io::Error::other)?,
+            () = tokio::time::sleep(TELL) => {
+                progress.transferred(&blob.digest, read.load(Ordering::Relaxed), blob.size);
+            }
+        }
+    }
+}
+
+/// Writes to a store on a blocking thread. Dropping it ends the thread, in a moment, which drops the writer.
 struct Sink {
     pieces: mpsc::Sender<Bytes>,
     writer: JoinHandle<io::Result<Box<dyn BlobWriter>>>,
@@ -201,6 +246,12 @@ impl Sink {
             Err(error) => io::Error::other(error),
         };
         Err(Failure::io(format!("store blob {digest}"), error))
+    }
+
+    /// Waits until all that came is written or refused, and drops the writer.
+    async fn end(self) {
+        drop(self.pieces);
+        let _ = self.writer.await;
     }
 
     /// Makes the blob visible, if its bytes have the digest.

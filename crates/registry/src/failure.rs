@@ -29,6 +29,11 @@ pub(crate) enum Kind {
 }
 
 impl Failure {
+    /// Whether somebody has answered, so that another question may have another answer.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(self.kind, Kind::NoConnection | Kind::Unreachable | Kind::Io(_))
+    }
+
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Failure {
         Failure { kind, message: message.into(), again: Again::Never }
     }

@@ -1,7 +1,7 @@
 //! Registries that break, lie, limit and redirect.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hash::Digest;
@@ -148,6 +148,123 @@ async fn goes_on_where_a_transfer_broke() {
         .map(Request::offset)
         .collect();
     assert_eq!(offsets, [None, Some(1_000_000), Some(2_100_000)]);
+}
+
+/// A store that keeps what was brought of its one blob.
+#[derive(Default, Clone)]
+struct Keeping(MemoryStore, Arc<Mutex<Vec<u8>>>);
+struct Beginning(Keeping, Vec<u8>);
+
+impl ContentStore for Keeping {
+    fn open(&self, digest: &Digest) -> std::io::Result<Option<image::BlobReader>> {
+        self.0.open(digest)
+    }
+    fn size(&self, digest: &Digest) -> std::io::Result<Option<u64>> {
+        self.0.size(digest)
+    }
+    fn create(&self) -> std::io::Result<Box<dyn image::BlobWriter>> {
+        self.0.create()
+    }
+    fn resume(&self, _: &Digest, _: u64) -> std::io::Result<image::Resume> {
+        let bytes = std::mem::take(&mut *self.1.lock().unwrap());
+        let (store, held) = (self.clone(), bytes.len() as u64);
+        Ok(Box::new(move |_| Ok((Box::new(Beginning(store, bytes)) as _, held))))
+    }
+}
+
+impl std::io::Write for Beginning {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.1.write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl image::BlobWriter for Beginning {
+    fn commit(mut self: Box<Self>, expected: Option<&Digest>) -> std::io::Result<(Digest, u64)> {
+        let mut writer = self.0.create()?;
+        writer.write_all(&std::mem::take(&mut self.1))?;
+        writer.commit(expected)
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        *self.0.1.lock().unwrap() = std::mem::take(&mut self.1);
+    }
+}
+
+/// What was asked for of the layer: from which byte on.
+fn offsets(server: &Server) -> Vec<Option<usize>> {
+    let requests = server.requests();
+    requests.iter().filter(|one| one.target.contains("/blobs/")).skip(1).map(Request::offset).collect()
+}
+
+/// What an earlier transfer brought is not asked for; where a registry gives no parts, or it is another beginning, all is.
+#[tokio::test]
+async fn goes_on_with_what_is_there() {
+    let layer = noise(500_000);
+    let part = |right: Reply, offset: usize| {
+        let range = format!("bytes {offset}-{}/{}", right.body.len() - 1, right.body.len());
+        Reply::new(206, right.body[offset..].to_vec()).with("Content-Range", range)
+    };
+    let refusal = |status| move |_: Reply, _: usize| Reply::new(status, "");
+    type Answer = Box<dyn Fn(Reply, usize) -> Reply + Send + Sync>;
+    let half = || layer[..200_000].to_vec();
+    let wrong = || vec![0; 200_000];
+    type Case<'a> = (Vec<u8>, Answer, &'a [Option<usize>]);
+    let cases: [Case<'_>; 7] = [
+        (half(), Box::new(part), &[Some(200_000)]),
+        (half(), Box::new(|right, _| right), &[Some(200_000)]),
+        (wrong(), Box::new(part), &[Some(200_000), None]),
+        (half(), Box::new(refusal(416)), &[Some(200_000), None]),
+        (half(), Box::new(refusal(403)), &[Some(200_000), None]),
+        (half(), Box::new(|right, _| Reply { status: 206, ..right }), &[Some(200_000), None]),
+        (layer.clone(), Box::new(refusal(500)), &[]),
+    ];
+    for (number, (held, answer, expected)) in cases.into_iter().enumerate() {
+        let (server, made) = faulty(layer.clone(), move |request, _, part, right| match request.offset() {
+            Some(offset) if part == Part::Layer => answer(right, offset),
+            _ => right,
+        });
+        let image = resolve(&Client::new(config()), &name(&server)).await.unwrap();
+        let store = Keeping::default();
+        *store.1.lock().unwrap() = held;
+        let told = Told::default();
+        image.blobs.fetch(&image.layers[0].descriptor, &store, &told).await.unwrap();
+        assert!(read(&store.0, &Digest::of(&made.layer)) == Some(made.layer), "{number}");
+        assert_eq!(offsets(&server), expected, "{number}");
+    }
+}
+
+/// Where a mirror breaks off, the next one goes on.
+#[tokio::test]
+async fn a_mirror_goes_on_where_another_broke() {
+    let layer = noise(3 << 20);
+    let breaking = |layer: &[u8]| {
+        faulty(layer.to_vec(), |_, number, part, right| match (part, number) {
+            (Part::Layer, 2) => Reply { cut: Some(1_000_000), ..right },
+            (Part::Layer, _) => Reply::new(404, ""),
+            _ => right,
+        })
+    };
+    let ((mirror, _), (origin, made)) = (
+        breaking(&layer),
+        faulty(layer, |request, _, part, right| {
+            let Some(offset) = request.offset().filter(|_| part == Part::Layer) else { return right };
+            let range = format!("bytes {offset}-{}/{}", right.body.len() - 1, right.body.len());
+            Reply::new(206, right.body[offset..].to_vec()).with("Content-Range", range)
+        }),
+    );
+    let mirrors = [(origin.address.to_string(), vec![mirror.address.to_string()])].into();
+    let image = resolve(&Client::new(Config { mirrors, ..config() }), &name(&origin)).await.unwrap();
+    let store = Keeping::default();
+    image.blobs.fetch(&image.layers[0].descriptor, &store, &Told::default()).await.unwrap();
+    assert!(read(&store.0, &Digest::of(&made.layer)) == Some(made.layer));
+    assert_eq!(offsets(&mirror), [None, Some(1_000_000)]);
+    let asked: Vec<_> = origin.requests().iter().map(Request::offset).collect();
+    assert_eq!(asked, [Some(1_000_000)]);
 }
 
 #[tokio::test]
