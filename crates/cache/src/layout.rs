@@ -5,6 +5,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hash::{CacheKey, Digest};
+use rustix::fs::{getxattr, removexattr};
+use rustix::io::Errno;
 
 use crate::error::At;
 use crate::upper::Marks;
@@ -57,6 +59,7 @@ impl Layout {
         check_owner(&root)?;
         let marks = check_format(&root, options)?;
         let layout = Layout { root, marks };
+        layout.drop_default_acls()?;
         if opening == Opening::ToRemove {
             room::use_reserve(&layout)?;
         }
@@ -74,6 +77,21 @@ impl Layout {
             .map(drop)
             .or_else(|error| refuse_read_only(&layout.root, error))?;
         Ok(layout)
+    }
+
+    /// A default ACL (acl(5)) gives permissions to all that is made below a directory, whatever the umask says: to what steps make as well.
+    /// A directory of before that was made under one has it too.
+    fn drop_default_acls(&self) -> Result<(), CacheError> {
+        if !drop_default_acl(&self.root).at("remove the default ACL of", &self.root)? {
+            return Ok(());
+        }
+        for name in names_in(&self.root)? {
+            let path = self.root.join(name);
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                drop_default_acl(&path).at("remove the default ACL of", &path)?;
+            }
+        }
+        Ok(())
     }
 
     /// How its layers say what they remove.
@@ -258,6 +276,17 @@ impl Layout {
     /// What the step printed that made the layer.
     pub(crate) fn log(&self, id: SnapshotId) -> PathBuf {
         self.logs().join(id.to_string())
+    }
+}
+
+/// Whether there was one.
+fn drop_default_acl(dir: &Path) -> rustix::io::Result<bool> {
+    const NAME: &str = "system.posix_acl_default";
+    match getxattr(dir, NAME, &mut [0_u8; 0]) {
+        Ok(_) => removexattr(dir, NAME).map(|()| true),
+        // Or a file system that knows none.
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -86,6 +86,36 @@ fn refuses_read_only_directories_and_those_that_keep_no_attributes() {
     });
 }
 
+/// A directory may give permissions to all that is made below it, whatever the umask says (acl(5)). Steps are to see nothing of that.
+#[test]
+fn layers_inherit_no_permissions() {
+    const DEFAULT: &str = "system.posix_acl_default";
+    // As linux/posix_acl_xattr.h has it: version 2, then tag, permissions and id of each entry.
+    let nobody = u32::MAX;
+    let entries = [(1, 7, nobody), (4, 7, nobody), (8, 7, 1234), (16, 7, nobody), (32, 0, nobody)];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend([tag, 0, permissions, 0]);
+        acl.extend(u32::to_le_bytes(id));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("state");
+    let set = |at: &Path| rustix::fs::setxattr(at, DEFAULT, &acl, rustix::fs::XattrFlags::empty()).unwrap();
+    set(dir.path());
+    let sees_nothing = || {
+        let store = Store::open(&root, StoreOptions::default()).unwrap();
+        let active = store.begin(&[]).unwrap();
+        let found = rustix::fs::getxattr(active.dir(), DEFAULT, &mut [0_u8; 100]);
+        assert_eq!(found, Err(rustix::io::Errno::NODATA));
+    };
+    sees_nothing();
+    // A state directory of before.
+    for name in ["", "tmp-v1", "mounts-v1"] {
+        set(&root.join(name));
+    }
+    sees_nothing();
+}
+
 /// What overlay would mark is recorded, in versions of layers as well; another program than the one that made it sees the same.
 #[test]
 fn an_overlay_holds_layers() {
