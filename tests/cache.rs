@@ -1,5 +1,6 @@
 //! What a second build does, and what it does not do.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
@@ -218,6 +219,44 @@ fn no_cache_gives_what_a_clean_build_gives() {
     assert_eq!(steps.cached(), [""; 0], "{steps:#?}");
     assert_eq!(epoch(&home, &["--no-cache"]), first);
     assert_eq!(epoch(&Home::new(), &[]), first);
+}
+
+/// What is elsewhere is one thing, then another, and then the first again: what stands on it is of the same time.
+#[test]
+fn what_no_cache_superseded_does_not_come_back() {
+    let (home, dir) = (Home::new(), tempdir());
+    let secret = dir.path().join("version");
+    let context = Context::new(
+        "FROM busybox AS got\nRUN --mount=type=secret,id=v cat /run/secrets/v > /version\n\
+         FROM got AS made\nRUN echo \"of $(cat /version)\" > /program\n\
+         FROM scratch\nCOPY --from=got /version /\nCOPY --from=made /program /\n",
+    );
+    let build = |version: &str, arguments: &[&str]| {
+        fs::write(&secret, version).expect("write");
+        let mut build = home.build(&context);
+        build.arg(format!("--secret=id=v,src={}", secret.display())).args(arguments);
+        run(&mut build).ok();
+    };
+    let out = dir.path().join("out");
+    let output = format!("--output=type=local,dest={}", out.display());
+    let read = |name: &str| fs::read_to_string(out.join(name)).expect("read");
+    build("1.0", &["--target=made"]);
+    build("1.1", &["--target=made", "--no-cache-filter=got"]);
+    build("1.0", &["--target=made", "--no-cache-filter=got"]);
+    build("2.0", &[&output]);
+    assert_eq!((read("version"), read("program")), ("1.0".to_owned(), "of 1.0\n".to_owned()));
+    // Nor when what took its place is lost.
+    let layers = || -> BTreeSet<u64> {
+        let names = fs::read_dir(home.path().join("snapshots-v1")).expect("the layers").flatten();
+        names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    };
+    let before = layers();
+    build("2.0", &["--target=got", "--no-cache-filter=got"]);
+    for lost in layers().difference(&before) {
+        fs::remove_dir_all(home.path().join(format!("snapshots-v1/{lost}"))).expect("lose it");
+    }
+    build("3.0", &["--target=got", &output]);
+    assert_eq!(read("version"), "3.0");
 }
 
 #[test]

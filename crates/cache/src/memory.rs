@@ -76,6 +76,22 @@ impl CacheBackend for MemoryCache {
         Ok(())
     }
 
+    fn supersede(
+        &self,
+        keys: &[CacheKey],
+        record: &CacheRecord,
+        trusted: &Origins,
+    ) -> Result<(), CacheError> {
+        let state = &mut *self.lock();
+        for key in keys {
+            state.keys.entry(*key).or_default().retain(|id| {
+                let other = &state.records[id.0 as usize];
+                other.content == record.content || !other.origins.is_subset(trusted)
+            });
+        }
+        Ok(())
+    }
+
     fn recall(&self, step: &CacheKey) -> Result<Option<Vec<u8>>, CacheError> {
         Ok(self.lock().steps.get(step).cloned())
     }

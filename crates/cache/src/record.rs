@@ -139,6 +139,11 @@ pub trait CacheBackend: Send + Sync {
     /// Files an existing record under one more key.
     fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError>;
 
+    /// Makes each of `keys` lead to `record`, under which it is filed, and no more to results that hold something else and rest on the word
+    /// of none but `trusted`. Those stay under their other keys.
+    fn supersede(&self, keys: &[CacheKey], record: &CacheRecord, trusted: &Origins)
+    -> Result<(), CacheError>;
+
     /// What [`CacheBackend::remember`] was given last for a step; `None` when nothing was.
     fn recall(&self, step: &CacheKey) -> Result<Option<Vec<u8>>, CacheError>;
 

@@ -140,6 +140,35 @@ impl CacheBackend for Records {
         })
     }
 
+    fn supersede(
+        &self,
+        keys: &[CacheKey],
+        record: &CacheRecord,
+        trusted: &Origins,
+    ) -> Result<(), CacheError> {
+        let superseded: Vec<(CacheKey, RecordId)> =
+            self.inner.database.read("look for superseded results", |db| {
+                let mut superseded = Vec::new();
+                for key in keys {
+                    let others = rows_of_key(db, key)?
+                        .into_iter()
+                        .map(|row| row.record)
+                        .filter(|other| other.content != record.content && other.origins.is_subset(trusted));
+                    superseded.extend(others.map(|other| (*key, other.id)));
+                }
+                Ok(superseded)
+            })?;
+        if superseded.is_empty() {
+            return Ok(());
+        }
+        self.inner.database.write("forget superseded results", |db| {
+            let mut forget = db.prepare_cached("DELETE FROM keys WHERE key = ?1 AND record = ?2")?;
+            superseded
+                .iter()
+                .try_for_each(|(key, other)| forget.execute(params![key.as_bytes(), other.0]).map(drop))
+        })
+    }
+
     fn recall(&self, step: &CacheKey) -> Result<Option<Vec<u8>>, CacheError> {
         let packed: Option<Vec<u8>> = self.inner.database.read("recall a step", |db| {
             db.prepare_cached("SELECT parts FROM steps WHERE step = ?1")?

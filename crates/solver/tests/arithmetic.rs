@@ -513,6 +513,23 @@ fn no_cache_runs_again_and_its_children_only_where_they_differ() {
     assert_eq!(again.values.unwrap(), [103]);
 }
 
+/// The world goes back to what it was. What `--no-cache` found last counts, though there is a newer record, of before.
+#[test]
+fn what_no_cache_found_again_counts() {
+    let machine = Machine::default();
+    let build = |no_cache, world| {
+        *machine.world.base.lock().unwrap() = world;
+        let mut graph = Graph::default();
+        let base = graph.base();
+        let first = graph.add(step("add", 1), vec![Input::whole(base)], no_cache);
+        let second = graph.step("add", 2, vec![Input::whole(first)]);
+        machine.build(&graph, &[second]).values.unwrap()
+    };
+    let worlds = [10, 20, 10];
+    assert_eq!(worlds.map(|world| build(true, world)), [[13], [23], [13]]);
+    assert_eq!(build(false, 30), [13]);
+}
+
 #[test]
 fn what_is_not_needed_is_not_touched() {
     let machine = Machine::default();
