@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine;
-use e2e::{Context, Home, Registry, base, run, tempdir, tool};
+use e2e::{Context, Home, Registry, Running, base, eventually, run, tempdir, tool};
 
 /// A registry that holds `library/tool:1`, a copy of the busybox base.
 fn registry(login: Option<(&str, &str)>) -> Registry {
@@ -339,4 +340,43 @@ push 5001 \"$2\" \"$3\" && \"$2\" pull -q 192.0.2.1:5001/app:1 && echo END";
     }
     assert!(part("CLIENT", "END").contains("cannot push 192.0.2.1:5001/app:1"), "{done}");
     assert!(done.stdout.ends_with("192.0.2.1:5001/app:1\nEND\n"), "{done}");
+}
+
+/// An image is patched under its own name; and one that somebody else names meanwhile keeps its name, though a build ends later that
+/// found another under it.
+#[test]
+fn a_build_takes_no_name_from_what_is_newer() {
+    let (registry, dir) = (Registry::start(None), tempdir());
+    let name = format!("{}/base:1", registry.address);
+    let base = Context::new("FROM busybox\nLABEL is=base\n");
+    run(Home::new().build(&base).args(["-t", &name, "--push"])).ok();
+    let label = |home: &Home| {
+        run(home.builder("inspect").args(["-f", "{{.Config.Labels.is}}", &name]))
+            .ok()
+            .stdout
+            .trim()
+            .to_owned()
+    };
+    let patched = Context::new(&format!("FROM {name}\nRUN echo patched > /patched\nLABEL is=patched\n"));
+    let home = Home::new();
+    run(home.build(&patched).args(["-t", &name])).ok();
+    assert_eq!(label(&home), "patched");
+    assert_eq!(run(home.builder("run").args([&*name, "cat", "/patched"])).ok().stdout, "patched\n");
+
+    let home = Home::new();
+    // It waits in a step until the name is given to another image.
+    let gate = dir.path().join("gate");
+    let slow = Context::new(&format!(
+        "FROM {name}\nRUN --mount=type=cache,target=/gate touch /gate/here; until test -e /gate/open; do sleep 0.1; done\n"
+    ));
+    let mut build = Running::start(
+        home.build(&slow).stdout(Stdio::null()).stderr(fs::File::create(&gate).expect("a file")),
+    );
+    let look = Context::new("FROM busybox\nRUN --mount=type=cache,target=/gate test -e /gate/here\n");
+    eventually(Duration::from_secs(60), "the step to run", || run(&mut home.build(&look)).code == Some(0));
+    run(home.build(&Context::new("FROM scratch\nLABEL is=mine\n")).args(["-t", &name])).ok();
+    let open = Context::new("FROM busybox\nRUN --mount=type=cache,target=/gate touch /gate/open\n");
+    run(&mut home.build(&open)).ok();
+    assert!(build.wait(Duration::from_secs(60)).success(), "{:?}", fs::read_to_string(&gate));
+    assert_eq!(label(&home), "mine");
 }

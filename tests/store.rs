@@ -131,6 +131,32 @@ fn a_name_is_given_to_one_image() {
     assert_eq!(out(home.builder("images").args(["--format", "{{.Platform}}"])), "linux/amd64\n");
 }
 
+/// An id means one image, also where its name has others for other platforms.
+#[test]
+fn an_id_is_not_its_name() {
+    let home = Home::new();
+    let context = Context::new("FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\n");
+    run(home.build(&context).args(["-t", "two", "--platform=linux/amd64,linux/arm64"])).ok();
+    let ids = || out(home.builder("images").args(["--format", "{{.ID}} {{.Platform}}"]));
+    let id = |platform: &str| {
+        let lines = ids();
+        let line = lines.lines().find(|line| line.ends_with(platform)).expect("the image");
+        line.split(' ').next().expect("an id").to_owned()
+    };
+    let (amd64, arm64) = (id("linux/amd64"), id("linux/arm64"));
+    let said = run(home.builder("rmi").arg(&arm64)).ok().stdout;
+    assert!(said.contains("Deleted: sha256:") && said.contains(&arm64) && !said.contains(&amd64), "{said}");
+    assert_eq!(ids().trim(), format!("{amd64} linux/amd64"));
+    // The programs are this machine's, whatever the image says.
+    let context = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox\nARG TARGETARCH\nENV A=$TARGETARCH\nCMD [\"sh\", \"-c\", \"echo $A\"]\n",
+    );
+    run(home.build(&context).args(["-t", "two", "--platform=linux/amd64,linux/arm64"])).ok();
+    for arch in ["amd64", "arm64"] {
+        assert_eq!(out(home.builder("run").arg(id(&format!("linux/{arch}")))), format!("{arch}\n"));
+    }
+}
+
 #[test]
 fn inspected() {
     let (home, id) = built(&["app:1"]);

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use image::{
     BlobSource, ContentStore, Descriptor, ImageConfig, ImageResolver, Layer, Manifest, Platform, Reference,
     ResolveError, ResolvedImage, TransferProgress,
 };
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::FlockOperation;
 
 use crate::database::{bytes32, from_millis, from_sql, to_millis, to_sql};
@@ -49,6 +49,90 @@ impl Store {
         platform: &Platform,
         manifest: &Descriptor,
     ) -> Result<StoredImage, CacheError> {
+        let (image, blobs) = self.examined(name, platform, manifest)?;
+        if let Some(created) = self.named_since(&image, blobs.len())? {
+            return Ok(StoredImage { created, ..image });
+        }
+        self.inner.database.write("name an image", |db| {
+            insert(db, &image, &blobs)?;
+            names::write(db, &self.inner.layout)
+        })?;
+        self.inner.made_something();
+        Ok(image)
+    }
+
+    /// The same, unless the name means something else by now than it `meant`: then nothing is done, and it is `false`.
+    ///
+    /// # Errors
+    /// As [`Store::put_image`].
+    pub fn put_image_if(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        manifest: &Descriptor,
+        meant: &Meaning,
+    ) -> Result<bool, CacheError> {
+        let (image, blobs) = self.examined(name, platform, manifest)?;
+        let is_put = self.inner.database.write("name an image", |db| {
+            if meaning(db, &image.name)? != *meant {
+                return Ok(false);
+            }
+            insert(db, &image, &blobs)?;
+            names::write(db, &self.inner.layout)?;
+            Ok(true)
+        })?;
+        self.inner.made_something();
+        Ok(is_put)
+    }
+
+    /// Gives a name to images, one a platform, and to no others, all at once: what else had it loses it.
+    ///
+    /// # Errors
+    /// As [`Store::put_image`].
+    pub fn name_images(
+        &self,
+        name: &Reference,
+        manifests: &[(Platform, Descriptor)],
+    ) -> Result<(), CacheError> {
+        let images: Vec<_> = manifests
+            .iter()
+            .map(|(platform, manifest)| self.examined(name, platform, manifest))
+            .collect::<Result<_, _>>()?;
+        let wanted: BTreeMap<_, _> =
+            images.iter().map(|(image, _)| (image.platform.to_string(), image.manifest.digest)).collect();
+        if self.meaning(name)?.0 == wanted {
+            let is_named = |(image, blobs): &(StoredImage, BTreeSet<Digest>)| {
+                Ok(self.named_since(image, blobs.len())?.is_some())
+            };
+            if images.iter().map(is_named).collect::<Result<Vec<_>, CacheError>>()?.iter().all(|named| *named)
+            {
+                return Ok(());
+            }
+        }
+        let key = key(name);
+        self.inner.database.write("name images", |db| {
+            for platform in meaning(db, &key)?.0.keys().filter(|platform| !wanted.contains_key(*platform)) {
+                remove(db, &key, platform)?;
+            }
+            images.iter().try_for_each(|(image, blobs)| insert(db, image, blobs))?;
+            names::write(db, &self.inner.layout)
+        })?;
+        self.inner.made_something();
+        Ok(())
+    }
+
+    /// What a name means at present.
+    pub fn meaning(&self, name: &Reference) -> Result<Meaning, CacheError> {
+        self.inner.database.read("look for the images of a name", |db| meaning(db, &key(name)))
+    }
+
+    /// A name for an image whose blobs are all here, and which those are.
+    fn examined(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        manifest: &Descriptor,
+    ) -> Result<(StoredImage, BTreeSet<Digest>), CacheError> {
         let document = self.manifest(manifest)?;
         let mut blobs = vec![manifest, &document.config];
         blobs.extend(&document.layers);
@@ -70,36 +154,7 @@ impl Store {
             size: blobs.iter().map(|blob| blob.size).sum(),
             created: from_millis(to_millis(SystemTime::now())),
         };
-        let (key, platform) = (image.name.to_string(), platform.to_string());
-        let descriptor = serde_json::to_string(manifest)
-            .map_err(|error| self.blob_error(&manifest.digest, error.into()))?;
-        let distinct: BTreeSet<Digest> = blobs.iter().map(|blob| blob.digest).collect();
-        if let Some(created) = self.named_since(&image, distinct.len())? {
-            return Ok(StoredImage { created, ..image });
-        }
-        self.inner.database.write("name an image", |db| {
-            db.execute("DELETE FROM images WHERE name = ?1 AND platform = ?2", params![key, platform])?;
-            db.execute(
-                "INSERT INTO images (name, platform, manifest, config, size, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![
-                    key,
-                    platform,
-                    descriptor,
-                    image.config.as_bytes(),
-                    to_sql(image.size),
-                    to_millis(image.created)
-                ],
-            )?;
-            for blob in &blobs {
-                db.execute(
-                    "INSERT OR IGNORE INTO image_blobs (name, platform, digest) VALUES (?1, ?2, ?3)",
-                    params![key, platform, blob.digest.as_bytes()],
-                )?;
-            }
-            names::write(db, &self.inner.layout)
-        })?;
-        self.inner.made_something();
-        Ok(image)
+        Ok((image, blobs.iter().map(|blob| blob.digest).collect()))
     }
 
     /// Since when an image of so many blobs has its name, if nothing is left to be written for it. What may not be on the disk yet is noted to
@@ -202,23 +257,24 @@ impl Store {
         Ok(removed > 0)
     }
 
-    /// Takes a name away from images of other platforms than these.
-    pub fn remove_other_platforms(&self, name: &Reference, platforms: &[Platform]) -> Result<(), CacheError> {
-        let key = key(name);
-        let others = self.list_images()?;
-        let is_other = |image: &&StoredImage| image.name == key && !platforms.contains(&image.platform);
-        let others: Vec<_> = others.iter().filter(is_other).collect();
-        if others.is_empty() {
-            return Ok(());
-        }
-        self.inner.database.write("remove an image", |db| {
-            for image in &others {
-                db.execute(
-                    "DELETE FROM images WHERE name = ?1 AND platform = ?2",
-                    params![image.name.to_string(), image.platform.to_string()],
-                )?;
+    /// Takes names away from these images; one that means another image by now keeps it. Says how many lost theirs.
+    ///
+    /// # Errors
+    /// Those of [`Store::session`].
+    pub fn remove_images(&self, images: &[StoredImage]) -> Result<usize, CacheError> {
+        let path = self.inner.layout.session_lock();
+        let _lock = Lock::wait(open_lock(&self.inner.layout)?, FlockOperation::LockShared, &path)?;
+        self.inner.check_usable()?;
+        self.inner.database.write("remove images", |db| {
+            let mut removed = 0;
+            for image in images {
+                let platform = image.platform.to_string();
+                if meaning(db, &image.name)?.0.get(&platform) == Some(&image.manifest.digest) {
+                    removed += remove(db, &image.name, &platform)?;
+                }
             }
-            names::write(db, &self.inner.layout)
+            names::write(db, &self.inner.layout)?;
+            Ok(removed)
         })
     }
 
@@ -264,6 +320,49 @@ impl Store {
     fn blob_error(&self, digest: &Digest, source: io::Error) -> CacheError {
         CacheError::Io { action: "read", path: self.inner.layout.blob(digest), source }
     }
+}
+
+/// What a name means: the digest of the manifest for each platform.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meaning(BTreeMap<String, Digest>);
+
+fn meaning(db: &Connection, key: &Reference) -> rusqlite::Result<Meaning> {
+    let mut select = db.prepare_cached("SELECT platform, manifest FROM images WHERE name = ?1")?;
+    let rows = select.query_map([key.to_string()], |row| {
+        let manifest: Descriptor = names::text_column(row, 1, |text| serde_json::from_str(text))?;
+        Ok((row.get(0)?, manifest.digest))
+    })?;
+    rows.collect::<Result<_, _>>().map(Meaning)
+}
+
+/// In the place of what had the name for this platform.
+fn insert(db: &Connection, image: &StoredImage, blobs: &BTreeSet<Digest>) -> rusqlite::Result<()> {
+    let (key, platform) = (image.name.to_string(), image.platform.to_string());
+    let manifest = serde_json::to_string(&image.manifest)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    remove(db, &image.name, &platform)?;
+    db.execute(
+        "INSERT INTO images (name, platform, manifest, config, size, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            key,
+            platform,
+            manifest,
+            image.config.as_bytes(),
+            to_sql(image.size),
+            to_millis(image.created)
+        ],
+    )?;
+    for blob in blobs {
+        db.execute(
+            "INSERT OR IGNORE INTO image_blobs (name, platform, digest) VALUES (?1, ?2, ?3)",
+            params![key, platform, blob.as_bytes()],
+        )?;
+    }
+    Ok(())
+}
+
+fn remove(db: &Connection, key: &Reference, platform: &str) -> rusqlite::Result<usize> {
+    db.execute("DELETE FROM images WHERE name = ?1 AND platform = ?2", params![key.to_string(), platform])
 }
 
 /// What an image is kept under: a digest says all, and the tag in front of it may be another image's by now.

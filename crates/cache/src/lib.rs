@@ -99,7 +99,7 @@ pub use entries::Entries;
 pub use error::CacheError;
 pub use evict::{CacheKind, CachePart, Limits};
 pub use fsck::{Checked, Finding, FindingKind};
-pub use images::StoredImage;
+pub use images::{Meaning, StoredImage};
 pub use kept::{KeptId, KeptStep};
 pub use listing::Listing;
 pub use logs::{LogPiece, LogReader, LogSource, LogWriter};

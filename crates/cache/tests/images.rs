@@ -176,3 +176,49 @@ fn prune_keeps_what_images_and_packed_layers_need() {
     fs::remove_dir_all(snapshot.dirs().next().unwrap()).unwrap();
     assert_eq!(test.store.chain(&chain).unwrap(), None);
 }
+
+/// All platforms of a name change at once, whoever else gives it meanwhile.
+#[test]
+fn a_name_never_means_two_builds() {
+    let test = TestStore::new();
+    let name: Reference = "app:1".parse().unwrap();
+    let of = |who: &str, platforms: &[&str]| -> Vec<(Platform, Descriptor)> {
+        let image = |platform: &&str| {
+            let scratch = format!("scratch:{who}-{}", platform.replace('/', "-"));
+            let image = put_image(&test, &scratch, platform, format!("{who} {platform}").as_bytes());
+            (platform.parse().unwrap(), image.unwrap())
+        };
+        platforms.iter().map(image).collect()
+    };
+    let builds = [
+        of("a", &["linux/amd64", "linux/arm64", "linux/s390x"]),
+        of("b", &["linux/amd64", "linux/arm64"]),
+        of("c", &["linux/riscv64"]),
+    ];
+    let meanings = builds.each_ref().map(|build| {
+        test.store.name_images(&name, build).unwrap();
+        test.store.meaning(&name).unwrap()
+    });
+    std::thread::scope(|scope| {
+        let named: Vec<_> = builds
+            .iter()
+            .map(|build| {
+                let (store, name) = (test.again(), &name);
+                scope.spawn(move || (0..50).for_each(|_| store.name_images(name, build).unwrap()))
+            })
+            .collect();
+        while named.iter().any(|thread| !thread.is_finished()) {
+            assert!(meanings.contains(&test.store.meaning(&name).unwrap()));
+        }
+    });
+    // Whoever looked it up before the last change changes nothing any more.
+    test.store.name_images(&name, &builds[0]).unwrap();
+    let looked_up = test.store.images_named(&name).unwrap();
+    test.store.name_images(&name, &builds[2]).unwrap();
+    let (platform, manifest) = &builds[1][0];
+    assert!(!test.store.put_image_if(&name, platform, manifest, &meanings[0]).unwrap());
+    assert_eq!(test.store.remove_images(&looked_up).unwrap(), 0);
+    assert_eq!(test.store.meaning(&name).unwrap(), meanings[2]);
+    assert!(test.store.put_image_if(&name, platform, manifest, &meanings[2]).unwrap());
+    assert_eq!(test.store.images_named(&name).unwrap().len(), 2);
+}

@@ -89,18 +89,14 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             })?;
         }
     }
-    for ArchivedImage { names, platform, manifest, id } in &images {
-        for name in names {
-            store.put_image(name, platform, manifest)?;
-        }
-        if names.is_empty() {
-            store.put_image(&id_name(id), platform, manifest)?;
-        }
+    for ArchivedImage { platform, manifest, id, .. } in images.iter().filter(|image| image.names.is_empty()) {
+        store.put_image(&id_name(id), platform, manifest)?;
     }
     for name in images.iter().flat_map(|image| &image.names) {
         let of_name = images.iter().filter(|image| image.names.contains(name));
-        let platforms: Vec<_> = of_name.map(|image| image.platform.clone()).collect();
-        store.remove_other_platforms(name, &platforms)?;
+        let manifests: Vec<_> =
+            of_name.map(|image| (image.platform.clone(), image.manifest.clone())).collect();
+        store.name_images(name, &manifests)?;
     }
     session.finish_durably()?;
     terminal::print(&said)?;

@@ -69,7 +69,8 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
                 text += &form
                     .tell(&json!({ "Untagged": name, "Deleted": "" }), || format!("Untagged: {name}\n"))?;
             }
-            store.remove_image(name)?;
+            let named: Vec<_> = found.images.iter().filter(|image| image.name == *name).cloned().collect();
+            store.remove_images(&named)?;
         }
         forget_nameless(&store, &before)?;
         let left = store.list_images()?;

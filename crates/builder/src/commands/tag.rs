@@ -46,10 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     // Once nothing can be wrong with the template: half of them under the name would be a mixture with what had it.
-    for image in images {
-        store.put_image(&name, &image.platform, &image.manifest)?;
-    }
-    store.remove_other_platforms(&name, &platforms)?;
+    let manifests: Vec<_> =
+        images.iter().map(|image| (image.platform.clone(), image.manifest.clone())).collect();
+    store.name_images(&name, &manifests)?;
     session.finish_durably()?;
     terminal::print(&said)?;
     Ok(0)

@@ -135,13 +135,10 @@ impl Delivering<'_> {
             self.built.results.iter().map(|(target, _)| target.platform.clone()).collect();
         let keep = move || {
             remotes::put_documents(&store, &prepared)?;
-            for name in &names {
-                for (platform, packed) in platforms.iter().zip(&prepared.manifests) {
-                    store.put_image(name, platform, &packed.descriptor)?;
-                }
-                // The name means what was built now, and nothing else.
-                store.remove_other_platforms(name, &platforms)?;
-            }
+            let manifests = prepared.manifests.iter().map(|packed| packed.descriptor.clone());
+            let manifests: Vec<_> = platforms.into_iter().zip(manifests).collect();
+            // A name means what was built now, and nothing else.
+            names.iter().try_for_each(|name| store.name_images(name, &manifests))?;
             Ok(())
         };
         crate::blocking(keep).await

@@ -1,11 +1,11 @@
 //! Finding the images that a Dockerfile stands on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use cache::{Store, StoredImage};
+use cache::{Meaning, Store, StoredImage};
 use frontend::{ImageOrigin, ImageRequest};
 use hash::Digest;
 use image::layout::{LayoutImage, OciLayout};
@@ -15,6 +15,7 @@ use image::{
 
 use super::again::Again;
 use super::contexts::NamedContext;
+use super::request::Kept;
 use crate::failure::Failure;
 
 /// Where images are looked for.
@@ -39,6 +40,8 @@ struct Pulled {
     name: Reference,
     platform: Platform,
     image: Arc<ResolvedImage>,
+    /// What the name meant here.
+    meant: Meaning,
 }
 
 impl Finder {
@@ -73,11 +76,16 @@ impl Finder {
     }
 
     /// Gives the images that registries had and that were brought their names in the local store: a tag is not asked for again
-    /// without `--pull`. An image of which no layer was needed stays out.
-    pub(super) fn remember(&self) -> Result<(), Failure> {
+    /// without `--pull`. An image of which no layer was needed stays out, and so does one whose name this build gives to what it makes, or
+    /// somebody else has given to another image meanwhile.
+    pub(super) fn remember(&self, given: &[Kept]) -> Result<(), Failure> {
         let pulled = std::mem::take(&mut *self.pulled.lock().unwrap_or_else(PoisonError::into_inner));
         let blobs: &dyn ContentStore = self.store.blobs();
-        for Pulled { name, platform, image } in pulled {
+        let mut named: HashMap<Reference, Meaning> = HashMap::new();
+        for Pulled { name, platform, image, meant } in pulled {
+            if given.iter().any(|kept| kept.names.contains(&name)) {
+                continue;
+            }
             let io = |error: std::io::Error| Failure::io("write to", self.store.root(), &error);
             let Some(documents) = &image.documents else { continue };
             let mut layers = image.layers.iter().map(|layer| blobs.size(&layer.descriptor.digest));
@@ -86,7 +94,11 @@ impl Finder {
             }
             blobs.put(&documents.config).map_err(io)?;
             blobs.put(&documents.manifest).map_err(io)?;
-            self.store.put_image(&name, &platform, &image.manifest)?;
+            // One build may bring a name for several platforms.
+            let meant = named.remove(&name).unwrap_or(meant);
+            if self.store.put_image_if(&name, &platform, &image.manifest, &meant)? {
+                named.insert(name.clone(), self.store.meaning(&name)?);
+            }
         }
         Ok(())
     }
@@ -163,11 +175,14 @@ impl Finder {
                 found => return found.map(Arc::new),
             }
         }
+        let meant = self.store.meaning(reference).map_err(|error| ResolveError::Io {
+            action: format!("look {reference} up"),
+            source: std::io::Error::other(error),
+        })?;
         match self.registry.resolve(reference, platform).await {
             Ok(image) => {
-                let image = Arc::new(image);
-                let pulled =
-                    Pulled { name: reference.clone(), platform: platform.clone(), image: image.clone() };
+                let (name, platform, image) = (reference.clone(), platform.clone(), Arc::new(image));
+                let pulled = Pulled { name, platform, image: image.clone(), meant };
                 self.pulled.lock().unwrap_or_else(PoisonError::into_inner).push(pulled);
                 Ok(image)
             }

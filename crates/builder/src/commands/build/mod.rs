@@ -477,7 +477,7 @@ impl Build<'_> {
         let solved = match solved {
             Ok(solved) => solved,
             Err(error) => {
-                finder.remember()?;
+                finder.remember(&self.request.delivery.kept)?;
                 self.notices.lock().unwrap_or_else(PoisonError::into_inner).kept = explain::kept(&error);
                 return Err(explain::step(self.request, &self.context, &plan, &error));
             }
@@ -512,7 +512,7 @@ impl Build<'_> {
             behind.end().await;
         }
         // An output may have wanted layers that no step did.
-        finder.remember()?;
+        finder.remember(&self.request.delivery.kept)?;
         let ids = self.write_files(&plan, with_index, &delivered?)?;
         // What was built and delivered stays, whatever becomes of the caches.
         let exporting = self.trace.begin(Subject::Build, Work::Export, "export caches");
