@@ -338,6 +338,35 @@ fn contexts_on_file_systems_that_tell_little() {
     assert!(told.contains("cannot hold the marks of layers") && told.contains("BUILDER_HOME"), "{told}");
 }
 
+/// Through a mapping that stays open, a file in memory changes without any of its times.
+#[test]
+fn a_file_in_memory_that_changes_through_a_mapping_is_seen() {
+    need_root();
+    let context = copying().file("f", "old content");
+    for (kind, at, around) in [("tmpfs", "m", "m"), ("ramfs", "m", "m"), ("tmpfs", "m/sub", "m")] {
+        let dir = tempdir();
+        fs::write(dir.path().join("mapping.py"), MAPPING).expect("write");
+        let script = format!(
+            "{DIGEST}mkdir -p \"$d/{at}\"; mount -t {kind} {kind} \"$d/{at}\"; cp \"$c/f\" \"$d/{at}\"\n\
+             printf 'FROM scratch\\nCOPY {copied} /f\\n' > \"$d/{around}/Dockerfile\"\n\
+             mkfifo \"$d/to\" \"$d/from\"\n\
+             python3 \"$d/mapping.py\" \"$d/{at}/f\" < \"$d/to\" > \"$d/from\" &\n\
+             exec 3> \"$d/to\" 4< \"$d/from\"; read -r said <&4\n\
+             stat -c %y-%z \"$d/{at}/f\" > \"$d/times\"; sleep 2.3\n\
+             build \"$d/{around}\" \"$d/1\"; digest \"$d/1\"\n\
+             echo >&3; read -r said <&4; stat -c %y-%z \"$d/{at}/f\" | cmp - \"$d/times\"\n\
+             build \"$d/{around}\" \"$d/2\"; digest \"$d/2\"\n\
+             BUILDER_DISABLE=stat-cache build \"$d/{around}\" \"$d/3\"; digest \"$d/3\"\n\
+             echo >&3; read -r said <&4; test \"$said\" = done; wait\n",
+            copied = if at == around { "f" } else { "sub/f" },
+        );
+        let told = in_namespace(&script, dir.path(), context.path());
+        let digests: Vec<&str> = told.lines().collect();
+        assert_eq!(digests.len(), 3, "{kind} at {at}: {told}");
+        assert!(digests[0] != digests[1] && digests[1] == digests[2], "{kind} at {at}: {told}");
+    }
+}
+
 /// Numbers of files and all their times come out of an image, so that two images may agree in them and in nothing else.
 #[test]
 fn file_systems_whose_times_may_be_made_up_are_not_believed() {
