@@ -436,6 +436,59 @@ fn output_is_limited_and_replayed() {
     assert!(again.stderr.contains("CACHED") && !again.stderr.contains("clipped"), "{again}");
 }
 
+/// Nothing runs to be shown: neither what ran in this build, nor what is not needed and is gone.
+#[test]
+fn a_replay_runs_nothing() {
+    let home = Home::new();
+    let context = Context::new(
+        "FROM busybox AS other\nRUN echo other\nFROM busybox AS main\nCOPY --from=other /etc/passwd /\n\
+         RUN cat /proc/sys/kernel/random/uuid > /uuid; echo once >&2\n",
+    );
+    let built = |words: &[&str]| {
+        let out = tempdir();
+        let mut build = home.build(&context);
+        let done = run(build.args(["--progress=plain", "-o"]).arg(out.path()).args(words)).ok();
+        (std::fs::read_to_string(out.path().join("uuid")).expect("what the step wrote"), done)
+    };
+    // Lines such as `#5 0.062 text`.
+    let printed = |done: &Done, text: &str| {
+        done.stderr.lines().filter(|line| line.split(' ').skip(2).eq([text])).count()
+    };
+    let (first, _) = built(&[]);
+    let (second, done) = built(&["--no-cache", "--replay"]);
+    assert_ne!(first, second);
+    for text in ["once", "other"] {
+        assert_eq!(printed(&done, text), 1, "{done}");
+    }
+    assert_eq!(built(&[]).0, second, "what is in the image is what is found");
+    let (third, done) = built(&["--no-cache-filter=main", "--replay"]);
+    assert!(third != second && printed(&done, "other") == 1, "{done}");
+    assert_eq!(built(&["--replay"]).0, third);
+
+    // A stage whose layer is gone, and what was copied of it is not.
+    let counting = Context::new(
+        "FROM busybox AS made\nRUN --mount=type=cache,id=counter,target=/c echo x >> /c/n; wc -l < /c/n > /n; echo made\n\
+         FROM busybox\nCOPY --from=made /etc/passwd /\nRUN echo last\n",
+    );
+    let counted = || {
+        let look = "FROM busybox\nRUN --mount=type=cache,id=counter,target=/c wc -l < /c/n\n";
+        let looked = run(home.build(&Context::new(look)).arg("--progress=rawjson")).ok();
+        looked.steps().named("wc -l < /c/n").log.clone()
+    };
+    run(&mut home.build(&counting)).ok();
+    let listed =
+        run(home.builder("du").args(["--format=json", "--filter=description=echo made"])).ok().stdout;
+    let layer: serde_json::Value = serde_json::from_str(listed.trim()).expect("the layer of the stage");
+    let id = layer["ID"].as_str().expect("an id");
+    run(home.builder("prune").args(["--force", &format!("--filter=id={id}")])).ok();
+    for words in [&["--progress=plain"][..], &["--progress=plain", "--replay"]] {
+        let done = run(home.build(&counting).args(words)).ok();
+        assert!(done.stderr.contains("CACHED") && printed(&done, "made") == 0, "{done}");
+        assert_eq!(printed(&done, "last"), words.len() - 1, "{done}");
+    }
+    assert_eq!(counted(), "1\n", "the step ran once");
+}
+
 /// Standard error holds a text.
 trait Says {
     fn says_in_stderr(&self, text: &str) -> &Self;

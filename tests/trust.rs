@@ -2,14 +2,14 @@
 //! that jump, file systems that know less.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use e2e::{Context, Home, bases, binary, need_root, run, tempdir, tool};
+use e2e::{Context, Home, Running, bases, binary, need_root, run, tempdir, tool};
 
 fn copying() -> Context {
     Context::new("FROM scratch\nCOPY f /f\n")
@@ -112,6 +112,109 @@ fn a_file_that_changes_during_builds_is_never_a_mix() {
     for letter in [b'b', b'a'] {
         write_over(&path, &vec![letter; SIZE], time);
         assert!(built(&mut home.build(&context)).bytes().all(|byte| byte == letter));
+    }
+}
+
+/// Maps an archive into memory, says so, and writes other content there when it is told to: no time of the file tells.
+const MAPPING: &str = r#"
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    archive = mmap.mmap(file.fileno(), 0)
+at = archive.find(b"old content")
+archive[at:at + 3] = b"old"
+for word in [b"new", b"old"]:
+    print("mapped", flush=True)
+    sys.stdin.readline()
+    archive[at:at + 3] = word
+print("done", flush=True)
+"#;
+
+/// What is unpacked is what was hashed, which was before any step ran.
+#[test]
+fn an_archive_that_changes_before_it_is_unpacked_is_refused() {
+    let home = Home::new();
+    let packed = |context: &Context, form: &str, content: &str| {
+        context.write("f", content);
+        let archive = context.path().join(format!("{content}.tar"));
+        let mut pack = tool("tar");
+        pack.arg("-C").arg(context.path()).args(form.split(' ')).arg("-f").arg(&archive).args(["-c", "f"]);
+        run(&mut pack).ok();
+        archive
+    };
+    let (new, old) = ("new content", "old content");
+    for (number, (form, options, way)) in [
+        ("--format=gnu", "", "another file"),
+        ("-z", "--chown=1:1", "another file"),
+        ("-j", "", "in place"),
+        ("-J", "--unpack=true", "in place"),
+        ("--zstd", "", "removed"),
+        ("--format=gnu", "", "no archive"),
+        ("--format=gnu", "", "mapped"),
+        ("--format=gnu", "--unpack=true", "mapped"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let case = format!("{form} {options}: {way}");
+        let gate = format!("--mount=type=cache,id=gate-{number},target=/gate");
+        let context = Context::new(&format!(
+            "FROM busybox AS one\nRUN {gate} printf 'at the %s\\n' gate; echo {number} > /case; until test -e /gate/open; do sleep 0.05; done\n\
+             ADD {options} archive /x/\nFROM scratch\nCOPY --from=one /x/f /f\n"
+        ));
+        let [other, first] = [new, old].map(|content| packed(&context, form, content));
+        let archive = context.path().join("archive");
+        fs::copy(&first, &archive).expect("copy");
+        let mut mapping = (way == "mapped").then(|| {
+            let mut python = tool("python3");
+            python.args(["-c", MAPPING]).arg(&archive).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut python = Running::start(&mut python);
+            let input = python.0.stdin.take().expect("its input");
+            let mut said = BufReader::new(python.0.stdout.take().expect("its output")).lines();
+            assert_eq!(said.next().expect("a line").expect("text"), "mapped");
+            // So that the build takes it for one whose times say nothing, however late it looks.
+            let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+            File::options()
+                .write(true)
+                .open(&archive)
+                .and_then(|file| file.set_modified(tomorrow))
+                .expect("touch");
+            (python, input, said)
+        });
+        let mut build = home.build(&context);
+        let build =
+            build.arg("--progress=plain").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut build = Running::start(build);
+        let mut said =
+            BufReader::new(build.0.stderr.take().expect("its output")).lines().map_while(Result::ok);
+        assert!(said.any(|line| line.ends_with(" at the gate")), "{case}");
+        match way {
+            "another file" => fs::rename(&other, &archive).expect("rename"),
+            "in place" => fs::write(&archive, fs::read(&other).expect("read")).expect("write"),
+            "no archive" => fs::write(&archive, "text").expect("write"),
+            "removed" => fs::remove_file(&archive).expect("remove"),
+            _ => {
+                let (_, input, said) = mapping.as_mut().expect("a mapping");
+                input.write_all(b"\n").expect("tell");
+                assert_eq!(said.next().expect("a line").expect("text"), "mapped");
+            }
+        }
+        let key =
+            Context::new(&format!("FROM busybox\nRUN {gate} touch /gate/open; echo {number} > /case\n"));
+        run(&mut home.build(&key)).ok();
+        let said: Vec<String> = said.collect();
+        let code = build.0.wait().expect("the build").code();
+        let refused = said.iter().any(|line| line.contains("\"/archive\" changed while it was read"));
+        assert!(code == Some(1) && refused, "{case}: {code:?}\n{}", said.join("\n"));
+        // Nothing was filed under its name.
+        match mapping {
+            Some((mut python, mut input, mut said)) => {
+                input.write_all(b"\n").expect("tell");
+                assert_eq!(said.next().expect("a line").expect("text"), "done");
+                python.0.wait().expect("the end");
+            }
+            None => drop(fs::copy(&first, &archive).expect("copy")),
+        }
+        assert_eq!(built(&mut home.build(&context)), old, "{case}");
     }
 }
 
@@ -233,6 +336,35 @@ fn contexts_on_file_systems_that_tell_little() {
                    if build \"$c\" \"$d/out\"; then exit 9; fi; cat \"$d/log\"; test ! -e \"$d/out\"";
     let told = in_namespace(refused, dir.path(), context.path());
     assert!(told.contains("cannot hold the marks of layers") && told.contains("BUILDER_HOME"), "{told}");
+}
+
+/// Through a mapping that stays open, a file in memory changes without any of its times.
+#[test]
+fn a_file_in_memory_that_changes_through_a_mapping_is_seen() {
+    need_root();
+    let context = copying().file("f", "old content");
+    for (kind, at, around) in [("tmpfs", "m", "m"), ("ramfs", "m", "m"), ("tmpfs", "m/sub", "m")] {
+        let dir = tempdir();
+        fs::write(dir.path().join("mapping.py"), MAPPING).expect("write");
+        let script = format!(
+            "{DIGEST}mkdir -p \"$d/{at}\"; mount -t {kind} {kind} \"$d/{at}\"; cp \"$c/f\" \"$d/{at}\"\n\
+             printf 'FROM scratch\\nCOPY {copied} /f\\n' > \"$d/{around}/Dockerfile\"\n\
+             mkfifo \"$d/to\" \"$d/from\"\n\
+             python3 \"$d/mapping.py\" \"$d/{at}/f\" < \"$d/to\" > \"$d/from\" &\n\
+             exec 3> \"$d/to\" 4< \"$d/from\"; read -r said <&4\n\
+             stat -c %y-%z \"$d/{at}/f\" > \"$d/times\"; sleep 2.3\n\
+             build \"$d/{around}\" \"$d/1\"; digest \"$d/1\"\n\
+             echo >&3; read -r said <&4; stat -c %y-%z \"$d/{at}/f\" | cmp - \"$d/times\"\n\
+             build \"$d/{around}\" \"$d/2\"; digest \"$d/2\"\n\
+             BUILDER_DISABLE=stat-cache build \"$d/{around}\" \"$d/3\"; digest \"$d/3\"\n\
+             echo >&3; read -r said <&4; test \"$said\" = done; wait\n",
+            copied = if at == around { "f" } else { "sub/f" },
+        );
+        let told = in_namespace(&script, dir.path(), context.path());
+        let digests: Vec<&str> = told.lines().collect();
+        assert_eq!(digests.len(), 3, "{kind} at {at}: {told}");
+        assert!(digests[0] != digests[1] && digests[1] == digests[2], "{kind} at {at}: {told}");
+    }
 }
 
 /// Numbers of files and all their times come out of an image, so that two images may agree in them and in nothing else.

@@ -8,9 +8,7 @@ use rayon::prelude::*;
 use crate::digest::{directory_digest, ensure_unchanged, hash_file, vanished};
 use crate::error::check;
 use crate::select::Known;
-use crate::{
-    Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, ModeChange, StatIdentity, TreeWriter,
-};
+use crate::{Attributes, Cancelled, Entry, Error, FileTree, Kind, Match, ModeChange, TreeWriter};
 
 /// How a [`Match`] is copied.
 #[derive(Debug, Clone, Default)]
@@ -140,12 +138,6 @@ impl Copy<'_> {
         *self.known.as_ref()?.digests.get(index)?
     }
 
-    /// The digest that a copy must have where times cannot be trusted: of files that were hashed so soon after they changed.
-    fn doubtful(&self, index: usize, entry: &Entry<'_>) -> Option<[u8; 32]> {
-        let began = self.known.as_ref()?.began?;
-        StatIdentity::of(entry.metadata).is_racy(began).then(|| self.digest(index))?
-    }
-
     fn entry(&self, index: usize) -> Result<(), Error> {
         check(self.cancelled)?;
         let entry = &self.found.entry(index);
@@ -184,7 +176,8 @@ impl Copy<'_> {
         if written != size {
             return Err(Error::changed(&source));
         }
-        if let Some(expected) = self.doubtful(index, entry) {
+        let known = self.known.as_ref();
+        if let Some(expected) = known.and_then(|known| known.doubtful(index, entry.metadata)) {
             let copy = self.writer.open(target)?;
             let hashed =
                 hash_file(&source, &copy, &attributes.xattrs, size, &mut Vec::new(), self.cancelled)?;

@@ -147,7 +147,7 @@ impl Fields {
 const GATHERED: usize = 1024 * 1024;
 /// Entries that one thread takes at once, so that its buffer and the look-ups in one directory are used well.
 const BATCH: usize = 64;
-const BUFFER: usize = 256 * 1024;
+pub(crate) const BUFFER: usize = 256 * 1024;
 
 struct Reader<'a> {
     tree: &'a dyn FileTree,
@@ -294,7 +294,7 @@ fn start<'a>(domain: &str, xattrs: impl ExactSizeIterator<Item = (&'a [u8], &'a 
     hasher
 }
 
-fn pairs(xattrs: &BTreeMap<OsString, Vec<u8>>) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+pub(crate) fn pairs(xattrs: &BTreeMap<OsString, Vec<u8>>) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
     xattrs.iter().map(|(name, value)| (name.as_bytes(), &value[..]))
 }
 

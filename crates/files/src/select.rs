@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::error::check;
 use crate::filter::{Filter, Judged, required};
 use crate::pattern::has_wildcards;
-use crate::{Cancelled, Error, FileTree, Kind, Metadata, Pattern, Selection, resolve};
+use crate::{Cancelled, Error, FileTree, Kind, Metadata, Pattern, Selection, StatIdentity, resolve};
 
 /// What a [`Selection`] of a tree holds, walked once: hashed and copied from here.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,14 @@ pub(crate) struct Known {
     pub(crate) digests: Digests,
     /// When reading began; `None` in a tree that does not change.
     pub(crate) began: Option<SystemTime>,
+}
+
+impl Known {
+    /// The digest that an entry must still have where times cannot be trusted: of files that were hashed so soon after they changed.
+    pub(crate) fn doubtful(&self, index: usize, metadata: &Metadata) -> Option<[u8; 32]> {
+        let digest = || *self.digests.get(index)?;
+        StatIdentity::of(metadata).is_racy(self.began?).then(digest)?
+    }
 }
 
 /// One source: a file, or a directory with all below it.

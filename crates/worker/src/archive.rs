@@ -24,11 +24,11 @@ const BLOCK: u64 = 512;
 const IMPLIED_MODE: u32 = 0o755;
 
 /// Whether a file is an archive that ADD unpacks: by content, as upstream decides. What cannot be uncompressed is none.
-pub(crate) fn is_archive(tree: &dyn FileTree, path: &Path) -> Result<bool, WorkerError> {
-    let Ok(reader) = image::decompress(tree.open(path)?) else { return Ok(false) };
+pub(crate) fn is_archive(file: impl Read + Send) -> bool {
+    let Ok(reader) = image::decompress(file) else { return false };
     let mut start = Vec::new();
     let read = reader.take(BLOCK).read_to_end(&mut start);
-    Ok(read.is_ok() && is_tar_header(&start))
+    read.is_ok() && is_tar_header(&start)
 }
 
 /// Whether the first bytes of a stream, uncompressed, are those of a tar archive. 512 are enough to tell.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use cache::{ActiveSnapshot, Changes, Difference, Held, Holding, Listing, VersionName};
 use files::{
-    Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Selected, TreeWriter, WriterOptions,
+    Attributes, CopyOptions, FileTree, Kind, Match, Metadata, ModeChange, Reading, Selected, TreeWriter,
+    WriterOptions,
 };
 use graph::{Copy, Inline, Mkdir};
 use hash::{ContentDigest, StableHash, StableHasher};
@@ -73,10 +74,13 @@ pub(crate) fn copy(
     for (index, source) in sources.iter().enumerate() {
         let unpack = op.unpack && !op.packed.contains(&index);
         for found in &source.selected.matches {
-            if unpack && found.kind() == Kind::File && is_archive(&*source.tree, &found.source)? {
-                copier.unpack(found, &*source.tree, cancelled)?;
-            } else {
-                copier.copy(found, &*source.tree, cancelled)?;
+            let archive = match unpack && found.kind() == Kind::File {
+                true => open_archive(found, &*source.tree, cancelled)?,
+                false => None,
+            };
+            match archive {
+                Some(archive) => copier.unpack(found, archive, cancelled)?,
+                None => copier.copy(found, &*source.tree, cancelled)?,
             }
         }
     }
@@ -102,6 +106,22 @@ pub(crate) fn copy(
         source.digest.stable_hash(&mut hasher);
     }
     Ok(Changes { digest: ContentDigest::from_bytes(hasher.finish()), entries, size })
+}
+
+/// A file, at its beginning, if it is an archive that ADD unpacks.
+fn open_archive<'a>(
+    found: &'a Match,
+    tree: &'a dyn FileTree,
+    cancelled: files::Cancelled<'_>,
+) -> Result<Option<Reading<'a>>, WorkerError> {
+    let mut file = Reading::open(tree, found)?;
+    if is_archive(&mut file) {
+        file.rewind()?;
+        return Ok(Some(file));
+    }
+    // That it is none must not have been true of another file alone.
+    file.finish(cancelled)?;
+    Ok(None)
 }
 
 fn version_name(sources: &[Source], identity: &StableHasher, owner: &Option<(u32, u32)>) -> VersionName {
@@ -281,7 +301,7 @@ impl Copier<'_> {
     fn unpack(
         &mut self,
         found: &Match,
-        tree: &dyn FileTree,
+        mut archive: Reading<'_>,
         cancelled: files::Cancelled<'_>,
     ) -> Result<(), WorkerError> {
         let target = self.resolve()?;
@@ -298,7 +318,10 @@ impl Copier<'_> {
             entries: 0,
             size: 0,
         };
-        unpacker.unpack(tree.open(&found.source)?, cancelled)?;
+        let unpacked = unpacker.unpack(&mut archive, cancelled);
+        // Half of one archive and half of another is none either: that it changed comes first.
+        archive.finish(cancelled)?;
+        unpacked?;
         // What was copied before it may be something else now.
         self.known.clear();
         self.entries += unpacker.entries;

@@ -52,7 +52,7 @@ pub use cancel::Cancel;
 pub use error::WorkerError;
 pub use exec::RunOptions;
 pub use inside::{Inside, Lent, Opened};
-pub use log::OutputLimits;
+pub use log::{OutputLimits, replay};
 pub use pack::{LayerForm, Packed, PackedLayer};
 pub use secrets::{NoSecrets, Secrets, SshAgents};
 pub use tree::{Context, Identity, LayerTree, Tree};
@@ -668,7 +668,7 @@ impl Worker for LocalWorker {
         if self.options.replay
             && let (Op::Exec(_), Some(layer)) = (&self.definition.vertex(vertex).op, record.layers.last())
         {
-            log::replay(&self.store, vertex, *layer, &self.progress, &self.clock);
+            log::replay(&self.store, vertex, *layer, &self.progress, &*self.clock);
         }
         self.finished(vertex, &record.layers);
         // The backend vouches for the layers; an image can be had again.

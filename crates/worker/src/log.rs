@@ -148,13 +148,13 @@ impl OutputSink for StepLog {
     }
 }
 
-/// Shows what a step printed when it ran. A log that is gone or damaged is not missed.
-pub(crate) fn replay(
+/// Shows what a step printed when it ran that made this layer. A log that is gone or damaged is not missed.
+pub fn replay(
     store: &Store,
     vertex: VertexId,
     layer: SnapshotId,
     progress: &Arc<dyn ProgressSink>,
-    clock: &Arc<dyn Clock>,
+    clock: &dyn Clock,
 ) {
     let Ok(Some(log)) = store.log(layer) else { return };
     for piece in log.map_while(Result::ok) {
@@ -226,10 +226,10 @@ mod tests {
         let seen = Arc::new(Seen::default());
         let sink: Arc<dyn ProgressSink> = seen.clone();
         let clock: Arc<dyn Clock> = Arc::new(hash::SystemClock);
-        replay(&store, VertexId(0), id, &sink, &clock);
+        replay(&store, VertexId(0), id, &sink, &*clock);
         assert_eq!(*seen.0.lock().unwrap(), b"all of it");
         // One that was never stored is not missed.
-        replay(&store, VertexId(0), SnapshotId(99), &sink, &clock);
+        replay(&store, VertexId(0), SnapshotId(99), &sink, &*clock);
     }
 
     #[test]

@@ -452,7 +452,7 @@ impl Build<'_> {
         let stats = self.stat_caches()?;
         recalling.end();
         let heard = Arc::new(Heard::new(self.journal.clone()));
-        let (worker, solver) = self.solver(definition.clone(), images.clone(), &stats, heard.clone())?;
+        let (worker, solver) = self.solver(definition.clone(), images, &stats, heard.clone())?;
         let targets: Vec<_> = plan.targets.iter().map(|target| target.vertex).collect();
         let forms = self.request.delivery.forms_of_layers(plan.source_date_epoch);
         let behind = (!forms.is_empty()).then(|| worker.pack_behind(&targets, forms));
@@ -464,9 +464,7 @@ impl Build<'_> {
         // A build that failed needs none of it.
         let behind = behind.filter(|_| solved.is_ok()).inspect(PackingBehind::stop);
         if self.request.run.replay && solved.is_ok() {
-            let (_, solver) = self.solver(definition.clone(), images, &stats, Arc::new(heard.others()))?;
-            // What cannot be found any more was told already, by the build itself.
-            let _ = solver.ensure(definition.clone(), &replay::steps(&definition)).await;
+            self.replay_others(&definition, &heard).await?;
         }
         // What was learned is of use to the next build, however this one ended.
         let saving = self.trace.begin(Subject::Build, Work::Solve, "remember what files hold");

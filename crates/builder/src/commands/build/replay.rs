@@ -3,46 +3,66 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use graph::{Definition, Event, Op, ProgressSink, VertexId};
+use graph::{Event, Op, Outcome, ProgressSink, VertexId};
+use hash::SystemClock;
 
-/// Passes events on, and remembers which steps printed something.
+use super::Build;
+use crate::failure::Failure;
+
+/// Passes events on, and remembers which steps ran or printed something.
 pub(super) struct Heard {
     sink: Arc<dyn ProgressSink>,
-    printed: Mutex<HashSet<VertexId>>,
-    /// Whether output alone is passed on, and only that of other steps.
-    replaying: bool,
+    heard: Mutex<HashSet<VertexId>>,
 }
 
 impl Heard {
     pub(super) fn new(sink: Arc<dyn ProgressSink>) -> Heard {
-        Heard { sink, printed: Mutex::default(), replaying: false }
+        Heard { sink, heard: Mutex::default() }
     }
 
-    /// One that passes on the output of steps that printed nothing so far.
-    pub(super) fn others(&self) -> Heard {
-        let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Heard { sink: self.sink.clone(), printed: Mutex::new(printed), replaying: true }
+    fn has(&self, vertex: VertexId) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).contains(&vertex)
     }
 }
 
 impl ProgressSink for Heard {
     fn event(&self, event: Event) {
-        if let Event::Log { vertex, .. } = &event {
-            let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.replaying {
-                printed.insert(*vertex);
-            } else if printed.contains(vertex) {
-                return;
-            }
-        } else if self.replaying {
-            return;
+        if let Event::Log { vertex, .. } | Event::Finished { vertex, outcome: Outcome::Done { .. }, .. } =
+            &event
+        {
+            self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(*vertex);
         }
         self.sink.event(event);
     }
 }
 
-/// The steps that may have printed something.
-pub(super) fn steps(definition: &Definition) -> Vec<VertexId> {
-    let exec = definition.iter().filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)));
-    exec.map(|(id, _)| id).collect()
+impl Build<'_> {
+    /// Shows what those steps printed that nobody looked up, because what stands on them was found: from what this build knows of them, as
+    /// no step runs to be shown. What is not there any more is not missed.
+    pub(super) async fn replay_others(
+        &self,
+        definition: &graph::Definition,
+        heard: &Arc<Heard>,
+    ) -> Result<(), Failure> {
+        let mut logs = Vec::new();
+        for note in self.journal.notes().steps() {
+            let is_run = matches!(definition.vertex(note.vertex).op, Op::Exec(_));
+            let layer = note.record.and_then(|record| record.layers.last().copied());
+            if let Some(layer) = layer.filter(|_| is_run && !heard.has(note.vertex)) {
+                logs.push((note.vertex, layer));
+            }
+        }
+        let (store, cancel) = (self.store.clone(), self.cancel.clone());
+        let sink: Arc<dyn ProgressSink> = heard.clone();
+        crate::blocking(move || {
+            for (vertex, layer) in logs {
+                if cancel.is_cancelled() {
+                    break;
+                }
+                worker::replay(&store, vertex, layer, &sink, &SystemClock);
+            }
+            Ok(())
+        })
+        .await
+    }
 }
