@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
@@ -228,9 +228,11 @@ impl Background {
     /// Builds one step, which may say that it is `ready`.
     fn start(home: &Home, dir: &Path, name: &str, mounts: &str, script: &str) -> Self {
         let context = Context::new(&format!("FROM busybox\nRUN {mounts} : {name}; {script}\n"));
-        let log = dir.join(name);
+        Self::of(home.build(&context), dir.join(name), context)
+    }
+
+    fn of(mut build: Command, log: PathBuf, context: Context) -> Self {
         let file = fs::File::create(&log).expect("a log");
-        let mut build = home.build(&context);
         build.arg("--progress=plain").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         Self { build: Running::start(&mut build), log, _context: context }
     }
@@ -883,6 +885,135 @@ fn mounts_within_mounts() {
     let context =
         Context::new("FROM busybox\nRUN --mount=target=/a --mount=type=cache,target=/a/none true\n");
     run(&mut home.build(&context)).code_is(1).says("/a/none");
+}
+
+/// Mounts inside of the cache mount `/c`, and a script that fails where one of them is not there.
+const INSIDE: &str = "--mount=type=cache,id=outer,target=/c --mount=type=secret,id=s,target=/c/settings --mount=type=secret,id=s,target=/c/new/s \
+                      --mount=type=cache,id=inner,target=/c/inner --mount=type=tmpfs,target=/c/tmp --mount=from=busybox,source=/bin,target=/c/bin";
+const IS_ALL_THERE: &str = "test $(cat /c/settings /c/new/s | wc -c) = 12 && test -x /c/bin/busybox && touch /c/inner/x && \
+                            grep -q ' /c/inner ' /proc/self/mountinfo && grep -q ' /c/tmp ' /proc/self/mountinfo";
+
+/// A secret for [`INSIDE`], in the directory.
+fn with_settings(dir: &Path) -> String {
+    fs::write(dir.join("s"), "value\n").expect("write");
+    format!("--secret=id=s,src={}", dir.join("s").display())
+}
+
+/// A cache mount is one directory for all who have it: who is ready leaves the others what they have mounted in it.
+#[track_caller]
+fn a_step_leaves_others_their_mounts(build: &dyn Fn(&Context) -> Command) -> Context {
+    let dir = tempdir();
+    let secret = with_settings(dir.path());
+    run(tool("chown").args(["-R", "65534:65534"]).arg(dir.path())).ok();
+    let context = |name: &str, awaited: &str| {
+        let wait = format!("touch /c/{name}; until test -e /c/{awaited}; do sleep 0.02; done");
+        Context::new(&format!("FROM busybox\nRUN {INSIDE} {wait}; {IS_ALL_THERE} && echo x > /result\n"))
+    };
+    let start = |name: &str, awaited: &str| {
+        let context = context(name, awaited);
+        let mut command = build(&context);
+        command.arg(&secret);
+        Background::of(command, dir.path().join(name), context)
+    };
+    let (mut first, mut second) = (start("first", "second"), start("second", "go"));
+    first.ends_well();
+    let go = "FROM busybox\nRUN --mount=type=cache,id=outer,target=/free touch /free/go\n";
+    run(&mut build(&Context::new(go))).ok();
+    second.ends_well();
+    // What is left is empty, and seen where nothing is mounted on it.
+    let look = "FROM busybox\nRUN --mount=type=cache,id=outer,target=/c cd /c && find bin inner new settings tmp | sort && stat -c '%a %s' settings\n";
+    let steps = run(build(&Context::new(look)).arg("--progress=rawjson")).ok().steps();
+    assert_eq!(steps.named("find bin").log, "bin\ninner\nnew\nnew/s\nsettings\ntmp\n755 0\n");
+    context("second", "go")
+}
+
+#[test]
+fn a_step_that_ends_leaves_others_their_mounts() {
+    for disabled in ["", "overlay"] {
+        let home = Home::new();
+        let build = |context: &Context| {
+            let mut build = home.build(context);
+            build.env("BUILDER_DISABLE", disabled);
+            build
+        };
+        let context = a_step_leaves_others_their_mounts(&build);
+        let layers = home.export(&context, &[]).layers();
+        let paths: Vec<String> = Tree::from_tar(layers.last().expect("a layer")).0.into_keys().collect();
+        assert_eq!(paths, ["result"], "nothing but what the command wrote");
+    }
+}
+
+#[test]
+fn a_step_of_an_ordinary_user_leaves_others_their_mounts() {
+    for user in [User::with_range(), User::with_one_id()] {
+        a_step_leaves_others_their_mounts(&|context| user.build(context));
+    }
+}
+
+/// Whoever makes what a mount needs in a cache mount, or finds it: each step has its mounts.
+#[test]
+fn steps_at_once_have_mounts_in_a_cache_mount() {
+    let dir = tempdir();
+    let secret = with_settings(dir.path());
+    let home = Home::new();
+    for round in 0..3 {
+        let mounts = INSIDE.replace("outer", &format!("outer{round}"));
+        let mut text = String::new();
+        for stage in 0..4 {
+            text += &format!("FROM busybox AS s{stage}\n");
+            for step in 0..6 {
+                text += &format!("RUN {mounts} : {round} {stage} {step}; {IS_ALL_THERE}\n");
+            }
+        }
+        text += "FROM busybox\n";
+        for stage in 0..4 {
+            text += &format!("COPY --from=s{stage} /etc/passwd /{stage}\n");
+        }
+        let steps = home.steps(&Context::new(&text), &[&secret]);
+        assert_eq!(steps.executed().iter().filter(|name| name.contains("RUN")).count(), 24);
+    }
+}
+
+/// The same of a directory of the machine, which keeps an empty directory as it does of `docker run`.
+#[test]
+fn a_program_that_ends_leaves_others_their_mounts() {
+    let home = Home::new();
+    run(home.build(&Context::new("FROM busybox\nRUN echo x > /x\n")).args(["-t", "app"])).ok();
+    let dir = tempdir();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["src", "mods"] {
+        fs::create_dir(at(name)).expect("make a directory");
+    }
+    fs::write(at("mods/m"), "module\n").expect("write");
+    let volume = |name: &str, target: &str| format!("-v={}:{target}", at(name).display());
+    let program = |more: &[String], script: &str| {
+        let mut command = home.builder("run");
+        command.arg(volume("src", "/src")).args(more).args(["app", "sh", "-c", script]);
+        command
+    };
+    let start = |name: &str, awaited: &str| {
+        let script = format!(
+            "touch /src/{name}; until test -e /src/{awaited}; do sleep 0.02; done; cat /src/node_modules/m"
+        );
+        let mut command =
+            program(&[volume("mods", "/src/node_modules"), "--tmpfs=/src/tmp".to_owned()], &script);
+        let file = |kind: &str| fs::File::create(at(&format!("{name}.{kind}"))).expect("a file");
+        command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
+        Running::start(&mut command)
+    };
+    let (mut first, mut second) = (start("first", "second"), start("second", "go"));
+    let ended = first.wait(Duration::from_secs(60));
+    fs::write(at("src/go"), "").expect("write");
+    let ended = [ended, second.wait(Duration::from_secs(60))];
+    for (status, name) in ended.into_iter().zip(["first", "second"]) {
+        let said =
+            ["out", "err"].map(|kind| fs::read_to_string(at(&format!("{name}.{kind}"))).expect("read"));
+        assert_eq!((status.code(), said), (Some(0), ["module\n".to_owned(), String::new()]), "{name}");
+    }
+    let left =
+        run(&mut program(&[], "cd /src && stat -c '%n %a %u:%g' node_modules tmp && ls -A node_modules tmp"))
+            .ok();
+    assert_eq!(left.stdout, "node_modules 755 0:0\ntmp 755 0:0\nnode_modules:\n\ntmp:\n");
 }
 
 /// What BuildKit does, found by running it.

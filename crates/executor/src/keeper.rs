@@ -350,9 +350,12 @@ fn refuse_proc(target: &Path) -> Result<(), Fault> {
 /// Mode of a tmpfs where nothing was before, as runc has it.
 const NEW_TMPFS: u32 = 0o1777;
 
-/// The permission bits of what is at a mount's target.
+/// The permission bits of what is at a mount's target, unless an earlier sandbox may have made and left it.
 fn existing_mode(target: &Path, stubs: &Stubs) -> Option<u32> {
     let found = stubs.find(target, ResolveFlags::empty()).ok()?;
+    if stubs.is_left(found.as_fd()).unwrap_or(false) {
+        return None;
+    }
     rustix::fs::fstat(found).ok().map(|stat| stat.st_mode & 0o7777)
 }
 

@@ -139,7 +139,7 @@ pub enum Rootfs {
         /// Whoever keeps `upper` syncs it. `work` cannot be used again.
         volatile: bool,
     },
-    /// A directory, used as it is.
+    /// A directory, used as it is, by one process at a time.
     Directory(#[serde(with = "wire::bytes")] PathBuf),
 }
 
@@ -147,7 +147,8 @@ pub enum Rootfs {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path inside the root file system; symbolic links are followed inside it. It may be missing: it is
-    /// then made for the run, and removed afterwards. Must not lie in `/proc`.
+    /// then made for the run, and removed afterwards. Must not lie in `/proc`. Inside of another mount it is made too,
+    /// and stays: an empty file or directory (mode 0755, owned by root) in what that mount shows, where other sandboxes may be using it.
     #[serde(with = "wire::bytes")]
     pub target: PathBuf,
     /// What is mounted.

@@ -1,17 +1,26 @@
-//! Mount points that leave no trace.
+//! Mount points that leave no trace in the root file system.
 //!
 //! A mount needs something to be mounted on. Where the root file system lacks it, a directory or an empty file is made
 //! for the run, and removed when the process has ended. Times of the directories around it are put back each time.
 //! In an overlay, making a file in a directory of a lower layer also copies that directory up; such copies are
 //! removed too unless the process changed them.
+//!
+//! What is made inside of another mount stays there, as runc leaves it: a cache mount or a directory of the machine may be
+//! shared with other sandboxes, which may have something mounted on the very same name. The kernel lets a mount point be removed
+//! that is one in another mount namespace only, and takes the mount away there without a word to anybody. So a later
+//! sandbox with the same cache mount finds an empty file or directory of that name; and as others make such names
+//! at the same time, whatever is there is as good as made. What a *program* removes from a shared directory others lose, as anywhere.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -20,6 +29,12 @@ use crate::fault::{Context, Fault, reason};
 /// As the kernel has it (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+/// How often a mount point is looked for and made while others remove what leads to it.
+const TRIES: usize = 16;
+/// Between two tries. A directory that is being removed is found for a moment longer, and nothing can be made in it.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Mode of what stays in another mount than the root's, which is runc's, and of all directories.
+const MODE: u32 = 0o755;
 
 /// What a mount point must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +47,9 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Stubs {
     root: OwnedFd,
-    device: u64,
+    /// The root's mount: what is made in any other is not this sandbox's alone.
+    mount: u64,
+    /// In the root's mount.
     made: Vec<Stub>,
     upper: Option<Upper>,
 }
@@ -81,20 +98,16 @@ impl Place {
 impl Stubs {
     /// For the root file system at `root`, an overlay when it has an `upper`.
     pub(crate) fn new(root: OwnedFd, upper: Option<OwnedFd>) -> Result<Self, Fault> {
-        let device = stat(root.as_fd()).context(|| "read the root file system")?.st_dev;
+        let mount = mount_of(root.as_fd()).context(|| "read the root file system")?;
         let upper = upper.map(|dir| Upper { dir, copied: Vec::new() });
-        Ok(Self { root, device, made: Vec::new(), upper })
+        Ok(Self { root, mount, made: Vec::new(), upper })
     }
 
     /// Finds or makes a mount point. Symbolic links are followed inside the root file system.
     pub(crate) fn target(&mut self, path: &Path, kind: Kind) -> Result<OwnedFd, Fault> {
         let describe = || format!("prepare the mount point {}", path.display());
-        let target = match self.find(path, ResolveFlags::empty()) {
-            Err(Errno::NOENT) => self.walk(path, kind),
-            other => other,
-        };
         // What a read-only mount lacks cannot be made in it, and where a file is no directory can be.
-        let target = target.map_err(|error| match error {
+        let target = self.find_or_make(path, kind).map_err(|error| match error {
             Errno::ROFS | Errno::NOTDIR => {
                 Fault::Target(format!("{}: {}", describe(), reason(&error.into())))
             }
@@ -133,6 +146,34 @@ impl Stubs {
             }
         }
         Err(Errno::AGAIN)
+    }
+
+    fn find_or_make(&mut self, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
+        for _ in 0..TRIES {
+            let found = match self.find(path, ResolveFlags::empty()) {
+                Err(Errno::NOENT) => self.walk(path, kind),
+                other => other,
+            };
+            match found {
+                // The program of another step has removed what was just found or made.
+                Err(Errno::NOENT) => std::thread::sleep(PAUSE),
+                other => return other,
+            }
+        }
+        Err(Errno::NOENT)
+    }
+
+    /// Whether a directory may be what an earlier sandbox made as a mount point and left: empty, in another mount than the root's.
+    /// How something is mounted there must not depend on it: the same step would get one thing first and another later.
+    pub(crate) fn is_left(&self, dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let found = stat(dir)?;
+        let looks_made = found.st_mode & 0o7777 == MODE && (found.st_uid, found.st_gid) == (0, 0);
+        if !looks_made || mount_of(dir)? == self.mount {
+            return Ok(false);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut entries = Dir::new(rustix::fs::openat(dir, ".", flags, Mode::empty())?)?;
+        Ok(entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))))
     }
 
     /// Goes along a path component by component and makes what is missing.
@@ -176,26 +217,35 @@ impl Stubs {
         last.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(&self.root, 3), |(dir, _)| Ok(dir))
     }
 
-    /// Makes one directory or empty file.
+    /// Makes one directory or empty file, unless somebody else just has.
     fn make(&mut self, place: &Place, name: &OsStr, kind: Kind) -> Result<OwnedFd, Errno> {
         let parent = rustix::io::fcntl_dupfd_cloexec(place.dir(&self.root), 3)?;
-        let before = stat(parent.as_fd())?;
-        if before.st_dev == self.device
-            && let Some(upper) = &mut self.upper
-        {
+        let is_own = mount_of(parent.as_fd())? == self.mount;
+        if is_own && let Some(upper) = &mut self.upper {
             upper.expect_copies(&place.path())?;
         }
-        match kind {
-            Kind::Directory => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?,
+        let before = stat(parent.as_fd())?;
+        let mode = Mode::from_raw_mode(if is_own && kind == Kind::File { 0o644 } else { MODE });
+        let made = match kind {
+            Kind::Directory => rustix::fs::mkdirat(&parent, name, mode),
             Kind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                drop(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?);
+                rustix::fs::openat(&parent, name, flags, mode).map(drop)
             }
+        };
+        let open = || rustix::fs::openat(&parent, name, PATH | OFlags::NOFOLLOW, Mode::empty());
+        match made {
+            Err(Errno::EXIST) => return open(),
+            other => other?,
         }
-        restore_times(parent.as_fd(), &before)?;
-        let made = rustix::fs::openat(&parent, name, PATH | OFlags::NOFOLLOW, Mode::empty())?;
-        let inode = stat(made.as_fd())?.st_ino;
-        self.made.push(Stub { parent, name: name.to_owned(), inode, kind });
+        let restored = restore_times(parent.as_fd(), &before);
+        let made = open()?;
+        // Who may write to a directory of the machine need not be its owner, who alone may set its times.
+        if is_own {
+            restored?;
+            let inode = stat(made.as_fd())?.st_ino;
+            self.made.push(Stub { parent, name: name.to_owned(), inode, kind });
+        }
         Ok(made)
     }
 
@@ -267,7 +317,7 @@ impl Stub {
         let flags = if self.kind == Kind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let before = stat(self.parent.as_fd())?;
         match rustix::fs::unlinkat(&self.parent, &self.name, flags) {
-            // The process put something into it, or another sandbox uses the same directory of the host.
+            // The process put something into it, or the machine has something mounted on it.
             Err(Errno::NOTEMPTY | Errno::BUSY) => Ok(()),
             Err(error) => Err(error),
             Ok(()) => restore_times(self.parent.as_fd(), &before),
@@ -340,6 +390,11 @@ impl Look {
     }
 }
 
+/// The number of the mount that a file was opened through. It has one as long as the file is open (Linux 5.8; mounting needs 5.12).
+fn mount_of(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
 fn stat(file: BorrowedFd<'_>) -> Result<Stat, Errno> {
     rustix::fs::statat(file, "", AtFlags::EMPTY_PATH)
 }
@@ -390,5 +445,35 @@ mod tests {
         assert_eq!(clean("/a/./b//c/../d/"), Path::new("a/b/d"));
         assert_eq!(clean("../../x"), Path::new("x"));
         assert_eq!(clean("/.."), Path::new(""));
+    }
+
+    /// As in a mount that others use.
+    #[test]
+    fn others_make_and_remove_the_same() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let open = || rustix::fs::open(dir.path(), PATH, Mode::empty()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Only what somebody has made: else one of them might never be fast enough.
+                    if dir.path().join("a/b/c/file").exists() {
+                        let _busy = std::fs::remove_dir_all(dir.path().join("a"));
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            let makers = [(); 3].map(|()| {
+                scope.spawn(|| {
+                    let make =
+                        |_| Stubs::new(open(), None)?.target(Path::new("/a/b/c/file"), Kind::File).map(drop);
+                    (0..4000).try_for_each(make)
+                })
+            });
+            let made = makers.map(|maker| maker.join().unwrap());
+            done.store(true, Ordering::Relaxed);
+            assert!(made.iter().all(Result::is_ok), "{made:?}");
+        });
     }
 }

@@ -17,6 +17,7 @@ mod options;
 mod owners;
 mod process;
 mod reference;
+mod shared;
 mod support;
 mod traces;
 
@@ -111,6 +112,7 @@ fn run_cases(identity: &Identity, mode: Option<&str>, filters: &[&String]) -> bo
         isolation::CASES,
         process::CASES,
         traces::CASES,
+        shared::CASES,
         leaving::CASES,
         limits::CASES,
         network::CASES,

@@ -15,7 +15,6 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "traces::link_to_nowhere", needs: Needs::Nothing, run: link_to_nowhere },
     Case { name: "traces::existing_upper", needs: Needs::Nothing, run: existing_upper },
     Case { name: "traces::moved_parent", needs: Needs::Nothing, run: moved_parent },
-    Case { name: "traces::nested_mounts", needs: Needs::Nothing, run: nested_mounts },
     Case { name: "traces::plain_directory", needs: Needs::Nothing, run: plain_directory },
     Case { name: "traces::failure_leaves_none", needs: Needs::Nothing, run: failure_leaves_none },
     Case { name: "traces::many_layers", needs: Needs::Nothing, run: many_layers },
@@ -120,23 +119,6 @@ fn moved_parent(fixture: &Fixture) {
     let spec = with_mounts(fixture, "mv /run /moved; echo y > /moved/secrets/own");
     fixture.output_of(spec);
     assert_eq!(names(&fixture.upper), ["moved", "moved/secrets", "moved/secrets/own"]);
-}
-
-/// The mount point of the inner mount is made in the outer one's source, and must go from there too.
-fn nested_mounts(fixture: &Fixture) {
-    let source = fixture.dir.path().join("source");
-    std::fs::create_dir(&source).unwrap();
-    age(&source);
-    let before = listing(&source);
-    let mut spec = fixture.shell("touch /cache/inner/dir/x; ls /cache");
-    let tmpfs = MountKind::Tmpfs { size: None, mode: Some(0o755) };
-    spec.mounts = vec![
-        bind(&source, "/cache", false),
-        Mount { target: "/cache/inner/dir".into(), kind: tmpfs, read_only: false },
-    ];
-    assert_eq!(fixture.output_of(spec), "inner\n");
-    assert_eq!(listing(&source), before);
-    assert_eq!(names(&fixture.upper), Vec::<String>::new());
 }
 
 fn plain_directory(fixture: &Fixture) {
