@@ -43,7 +43,7 @@ impl Notes {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds what is new: a step may be solved again to show what it printed.
+    /// Adds what is new.
     pub(crate) fn put(&self, steps: Vec<StepNote>) {
         let mut known = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let seen: HashSet<VertexId> = known.iter().map(|step| step.vertex).collect();
