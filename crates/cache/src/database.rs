@@ -62,10 +62,12 @@ impl Database {
             let (path, connection) = (layout.database(), Mutex::new(connection));
             Database { path, connection, identity, replaced, damaged: Mutex::default() }
         };
-        // Before, so that it is not taken for one that came meanwhile.
+        // Before, so that it is not taken for one that came meanwhile; of one that was not there then, nobody can say which it is.
         let before = identity(&path);
         match connect(&path, false) {
-            Ok(Some(connection)) if marked(&path).is_none() => return Ok(opened(connection, before, None)),
+            Ok(Some(connection)) if before.is_some() && marked(&path).is_none() => {
+                return Ok(opened(connection, before, None));
+            }
             Ok(Some(connection)) => drop(connection),
             Ok(None) => {}
             Err(error) if is_broken(&error) || is_absent(&error) => {}
