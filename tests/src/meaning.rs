@@ -139,6 +139,8 @@ pub fn reverted(now: &str, before: &str, is_named: &dyn Fn(Changed<'_>) -> bool)
         }
     }
     let (mut n, mut b, mut text) = (0, 0, String::new());
+    // Of two that are the same, one may have gone and the other stayed.
+    let number = |lines: &[String], line: &String| lines.iter().filter(|one| *one == line).count();
     let mut put = |line: &str| text += &format!("{line}\n");
     while n < now.len() || b < before.len() {
         // Where both have something else, what was comes first.
@@ -149,14 +151,14 @@ pub fn reverted(now: &str, before: &str, is_named: &dyn Fn(Changed<'_>) -> bool)
                 (n, b) = (n + 1, b + 1);
             }
             () if only_now => {
-                let moved = before.contains(&now[n]);
+                let moved = number(&before, &now[n]) >= number(&now, &now[n]);
                 if !is_named(Changed { instruction: &now[n], is_new: true, moved }) {
                     put(&now[n]);
                 }
                 n += 1;
             }
             () => {
-                let moved = now.contains(&before[b]);
+                let moved = number(&now, &before[b]) >= number(&before, &before[b]);
                 if is_named(Changed { instruction: &before[b], is_new: false, moved }) {
                     put(&before[b]);
                 }
@@ -203,5 +205,8 @@ mod tests {
         assert_eq!(reverted(now, before, &env), "FROM a\nENV A=1\nRUN y\nRUN x\nRUN z\n");
         assert_eq!(reverted(now, before, &|_| true), before);
         assert_eq!(reverted(now, before, &|_| false), now);
+        // One of two that were the same.
+        let (before, now) = ("FROM a\nRUN x1\nFROM a\nRUN x1\n", "FROM a\nRUN x1\nFROM a\nRUN x2\n");
+        assert_eq!(reverted(now, before, &|changed| !changed.moved), before);
     }
 }
