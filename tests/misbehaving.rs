@@ -521,6 +521,13 @@ fn transfers_show_how_far_they_are() {
     assert!(lines.len() > 2 && lines[0].contains("MB / 25.17MB"), "{done}");
 }
 
+/// Which parts of a blob were asked for since the last look.
+fn ranges(server: &Server, blob: &str) -> Vec<Option<String>> {
+    let requests = server.take();
+    let of_blob = requests.iter().filter(|request| request.target.ends_with(blob));
+    of_blob.map(|request| request.header("range").map(str::to_owned)).collect()
+}
+
 /// A build that needs the files of an image goes on where the transfer broke, and asks for no byte twice.
 #[test]
 fn a_build_goes_on_where_it_broke() {
@@ -536,13 +543,7 @@ fn a_build_goes_on_where_it_broke() {
     let output = format!("type=local,dest={}", dest.path().join("out").display());
     run(home.build(&context).args(["-o", &output])).ok();
     assert_eq!(fs::read(dest.path().join("out/copy")).expect("the file").len(), 600_000);
-    let layer = digest(&made().layer);
-    let ranges: Vec<Option<String>> = server
-        .take()
-        .iter()
-        .filter(|request| request.target.ends_with(&layer))
-        .map(|request| request.header("range").map(str::to_owned))
-        .collect();
+    let ranges = ranges(&server, &digest(&made().layer));
     let range = |from: u32| Some(format!("bytes={from}-"));
     assert_eq!(ranges, [None, range(200_000), range(350_000)]);
     nothing_wrong_is_kept(&home, "a build");
@@ -587,15 +588,9 @@ fn a_transfer_that_was_ended_is_gone_on_with() {
         }
         server.take();
         run(&mut again()).ok();
-        let ranges: Vec<Option<String>> = server
-            .take()
-            .iter()
-            .filter(|request| request.target.ends_with(&layer))
-            .map(|request| request.header("range").map(str::to_owned))
-            .collect();
         let mut expected = vec![Some(format!("bytes={held}-"))];
         expected.extend(is_damaged.then_some(None));
-        assert_eq!(ranges, expected, "{signal:?}");
+        assert_eq!(ranges(&server, &layer), expected, "{signal:?}");
         if is_build {
             assert_eq!(fs::read(dest.path().join("out/copy")).expect("the file").len(), 6_000_000);
         }

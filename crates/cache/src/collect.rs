@@ -153,6 +153,7 @@ impl Store {
         // That one can look into a failed step is worth less than any result. But a disk on which others leave little room is no reason.
         let short = Limits { reserved_space: 0, min_free_space: limits.min_free_space.min(SHORT), ..limits };
         let mut free = self.free()?;
+        // Less than any result the beginnings of blobs are worth, which can be fetched again.
         if free < short.min_free_space && partial::remove_all(&self.inner.layout)? > 0 {
             free = self.free()?;
         }

@@ -239,11 +239,16 @@ impl Store {
     /// # Errors
     /// Those of [`Store::session`].
     pub fn remove_image(&self, name: &Reference) -> Result<bool, CacheError> {
-        let path = self.inner.layout.session_lock();
-        let _lock = Lock::wait(open_lock(&self.inner.layout)?, FlockOperation::LockShared, &path)?;
-        // From a database that was replaced it would only seem to be removed, and the list of the new one would be lost.
-        self.inner.check_usable()?;
+        let _lock = self.lock_to_remove()?;
         self.forget_image(name)
+    }
+
+    /// From a database that was replaced something would only seem to be removed, and the list of the new one would be lost.
+    fn lock_to_remove(&self) -> Result<Lock, CacheError> {
+        let path = self.inner.layout.session_lock();
+        let lock = Lock::wait(open_lock(&self.inner.layout)?, FlockOperation::LockShared, &path)?;
+        self.inner.check_usable()?;
+        Ok(lock)
     }
 
     /// The same for those who hold the session lock.
@@ -262,9 +267,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::session`].
     pub fn remove_images(&self, images: &[StoredImage]) -> Result<usize, CacheError> {
-        let path = self.inner.layout.session_lock();
-        let _lock = Lock::wait(open_lock(&self.inner.layout)?, FlockOperation::LockShared, &path)?;
-        self.inner.check_usable()?;
+        let _lock = self.lock_to_remove()?;
         self.inner.database.write("remove images", |db| {
             let mut removed = 0;
             for image in images {

@@ -549,9 +549,6 @@ impl<W: Worker> Run<W> {
             if let Some(hit) =
                 self.look_up_content(id, [definition, content], is_here(&placed), &origins).await?
             {
-                if fresh && is_here(&placed) {
-                    self.supersede(id, vec![definition]).await?;
-                }
                 return Ok(Placed::Here(hit));
             }
             if let Some(away) = self.worker.find_away(&content).await {
@@ -575,18 +572,13 @@ impl<W: Worker> Run<W> {
             if let Some(content) = content
                 && let Some(hit) = self.look_up_content(id, [definition, content], true, &origins).await?
             {
-                if fresh {
-                    self.supersede(id, vec![definition]).await?;
-                }
                 return Ok(Placed::Here(hit));
             }
         }
         let (reason, remembered) = self.explain(id, gone).await?;
         let keys: Vec<CacheKey> = [Some(definition), content].into_iter().flatten().collect();
         let solved = self.execute(id, inputs, &origins, keys.clone(), reason).await?;
-        if fresh {
-            self.supersede(id, keys).await?;
-        }
+        self.supersede(id, keys).await?;
         if !remembered.is_empty() {
             // The step is built and saved; that a later miss may go unexplained is no reason to fail.
             let _ = self.blocking(id, move |cache| cache.remember(&remembered)).await;
@@ -699,14 +691,6 @@ impl<W: Worker> Run<W> {
         lock(&self.results).insert(id, record);
         self.finished(id, Outcome::Done { reason: Some(reason) });
         Ok(Solved { tree, cached: false, origins: origins.clone() })
-    }
-
-    /// Where `--no-cache` has a step decided anew, its keys lead to that: what it gave before must not come back beside what else is
-    /// of now, neither because it is the newer record nor when this one is lost.
-    async fn supersede(&self, id: VertexId, keys: Vec<CacheKey>) -> Answer<(), W::Error> {
-        let Some(record) = lock(&self.results).get(&id).cloned() else { return Ok(()) };
-        let trusted = self.trusted.clone();
-        self.blocking(id, move |cache| cache.supersede(&keys, &record, &trusted)).await
     }
 
     fn hit(&self, id: VertexId, tree: W::Tree, record: &CacheRecord) -> Solved<W::Tree> {

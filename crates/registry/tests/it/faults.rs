@@ -140,14 +140,7 @@ async fn goes_on_where_a_transfer_broke() {
     });
     let image = resolve(&Client::new(config()), &name(&server)).await.unwrap();
     assert!(pull(&image).await.unwrap() == [made.layer]);
-    let offsets: Vec<Option<usize>> = server
-        .requests()
-        .iter()
-        .filter(|one| one.target.contains("/blobs/"))
-        .skip(1)
-        .map(Request::offset)
-        .collect();
-    assert_eq!(offsets, [None, Some(1_000_000), Some(2_100_000)]);
+    assert_eq!(offsets(&server), [None, Some(1_000_000), Some(2_100_000)]);
 }
 
 /// A store that keeps what was brought of its one blob.

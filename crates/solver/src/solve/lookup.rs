@@ -1,5 +1,7 @@
 //! Looking results up, and on whose word what is found counts.
 
+use std::sync::Arc;
+
 use cache::{CacheRecord, NewRecord, Origins};
 use graph::VertexId;
 use hash::CacheKey;
@@ -55,7 +57,7 @@ impl<W: Worker> Run<W> {
     /// Early cutoff: a result with the same inputs, however they came about. It is filed under the definition key too, unless somebody
     /// else vouches for what the inputs hold. That the definition leads to it rests on the word that the inputs rest on.
     pub(super) async fn look_up_content(
-        &self,
+        self: &Arc<Self>,
         id: VertexId,
         [definition, content]: [CacheKey; 2],
         seen: bool,
@@ -74,7 +76,25 @@ impl<W: Worker> Run<W> {
                 .await?;
         }
         let hit = self.hit(id, tree, &record);
+        if seen {
+            self.supersede(id, vec![definition]).await?;
+        }
         Ok(Some(Solved { origins, ..hit }))
+    }
+
+    /// Where `--no-cache` has a step decided anew, the keys that its result is filed under lead to that: what it gave before must not come
+    /// back beside what else is of now, neither because it is the newer record nor when this one is lost.
+    pub(super) async fn supersede(
+        self: &Arc<Self>,
+        id: VertexId,
+        keys: Vec<CacheKey>,
+    ) -> Answer<(), W::Error> {
+        let Some(record) = lock(&self.results).get(&id).cloned() else { return Ok(()) };
+        if !self.keyed(id).await?.fresh {
+            return Ok(());
+        }
+        let trusted = self.trusted.clone();
+        self.blocking(id, move |cache| cache.supersede(&keys, &record, &trusted)).await
     }
 
     /// The same result, to be saved once more.
