@@ -28,14 +28,14 @@ pub struct Entries {
 impl Entries {
     /// Reads a layer's directories, top first. The root directory is an entry only with `root`.
     pub(crate) fn read(uppers: Vec<UpperDir>, root: bool) -> Result<Entries, CacheError> {
-        let mut found = Vec::new();
-        if root
-            && let Some(top) = uppers.first()
-            && let Some(metadata) = top.tree.metadata(Path::new(""))?
-        {
-            found.push(describe(top, 0, Path::new(""), &metadata)?);
-        }
-        found.extend(read_all(&uppers)?);
+        let root = match uppers.first() {
+            Some(top) if root => match top.tree.metadata(Path::new(""))? {
+                Some(metadata) => Some(describe(top, 0, Path::new(""), &metadata)?),
+                None => None,
+            },
+            _ => None,
+        };
+        let mut found = read_all(&uppers, root)?;
         let sockets =
             found.extract_if(.., |found| found.socket).map(|found| path_of(&found.entry).to_owned());
         let sockets = sockets.collect();
@@ -104,55 +104,65 @@ struct Directory {
     places: Vec<usize>,
 }
 
+/// Kept small, as [`Found`] is: there may be millions.
 struct Node {
     found: Found,
-    /// Of an opaque directory.
-    mark: Option<Found>,
+    /// Whether it is a directory that hides what lies below the layer.
+    opaque: bool,
     /// Of a directory: the number of its own entries.
     below: Option<usize>,
 }
 
-/// Everything below the root, but not the root itself. Level by level: a step may nest directories as deep as it likes.
-fn read_all(uppers: &[UpperDir]) -> Result<Vec<Found>, TreeError> {
+/// What a name in a directory stands for; where that is a directory, also this.
+type Read = (Node, Option<Box<Directory>>);
+
+/// Everything below the root, behind the root itself where that counts. Level by level: a step may nest directories as deep as it likes.
+fn read_all(uppers: &[UpperDir], root: Option<Found>) -> Result<Vec<Found>, TreeError> {
     let mut directories: Vec<Vec<Node>> = Vec::new();
     let mut level = vec![Directory { path: PathBuf::new(), places: (0..uppers.len()).collect() }];
     while !level.is_empty() {
-        let listed: Vec<Vec<Item>> =
-            level.par_iter().map(|directory| list(uppers, directory)).collect::<Result<_, _>>()?;
-        let counts: Vec<usize> = listed.iter().map(Vec::len).collect();
-        let items =
-            level.iter().zip(listed).flat_map(|(of, items)| items.into_iter().map(move |item| (of, item)));
-        let items: Vec<(&Directory, Item)> = items.collect();
-        let read: Vec<(Node, Option<Directory>)> =
-            items.into_par_iter().map(|(of, item)| read(uppers, &of.path, item)).collect::<Result<_, _>>()?;
+        let read: Vec<Vec<Read>> =
+            level.par_iter().map(|directory| read_one(uppers, directory)).collect::<Result<_, _>>()?;
         // Directories are numbered as they come: those of this level, then those below them.
         let first = directories.len() + level.len();
         level.clear();
-        let mut read = read.into_iter();
-        for count in counts {
-            let nodes = read.by_ref().take(count).map(|(mut node, directory)| {
+        for nodes in read {
+            let nodes = nodes.into_iter().map(|(mut node, directory)| {
                 node.below = directory.as_ref().map(|_| first + level.len());
-                level.extend(directory);
+                level.extend(directory.map(|directory| *directory));
                 node
             });
             directories.push(nodes.collect());
         }
     }
-    Ok(in_order(directories))
+    Ok(in_order(root, directories))
 }
 
+/// What is in one directory. It alone may have most of the layer's files.
+fn read_one(uppers: &[UpperDir], directory: &Directory) -> Result<Vec<Read>, TreeError> {
+    let items = list(uppers, directory)?;
+    items.into_par_iter().with_min_len(BATCH).map(|item| read(uppers, &directory.path, item)).collect()
+}
+
+/// So many files are worth another thread.
+const BATCH: usize = 64;
+
 /// A directory before what it holds.
-fn in_order(mut directories: Vec<Vec<Node>>) -> Vec<Found> {
-    let mut all = Vec::with_capacity(directories.iter().map(Vec::len).sum());
+fn in_order(root: Option<Found>, mut directories: Vec<Vec<Node>>) -> Vec<Found> {
+    let opaque = |nodes: &Vec<Node>| nodes.iter().filter(|node| node.opaque).count();
+    let count: usize = directories.iter().map(|nodes| nodes.len() + opaque(nodes)).sum();
+    let mut all = Vec::with_capacity(count + 1);
+    all.extend(root);
     let mut open = vec![std::mem::take(&mut directories[0]).into_iter()];
     while let Some(nodes) = open.last_mut() {
-        let Some(node) = nodes.next() else {
+        let Some(Node { found, opaque, below }) = nodes.next() else {
             open.pop();
             continue;
         };
-        all.push(node.found);
-        all.extend(node.mark);
-        open.extend(node.below.map(|below| std::mem::take(&mut directories[below]).into_iter()));
+        let mark = opaque.then(|| mark(path_of(&found.entry), EntryKind::Opaque));
+        all.push(found);
+        all.extend(mark);
+        open.extend(below.map(|below| std::mem::take(&mut directories[below]).into_iter()));
     }
     all
 }
@@ -160,8 +170,8 @@ fn in_order(mut directories: Vec<Vec<Node>>) -> Vec<Found> {
 /// The longest path that a layer may have, in bytes: one more than the kernel takes at once.
 const LONGEST: usize = 4096;
 
-/// What a name in the directory at `path` stands for; where that is a directory, also this.
-fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Directory>), TreeError> {
+/// What a name in the directory at `path` stands for.
+fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Box<Directory>>), TreeError> {
     let path = path.join(&item.name);
     if path.as_os_str().len() > LONGEST {
         return Err(TreeError::new("put into a layer", path, Errno::NAMETOOLONG));
@@ -170,12 +180,11 @@ fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Di
     let upper = &uppers[place];
     let found = describe(upper, place, &path, &item.metadata)?;
     if item.metadata.kind != Kind::Directory {
-        return Ok((Node { found, mark: None, below: None }, None));
+        return Ok((Node { found, opaque: false, below: None }, None));
     }
-    let (shown, hides) = shown(uppers, &item.places, &path)?;
-    let mark = hides.then(|| mark(&path, EntryKind::Opaque));
+    let (shown, opaque) = shown(uppers, &item.places, &path)?;
     let places = shown.to_vec();
-    Ok((Node { found, mark, below: None }, Some(Directory { path, places })))
+    Ok((Node { found, opaque, below: None }, Some(Box::new(Directory { path, places }))))
 }
 
 /// A name in a directory.
@@ -279,8 +288,7 @@ fn mark(path: &Path, kind: EntryKind) -> Found {
 /// Turns further names of a file into hard links. Names in other layers, or outside of any, do not count.
 fn link(found: Vec<Found>) -> Vec<Entry> {
     let mut first: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-    let mut entries = Vec::with_capacity(found.len());
-    for Found { mut entry, inode, .. } in found {
+    let link = |Found { mut entry, inode, .. }: Found| {
         if let Some(inode) = inode {
             match first.get(&inode) {
                 Some(target) => entry.kind = EntryKind::Hardlink { target: target.clone() },
@@ -289,7 +297,7 @@ fn link(found: Vec<Found>) -> Vec<Entry> {
                 }
             }
         }
-        entries.push(entry);
-    }
-    entries
+        entry
+    };
+    found.into_iter().map(link).collect()
 }

@@ -13,25 +13,32 @@ use crate::{CopyOptions, Entry, Kind, Match};
 
 /// Entries that one thread takes at once.
 const BATCH: usize = 512;
+/// Entries whose hashes there are at once: there may be millions.
+const AT_ONCE: usize = 8192;
 
 /// For each entry of a match a hash of all that it is once it was copied: kind, mode, owner, time, size, link target, device, the names
 /// of the same file, extended attributes and bytes. Equal hashes at the same path mean the same entry.
 ///
 /// `None` for what was not hashed, and for the top directory of a copy that leaves its attributes to others.
-pub fn forms(found: &Match, options: &CopyOptions) -> Vec<Option<[u8; 32]>> {
-    let Some(digests) = found.digests() else { return vec![None; found.len()] };
+pub fn forms<'a>(found: &'a Match, options: &'a CopyOptions) -> impl Iterator<Item = Option<[u8; 32]>> + 'a {
+    let digests = found.digests();
     let mut names: HashMap<usize, u64> = HashMap::new();
     for first in found.entries().filter_map(|entry| entry.hard_link) {
         *names.entry(first).or_default() += 1;
     }
     let forms = Forms { found, options, digests, names };
-    (0..found.len()).into_par_iter().with_min_len(BATCH).map(|index| forms.of(index)).collect()
+    (0..found.len()).step_by(AT_ONCE).flat_map(move |first| {
+        let indices = first..found.len().min(first + AT_ONCE);
+        let hashes: Vec<_> =
+            indices.into_par_iter().with_min_len(BATCH).map(|index| forms.of(index)).collect();
+        hashes
+    })
 }
 
 struct Forms<'a> {
     found: &'a Match,
     options: &'a CopyOptions,
-    digests: Digests,
+    digests: Option<Digests>,
     /// By the index of the first: how many names a file has.
     names: HashMap<usize, u64>,
 }
@@ -42,7 +49,7 @@ impl Forms<'_> {
         if self.options.keep_top && entry.path.as_os_str().is_empty() && is_directory(&entry) {
             return None;
         }
-        let digest = self.digests.get(index).copied().flatten();
+        let digest = self.digests.as_ref()?.get(index).copied().flatten();
         if digest.is_none() && matches!(entry.metadata.kind, Kind::File | Kind::Directory) {
             return None;
         }

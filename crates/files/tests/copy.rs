@@ -394,9 +394,9 @@ fn a_form_is_all_that_an_entry_is() {
         let tree = DirectoryTree::context(dir.path()).unwrap();
         let selected = selected(&tree, "d").unwrap();
         let found = &selected.matches[0];
-        assert!(files::forms(found, options).iter().all(Option::is_none), "not hashed yet");
+        assert!(files::forms(found, options).all(|form| form.is_none()), "not hashed yet");
         digest(&selected, &tree, &NoCache, &never).unwrap();
-        let forms = files::forms(found, options);
+        let forms: Vec<_> = files::forms(found, options).collect();
         found
             .entries()
             .zip(forms)
