@@ -342,6 +342,67 @@ push 5001 \"$2\" \"$3\" && \"$2\" pull -q 192.0.2.1:5001/app:1 && echo END";
     assert!(done.stdout.ends_with("192.0.2.1:5001/app:1\nEND\n"), "{done}");
 }
 
+/// A context whose image says for each of two platforms what it is given.
+fn of_two_platforms(amd64: &str, arm64: &str) -> Context {
+    Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /says\nCMD [\"/says\"]\n")
+        .file("amd64", amd64)
+        .file("arm64", arm64)
+}
+
+/// Builds it for both, always with the same times, and pushes it.
+fn push_both(home: &Home, context: &Context, name: &str) {
+    let mut build = home.build(context);
+    build.env("SOURCE_DATE_EPOCH", "1600000000").args(["--platform=linux/amd64,linux/arm64", "--push"]);
+    run(build.args(["-t", name])).ok();
+}
+
+/// What a name means is what its registry has now: images of platforms that were brought earlier and are no longer of it lose the name,
+/// whether `pull` or a build brings the new one.
+#[test]
+fn a_name_is_no_mixture_of_two_indexes() {
+    let (registry, maker) = (Registry::start(None), Home::new());
+    let name = format!("{}/team/app:1", registry.address);
+    let copy = format!("{}/team/copy:1", registry.address);
+    let pull = |home: &Home, platform: &str| {
+        run(home.builder("pull").args(["-q", "--platform", platform, &name])).ok();
+    };
+    let build = |home: &Home, platform: &str| {
+        let context = Context::new(&format!("FROM {name}\nCOPY --from={name} /says /copy\n"));
+        run(home.build(&context).args(["--pull", "--platform", platform])).ok();
+    };
+    let platforms = |home: &Home| {
+        let listed = run(home.builder("images").args(["--format={{.Platform}}", &name])).ok().stdout;
+        listed.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let both = ["linux/amd64", "linux/arm64"];
+    for bring in [&pull as &dyn Fn(&Home, &str), &build] {
+        let home = Home::new();
+        push_both(&maker, &of_two_platforms("1", "1"), &name);
+        bring(&home, "linux/amd64");
+        bring(&home, "linux/arm64");
+        assert_eq!(platforms(&home), both);
+        // One changes, the other stays what it is.
+        push_both(&maker, &of_two_platforms("2", "1"), &name);
+        bring(&home, "linux/amd64");
+        assert_eq!(platforms(&home), both);
+        // Both change, and one of them is brought.
+        push_both(&maker, &of_two_platforms("3", "3"), &name);
+        bring(&home, "linux/amd64");
+        assert_eq!(platforms(&home), both[..1]);
+        run(home.builder("tag").args([&name, &copy])).ok();
+        run(home.builder("push").arg(&copy)).ok();
+        let (pushed, there) = (registry.manifest("team/copy:1"), registry.manifest("team/app:1"));
+        let digest = registry.inspect(&["--format={{.Digest}}"], "team/copy:1");
+        assert!(pushed["layers"].is_array(), "one platform is no index: {pushed}");
+        assert_eq!(there["manifests"][0]["digest"], digest.trim());
+        // No index any more.
+        let one = of_two_platforms("4", "");
+        run(maker.build(&one).args(["--platform=linux/amd64", "--push", "-t", &name])).ok();
+        bring(&home, "linux/amd64");
+        assert_eq!(platforms(&home), both[..1]);
+    }
+}
+
 /// An image is patched under its own name; and one that somebody else names meanwhile keeps its name, though a build ends later that
 /// found another under it.
 #[test]

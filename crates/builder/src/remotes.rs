@@ -81,6 +81,17 @@ pub(crate) fn put_documents(store: &Store, prepared: &Prepared) -> Result<(), Fa
     Ok(())
 }
 
+/// Puts the documents of an image that was found elsewhere into the store. Blocks.
+pub(crate) fn put_documents_of(image: &ResolvedImage, blobs: &dyn ContentStore) -> io::Result<()> {
+    if let Some(documents) = &image.documents {
+        let index = image.index.as_ref().map(|index| &index.bytes);
+        for bytes in [&documents.config, &documents.manifest].into_iter().chain(index) {
+            blobs.put(bytes)?;
+        }
+    }
+    Ok(())
+}
+
 /// An image on its way to one registry after another.
 pub(crate) struct Pushing {
     client: Client,

@@ -1,6 +1,7 @@
 -- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
--- `holdings` is the last: where it is, all are. Only the columns `seal` of `chains`, `versions`, `packed` and `snapshots` are later:
--- checksums over their rows, NULL in those of older programs.
+-- `holdings` is the last: where it is, all are. Only columns are later, NULL in rows of older programs: `seal` of `chains`, `versions`,
+-- `packed` and `snapshots`, checksums over their rows; `of_index` of `images`, the descriptor of the index that the name means, if it
+-- means one, whose blob is one of `image_blobs`.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
 CREATE TABLE IF NOT EXISTS kept (

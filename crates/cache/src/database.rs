@@ -21,11 +21,19 @@ const COMPLETE: i64 = 1;
 /// Tables that older programs do not know, and its last one.
 const ADDITIONS: &str = include_str!("additions.sql");
 const ADDED: &str =
-    "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'snapshots' AND sql LIKE '%seal%')
+    "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'images' AND sql LIKE '%of_index%')
+     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'snapshots' AND sql LIKE '%seal%')
      AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'holdings')";
 
-/// Tables that got a column `seal` later; older programs leave it empty, and are not disturbed by it. The last one is looked for by [`ADDED`].
-const SEALED: [&str; 4] = ["chains", "versions", "packed", "snapshots"];
+/// Columns that tables got later, with their types; older programs leave them empty, and are not disturbed by them. The last one of each name
+/// is looked for by [`ADDED`].
+const COLUMNS: [(&str, &str, &str); 5] = [
+    ("chains", "seal", "BLOB"),
+    ("versions", "seal", "BLOB"),
+    ("packed", "seal", "BLOB"),
+    ("snapshots", "seal", "BLOB"),
+    ("images", "of_index", "TEXT"),
+];
 
 /// How long to wait for a writer of another process. Transactions last milliseconds; a disk that stalls lasts longer.
 const BUSY: Duration = Duration::from_secs(60);
@@ -293,10 +301,10 @@ fn connect(path: &Path, create: bool) -> rusqlite::Result<Option<Connection>> {
 /// Adds what came after version 1, as far as it is not there.
 fn add(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(ADDITIONS)?;
-    for table in SEALED {
-        let has_seal = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = 'seal')";
-        if !db.query_row(has_seal, [table], |row| row.get(0))? {
-            db.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN seal BLOB"))?;
+    for (table, column, kind) in COLUMNS {
+        let has_it = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2)";
+        if !db.query_row(has_it, [table, column], |row| row.get(0))? {
+            db.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
         }
     }
     Ok(())

@@ -29,9 +29,11 @@ pub struct StoredImage {
     pub platform: Platform,
     /// The manifest.
     pub manifest: Descriptor,
+    /// The index that the name means, where it means one. Others that it lists need not be here.
+    pub index: Option<Descriptor>,
     /// Digest of the config: the image id.
     pub config: Digest,
-    /// Bytes of all its blobs.
+    /// Bytes of all its blobs, without the index.
     pub size: u64,
     /// When it was stored.
     pub created: SystemTime,
@@ -49,7 +51,7 @@ impl Store {
         platform: &Platform,
         manifest: &Descriptor,
     ) -> Result<StoredImage, CacheError> {
-        let (image, blobs) = self.examined(name, platform, manifest)?;
+        let (image, blobs) = self.examined(name, platform, manifest, None)?;
         if let Some(created) = self.named_since(&image, blobs.len())? {
             return Ok(StoredImage { created, ..image });
         }
@@ -61,21 +63,48 @@ impl Store {
         Ok(image)
     }
 
-    /// The same, unless the name means something else by now than it `meant`: then nothing is done, and it is `false`.
+    /// Names an image that was found elsewhere; its documents must be here, that of its index too. Beside it the name keeps those images that
+    /// the same index lists, and loses all others: they are what it meant before. Where it means something else by now than it `meant`,
+    /// nothing is done, and it is `false`.
     ///
     /// # Errors
     /// As [`Store::put_image`].
-    pub fn put_image_if(
+    pub fn put_image_of(
         &self,
         name: &Reference,
         platform: &Platform,
-        manifest: &Descriptor,
-        meant: &Meaning,
+        found: &ResolvedImage,
+        meant: Option<&Meaning>,
     ) -> Result<bool, CacheError> {
-        let (image, blobs) = self.examined(name, platform, manifest)?;
+        let index = found.index.as_ref().map(|index| &index.descriptor);
+        // What a manifest says of itself is not what is said of it.
+        let manifest = Descriptor { annotations: BTreeMap::new(), ..found.manifest.clone() };
+        let (image, blobs) = self.examined(name, platform, &manifest, index)?;
+        let is_listed = |manifest: &Digest| match &found.index {
+            Some(index) => index.manifests.contains(manifest),
+            None => *manifest == found.manifest.digest,
+        };
+        let is_up_to_date = |meaning: &Meaning| {
+            let mut others = meaning.0.values();
+            others.all(|(manifest, of)| is_listed(manifest) && *of == index.map(|index| index.digest))
+        };
+        let now = self.meaning(name)?;
+        if meant.is_none_or(|meant| *meant == now)
+            && is_up_to_date(&now)
+            && self.named_since(&image, blobs.len())?.is_some()
+        {
+            return Ok(true);
+        }
         let is_put = self.inner.database.write("name an image", |db| {
-            if meaning(db, &image.name)? != *meant {
+            let now = meaning(db, &image.name)?;
+            if meant.is_some_and(|meant| *meant != now) {
                 return Ok(false);
+            }
+            for (platform, (manifest, of)) in &now.0 {
+                match is_listed(manifest) {
+                    true => put_into_index(db, (&image.name, platform), of.as_ref(), index)?,
+                    false => drop(remove(db, &image.name, platform)?),
+                }
             }
             insert(db, &image, &blobs)?;
             names::write(db, &self.inner.layout)?;
@@ -85,7 +114,8 @@ impl Store {
         Ok(is_put)
     }
 
-    /// Gives a name to images, one a platform, and to no others, all at once: what else had it loses it.
+    /// Gives a name to images, one a platform, and to no others, all at once: what else had it loses it. `index` is what the name means where
+    /// it means one; all that it lists is among them.
     ///
     /// # Errors
     /// As [`Store::put_image`].
@@ -93,14 +123,14 @@ impl Store {
         &self,
         name: &Reference,
         manifests: &[(Platform, Descriptor)],
+        index: Option<&Descriptor>,
     ) -> Result<(), CacheError> {
         let images: Vec<_> = manifests
             .iter()
-            .map(|(platform, manifest)| self.examined(name, platform, manifest))
+            .map(|(platform, manifest)| self.examined(name, platform, manifest, index))
             .collect::<Result<_, _>>()?;
-        let wanted: BTreeMap<_, _> =
-            images.iter().map(|(image, _)| (image.platform.to_string(), image.manifest.digest)).collect();
-        if self.meaning(name)?.0 == wanted {
+        let wanted: BTreeSet<_> = images.iter().map(|(image, _)| image.platform.to_string()).collect();
+        if self.meaning(name)?.0.keys().eq(&wanted) {
             let is_named = |(image, blobs): &(StoredImage, BTreeSet<Digest>)| {
                 Ok(self.named_since(image, blobs.len())?.is_some())
             };
@@ -111,7 +141,7 @@ impl Store {
         }
         let key = key(name);
         self.inner.database.write("name images", |db| {
-            for platform in meaning(db, &key)?.0.keys().filter(|platform| !wanted.contains_key(*platform)) {
+            for platform in meaning(db, &key)?.0.keys().filter(|platform| !wanted.contains(*platform)) {
                 remove(db, &key, platform)?;
             }
             images.iter().try_for_each(|(image, blobs)| insert(db, image, blobs))?;
@@ -132,11 +162,12 @@ impl Store {
         name: &Reference,
         platform: &Platform,
         manifest: &Descriptor,
+        index: Option<&Descriptor>,
     ) -> Result<(StoredImage, BTreeSet<Digest>), CacheError> {
         let document = self.manifest(manifest)?;
         let mut blobs = vec![manifest, &document.config];
         blobs.extend(&document.layers);
-        for blob in &blobs {
+        for blob in blobs.iter().copied().chain(index) {
             if self
                 .blobs()
                 .size(&blob.digest)
@@ -150,11 +181,12 @@ impl Store {
             name: key(name),
             platform: platform.clone(),
             manifest: manifest.clone(),
+            index: index.cloned(),
             config: document.config.digest,
             size: blobs.iter().map(|blob| blob.size).sum(),
             created: from_millis(to_millis(SystemTime::now())),
         };
-        Ok((image, blobs.iter().map(|blob| blob.digest).collect()))
+        Ok((image, blobs.into_iter().chain(index).map(|blob| blob.digest).collect()))
     }
 
     /// Since when an image of so many blobs has its name, if nothing is left to be written for it. What may not be on the disk yet is noted to
@@ -165,18 +197,20 @@ impl Store {
                 "SELECT created, manifest, config,
                      (SELECT count(*) FROM image_blobs WHERE image_blobs.name = images.name AND image_blobs.platform = images.platform),
                      (SELECT count(boot) FROM image_blobs JOIN blobs ON blobs.digest = image_blobs.digest
-                      WHERE image_blobs.name = images.name AND image_blobs.platform = images.platform)
+                      WHERE image_blobs.name = images.name AND image_blobs.platform = images.platform), of_index
                  FROM images WHERE name = ?1 AND platform = ?2",
             )?
             .query_row(params![image.name.to_string(), image.platform.to_string()], |row| {
                 let manifest: Descriptor = names::text_column(row, 1, |text| serde_json::from_str(text))?;
-                Ok((row.get(0)?, manifest, bytes32(row, 2)?, row.get::<_, i64>(3)?, row.get::<_, i64>(4)?))
+                let counts = (row.get::<_, i64>(3)?, row.get::<_, i64>(4)?);
+                Ok((row.get(0)?, manifest, bytes32(row, 2)?, counts, names::index_column(row, 5)?))
             })
             .optional()
         })?;
-        let Some((created, manifest, config, known, unsure)) = known else { return Ok(None) };
+        let Some((created, manifest, config, (known, unsure), index)) = known else { return Ok(None) };
         let Some(list) = names::Listed::open(&self.inner.layout)? else { return Ok(None) };
-        if (&manifest, &config, known) != (&image.manifest, image.config.as_bytes(), blobs as i64) {
+        let wanted = (&image.manifest, image.config.as_bytes(), &image.index, blobs as i64);
+        if (&manifest, &config, &index, known) != wanted {
             return Ok(None);
         }
         if unsure > 0 || !list.is_on_disk()? {
@@ -192,7 +226,7 @@ impl Store {
     pub fn list_images(&self) -> Result<Vec<StoredImage>, CacheError> {
         self.inner.database.read("list images", |db| {
             db.prepare_cached(
-                "SELECT name, platform, manifest, config, size, created FROM images ORDER BY name, platform",
+                "SELECT name, platform, manifest, config, size, created, of_index FROM images ORDER BY name, platform",
             )?
             .query_map([], |row| {
                 Ok(StoredImage {
@@ -202,13 +236,14 @@ impl Store {
                     config: Digest::from_bytes(bytes32(row, 3)?),
                     size: from_sql(row.get(4)?),
                     created: from_millis(row.get(5)?),
+                    index: names::index_column(row, 6)?,
                 })
             })?
             .collect()
         })
     }
 
-    /// The images of a name, one a platform. A reference with a digest means the manifest of that digest, whatever its tag.
+    /// The images of a name, one a platform. A reference with a digest means the manifest or the index of that digest, whatever its tag.
     pub fn images_named(&self, name: &Reference) -> Result<Vec<StoredImage>, CacheError> {
         let mut images = self.list_images()?;
         images.retain(|image| {
@@ -217,7 +252,9 @@ impl Store {
             same_repository
                 && match &name.digest {
                     Some(digest) => {
-                        image.manifest.digest == *digest || image.name.digest.as_ref() == Some(digest)
+                        image.manifest.digest == *digest
+                            || image.index.as_ref().is_some_and(|index| index.digest == *digest)
+                            || image.name.digest.as_ref() == Some(digest)
                     }
                     None => image.name.tag == name.tag,
                 }
@@ -272,7 +309,8 @@ impl Store {
             let mut removed = 0;
             for image in images {
                 let platform = image.platform.to_string();
-                if meaning(db, &image.name)?.0.get(&platform) == Some(&image.manifest.digest) {
+                let meant = meaning(db, &image.name)?.0.get(&platform).map(|(manifest, _)| *manifest);
+                if meant == Some(image.manifest.digest) {
                     removed += remove(db, &image.name, &platform)?;
                 }
             }
@@ -302,6 +340,7 @@ impl Store {
             platform: image.platform.clone(),
             layers: layers.map(|(descriptor, diff_id)| Layer { descriptor, diff_id: *diff_id }).collect(),
             config,
+            index: None,
             documents: None,
             blobs: Arc::new(self.blobs().clone()),
         })
@@ -325,15 +364,16 @@ impl Store {
     }
 }
 
-/// What a name means: the digest of the manifest for each platform.
+/// What a name means: for each platform the digests of the manifest and of its index, if it is of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Meaning(BTreeMap<String, Digest>);
+pub struct Meaning(BTreeMap<String, (Digest, Option<Digest>)>);
 
 fn meaning(db: &Connection, key: &Reference) -> rusqlite::Result<Meaning> {
-    let mut select = db.prepare_cached("SELECT platform, manifest FROM images WHERE name = ?1")?;
+    let mut select = db.prepare_cached("SELECT platform, manifest, of_index FROM images WHERE name = ?1")?;
     let rows = select.query_map([key.to_string()], |row| {
         let manifest: Descriptor = names::text_column(row, 1, |text| serde_json::from_str(text))?;
-        Ok((row.get(0)?, manifest.digest))
+        let index = names::index_column(row, 2)?;
+        Ok((row.get(0)?, (manifest.digest, index.map(|index| index.digest))))
     })?;
     rows.collect::<Result<_, _>>().map(Meaning)
 }
@@ -341,27 +381,53 @@ fn meaning(db: &Connection, key: &Reference) -> rusqlite::Result<Meaning> {
 /// In the place of what had the name for this platform.
 fn insert(db: &Connection, image: &StoredImage, blobs: &BTreeSet<Digest>) -> rusqlite::Result<()> {
     let (key, platform) = (image.name.to_string(), image.platform.to_string());
-    let manifest = serde_json::to_string(&image.manifest)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let manifest = to_json(&image.manifest)?;
+    let index = image.index.as_ref().map(to_json).transpose()?;
     remove(db, &image.name, &platform)?;
     db.execute(
-        "INSERT INTO images (name, platform, manifest, config, size, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO images (name, platform, manifest, config, size, created, of_index)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             key,
             platform,
             manifest,
             image.config.as_bytes(),
             to_sql(image.size),
-            to_millis(image.created)
+            to_millis(image.created),
+            index
         ],
     )?;
-    for blob in blobs {
-        db.execute(
-            "INSERT OR IGNORE INTO image_blobs (name, platform, digest) VALUES (?1, ?2, ?3)",
-            params![key, platform, blob.as_bytes()],
-        )?;
-    }
+    blobs.iter().try_for_each(|blob| keep_blob(db, &key, &platform, blob))
+}
+
+fn keep_blob(db: &Connection, key: &str, platform: &str, blob: &Digest) -> rusqlite::Result<()> {
+    db.execute(
+        "INSERT OR IGNORE INTO image_blobs (name, platform, digest) VALUES (?1, ?2, ?3)",
+        params![key, platform, blob.as_bytes()],
+    )?;
     Ok(())
+}
+
+/// The name of an image means this index now, and lists it as the one `before` did.
+fn put_into_index(
+    db: &Connection,
+    (key, platform): (&Reference, &str),
+    before: Option<&Digest>,
+    index: Option<&Descriptor>,
+) -> rusqlite::Result<()> {
+    let key = key.to_string();
+    if let Some(before) = before {
+        let forget = "DELETE FROM image_blobs WHERE name = ?1 AND platform = ?2 AND digest = ?3";
+        db.execute(forget, params![key, platform, before.as_bytes()])?;
+    }
+    let change = "UPDATE images SET of_index = ?3 WHERE name = ?1 AND platform = ?2";
+    db.execute(change, params![key, platform, index.map(to_json).transpose()?])?;
+    index.map_or(Ok(()), |index| keep_blob(db, &key, platform, &index.digest))
+}
+
+fn to_json(descriptor: &Descriptor) -> rusqlite::Result<String> {
+    serde_json::to_string(descriptor)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 fn remove(db: &Connection, key: &Reference, platform: &str) -> rusqlite::Result<usize> {

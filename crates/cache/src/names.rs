@@ -29,6 +29,9 @@ pub(crate) struct Named {
     name: String,
     platform: String,
     manifest: Descriptor,
+    /// The index that the name means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Descriptor>,
     created: i64,
 }
 
@@ -86,15 +89,19 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Er
 /// # Errors
 /// When one of them is not what this program writes: then the database is damaged.
 pub(crate) fn all(db: &Connection) -> rusqlite::Result<Vec<Named>> {
-    db.prepare_cached("SELECT name, platform, manifest, created FROM images")?.query_map([], named)?.collect()
+    db.prepare_cached("SELECT name, platform, manifest, created, of_index FROM images")?
+        .query_map([], named)?
+        .collect()
 }
 
 /// The rows that can be read of the table of a damaged database.
 pub(crate) fn in_table(db: &Connection) -> Vec<Named> {
     let mut found = BTreeMap::new();
+    // An older program did not know it.
+    let index = if db.prepare("SELECT of_index FROM images").is_ok() { "of_index" } else { "NULL" };
     for direction in ["ASC", "DESC"] {
         let select = format!(
-            "SELECT name, platform, manifest, created FROM images ORDER BY name {direction}, platform {direction}"
+            "SELECT name, platform, manifest, created, {index} FROM images ORDER BY name {direction}, platform {direction}"
         );
         let Ok(mut select) = db.prepare(&select) else { break };
         let Ok(mut rows) = select.query([]) else { break };
@@ -122,8 +129,17 @@ fn named(row: &rusqlite::Row<'_>) -> rusqlite::Result<Named> {
         name: row.get(0)?,
         platform: row.get(1)?,
         manifest: text_column(row, 2, |text| serde_json::from_str(text))?,
+        index: index_column(row, 4)?,
         created: row.get(3)?,
     })
+}
+
+/// The column `of_index`, which may be empty.
+pub(crate) fn index_column(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<Descriptor>> {
+    match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => text_column(row, column, |text| serde_json::from_str(text)).map(Some),
+    }
 }
 
 /// What a column's text says. One that says nothing was changed on the disk: the error tells that the database is damaged.
@@ -168,8 +184,10 @@ pub(crate) fn restore(
     listed.sort_by_key(|named| named.created);
     newest.extend(listed.into_iter().map(|named| ((named.name.clone(), named.platform.clone()), named)));
     let mut lost = BTreeSet::new();
-    for named in newest.into_values() {
+    for mut named in newest.into_values() {
         let Some((name, platform)) = parsed(&named) else { continue };
+        // Without its index an image is still the one of its platform.
+        named.index.take_if(|index| document(layout, index).is_none());
         match blobs_of(layout, &named.manifest) {
             Some((config, blobs)) => insert(db, &named, &config, &blobs, boot)?,
             None => {
@@ -188,9 +206,7 @@ fn parsed(named: &Named) -> Option<(Reference, Platform)> {
 
 /// The config and all blobs of an image whose manifest is what its digest says, if none is missing.
 fn blobs_of(layout: &Layout, manifest: &Descriptor) -> Option<(Digest, Vec<Descriptor>)> {
-    let document = read(&layout.blob(&manifest.digest))?;
-    (Digest::of(&document) == manifest.digest).then_some(())?;
-    let parsed: Manifest = serde_json::from_slice(&document).ok()?;
+    let parsed: Manifest = serde_json::from_slice(&document(layout, manifest)?).ok()?;
     let config = parsed.config.digest;
     let mut blobs = vec![manifest.clone(), parsed.config];
     blobs.extend(parsed.layers);
@@ -199,6 +215,11 @@ fn blobs_of(layout: &Layout, manifest: &Descriptor) -> Option<(Digest, Vec<Descr
             .is_ok_and(|file| file.is_file() && file.len() == blob.size)
     };
     blobs.iter().all(is_there).then_some((config, blobs))
+}
+
+/// A manifest or an index that is what its digest says.
+fn document(layout: &Layout, blob: &Descriptor) -> Option<Vec<u8>> {
+    read(&layout.blob(&blob.digest)).filter(|bytes| Digest::of(bytes) == blob.digest)
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {
@@ -217,11 +238,13 @@ fn insert(
     let manifest = serde_json::to_string(&named.manifest).map_err(failed)?;
     let size: u64 = blobs.iter().map(|blob| blob.size).sum();
     let (name, platform) = (&named.name, &named.platform);
+    let index = named.index.as_ref().map(serde_json::to_string).transpose().map_err(failed)?;
     db.execute(
-        "INSERT OR REPLACE INTO images (name, platform, manifest, config, size, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![name, platform, manifest, config.as_bytes(), to_sql(size), named.created],
+        "INSERT OR REPLACE INTO images (name, platform, manifest, config, size, created, of_index)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![name, platform, manifest, config.as_bytes(), to_sql(size), named.created, index],
     )?;
-    for blob in blobs {
+    for blob in blobs.iter().chain(&named.index) {
         db.execute(
             "INSERT OR IGNORE INTO image_blobs (name, platform, digest) VALUES (?1, ?2, ?3)",
             params![name, platform, blob.digest.as_bytes()],

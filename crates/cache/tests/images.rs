@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use cache::PruneOptions;
+use cache::{PruneOptions, StoredImage};
 use common::{TestStore, put_image};
 use hash::Digest;
 use image::{
-    BlobSource, Compression, ContentStore, Descriptor, ImageResolver, Layer, MediaType, MemoryStore,
-    Platform, Reference, ResolveError, TransferProgress,
+    BlobSource, Compression, ContentStore, Descriptor, ImageResolver, Index, Layer, MediaType, MemoryStore,
+    Platform, Reference, ResolveError, ResolvedImage, ResolvedIndex, TransferProgress,
 };
 
 /// Nothing here waits for anything.
@@ -196,7 +196,7 @@ fn a_name_never_means_two_builds() {
         of("c", &["linux/riscv64"]),
     ];
     let meanings = builds.each_ref().map(|build| {
-        test.store.name_images(&name, build).unwrap();
+        test.store.name_images(&name, build, None).unwrap();
         test.store.meaning(&name).unwrap()
     });
     std::thread::scope(|scope| {
@@ -204,7 +204,7 @@ fn a_name_never_means_two_builds() {
             .iter()
             .map(|build| {
                 let (store, name) = (test.again(), &name);
-                scope.spawn(move || (0..50).for_each(|_| store.name_images(name, build).unwrap()))
+                scope.spawn(move || (0..50).for_each(|_| store.name_images(name, build, None).unwrap()))
             })
             .collect();
         while named.iter().any(|thread| !thread.is_finished()) {
@@ -212,13 +212,111 @@ fn a_name_never_means_two_builds() {
         }
     });
     // Whoever looked it up before the last change changes nothing any more.
-    test.store.name_images(&name, &builds[0]).unwrap();
+    test.store.name_images(&name, &builds[0], None).unwrap();
     let looked_up = test.store.images_named(&name).unwrap();
-    test.store.name_images(&name, &builds[2]).unwrap();
+    test.store.name_images(&name, &builds[2], None).unwrap();
     let (platform, manifest) = &builds[1][0];
-    assert!(!test.store.put_image_if(&name, platform, manifest, &meanings[0]).unwrap());
+    let found = found(&test, manifest, None);
+    assert!(!test.store.put_image_of(&name, platform, &found, Some(&meanings[0])).unwrap());
     assert_eq!(test.store.remove_images(&looked_up).unwrap(), 0);
     assert_eq!(test.store.meaning(&name).unwrap(), meanings[2]);
-    assert!(test.store.put_image_if(&name, platform, manifest, &meanings[2]).unwrap());
-    assert_eq!(test.store.images_named(&name).unwrap().len(), 2);
+    assert!(test.store.put_image_of(&name, platform, &found, Some(&meanings[2])).unwrap());
+    let named = test.store.images_named(&name).unwrap();
+    assert_eq!(named.iter().map(|image| &image.manifest).collect::<Vec<_>>(), [manifest]);
+}
+
+/// The image of a manifest as a registry has it, found through an index.
+fn found(test: &TestStore, manifest: &Descriptor, index: Option<&(Descriptor, Vec<u8>)>) -> ResolvedImage {
+    let all = test.store.list_images().unwrap();
+    let stored = all.iter().find(|image| image.manifest.digest == manifest.digest).unwrap();
+    let index = index.map(|(descriptor, bytes)| {
+        let listed: Index = serde_json::from_slice(bytes).unwrap();
+        let manifests = listed.manifests.iter().map(|entry| entry.digest).collect();
+        ResolvedIndex { descriptor: descriptor.clone(), bytes: bytes.as_slice().into(), manifests }
+    });
+    ResolvedImage { index, ..test.store.load_image(stored).unwrap() }
+}
+
+/// An index of manifests, in the store.
+fn index_of(test: &TestStore, manifests: &[&Descriptor]) -> (Descriptor, Vec<u8>) {
+    let manifests = manifests.iter().map(|manifest| (*manifest).clone()).collect();
+    let index = Index { schema_version: 2, media_type: None, manifests, annotations: Default::default() };
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let digest = (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
+    (Descriptor::new(MediaType::INDEX, digest, bytes.len() as u64), bytes)
+}
+
+/// Names, platforms, manifests and indexes of what has a name.
+fn under(test: &TestStore, name: &str) -> Vec<(String, Digest, Option<Digest>)> {
+    let images = test.again().images_named(&name.parse().unwrap()).unwrap();
+    let row = |image: StoredImage| {
+        let index = image.index.map(|index| index.digest);
+        (image.platform.to_string(), image.manifest.digest, index)
+    };
+    images.into_iter().map(row).collect()
+}
+
+/// A name keeps what the index lists that it means now, and its blob as long as it means it.
+#[test]
+fn a_name_means_one_index() {
+    let test = TestStore::new();
+    let [amd, arm, new] = [("a", "linux/amd64"), ("b", "linux/arm64"), ("c", "linux/amd64")]
+        .map(|(name, platform)| put_image(&test, name, platform, name.as_bytes()).unwrap());
+    let [first, second] = [[&amd, &arm], [&new, &arm]].map(|manifests| index_of(&test, &manifests));
+    let put = |manifest: &Descriptor, platform: &str, index: Option<&(Descriptor, Vec<u8>)>| {
+        let (name, platform) = ("app".parse().unwrap(), platform.parse().unwrap());
+        assert!(test.store.put_image_of(&name, &platform, &found(&test, manifest, index), None).unwrap());
+        under(&test, "app")
+    };
+    let row = |platform: &str, manifest: &Descriptor, index: Option<&(Descriptor, Vec<u8>)>| {
+        (platform.to_owned(), manifest.digest, index.map(|(descriptor, _)| descriptor.digest))
+    };
+    put(&arm, "linux/arm64", Some(&first));
+    let both = [row("linux/amd64", &amd, Some(&first)), row("linux/arm64", &arm, Some(&first))];
+    assert_eq!(put(&amd, "linux/amd64", Some(&first)), both);
+    // The other one is of the new index as well.
+    let both = [row("linux/amd64", &new, Some(&second)), row("linux/arm64", &arm, Some(&second))];
+    assert_eq!(put(&new, "linux/amd64", Some(&second)), both);
+    let is_there =
+        |index: &(Descriptor, Vec<u8>)| test.store.blobs().size(&index.0.digest).unwrap().is_some();
+    assert!(is_there(&first) && is_there(&second));
+    test.store.prune(PruneOptions::default()).unwrap();
+    assert!(!is_there(&first) && is_there(&second), "what a name means stays, and nothing else");
+    // Found by it.
+    assert_eq!(under(&test, &format!("app@{}", second.0.digest)), both);
+    assert_eq!(under(&test, &format!("b@{}", second.0.digest)), []);
+    // It is not of the next one.
+    let third = index_of(&test, &[&new, &amd]);
+    assert_eq!(put(&new, "linux/amd64", Some(&third)), [row("linux/amd64", &new, Some(&third))]);
+    // An image of one platform has none.
+    assert_eq!(put(&amd, "linux/amd64", None), [row("linux/amd64", &amd, None)]);
+    test.store.prune(PruneOptions::default()).unwrap();
+    assert!(!is_there(&second));
+}
+
+/// Programs that do not know of indexes wrote the state directory, and write to it still.
+#[test]
+fn a_store_of_an_older_program_is_opened() {
+    let test = TestStore::new();
+    let [amd, arm] = ["linux/amd64", "linux/arm64"]
+        .map(|platform| put_image(&test, "app", platform, platform.as_bytes()).unwrap());
+    test.database().execute_batch("ALTER TABLE images DROP COLUMN of_index").unwrap();
+    let plain = [("linux/amd64".to_owned(), amd.digest, None), ("linux/arm64".to_owned(), arm.digest, None)];
+    assert_eq!(under(&test, "app"), plain);
+    let index = index_of(&test, &[&amd, &arm]);
+    let manifests =
+        [("linux/amd64".parse().unwrap(), amd.clone()), ("linux/arm64".parse().unwrap(), arm.clone())];
+    test.store.name_images(&"app".parse().unwrap(), &manifests, Some(&index.0)).unwrap();
+    assert!(under(&test, "app").iter().all(|(.., of)| *of == Some(index.0.digest)));
+    // As it puts an image of one platform in the place of another.
+    test.database()
+        .execute_batch(
+            "CREATE TEMP TABLE row AS SELECT name, platform, manifest, config, size, created FROM images WHERE platform = 'linux/amd64';
+             PRAGMA foreign_keys = on;
+             DELETE FROM images WHERE platform = 'linux/amd64';
+             INSERT INTO images (name, platform, manifest, config, size, created) SELECT * FROM row;",
+        )
+        .unwrap();
+    let found: Vec<_> = under(&test, "app").into_iter().map(|(.., of)| of).collect();
+    assert_eq!(found, [None, Some(index.0.digest)]);
 }

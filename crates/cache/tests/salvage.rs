@@ -291,6 +291,45 @@ fn a_name_outlives_a_row_that_says_nothing() {
     }
 }
 
+/// The index that a name means is saved with it, from the list and from the database; without its blob an image is one of its platform.
+#[test]
+fn the_index_of_a_name_is_saved() {
+    for (list_is_lost, blob_is_lost) in [(false, false), (true, false), (false, true)] {
+        let test = filled();
+        let blobs = test.store.blobs() as &dyn image::ContentStore;
+        let index = image::Descriptor::new(image::MediaType::INDEX, blobs.put(b"an index").unwrap(), 8);
+        let name = "app:1".parse().unwrap();
+        let stored = test.store.images_named(&name).unwrap().remove(0);
+        let manifests = [(stored.platform, stored.manifest)];
+        test.store.name_images(&name, &manifests, Some(&index)).unwrap();
+        let hex = index.digest.hex();
+        test.store.session().unwrap().finish().unwrap();
+        test.database().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        fs::write(test.dir.path().join("cache-v1.db.damaged"), "for a test").unwrap();
+        if list_is_lost {
+            fs::remove_file(test.dir.path().join("images-v1")).unwrap();
+        }
+        if blob_is_lost {
+            fs::remove_file(test.dir.path().join("blobs/sha256-v1").join(&hex[..2]).join(&hex)).unwrap();
+        }
+        let store = repair(test.dir.path());
+        assert_eq!(store.list_images().unwrap().len(), 3);
+        let saved = store.images_named(&name).unwrap().remove(0).index;
+        assert_eq!(saved, (!blob_is_lost).then_some(index.clone()), "{list_is_lost} {blob_is_lost}");
+        store.prune(PruneOptions::default()).unwrap();
+        assert_eq!(image::ContentStore::size(store.blobs(), &index.digest).unwrap().is_some(), !blob_is_lost);
+    }
+    // Of a program that knew of none.
+    let test = filled();
+    let want = names(&test.store);
+    test.database()
+        .execute_batch("ALTER TABLE images DROP COLUMN of_index; PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
+    fs::write(test.dir.path().join("cache-v1.db.damaged"), "for a test").unwrap();
+    fs::remove_file(test.dir.path().join("images-v1")).unwrap();
+    assert_eq!(names(&repair(test.dir.path())), want);
+}
+
 #[test]
 fn results_on_the_word_of_others_are_saved_with_it() {
     let test = filled();

@@ -167,6 +167,7 @@ fn catalogue(request: &ImageRequest) -> Option<Arc<ResolvedImage>> {
                 diff_id: Digest::of(format!("{name} {layer}").as_bytes()),
             })
             .collect(),
+        index: None,
         documents: None,
         blobs: Arc::new(NoBlobs),
         config,

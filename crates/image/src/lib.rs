@@ -35,7 +35,9 @@ pub use pack::{LayerPacker, PackOptions};
 pub use platform::{ParsePlatformError, Platform};
 pub use ratio::set_unpack_limit;
 pub use reference::{ParseReferenceError, Reference};
-pub use resolve::{BlobSource, Documents, ImageResolver, ResolveError, ResolvedImage, TransferProgress};
+pub use resolve::{
+    BlobSource, Documents, ImageResolver, ResolveError, ResolvedImage, ResolvedIndex, TransferProgress,
+};
 pub use store::{BlobReader, BlobWriter, ContentStore, MemoryStore, PartlyRead, Resume};
 
 use hash::{Digest, StableHasher};

@@ -178,6 +178,7 @@ pub fn resolved_from(
         config,
         config_digest: parsed.config.digest,
         layers,
+        index: None,
         documents: Some(Documents { manifest: manifest_bytes.into(), config: config_bytes.into() }),
         blobs,
     })

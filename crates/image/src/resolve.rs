@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -23,10 +24,23 @@ pub struct ResolvedImage {
     pub platform: Platform,
     /// Bottom layer first; the diff ids are what the config says, unverified until unpacked.
     pub layers: Vec<Layer>,
+    /// The index that the name means, when the image was found through one elsewhere.
+    pub index: Option<ResolvedIndex>,
     /// The bytes of manifest and config, when they came from elsewhere; `None` when they are in the local store.
     pub documents: Option<Documents>,
     /// Where the layers' blobs come from.
     pub blobs: Arc<dyn BlobSource>,
+}
+
+/// The index of an image of several platforms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedIndex {
+    /// What points to it.
+    pub descriptor: Descriptor,
+    /// As it is hashed.
+    pub bytes: Arc<[u8]>,
+    /// The manifests that it lists, also through the indexes that led to the image.
+    pub manifests: BTreeSet<Digest>,
 }
 
 /// Manifest and config of an image, as bytes.

@@ -1,9 +1,10 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hash::Digest;
 use image::{
-    Descriptor, Document, MAX_DOCUMENT, MediaType, Platform, Reference, ResolveError, ResolvedImage,
-    check_config_type, parse_document, resolved_from, select_manifest,
+    Descriptor, Document, Index, MAX_DOCUMENT, MediaType, Platform, Reference, ResolveError, ResolvedImage,
+    ResolvedIndex, check_config_type, parse_document, resolved_from, select_manifest,
 };
 use transport::Response;
 use transport::header::{CONTENT_TYPE, HeaderMap};
@@ -44,6 +45,7 @@ pub(crate) async fn resolve(
         (None, tag) => repository.manifest(tag.as_deref().unwrap_or("latest"), None).await,
     }
     .map_err(failed)?;
+    let mut through: Option<ResolvedIndex> = None;
     for _ in 0..MAX_DEPTH {
         let index = match parse_document(&image, fetched.content_type.as_deref(), &fetched.bytes)? {
             Document::Index(index) => index,
@@ -56,9 +58,13 @@ pub(crate) async fn resolve(
                     ..fetched.descriptor
                 };
                 let descriptor = Descriptor { annotations: manifest.annotations, ..descriptor };
-                return resolved_from(&image, &descriptor, &fetched.bytes, &config, Arc::new(repository));
+                let resolved =
+                    resolved_from(&image, &descriptor, &fetched.bytes, &config, Arc::new(repository))?;
+                return Ok(ResolvedImage { index: through, ..resolved });
             }
         };
+        let top = through.get_or_insert_with(|| fetched.as_index(&index));
+        top.manifests.extend(index.manifests.iter().map(|entry| entry.digest));
         let entry = select_manifest(&index, platform).map_err(|none| none.of(&image))?;
         fetched =
             repository.manifest(&entry.digest.to_string(), Some(&entry.digest)).await.map_err(failed)?;
@@ -72,6 +78,21 @@ pub(crate) async fn resolve(
         }
     }
     Err(failed(Failure::invalid(format!("it has more than {MAX_DEPTH} indexes on top of one another"))))
+}
+
+impl Fetched {
+    /// What a name means that means this index; nothing is known yet of what it lists.
+    fn as_index(&self, index: &Index) -> ResolvedIndex {
+        // Registries that do not know the type call it something else.
+        let known = [MediaType::INDEX, MediaType::DOCKER_INDEX];
+        let stated = Some(self.descriptor.media_type.clone()).filter(|stated| known.contains(&&**stated));
+        let media_type = index.media_type.clone().or(stated).unwrap_or_else(|| MediaType::INDEX.to_owned());
+        ResolvedIndex {
+            descriptor: Descriptor { media_type, ..self.descriptor.clone() },
+            bytes: self.bytes.as_slice().into(),
+            manifests: BTreeSet::new(),
+        }
+    }
 }
 
 impl Repository {

@@ -204,6 +204,7 @@ fn image(store: &Store, tars: &[Vec<u8>]) -> ResolvedImage {
         config_digest: digest,
         platform: Platform::host(),
         layers: tars.iter().map(layer).collect(),
+        index: None,
         documents: None,
         blobs: Arc::new(Nowhere),
     }

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         let of_name = images.iter().filter(|image| image.names.contains(name));
         let manifests: Vec<_> =
             of_name.map(|image| (image.platform.clone(), image.manifest.clone())).collect();
-        store.name_images(name, &manifests)?;
+        store.name_images(name, &manifests, None)?;
     }
     session.finish_durably()?;
     terminal::print(&said)?;

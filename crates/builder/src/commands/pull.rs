@@ -1,6 +1,6 @@
 use futures::future::try_join_all;
 use hash::Digest;
-use image::{ContentStore, ImageResolver as _, Platform, Reference, ResolvedImage};
+use image::{ImageResolver as _, Platform, Reference, ResolvedImage};
 use serde_json::json;
 
 use super::stored;
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
             found.clone()
         }
     };
-    store.put_image(&name, &platform, &image.manifest)?;
+    store.put_image_of(&name, &platform, &image, None)?;
     session.finish_durably()?;
     let digest = if args.quiet { String::new() } else { format!("Digest: {}\n", image.manifest_digest) };
     let id = image.documents.as_ref().map(|documents| Digest::of(&documents.config));
@@ -82,13 +82,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
 async fn bring(image: &ResolvedImage, store: &cache::BlobStore, task: &Task) -> Result<(), Failure> {
     let layers = image.layers.iter().map(|layer| image.blobs.fetch(&layer.descriptor, store, task));
     try_join_all(layers).await?;
-    if let Some(documents) = &image.documents {
-        let store: &dyn ContentStore = store;
-        for bytes in [&documents.config, &documents.manifest] {
-            store.put(bytes).map_err(|error| Failure::build(format!("write to the store: {error}")))?;
-        }
-    }
-    Ok(())
+    remotes::put_documents_of(image, store)
+        .map_err(|error| Failure::build(format!("write to the store: {error}")))
 }
 
 /// Progress of something that is no build.

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     // Once nothing can be wrong with the template: half of them under the name would be a mixture with what had it.
     let manifests: Vec<_> =
         images.iter().map(|image| (image.platform.clone(), image.manifest.clone())).collect();
-    store.name_images(&name, &manifests)?;
+    store.name_images(&name, &manifests, None)?;
     session.finish_durably()?;
     terminal::print(&said)?;
     Ok(0)

@@ -64,6 +64,7 @@ fn image(request: &ImageRequest, name: &str) -> Arc<ResolvedImage> {
             diff_id: Digest::of(name.as_bytes()),
         }],
         platform,
+        index: None,
         documents: None,
         blobs: Arc::new(NoBlobs),
     })

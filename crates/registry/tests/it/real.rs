@@ -11,7 +11,9 @@ use registry::{Client, Config, Credentials};
 use serde_json::{Value, json};
 
 use crate::server::{Reply, Request, Server};
-use crate::support::{DockerRegistry, config, docker_config, layout, over, platform, pull, resolve, run};
+use crate::support::{
+    DockerRegistry, INDEX, config, docker_config, layout, over, platform, pull, resolve, run,
+};
 
 #[tokio::test]
 async fn pulls_an_image_of_one_platform_out_of_an_index() {
@@ -28,9 +30,15 @@ async fn pulls_an_image_of_one_platform_out_of_an_index() {
     assert_eq!(image.config.config.labels.as_ref().unwrap()["made"], "by a test");
     assert_eq!(image.layers[0].diff_id, Digest::of(&made.layer));
     assert!(pull(&image).await.unwrap() == [made.layer]);
+    let index = image.index.as_ref().expect("the index that the name means");
+    assert_eq!((index.descriptor.digest, &*index.descriptor.media_type), (Digest::of(&index.bytes), INDEX));
+    assert_eq!((index.manifests.len(), index.manifests.contains(&image.manifest_digest)), (2, true));
+    let by_index = format!("{}/app@{}", registry.name, index.descriptor.digest);
+    assert_eq!(resolve(&client, &by_index).await.unwrap().index, image.index);
 
     let by_digest = format!("{}/app@{}", registry.name, image.manifest_digest);
-    assert_eq!(resolve(&client, &by_digest).await.unwrap().config, image.config);
+    let plain = resolve(&client, &by_digest).await.unwrap();
+    assert_eq!((plain.config, plain.index), (image.config.clone(), None));
 
     let error = resolve(&client, &format!("{}/app:v2", registry.name)).await.unwrap_err();
     assert!(matches!(&error, ResolveError::NotFound(name) if name.ends_with("/app:v2")), "{error}");

@@ -138,7 +138,7 @@ impl Delivering<'_> {
             let manifests = prepared.manifests.iter().map(|packed| packed.descriptor.clone());
             let manifests: Vec<_> = platforms.into_iter().zip(manifests).collect();
             // A name means what was built now, and nothing else.
-            names.iter().try_for_each(|name| store.name_images(name, &manifests))?;
+            names.iter().try_for_each(|name| store.name_images(name, &manifests, None))?;
             Ok(())
         };
         crate::blocking(keep).await

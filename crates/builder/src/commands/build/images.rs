@@ -17,6 +17,7 @@ use super::again::Again;
 use super::contexts::NamedContext;
 use super::request::Kept;
 use crate::failure::Failure;
+use crate::remotes;
 
 /// Where images are looked for.
 pub(super) struct Finder {
@@ -87,16 +88,14 @@ impl Finder {
                 continue;
             }
             let io = |error: std::io::Error| Failure::io("write to", self.store.root(), &error);
-            let Some(documents) = &image.documents else { continue };
             let mut layers = image.layers.iter().map(|layer| blobs.size(&layer.descriptor.digest));
             if !layers.try_fold(true, |all, size| Ok(all && size?.is_some())).map_err(io)? {
                 continue;
             }
-            blobs.put(&documents.config).map_err(io)?;
-            blobs.put(&documents.manifest).map_err(io)?;
+            remotes::put_documents_of(&image, blobs).map_err(io)?;
             // One build may bring a name for several platforms.
             let meant = named.remove(&name).unwrap_or(meant);
-            if self.store.put_image_if(&name, &platform, &image.manifest, &meant)? {
+            if self.store.put_image_of(&name, &platform, &image, Some(&meant))? {
                 named.insert(name.clone(), self.store.meaning(&name)?);
             }
         }
@@ -148,6 +147,7 @@ impl Finder {
                 name: name.clone(),
                 platform: platform.clone(),
                 manifest: Descriptor::new(MediaType::MANIFEST, digest, size),
+                index: None,
                 config: digest,
                 size,
                 created: SystemTime::UNIX_EPOCH,
