@@ -214,6 +214,42 @@ fn every_platform_is_built_again() {
     assert_eq!((code, found["platforms"].as_array().map(Vec::len)), (Some(0), Some(2)), "{found}");
 }
 
+/// What is repeated is the build that gave the name the image that it has, and not any later one: whose image has the same config, or
+/// which gave the name another image that it no longer means.
+#[test]
+fn the_build_is_the_one_that_gave_the_image() {
+    let home = Home::new();
+    let context =
+        Context::new("FROM scratch\nARG TARGETARCH V\nCOPY f /$TARGETARCH\nLABEL v=$V\n").file("f", "f");
+    let build = |arguments: &[&str]| {
+        run(home.build(&context).env("SOURCE_DATE_EPOCH", EPOCH).args(arguments)).ok();
+        let id = run(home.builder("history").args(["ls", "-q", "-n1"])).ok().stdout;
+        id.trim().to_owned()
+    };
+    let is_of = |image: &str, build: &str| {
+        let (found, code) = report(&home, &[image]);
+        assert_eq!((code, &found["build"]), (Some(0), &json!(build)), "{image}: {found}");
+    };
+    let gzip = build(&["-t", "gzip"]);
+    let zstd = build(&["-o", "type=image,name=zstd,compression=zstd"]);
+    is_of("gzip", &gzip);
+    is_of("zstd", &zstd);
+    let both =
+        |v: &str| build(&["-t", "app", "--platform=linux/amd64,linux/arm64", &format!("--build-arg=V={v}")]);
+    let first = both("1");
+    run(home.builder("tag").args(["app", "kept"])).ok();
+    let second = both("2");
+    is_of("kept", &first);
+    is_of("app", &second);
+    run(home.builder("tag").args(["kept", "app"])).ok();
+    is_of("app", &first);
+    // Of two outputs of one build, the one that the image has been, whatever it is called now.
+    let two = build(&["-o", "type=image,name=a", "-o", "type=image,name=b,compression=zstd"]);
+    run(home.builder("tag").args(["b", "c"])).ok();
+    run(home.builder("rmi").args(["zstd", "gzip"])).ok();
+    is_of("c", &two);
+}
+
 #[test]
 fn what_cannot_be_repeated_is_said() {
     let home = Home::new();

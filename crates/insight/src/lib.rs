@@ -19,6 +19,8 @@ pub use compare::{
 };
 pub use explain::{Cause, Explanation};
 pub use picture::{CacheState, Edge, Format, Lane, Picture, Step};
-pub use record::{BuildRecord, BuildResult, Invocation, RECORD_VERSION, StepInput, StepOutcome, StepRecord};
+pub use record::{
+    BuildRecord, BuildResult, GivenImage, Invocation, RECORD_VERSION, StepInput, StepOutcome, StepRecord,
+};
 pub use timings::{Subjects, Timings};
 pub use words::{LEAST, fit, in_columns, start, widths};

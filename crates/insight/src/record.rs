@@ -39,6 +39,9 @@ pub struct BuildRecord {
     pub result: BuildResult,
     /// The image's id, when there is one.
     pub image: Option<String>,
+    /// The images that it delivered, in the order of its outputs. Older programs did not write them down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given: Vec<GivenImage>,
     /// How it was asked for; `None` when that cannot be written down, and in a record that left its machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invocation: Option<Invocation>,
@@ -57,6 +60,18 @@ pub struct BuildRecord {
     /// The files that steps used, by name of the listing: only in a record that left its machine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub listings: BTreeMap<String, Listing>,
+}
+
+/// An image that a build delivered: one of what its names meant then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenImage {
+    /// Its names.
+    pub names: Vec<String>,
+    /// The digest of its index, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
+    /// The digest of its manifest for each platform.
+    pub manifests: BTreeMap<String, String>,
 }
 
 /// How a build was asked for, so that it can be done again.
@@ -203,6 +218,7 @@ impl BuildRecord {
             took: 0,
             result: BuildResult::Done,
             image: None,
+            given: Vec::new(),
             invocation: None,
             images: BTreeMap::new(),
             dockerfile_digest: None,

@@ -22,8 +22,8 @@ Examples:
   builder history export -o ci.json && builder explain --against-record ci.json
                                     what is different from a build elsewhere")]
 pub(crate) struct Args {
-    /// The build (its id or the beginning of it, ^1 for the one before the last, or an image's name or id for the build that made it last)
-    /// [default: the last]; after a colon a step, by number, place or the beginning of its instruction
+    /// The build (its id, an image's name for the build that made it last, the beginning of its id or of the image's, or ^1 for the one before
+    /// the last) [default: the last]; after a colon a step, by number, place or the beginning of its instruction
     #[arg(value_name = "BUILD[:STEP]")]
     build: Option<String>,
 

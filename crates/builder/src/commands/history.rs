@@ -43,7 +43,7 @@ enum Command {
     },
     /// Show a build: its options, and what happened to each step
     Inspect {
-        /// A build's id or its beginning, or an image's name or id; ^1 is the one before the last [default: the last]
+        /// A build's id or its beginning, or an image's name, which comes before beginnings, or its id; ^1 is the one before the last [default: the last]
         build: Option<String>,
         #[command(flatten)]
         as_json: AsJson,
@@ -148,8 +148,9 @@ pub(crate) fn step_of(record: &BuildRecord, text: &str) -> Result<usize, Failure
     })
 }
 
-/// A build that a user names: by its id or the beginning of it, by `^N`, counted back from the last, or by the image that it made, of
-/// several builds the last.
+/// A build that a user names: by `^N`, counted back from the last, by its id, by the name of an image, by the beginning of its id, or by
+/// the id of an image or its beginning. In this order, which is Docker's: a name that is given in full is never taken for the beginning of
+/// an id. Of several builds of an image the last is meant.
 pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildRecord), Failure> {
     let builds = store.builds()?;
     if builds.is_empty() {
@@ -164,8 +165,12 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
         }
         None => builds.iter().filter(|id| id.name().starts_with(name)).collect(),
     };
+    let is_certain = name.starts_with('^') || found.iter().any(|id| id.name() == name);
+    if !is_certain && let Some(build) = of_image(store, &builds, name, is_named) {
+        return Ok(build);
+    }
     if found.is_empty()
-        && let Some(build) = of_image(store, &builds, name)
+        && let Some(build) = of_image(store, &builds, name, has_id)
     {
         return Ok(build);
     }
@@ -182,23 +187,34 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
     }
 }
 
-/// The last build that made an image of this name or id.
-fn of_image(store: &Store, builds: &[BuildId], name: &str) -> Option<(BuildId, BuildRecord)> {
-    let wanted: Option<Reference> = name.parse().ok();
-    let id = name.strip_prefix("sha256:").unwrap_or(name);
-    let is_id = id.len() >= SHORTEST_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if wanted.is_none() && !is_id {
-        return None;
-    }
-    let made = |record: &BuildRecord| {
-        let named = |known: &String| wanted.is_some() && known.parse().ok() == wanted;
-        let image = record.image.as_deref().unwrap_or_default();
-        record.names.iter().any(named)
-            || (is_id && image.strip_prefix("sha256:").unwrap_or(image).starts_with(id))
-    };
+/// The last build of whose image something is so.
+fn of_image(
+    store: &Store,
+    builds: &[BuildId],
+    name: &str,
+    so: impl Fn(&BuildRecord, &str) -> bool,
+) -> Option<(BuildId, BuildRecord)> {
     // A damaged one is of no image.
-    let records = builds.iter().filter_map(|id| Some((id.clone(), read(store, id).ok().flatten()?)));
-    records.into_iter().find(|(_, record)| made(record))
+    let mut records = builds.iter().filter_map(|id| Some((id.clone(), read(store, id).ok().flatten()?)));
+    records.find(|(_, record)| so(record, name))
+}
+
+/// Whether the build was to give an image this name.
+fn is_named(record: &BuildRecord, name: &str) -> bool {
+    let Ok(wanted) = name.parse::<Reference>() else { return false };
+    let given = record.given.iter().flat_map(|given| &given.names);
+    record.names.iter().chain(given).any(|known| known.parse().ok().as_ref() == Some(&wanted))
+}
+
+/// Whether the build made the image of this id, or of the beginning of one: that of a manifest and of an index is one too.
+fn has_id(record: &BuildRecord, name: &str) -> bool {
+    let id = name.strip_prefix("sha256:").unwrap_or(name);
+    if id.len() < SHORTEST_ID || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return false;
+    }
+    let given = record.given.iter().flat_map(|given| given.manifests.values().chain(&given.index));
+    let mut ids = record.image.iter().chain(given);
+    ids.any(|known| known.strip_prefix("sha256:").unwrap_or(known).starts_with(id))
 }
 
 fn read(store: &Store, id: &BuildId) -> Result<Option<BuildRecord>, Failure> {

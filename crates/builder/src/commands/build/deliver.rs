@@ -1,5 +1,6 @@
 //! From solved targets to what the user asked for: image store, registries, archives, directories, files with ids.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use cache::Store;
@@ -11,6 +12,7 @@ use files::FileTree;
 use frontend::Target;
 use hash::Digest;
 use image::{Compression, Descriptor, Image, MediaTypes, Reference};
+use insight::GivenImage;
 use trace::{Subject, Timed, Trace, Work};
 use worker::{LayerTree, LocalWorker};
 
@@ -48,6 +50,8 @@ pub(super) struct Delivered {
     /// Of an image of a single platform, where it is known by that.
     pub(super) config: Option<Digest>,
     pub(super) names: Vec<Reference>,
+    /// The digest of its manifest for each platform.
+    manifests: BTreeMap<String, Digest>,
 }
 
 /// What the image is known by.
@@ -72,7 +76,22 @@ impl Delivered {
             [only] if only.descriptor.digest == prepared.top.digest => Some(only.config_descriptor.digest),
             _ => None,
         };
-        Delivered { top: prepared.top.clone(), config, names: names.to_vec() }
+        let platforms = prepared.manifests.iter().map(|packed| &packed.descriptor);
+        let manifests = platforms
+            .filter_map(|manifest| Some((manifest.platform.as_ref()?.to_string(), manifest.digest)))
+            .collect();
+        Delivered { top: prepared.top.clone(), config, names: names.to_vec(), manifests }
+    }
+
+    /// As the record of the build has it.
+    pub(super) fn given(&self) -> GivenImage {
+        let is_index = !self.manifests.values().any(|manifest| *manifest == self.top.digest);
+        let text = |(platform, digest): (&String, &Digest)| (platform.clone(), digest.to_string());
+        GivenImage {
+            names: self.names.iter().map(ToString::to_string).collect(),
+            index: is_index.then(|| self.top.digest.to_string()),
+            manifests: self.manifests.iter().map(text).collect(),
+        }
     }
 
     /// What Docker calls the image's id: the digest of the config, of several platforms that of the index, and on containerd's store that

@@ -2,6 +2,7 @@
 
 use cache::KeptId;
 use image::Reference;
+use insight::GivenImage;
 use parser::{Diagnostic, Dockerfile, InstructionKind};
 
 use super::args::ProgressMode;
@@ -21,6 +22,8 @@ pub(super) struct Done {
 pub(super) struct Made {
     /// When somebody wanted an image.
     pub(super) ids: Option<Ids>,
+    /// What was delivered, for the record.
+    pub(super) given: Vec<GivenImage>,
     /// Whether `builder run` finds something to run in it.
     pub(super) has_program: bool,
 }

@@ -180,6 +180,7 @@ impl Journal {
                 }
             },
             image: result.ok().and_then(|made| made.ids.as_ref()).map(|ids| ids.here.to_string()),
+            given: result.map(|made| made.given.clone()).unwrap_or_default(),
             invocation: again::invocation(std::env::args_os(), &state.hidden),
             images: concealed(&state.images, &state.hidden),
             dockerfile_digest: Some(Digest::of(request.dockerfile.text.as_bytes()).to_string()),

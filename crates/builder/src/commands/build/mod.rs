@@ -511,7 +511,8 @@ impl Build<'_> {
         }
         // An output may have wanted layers that no step did.
         finder.remember(&self.request.delivery.kept)?;
-        let ids = self.write_files(&plan, with_index, &delivered?)?;
+        let delivered = delivered?;
+        let ids = self.write_files(&plan, with_index, &delivered)?;
         // What was built and delivered stays, whatever becomes of the caches.
         let exporting = self.trace.begin(Subject::Build, Work::Export, "export caches");
         let exported = self.export_caches(&worker, &targets, &steps).await;
@@ -531,7 +532,8 @@ impl Build<'_> {
             target.platform == image::Platform::host()
                 && (config.entrypoint.is_some() || config.cmd.is_some())
         });
-        Ok(Made { ids, has_program })
+        let given = delivered.iter().map(Delivered::given).collect();
+        Ok(Made { ids, given, has_program })
     }
 
     /// Writes the files about what was delivered. Gives its ids, when an image was made.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use cache::{Store, StoredImage};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
-use image::Platform;
-use insight::{BuildRecord, BuildResult};
+use image::{Platform, Reference};
+use insight::{BuildRecord, BuildResult, GivenImage};
 
 use super::build::{self, Again};
 use super::is_id_name;
@@ -24,7 +24,7 @@ use report::Report;
 /// Build an image again from nothing, and say what differs
 ///
 /// Nothing of the cache is used: the steps run in an empty state directory, which goes away afterwards. Without --context the build
-/// that made the image is repeated as it was recorded: with its options, in its directory, on the same base images and commits. With it,
+/// that gave the name its present image is repeated as it was recorded: with its options, in its directory, on the same base images and commits. With it,
 /// it is built from there; the build's other options can then be given as to `builder build`. When something differs, it is said first what
 /// changed since that build of what went into it. Exit code 0 means that every byte is the same, 1 that something differs or that the build
 /// failed, 2 that nobody said how to build it: no record does, or it cannot be followed.
@@ -153,6 +153,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
             (Some(record), arguments)
         }
     };
+    let name = record.as_ref().map_or_else(|| name.clone(), |record| name_then(record, &images, &name));
     build::again(arguments, again, &name)?;
     // Names are those of base images.
     let made: Vec<_> = rebuilt.list_images()?.into_iter().filter(|image| is_id_name(&image.name)).collect();
@@ -181,29 +182,69 @@ fn of_platforms(found: &Found, args: &Args) -> Result<Vec<StoredImage>, Failure>
     Ok(images)
 }
 
-/// The build that made an image: the last one with its id, else the last one that gave an image its name.
-fn recorded(store: &Store, images: &[StoredImage]) -> Result<BuildRecord, Failure> {
-    let mut by_name = None;
-    for id in store.builds()? {
-        let Some(record) = store.build_record(&id)?.and_then(|bytes| BuildRecord::from_json(&bytes).ok())
-        else {
-            continue;
-        };
-        if record.result != BuildResult::Done {
-            continue;
-        }
-        if images.iter().any(|image| record.image == Some(image.config.to_string())) {
-            return Ok(record);
-        }
-        let is_named = images.iter().any(|image| record.names.contains(&image.name.to_string()));
-        if is_named && by_name.is_none() {
-            by_name = Some(record);
+/// How surely a build made images, the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Made {
+    /// It gave them the name that they have.
+    UnderTheirName,
+    /// It gave these manifests another name, or none.
+    UnderAnother,
+    /// Its image had the same config: packed in another way, or built before it was written down what was given.
+    SameConfig,
+    /// It gave their name to something else.
+    NameAlone,
+}
+
+impl Made {
+    fn of(record: &BuildRecord, images: &[StoredImage]) -> Option<Made> {
+        let is_name_of =
+            |names: &[String]| images.iter().any(|image| names.contains(&image.name.to_string()));
+        let given = || record.given.iter().filter(|given| holds(given, images));
+        if given().any(|given| is_name_of(&given.names)) {
+            Some(Made::UnderTheirName)
+        } else if given().next().is_some() {
+            Some(Made::UnderAnother)
+        } else if images.iter().any(|image| record.image == Some(image.config.to_string())) {
+            Some(Made::SameConfig)
+        } else {
+            is_name_of(&record.names).then_some(Made::NameAlone)
         }
     }
-    by_name.ok_or_else(|| {
+}
+
+/// Whether all images are among what was given: some of its platforms may have lost the name since.
+fn holds(given: &GivenImage, images: &[StoredImage]) -> bool {
+    let manifests: Vec<&String> = given.manifests.values().collect();
+    images.iter().all(|image| manifests.contains(&&image.manifest.digest.to_string()))
+}
+
+/// The build that made images: of those that did so as surely the last one.
+fn recorded(store: &Store, images: &[StoredImage]) -> Result<BuildRecord, Failure> {
+    let mut best: Option<(Made, BuildRecord)> = None;
+    for id in store.builds()? {
+        let record = store.build_record(&id)?.and_then(|bytes| BuildRecord::from_json(&bytes).ok());
+        let Some(record) = record.filter(|record| record.result == BuildResult::Done) else { continue };
+        let Some(made) = Made::of(&record, images) else { continue };
+        if best.as_ref().is_none_or(|(surest, _)| made < *surest) {
+            best = Some((made, record));
+        }
+        if made == Made::UnderTheirName {
+            break;
+        }
+    }
+    best.map(|(_, record)| record).ok_or_else(|| {
         Failure::usage("no build is recorded that made this image")
             .hint("--context PATH [BUILD OPTIONS] says how to build it")
     })
+}
+
+/// The name that tells which output of a build made images: theirs, unless it was given to them afterwards.
+fn name_then(record: &BuildRecord, images: &[StoredImage], name: &Reference) -> Reference {
+    let mut given = record.given.iter().filter(|given| holds(given, images)).flat_map(|given| &given.names);
+    if given.clone().any(|then| *then == name.to_string()) {
+        return name.clone();
+    }
+    given.find_map(|then| then.parse().ok()).unwrap_or_else(|| name.clone())
 }
 
 /// The arguments of a recorded build, and all around it as it was.
