@@ -6,6 +6,109 @@ use std::io::Write as _;
 use e2e::{Context, Docker, Home, Image, Registry, base, json, need_root, run, tempdir, tool};
 use serde_json::Value;
 
+/// The digest of what a name means in the registry.
+fn digest_of(registry: &Registry, name: &str) -> String {
+    registry.inspect(&["--format={{.Digest}}"], name).trim().to_owned()
+}
+
+/// What a build told is what the store knows and what is pushed and saved of it, here and where it was pulled, as long as all of it is there.
+#[test]
+fn the_index_that_was_told_is_sent() {
+    let registry = Registry::start(None);
+    let context = Context::new("FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n").file("f", "f");
+    let annotated = [
+        "--platform=linux/s390x,linux/amd64",
+        "--annotation=index:a=of-index",
+        "--annotation=index-descriptor:b=of-descriptor",
+        "--annotation=manifest,manifest-descriptor[linux/amd64]:c=d",
+    ];
+    let one = ["--platform=linux/amd64", "--build-arg=BUILDKIT_MULTI_PLATFORM=1"];
+    for (tag, arguments, platforms) in
+        [("several", &annotated[..], &["linux/amd64", "linux/s390x"][..]), ("one", &one, &["linux/amd64"])]
+    {
+        let (home, dir) = (Home::new(), tempdir());
+        let (app, at) = (format!("{}/app", registry.address), |file: &str| dir.path().join(file));
+        let name = format!("{app}:{tag}");
+        let out = |home: &Home, command: &str, arguments: &[&str]| {
+            run(home.builder(command).args(arguments)).ok().stdout.trim().to_owned()
+        };
+        let mut build = home.build(&context);
+        build.args(["-q", "-t", &name]).args(arguments).arg("--metadata-file").arg(at("metadata"));
+        let printed = run(build.arg("--iidfile").arg(at("id"))).ok().stdout;
+        let told = json(&at("metadata"))["containerimage.digest"].as_str().expect("a digest").to_owned();
+        assert_eq!((printed.trim(), &*fs::read_to_string(at("id")).expect("an id")), (&*told, &*told));
+        // Nothing takes it away as long as it has its name.
+        out(&home, "prune", &[]);
+        let pushed = out(&home, "push", &[&name, "--format={{.Digest}}"]);
+        assert_eq!((&pushed, digest_of(&registry, &format!("app:{tag}"))), (&told, told.clone()));
+        // It is known by that.
+        let listed = out(&home, "images", &["--format={{.Digest}}"]);
+        assert!(listed.lines().all(|digest| digest == told), "{listed}");
+        for by in [&told, &told[7..], &told[7..19], &format!("{app}@{told}")] {
+            let format =
+                ["-f", "{{.Architecture}} {{join .RepoDigests \" \"}}", "--platform=linux/amd64", by];
+            assert_eq!(out(&home, "inspect", &format), format!("amd64 {app}@{told}"), "{by}");
+            out(&home, "tag", &[by, &format!("{app}:tagged")]);
+            out(&home, "push", &["-q", &format!("{app}:tagged")]);
+            assert_eq!(digest_of(&registry, "app:tagged"), told, "{by}");
+            assert!(out(&home, "rmi", &[&format!("{app}:tagged")]).contains("Untagged: "), "{by}");
+        }
+        // Where it is pulled, whole and in part.
+        let (other, part) = (Home::new(), Home::new());
+        for platform in platforms {
+            let pulled = out(&other, "pull", &["--platform", platform, "--format={{.Digest}}", &name]);
+            assert_eq!(pulled, told, "as docker tells it");
+        }
+        out(&part, "pull", &["--platform=linux/amd64", &name]);
+        for (home, whole) in [(&home, true), (&other, true), (&part, platforms.len() == 1)] {
+            out(home, "tag", &[&name, &format!("{app}:again")]);
+            out(home, "push", &["-q", &format!("{app}:again")]);
+            let there = registry.manifest(&format!("app:{tag}"));
+            let amd64 = there["manifests"].as_array().expect("a list").last().expect("amd64").clone();
+            let sent = if whole { told.as_str() } else { amd64["digest"].as_str().expect("a digest") };
+            assert_eq!(digest_of(&registry, "app:again"), sent);
+            out(home, "push", &["-q", "--platform=linux/amd64", &format!("{app}:again")]);
+            assert_eq!(digest_of(&registry, "app:again"), amd64["digest"].as_str().expect("a digest"));
+            // The same in archives.
+            out(home, "save", &[&name, "-o", &at("archive").display().to_string()]);
+            let from = format!("oci-archive:{}", at("archive").display());
+            let to = format!("docker://{app}:saved");
+            let mut copy = tool("skopeo");
+            copy.args(["--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests"]);
+            run(copy.args(["--dest-tls-verify=false", &from, &to])).ok();
+            assert_eq!(digest_of(&registry, "app:saved"), sent);
+        }
+        // An archive has what is said of the index, and Docker's list in it one image.
+        let file = |name: &str| -> Value {
+            out(&home, "save", &[&format!("{app}@{told}"), "-o", &at("archive").display().to_string()]);
+            let text = run(tool("tar").arg("-xOf").arg(at("archive")).arg(name)).ok().stdout;
+            serde_json::from_str(&text).expect("JSON")
+        };
+        let entry = &file("index.json")["manifests"][0];
+        assert_eq!(entry["digest"], told.as_str());
+        assert_eq!(entry["annotations"]["b"] == "of-descriptor", tag == "several", "{entry}");
+        assert_eq!(file("manifest.json").as_array().map(Vec::len), Some(1));
+        // And it goes.
+        assert!(out(&home, "rmi", &["-f", &told]).contains("Untagged: "));
+        assert_eq!(out(&home, "images", &["-q"]), "");
+        run(home.builder("inspect").arg(&told)).code_is(1).says("there is no image");
+    }
+}
+
+/// What is said of the manifest of an image without an index stands in an archive.
+#[test]
+fn what_is_said_of_a_manifest_is_saved() {
+    let (home, dir) = (Home::new(), tempdir());
+    let context = Context::new("FROM scratch\nCOPY Dockerfile /\n");
+    let annotation = "--annotation=manifest,manifest-descriptor:a=b";
+    run(home.build(&context).args(["-t", "app", annotation])).ok();
+    let archive = dir.path().join("archive");
+    run(home.builder("save").args(["app", "-o"]).arg(&archive)).ok();
+    let index = run(tool("tar").arg("-xOf").arg(&archive).arg("index.json")).ok().stdout;
+    let index: Value = serde_json::from_str(&index).expect("JSON");
+    assert_eq!(index["manifests"][0]["annotations"]["a"], "b", "{index}");
+}
+
 /// A program with a layer of its own.
 fn app() -> Context {
     Context::new("FROM busybox\nCOPY message /message\nLABEL kind=test\nCMD [\"cat\", \"/message\"]\n")

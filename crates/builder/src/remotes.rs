@@ -118,11 +118,10 @@ impl Pushing {
                 bytes: packed.manifest.clone().into(),
             });
         }
-        let top = prepared.documents.get(&prepared.top.digest);
-        let is_index =
-            prepared.manifests.iter().all(|packed| packed.descriptor.digest != prepared.top.digest);
-        if let Some(bytes) = top.filter(|_| is_index) {
-            let media_type = prepared.top.media_type.clone();
+        if let Some(index) = prepared.index()
+            && let Some(bytes) = prepared.documents.get(&index.digest)
+        {
+            let media_type = index.media_type.clone();
             manifests.push(PushManifest { media_type, bytes: bytes.clone().into() });
         }
         Pushing {

@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// Gives a name to images, one a platform, and to no others, all at once: what else had it loses it. `index` is what the name means where
-    /// it means one; all that it lists is among them.
+    /// it means one.
     ///
     /// # Errors
     /// As [`Store::put_image`].

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hash::Digest;
 use image::layer::{Entry, EntryKind, LayerError, LayerWriter};
-use image::{ContentStore, MediaTypes, Reference};
+use image::{ContentStore, MediaTypes, Platform, Reference};
 use serde_json::{Value, json};
 
 use crate::images::{LAYOUT, Prepared, blob_path, index_json, json_bytes, open_blob};
@@ -131,7 +131,8 @@ impl ArchiveExporter {
     }
 }
 
-/// The file by which `docker load` finds everything.
+/// The file by which `docker load` finds everything. Of several platforms that are one image it knows only one, this machine's where it is
+/// there, as with `docker save`: the last one would have the names.
 fn docker_manifest(images: &[ArchiveImage]) -> Vec<u8> {
     let one = |packed: &image::PackedManifest, names: &[Reference]| {
         let tags: Vec<String> =
@@ -140,8 +141,11 @@ fn docker_manifest(images: &[ArchiveImage]) -> Vec<u8> {
         let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
         json!({ "Config": blob_path(&packed.config_descriptor.digest), "RepoTags": tags, "Layers": layers })
     };
-    let all = images.iter().flat_map(|ArchiveImage { image, names }| {
-        image.manifests.iter().map(move |packed| one(packed, names))
+    let host = Platform::host();
+    let is_host = |packed: &&image::PackedManifest| packed.descriptor.platform.as_ref() == Some(&host);
+    let all = images.iter().filter_map(|ArchiveImage { image, names }| {
+        let packed = image.manifests.iter().find(is_host).or(image.manifests.first())?;
+        Some(one(packed, names))
     });
     json_bytes(&Value::Array(all.collect()))
 }

@@ -66,22 +66,48 @@ impl Prepared {
         manifests: Vec<PackedManifest>,
         index: Option<BTreeMap<String, String>>,
     ) -> Result<Prepared, ExportError> {
+        match &manifests[..] {
+            [only] if index.is_none() => Prepared::on_top(only.descriptor.clone(), None, manifests),
+            _ => {
+                let (descriptor, bytes) = index_of(&manifests, index.unwrap_or_default());
+                Prepared::of_index(descriptor, bytes, manifests)
+            }
+        }
+    }
+
+    /// The same with an index that is written already. `manifests` are what it lists, with the descriptors that it has.
+    ///
+    /// # Errors
+    /// No manifest at all.
+    pub fn of_index(
+        index: Descriptor,
+        bytes: Vec<u8>,
+        manifests: Vec<PackedManifest>,
+    ) -> Result<Prepared, ExportError> {
+        Prepared::on_top(index, Some(bytes), manifests)
+    }
+
+    fn on_top(
+        top: Descriptor,
+        index: Option<Vec<u8>>,
+        manifests: Vec<PackedManifest>,
+    ) -> Result<Prepared, ExportError> {
         let mut documents = BTreeMap::new();
         for packed in &manifests {
             documents.insert(packed.descriptor.digest, packed.manifest.clone());
             documents.insert(packed.config_descriptor.digest, packed.config.clone());
         }
+        documents.extend(index.map(|bytes| (top.digest, bytes)));
         let first = manifests.first().ok_or(ExportError::Empty)?;
         let created = serde_json::from_slice::<ImageConfig>(&first.config).ok();
         let created = created.and_then(|config| config.created);
-        let top = if manifests.len() == 1 && index.is_none() {
-            first.descriptor.clone()
-        } else {
-            let (descriptor, bytes) = index_of(&manifests, index.unwrap_or_default());
-            documents.insert(descriptor.digest, bytes);
-            descriptor
-        };
         Ok(Prepared { top, documents, manifests, created })
+    }
+
+    /// The index, where there is one.
+    pub fn index(&self) -> Option<&Descriptor> {
+        let is_manifest = self.manifests.iter().any(|packed| packed.descriptor.digest == self.top.digest);
+        (!is_manifest).then_some(&self.top)
     }
 
     /// Layers in the store: digest and size.

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_trunc: bool,
 
-    /// Show the digests of manifests
+    /// Show digests: what a registry has under the name, which of several platforms is that of their index
     #[arg(long)]
     digests: bool,
 
@@ -206,7 +206,7 @@ impl Row {
             id,
             repository,
             tag,
-            digest: image.manifest.digest.to_string(),
+            digest: stored::digest(image).to_string(),
             platform: image.platform.to_string(),
             created_since: format::ago(created, SystemTime::now()),
             created_at: Timestamp::try_from(created)

@@ -63,17 +63,14 @@ fn describe(store: &Store, image: &StoredImage) -> Result<Value, Failure> {
     let (manifest, config) = stored::documents(store, image)?;
     let same = |other: &&StoredImage| other.config == image.config;
     let all = store.list_images()?;
-    let names: Vec<_> = all.iter().filter(same).map(|image| &image.name).collect();
-    let mut tags: Vec<String> = names
-        .iter()
-        .filter(|name| name.tag.is_some() && !super::is_id_name(name))
-        .map(|name| name.familiar())
-        .collect();
+    let named: Vec<_> = all.iter().filter(same).filter(|image| !super::is_id_name(&image.name)).collect();
+    let mut tags: Vec<String> =
+        named.iter().filter(|image| image.name.tag.is_some()).map(|image| image.name.familiar()).collect();
     tags.dedup();
     let mut digests: Vec<String> = Vec::new();
-    for name in names.iter().filter(|name| !super::is_id_name(name)) {
-        let (repository, _) = super::images::name_and_tag(name);
-        digests.push(format!("{repository}@{}", image.manifest.digest));
+    for image in named {
+        let (repository, _) = super::images::name_and_tag(&image.name);
+        digests.push(format!("{repository}@{}", stored::digest(image)));
     }
     digests.dedup();
     let stored = Timestamp::try_from(image.created).map(|time| time.to_string()).unwrap_or_default();

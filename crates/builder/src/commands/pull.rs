@@ -69,10 +69,12 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     };
     store.put_image_of(&name, &platform, &image, None)?;
     session.finish_durably()?;
-    let digest = if args.quiet { String::new() } else { format!("Digest: {}\n", image.manifest_digest) };
+    // What the name means there.
+    let meant = image.index.as_ref().map_or(image.manifest_digest, |index| index.descriptor.digest);
+    let digest = if args.quiet { String::new() } else { format!("Digest: {meant}\n") };
     let id = image.documents.as_ref().map(|documents| Digest::of(&documents.config));
     let value = json!({
-        "Name": name.to_string(), "Digest": image.manifest_digest, "ID": id, "Platform": platform.to_string(),
+        "Name": name.to_string(), "Digest": meant, "ID": id, "Platform": platform.to_string(),
     });
     terminal::print(&form.tell(&value, || format!("{digest}{name}\n"))?)?;
     Ok(0)

@@ -57,12 +57,14 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         let push = async {
             let mut said = String::new();
             for name in &names {
-                let mut found = stored::find(&store, &name.to_string())?;
-                if args.platform.is_some() {
-                    let image = stored::of_platform(&found, &args.name, args.platform.as_ref())?;
-                    found.images = vec![image];
-                }
-                let prepared = stored::prepared(&store, &found.images)?;
+                let found = stored::find(&store, &name.to_string())?;
+                let prepared = match &args.platform {
+                    None => stored::prepared(&store, &found)?,
+                    wanted => {
+                        let image = stored::of_platform(&found, &args.name, wanted.as_ref())?;
+                        stored::one_by_one(&store, &[image])?
+                    }
+                };
                 let task = progress.task(&format!("pushing {name}"));
                 let mut pushing = Pushing::new(&client, &store, &prepared);
                 let digest = match pushing.push(name, &task).await {

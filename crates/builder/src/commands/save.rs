@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Platform, of images of several [default: this machine's]
+    /// Platform, of images of several [default: all, with their index, where all that it lists is here; else this machine's]
     #[arg(long, value_name = "PLATFORM", value_parser = stored::platform)]
     platform: Option<Platform>,
 
@@ -43,14 +43,24 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let mut said = String::new();
     for text in &args.images {
         let found = stored::find(&store, text)?;
-        let image = stored::of_platform(&found, text, args.platform.as_ref())?;
-        let prepared = stored::prepared(&store, std::slice::from_ref(&image))?;
-        // An image that was asked for by its id has no name in the archive, as Docker has it.
-        let name = if found.by_id { String::new() } else { image.name.familiar() };
-        let platform = image.platform.to_string();
-        let value = json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
-        said += &form.tell(&value, String::new)?;
-        let names = if found.by_id { Vec::new() } else { vec![image.name] };
+        let whole = if args.platform.is_none() { stored::whole(&store, &found)? } else { None };
+        let (prepared, saved) = match whole {
+            Some(prepared) => (prepared, found.one_a_platform()),
+            None => {
+                let image = stored::of_platform(&found, text, args.platform.as_ref())?;
+                (stored::one_by_one(&store, std::slice::from_ref(&image))?, vec![image])
+            }
+        };
+        let Some(name) = saved.first().map(|image| image.name.clone()) else { continue };
+        for image in &saved {
+            // An image that was asked for by its id has no name in the archive, as Docker has it.
+            let name = if found.by_id { String::new() } else { image.name.familiar() };
+            let platform = image.platform.to_string();
+            let value =
+                json!({ "Name": name, "ID": image.config, "Platform": platform, "File": args.output });
+            said += &form.tell(&value, String::new)?;
+        }
+        let names = if found.by_id { Vec::new() } else { vec![name] };
         match images.iter_mut().find(|other| other.image.top.digest == prepared.top.digest) {
             Some(other) => {
                 let is_new = |name: &Reference| !other.names.contains(name);

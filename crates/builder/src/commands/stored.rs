@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cache::{Store, StoredImage};
 use exporter::Prepared;
 use hash::Digest;
-use image::{ContentStore, Descriptor, ImageConfig, Manifest, PackedManifest, Platform, Reference};
+use image::{ContentStore, Descriptor, ImageConfig, Index, Manifest, PackedManifest, Platform, Reference};
 
 use crate::failure::Failure;
 
@@ -21,6 +21,21 @@ pub(super) struct Found {
     pub(super) images: Vec<StoredImage>,
     /// Whether it was the id, or its beginning.
     pub(super) by_id: bool,
+    /// The index that is meant, and not one of its images alone.
+    pub(super) index: Option<Descriptor>,
+}
+
+impl Found {
+    /// Without those that only have another name.
+    pub(super) fn one_a_platform(&self) -> Vec<StoredImage> {
+        let mut images: Vec<StoredImage> = Vec::new();
+        for image in &self.images {
+            if !images.iter().any(|other| other.platform == image.platform) {
+                images.push(image.clone());
+            }
+        }
+        images
+    }
 }
 
 /// The images as people count them: one that was made without a name, and got one later, is no second image.
@@ -64,43 +79,69 @@ pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failu
         let mut images = store.images_named(name)?;
         if !images.is_empty() {
             let by_id = super::is_id_name(name);
+            let asked = if by_id { name.tag.as_deref().and_then(digest_of) } else { name.digest };
+            let index = index_of(&images).filter(|index| asked.is_none_or(|asked| index.digest == asked));
             if by_id {
                 let kept = std::mem::replace(&mut images, store.list_images()?);
                 images.retain(|image| kept.iter().any(|kept| is_same(image, kept)));
             }
-            return Ok(Some(Found { images, by_id }));
+            return Ok(Some(Found { images, by_id, index }));
         }
         if let Some(digest) = name.digest
-            && let Some(images) = of_index(store, digest, Some(name))?
+            && let Some(images) = of_made_index(store, digest, Some(name))?
         {
-            return Ok(Some(Found { images, by_id: false }));
+            return Ok(Some(Found { images, by_id: false, index: None }));
         }
     }
     let id = text.strip_prefix("sha256:").unwrap_or(text);
     if id.len() >= SHORTEST_ID && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        let mut images = store.list_images()?;
-        // By the digest of its manifest too, which is what registries, `--metadata-file` and Docker on containerd's store tell.
-        let digests = |image: &StoredImage| [image.config, image.manifest.digest];
-        images.retain(|image| digests(image).iter().any(|digest| digest.hex().starts_with(id)));
-        let one = images.first().map(|image| image.config);
-        if images.iter().any(|image| Some(image.config) != one) {
-            return Err(Failure::usage(format!("several images have ids that begin with {id}")));
-        }
-        if !images.is_empty() {
-            return Ok(Some(Found { images, by_id: true }));
-        }
-        if let Ok(digest) = format!("sha256:{id}").parse()
-            && let Some(images) = of_index(store, digest, None)?
+        let mut found = by_beginning(store.list_images()?, id)?;
+        if found.is_none()
+            && let Some(digest) = digest_of(id)
         {
-            return Ok(Some(Found { images, by_id: true }));
+            let made = of_made_index(store, digest, None)?;
+            found = made.map(|images| Found { images, by_id: true, index: None });
         }
+        return Ok(found);
     }
     Ok(None)
 }
 
-/// The images of several platforms whose index has a digest: of the repository of a name, where one is given. It is what a build and a push
-/// tell; here they are kept one by one.
-fn of_index(
+fn digest_of(hex: &str) -> Option<Digest> {
+    format!("sha256:{hex}").parse().ok()
+}
+
+/// The images whose id begins so, or the digest of whose manifest or index, which is what registries, `--metadata-file` and Docker on
+/// containerd's store tell.
+fn by_beginning(images: Vec<StoredImage>, id: &str) -> Result<Option<Found>, Failure> {
+    let begins = |digest: &Digest| digest.hex().starts_with(id);
+    let index = |image: &StoredImage| image.index.as_ref().map(|index| index.digest).filter(begins);
+    let meant = |image: &StoredImage| match [image.config, image.manifest.digest].iter().any(begins) {
+        true => Some(image.config),
+        false => index(image),
+    };
+    let found: Vec<(Digest, StoredImage)> =
+        images.into_iter().filter_map(|image| Some((meant(&image)?, image))).collect();
+    let Some((first, _)) = found.first() else { return Ok(None) };
+    if found.iter().any(|(meant, _)| meant != first) {
+        return Err(Failure::usage(format!("several images have ids that begin with {id}")));
+    }
+    let is_index = found.iter().all(|(meant, image)| index(image) == Some(*meant));
+    let images: Vec<StoredImage> = found.into_iter().map(|(_, image)| image).collect();
+    let index = index_of(&images).filter(|_| is_index);
+    Ok(Some(Found { images, by_id: true, index }))
+}
+
+/// The index that all of them are of.
+fn index_of(images: &[StoredImage]) -> Option<Descriptor> {
+    let mut indexes = images.iter().map(|image| image.index.as_ref());
+    let first = indexes.next()??;
+    indexes.all(|index| index.is_some_and(|index| index.digest == first.digest)).then(|| first.clone())
+}
+
+/// The images of several platforms, put under one name one by one, for which a push makes the index of this digest: of the repository of a
+/// name, where one is given.
+fn of_made_index(
     store: &Store,
     digest: Digest,
     of: Option<&Reference>,
@@ -112,11 +153,16 @@ fn of_index(
     for (name, images) in by_name.into_iter().filter(|(_, images)| images.len() > 1) {
         let is_of = of.is_none_or(|of| (&of.registry, &of.repository) == (&name.registry, &name.repository));
         // One that is damaged is not looked for here.
-        if is_of && prepared(store, &images).is_ok_and(|index| index.top.digest == digest) {
+        if is_of && one_by_one(store, &images).is_ok_and(|index| index.top.digest == digest) {
             return Ok(Some(images));
         }
     }
     Ok(None)
+}
+
+/// What a registry has under the name of an image: the digest of its index, if it is of one, else that of its manifest.
+pub(super) fn digest(image: &StoredImage) -> Digest {
+    image.index.as_ref().unwrap_or(&image.manifest).digest
 }
 
 /// The image of one platform: the one asked for, else this machine's, else the only one.
@@ -143,8 +189,30 @@ pub(super) fn of_platform(
     }
 }
 
-/// The documents of images as they are stored; of several, with an index on top.
-pub(super) fn prepared(store: &Store, images: &[StoredImage]) -> Result<Prepared, Failure> {
+/// The documents of what was found, as they are stored: with its index where all that it lists is here, else as [`one_by_one`] has them.
+pub(super) fn prepared(store: &Store, found: &Found) -> Result<Prepared, Failure> {
+    match whole(store, found)? {
+        Some(prepared) => Ok(prepared),
+        None => one_by_one(store, &found.images),
+    }
+}
+
+/// The documents of the index that was found and of all that it lists, if all of it is here.
+pub(super) fn whole(store: &Store, found: &Found) -> Result<Option<Prepared>, Failure> {
+    let Some(index) = &found.index else { return Ok(None) };
+    let bytes = read(store, index)?;
+    let listed: Index = parse(&bytes, index)?;
+    let mut manifests = Vec::new();
+    for descriptor in listed.manifests {
+        let image = found.images.iter().find(|image| image.manifest.digest == descriptor.digest);
+        let Some(image) = image else { return Ok(None) };
+        manifests.push(PackedManifest { descriptor, ..packed(store, image)? });
+    }
+    Ok(Some(Prepared::of_index(index.clone(), bytes, manifests)?))
+}
+
+/// The documents of images; of several, with an index on top that is made of them.
+pub(super) fn one_by_one(store: &Store, images: &[StoredImage]) -> Result<Prepared, Failure> {
     let packed = images.iter().map(|image| packed(store, image)).collect::<Result<Vec<_>, _>>()?;
     Ok(Prepared::of_manifests(packed, None)?)
 }
@@ -154,11 +222,7 @@ fn packed(store: &Store, image: &StoredImage) -> Result<PackedManifest, Failure>
     let parsed: Manifest = parse(&manifest, &image.manifest)?;
     let config = read(store, &parsed.config)?;
     store.blobs().lease(parsed.layers.iter().map(|layer| &layer.digest))?;
-    let descriptor = Descriptor {
-        platform: Some(image.platform.clone()),
-        annotations: Default::default(),
-        ..image.manifest.clone()
-    };
+    let descriptor = Descriptor { platform: Some(image.platform.clone()), ..image.manifest.clone() };
     Ok(PackedManifest {
         manifest,
         descriptor,

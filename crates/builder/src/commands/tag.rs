@@ -34,21 +34,16 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let store = Machine::enter()?.existing_store()?;
     let session = store.session()?;
     let found = stored::find(&store, &args.image)?;
-    let (mut platforms, mut images) = (Vec::new(), Vec::new());
+    let images = found.one_a_platform();
     let mut said = String::new();
-    for image in &found.images {
-        if !platforms.contains(&image.platform) {
-            platforms.push(image.platform.clone());
-            let platform = image.platform.to_string();
-            let value = json!({ "Name": name.familiar(), "ID": image.config, "Platform": platform });
-            said += &form.tell(&value, String::new)?;
-            images.push(image);
-        }
+    for image in &images {
+        let platform = image.platform.to_string();
+        let value = json!({ "Name": name.familiar(), "ID": image.config, "Platform": platform });
+        said += &form.tell(&value, String::new)?;
     }
     // Once nothing can be wrong with the template: half of them under the name would be a mixture with what had it.
-    let manifests: Vec<_> =
-        images.iter().map(|image| (image.platform.clone(), image.manifest.clone())).collect();
-    store.name_images(&name, &manifests, None)?;
+    let manifests: Vec<_> = images.into_iter().map(|image| (image.platform, image.manifest)).collect();
+    store.name_images(&name, &manifests, found.index.as_ref())?;
     session.finish_durably()?;
     terminal::print(&said)?;
     Ok(0)

@@ -50,6 +50,8 @@ pub(super) struct Delivered {
     /// Of an image of a single platform, where it is known by that.
     pub(super) config: Option<Digest>,
     pub(super) names: Vec<Reference>,
+    /// Its index, where it has one.
+    index: Option<Digest>,
     /// The digest of its manifest for each platform.
     manifests: BTreeMap<String, Digest>,
 }
@@ -73,23 +75,23 @@ impl Ids {
 impl Delivered {
     fn of(prepared: &Prepared, names: &[Reference]) -> Delivered {
         let config = match &prepared.manifests[..] {
-            [only] if only.descriptor.digest == prepared.top.digest => Some(only.config_descriptor.digest),
+            [only] if prepared.index().is_none() => Some(only.config_descriptor.digest),
             _ => None,
         };
         let platforms = prepared.manifests.iter().map(|packed| &packed.descriptor);
         let manifests = platforms
             .filter_map(|manifest| Some((manifest.platform.as_ref()?.to_string(), manifest.digest)))
             .collect();
-        Delivered { top: prepared.top.clone(), config, names: names.to_vec(), manifests }
+        let index = prepared.index().map(|index| index.digest);
+        Delivered { top: prepared.top.clone(), config, names: names.to_vec(), index, manifests }
     }
 
     /// As the record of the build has it.
     pub(super) fn given(&self) -> GivenImage {
-        let is_index = !self.manifests.values().any(|manifest| *manifest == self.top.digest);
         let text = |(platform, digest): (&String, &Digest)| (platform.clone(), digest.to_string());
         GivenImage {
             names: self.names.iter().map(ToString::to_string).collect(),
-            index: is_index.then(|| self.top.digest.to_string()),
+            index: self.index.map(|index| index.to_string()),
             manifests: self.manifests.iter().map(text).collect(),
         }
     }
@@ -157,7 +159,7 @@ impl Delivering<'_> {
             let manifests = prepared.manifests.iter().map(|packed| packed.descriptor.clone());
             let manifests: Vec<_> = platforms.into_iter().zip(manifests).collect();
             // A name means what was built now, and nothing else.
-            names.iter().try_for_each(|name| store.name_images(name, &manifests, None))?;
+            names.iter().try_for_each(|name| store.name_images(name, &manifests, prepared.index()))?;
             Ok(())
         };
         crate::blocking(keep).await

@@ -316,7 +316,8 @@ async fn find(text: &str, platform: Option<&Platform>, store: &Store) -> Result<
     }
     let found = super::stored::look_for(store, text)?.ok_or_else(nowhere)?;
     let of_platform = found.images.iter().find(|image| image.platform == platform);
-    let image = of_platform.or(found.images.first().filter(|_| found.by_id)).ok_or_else(nowhere)?;
+    let image = of_platform.or(found.images.first().filter(|_| found.by_id && found.index.is_none()));
+    let image = image.ok_or_else(nowhere)?;
     // The name may have others, for the platform that was asked for, too.
     Ok(store.load_image(image)?)
 }

@@ -170,12 +170,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
 
 /// The images that are meant, one a platform. An id has one for each of its names.
 fn of_platforms(found: &Found, args: &Args) -> Result<Vec<StoredImage>, Failure> {
-    let mut images: Vec<StoredImage> = Vec::new();
-    for image in &found.images {
-        if !images.iter().any(|other| other.platform == image.platform) {
-            images.push(image.clone());
-        }
-    }
+    let mut images = found.one_a_platform();
     if let Some(wanted) = args.build.platforms_given()? {
         images.retain(|image| wanted.contains(&image.platform));
     }
