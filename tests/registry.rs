@@ -403,6 +403,25 @@ fn a_name_is_no_mixture_of_two_indexes() {
     }
 }
 
+/// A build that finds its base for another platform takes no name from an image that may have been made here.
+#[test]
+fn a_name_that_was_given_here_stays() {
+    let (registry, home) = (Registry::start(None), Home::new());
+    let name = format!("{}/team/app:1", registry.address);
+    push_both(&Home::new(), &of_two_platforms("there", "there"), &name);
+    let here = of_two_platforms("here", "here");
+    run(home.build(&here).args(["--platform=linux/arm64", "-t", &name])).ok();
+    let context = Context::new(&format!("FROM {name}\nCOPY --from={name} /says /copy\n"));
+    let platforms = || {
+        let listed = run(home.builder("images").args(["--format={{.Platform}}", &name])).ok().stdout;
+        listed.trim().to_owned()
+    };
+    run(home.build(&context).arg("--platform=linux/amd64")).ok();
+    assert_eq!(platforms(), "linux/arm64");
+    run(home.build(&context).args(["--platform=linux/amd64", "--pull"])).ok();
+    assert_eq!(platforms(), "linux/amd64", "the registry's is wanted");
+}
+
 /// An image is patched under its own name; and one that somebody else names meanwhile keeps its name, though a build ends later that
 /// found another under it.
 #[test]

@@ -80,17 +80,10 @@ impl Store {
         // What a manifest says of itself is not what is said of it.
         let manifest = Descriptor { annotations: BTreeMap::new(), ..found.manifest.clone() };
         let (image, blobs) = self.examined(name, platform, &manifest, index)?;
-        let is_listed = |manifest: &Digest| match &found.index {
-            Some(index) => index.manifests.contains(manifest),
-            None => *manifest == found.manifest.digest,
-        };
-        let is_up_to_date = |meaning: &Meaning| {
-            let mut others = meaning.0.values();
-            others.all(|(manifest, of)| is_listed(manifest) && *of == index.map(|index| index.digest))
-        };
         let now = self.meaning(name)?;
         if meant.is_none_or(|meant| *meant == now)
-            && is_up_to_date(&now)
+            && now.is_beside(found)
+            && now.0.values().all(|(_, of)| *of == index.map(|index| index.digest))
             && self.named_since(&image, blobs.len())?.is_some()
         {
             return Ok(true);
@@ -101,7 +94,7 @@ impl Store {
                 return Ok(false);
             }
             for (platform, (manifest, of)) in &now.0 {
-                match is_listed(manifest) {
+                match lists(found, manifest) {
                     true => put_into_index(db, (&image.name, platform), of.as_ref(), index)?,
                     false => drop(remove(db, &image.name, platform)?),
                 }
@@ -367,6 +360,21 @@ impl Store {
 /// What a name means: for each platform the digests of the manifest and of its index, if it is of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meaning(BTreeMap<String, (Digest, Option<Digest>)>);
+
+impl Meaning {
+    /// Whether all of it is what the name of an image means that was found elsewhere. So is nothing.
+    pub fn is_beside(&self, found: &ResolvedImage) -> bool {
+        self.0.values().all(|(manifest, _)| lists(found, manifest))
+    }
+}
+
+/// Whether what the name of an image means has this manifest.
+fn lists(found: &ResolvedImage, manifest: &Digest) -> bool {
+    match &found.index {
+        Some(index) => index.manifests.contains(manifest),
+        None => *manifest == found.manifest.digest,
+    }
+}
 
 fn meaning(db: &Connection, key: &Reference) -> rusqlite::Result<Meaning> {
     let mut select = db.prepare_cached("SELECT platform, manifest, of_index FROM images WHERE name = ?1")?;

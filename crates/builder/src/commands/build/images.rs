@@ -77,8 +77,9 @@ impl Finder {
     }
 
     /// Gives the images that registries had and that were brought their names in the local store: a tag is not asked for again
-    /// without `--pull`. An image of which no layer was needed stays out, and so does one whose name this build gives to what it makes, or
-    /// somebody else has given to another image meanwhile.
+    /// without `--pull`. An image of which no layer was needed stays out, and so does one whose name this build gives to what it makes,
+    /// somebody else has given to another image meanwhile or, as long as nobody says `--pull`, means another index here: what is here may
+    /// have been made here, and be nowhere else.
     pub(super) fn remember(&self, given: &[Kept]) -> Result<(), Failure> {
         let pulled = std::mem::take(&mut *self.pulled.lock().unwrap_or_else(PoisonError::into_inner));
         let blobs: &dyn ContentStore = self.store.blobs();
@@ -95,6 +96,9 @@ impl Finder {
             remotes::put_documents_of(&image, blobs).map_err(io)?;
             // One build may bring a name for several platforms.
             let meant = named.remove(&name).unwrap_or(meant);
+            if !self.pull && !meant.is_beside(&image) {
+                continue;
+            }
             if self.store.put_image_of(&name, &platform, &image, Some(&meant))? {
                 named.insert(name.clone(), self.store.meaning(&name)?);
             }
