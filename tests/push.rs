@@ -78,6 +78,14 @@ fn the_index_that_was_told_is_sent() {
             run(copy.args(["--dest-tls-verify=false", &from, &to])).ok();
             assert_eq!(digest_of(&registry, "app:saved"), sent);
         }
+        // Whoever loads one has the index, too.
+        let loaded = Home::new();
+        out(&home, "save", &[&name, "-o", &at("archive").display().to_string()]);
+        out(&loaded, "load", &["-i", &at("archive").display().to_string()]);
+        out(&loaded, "push", &["-q", &name]);
+        assert_eq!(digest_of(&registry, &format!("app:{tag}")), told);
+        out(&loaded, "save", &[&name, "-o", &at("again").display().to_string()]);
+        assert!(fs::read(at("archive")).expect("read") == fs::read(at("again")).expect("read"));
         // An archive has what is said of the index, and Docker's list in it one image.
         let file = |name: &str| -> Value {
             out(&home, "save", &[&format!("{app}@{told}"), "-o", &at("archive").display().to_string()]);

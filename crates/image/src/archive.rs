@@ -39,6 +39,19 @@ pub struct ArchivedImage {
     pub manifest: Descriptor,
     /// The digest of the config.
     pub id: Digest,
+    /// The indexes that names mean in the archive, of which it is an image.
+    pub indexes: Vec<(Reference, Descriptor)>,
+}
+
+impl ArchivedImage {
+    /// One more name, and the index that it means.
+    fn note(&mut self, name: &Reference, index: Option<&Descriptor>) {
+        if !self.names.contains(name) {
+            self.names.push(name.clone());
+        }
+        let meant = index.map(|index| (name.clone(), index.clone()));
+        self.indexes.extend(meant.filter(|meant| !self.indexes.contains(meant)));
+    }
 }
 
 /// Reads an archive to its end. What it holds becomes blobs, verified against what manifests and configs say about them; what no image
@@ -251,7 +264,10 @@ impl Archive<'_> {
             // A tag alone names nothing.
             let whole = text(REF_NAME).filter(|name| name.contains(['/', ':']));
             let name: Option<Reference> = text(IMAGE_NAME).or(whole).and_then(|name| name.parse().ok());
-            self.descend(&entry, name.as_ref(), 0, &mut images)?;
+            // What the name means, without what the layout says of the name.
+            let mut top = entry.clone();
+            top.annotations.retain(|key, _| ![IMAGE_NAME, REF_NAME].contains(&key.as_str()));
+            self.descend(&entry, name.as_ref().map(|name| (name, &top)), 0, &mut images)?;
         }
         for entry in docker {
             let config = self.files.find(&entry.config).map(|(digest, _)| digest);
@@ -267,11 +283,12 @@ impl Archive<'_> {
         Ok(images)
     }
 
-    /// The images behind an entry of an index. Of an index of many platforms an archive may hold only some.
+    /// The images behind an entry of an index. Of an index of many platforms an archive may hold only some. `named`: the name, and what it
+    /// means.
     fn descend(
         &self,
         entry: &Descriptor,
-        name: Option<&Reference>,
+        named: Option<(&Reference, &Descriptor)>,
         depth: usize,
         images: &mut Vec<ArchivedImage>,
     ) -> Result<(), ResolveError> {
@@ -297,7 +314,7 @@ impl Archive<'_> {
                     .manifests
                     .iter()
                     .filter(is_image)
-                    .try_for_each(|entry| self.descend(entry, name, depth + 1, images))
+                    .try_for_each(|entry| self.descend(entry, named, depth + 1, images))
             }
             Document::Manifest(manifest) => {
                 check_config_type(&shown, &manifest)?;
@@ -306,16 +323,14 @@ impl Archive<'_> {
                 let config = self.verified(&manifest)?;
                 let id = manifest.config.digest;
                 let platform = platform_of(&config);
-                match images.iter_mut().find(|image| image.manifest.digest == descriptor.digest) {
-                    Some(known) => {
-                        known.names.extend(name.filter(|name| !known.names.contains(name)).cloned())
-                    }
-                    None => images.push(ArchivedImage {
-                        names: name.cloned().into_iter().collect(),
-                        platform,
-                        manifest: descriptor,
-                        id,
-                    }),
+                let is_known = |image: &ArchivedImage| image.manifest.digest == descriptor.digest;
+                let at = images.iter().position(is_known).unwrap_or_else(|| {
+                    let (names, indexes) = (Vec::new(), Vec::new());
+                    images.push(ArchivedImage { names, platform, manifest: descriptor, id, indexes });
+                    images.len() - 1
+                });
+                if let Some((name, top)) = named {
+                    images[at].note(name, (depth > 0).then_some(top));
                 }
                 Ok(())
             }
@@ -352,6 +367,7 @@ impl Archive<'_> {
             platform: platform_of(&config),
             manifest: Descriptor::new(MediaType::MANIFEST, digest, bytes.len() as u64),
             id,
+            indexes: Vec::new(),
         })
     }
 

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 
-use image::{ArchivedImage, ResolveError, read_archive, read_directory};
+use image::{ArchivedImage, Descriptor, Reference, ResolveError, read_archive, read_directory};
 use serde_json::json;
 
 use super::id_name;
@@ -93,12 +93,23 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         store.put_image(&id_name(id), platform, manifest)?;
     }
     for name in images.iter().flat_map(|image| &image.names) {
-        let of_name = images.iter().filter(|image| image.names.contains(name));
+        let of_name = || images.iter().filter(|image| image.names.contains(name));
         let manifests: Vec<_> =
-            of_name.map(|image| (image.platform.clone(), image.manifest.clone())).collect();
-        store.name_images(name, &manifests, None)?;
+            of_name().map(|image| (image.platform.clone(), image.manifest.clone())).collect();
+        store.name_images(name, &manifests, index_of(name, of_name()))?;
     }
     session.finish_durably()?;
     terminal::print(&said)?;
     Ok(0)
+}
+
+/// The index that a name means in the archive, when it means that and nothing else.
+fn index_of<'a>(name: &Reference, images: impl Iterator<Item = &'a ArchivedImage>) -> Option<&'a Descriptor> {
+    let indexes = |image: &'a ArchivedImage| image.indexes.iter().filter(|(of, _)| of == name);
+    let mut each = images.map(|image| match &indexes(image).collect::<Vec<_>>()[..] {
+        [(_, only)] => Some(only),
+        _ => None,
+    });
+    let first = each.next()??;
+    each.all(|index| index == Some(first)).then_some(first)
 }
