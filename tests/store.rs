@@ -242,6 +242,22 @@ fn saved_and_loaded_by_everybody() {
     assert!(said.contains("app:1") && said.contains("app:2"), "{said}");
     assert_eq!(out(docker.command().args(["image", "inspect", "--format={{.Id}}", "app:2"])).trim(), id);
     assert_eq!(out(docker.command().args(["run", "--rm", "--network=none", "app:1"])), "kept\n");
+    // Of several platforms it takes this machine's.
+    let several = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox\nARG TARGETARCH\nENV A=$TARGETARCH\nCMD [\"sh\", \"-c\", \"echo $A\"]\n",
+    );
+    run(home.build(&several).args(["-q", "-t", "several", "--platform=linux/arm64,linux/amd64"])).ok();
+    let saved = out(home
+        .builder("save")
+        .args(["several", "--format={{.Name}} {{.Platform}}", "-o"])
+        .arg(at("both.tar")));
+    assert_eq!(saved, "several:latest linux/amd64\nseveral:latest linux/arm64\n");
+    let said = out(docker.command().arg("load").arg("-i").arg(at("both.tar")));
+    assert!(said.contains("several:latest"), "{said}");
+    let host = out(home.builder("run").arg("several"));
+    assert_eq!(out(docker.command().args(["run", "--rm", "--network=none", "several"])), host);
+    let archive = format!("docker-archive:{}:several:latest", at("both.tar").display());
+    out(tool("skopeo").args(["inspect", &archive]));
     // We read Docker's, plain and compressed, from a file and from standard input.
     run(docker.command().args(["save", "app:1", "-o"]).arg(at("docker.tar"))).ok();
     let other = Home::new();
