@@ -442,6 +442,9 @@ fn what_is_kept_of_builds() {
             "{name}"
         );
     }
+    // Also by a name that it got later.
+    run(home.builder("tag").args(["app", "other:later"])).ok();
+    assert!(history(&["inspect", "other:later"]).ok().stdout.contains(ids[1]));
     // A name in full comes before the beginning of an id, and an id in full before a name.
     build(&home, &context, &["-t", &ids[1][..2], "-t", ids[1], "--build-arg=GIT_SHA=x"]);
     let newest = history(&["ls", "-q", "-n1"]).ok().stdout;

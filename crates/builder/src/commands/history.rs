@@ -166,11 +166,18 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
         None => builds.iter().filter(|id| id.name().starts_with(name)).collect(),
     };
     let is_certain = name.starts_with('^') || found.iter().any(|id| id.name() == name);
-    if !is_certain && let Some(build) = of_image(store, &builds, name, is_named) {
-        return Ok(build);
+    if !is_certain {
+        let given = of_image(store, &builds, |record| is_named(record, name));
+        // `builder tag` may have given it.
+        let meant = if given.is_none() { meant(store, name)? } else { Vec::new() };
+        let build =
+            given.or_else(|| of_image(store, &builds, |record| meant.iter().any(|id| has_id(record, id))));
+        if let Some(build) = build {
+            return Ok(build);
+        }
     }
     if found.is_empty()
-        && let Some(build) = of_image(store, &builds, name, has_id)
+        && let Some(build) = of_image(store, &builds, |record| has_id(record, name))
     {
         return Ok(build);
     }
@@ -191,12 +198,17 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
 fn of_image(
     store: &Store,
     builds: &[BuildId],
-    name: &str,
-    so: impl Fn(&BuildRecord, &str) -> bool,
+    so: impl Fn(&BuildRecord) -> bool,
 ) -> Option<(BuildId, BuildRecord)> {
     // A damaged one is of no image.
     let mut records = builds.iter().filter_map(|id| Some((id.clone(), read(store, id).ok().flatten()?)));
-    records.find(|(_, record)| so(record, name))
+    records.find(|(_, record)| so(record))
+}
+
+/// The digests of the manifests that a name means.
+fn meant(store: &Store, name: &str) -> Result<Vec<String>, Failure> {
+    let Ok(name) = name.parse::<Reference>() else { return Ok(Vec::new()) };
+    Ok(store.images_named(&name)?.iter().map(|image| image.manifest.digest.to_string()).collect())
 }
 
 /// Whether the build was to give an image this name.
