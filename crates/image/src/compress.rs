@@ -164,10 +164,11 @@ struct Pieces<W: Write> {
 }
 
 /// Buffers that are free again. The kernel gives memory page by page and zeroes it: of a layer of 1 GB that would be a tenth of the time.
-#[derive(Default)]
 struct Room {
     chunks: Mutex<Vec<Vec<u8>>>,
     packed: Mutex<Vec<Vec<u8>>>,
+    /// So many of each are kept. Pieces that are found bring buffers of their own, and nobody takes one for them.
+    most: usize,
 }
 
 /// An empty buffer, with room in it if one of `free` is.
@@ -175,9 +176,14 @@ fn take(free: &Mutex<Vec<Vec<u8>>>) -> Vec<u8> {
     free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
 }
 
-fn give_back(free: &Mutex<Vec<Vec<u8>>>, mut buffer: Vec<u8>) {
-    buffer.clear();
-    free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+impl Room {
+    fn give_back(&self, free: &Mutex<Vec<Vec<u8>>>, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < self.most {
+            free.push(buffer);
+        }
+    }
 }
 
 /// A compressed chunk.
@@ -189,16 +195,19 @@ struct Packed {
 
 impl<W: Write> Pieces<W> {
     fn new(writer: W, coder: Coder, threads: usize, memory: Option<Arc<dyn ChunkMemory>>) -> Self {
+        let max_pending = coder.max_pending(threads);
+        // Besides the chunk that is read.
+        let most = max_pending + 1;
         Pieces {
             writer,
             coder,
             chunk: Vec::new(),
             pending: VecDeque::new(),
-            max_pending: coder.max_pending(threads),
+            max_pending,
             offset: 0,
             memory,
             pieces: Vec::new(),
-            room: Arc::default(),
+            room: Arc::new(Room { chunks: Mutex::default(), packed: Mutex::default(), most }),
             scope: Scope::none(),
         }
     }
@@ -257,7 +266,7 @@ impl<W: Write> Pieces<W> {
             self.pieces.push(Piece { key, offset: self.offset, length, seal });
         }
         self.offset += length;
-        give_back(&self.room.packed, packed.bytes);
+        self.room.give_back(&self.room.packed, packed.bytes);
         Ok(())
     }
 
@@ -304,7 +313,7 @@ fn pack(
             Packed { bytes, names: Some((key, seal)) }
         }
     };
-    give_back(&room.chunks, chunk);
+    room.give_back(&room.chunks, chunk);
     Some(packed)
 }
 
@@ -520,6 +529,42 @@ mod tests {
             digest(Compression::Zstd, 9 * MIB),
             "sha256:504a2c709d60db6b61b319cb7bf91b52233974f6d6c3f3ecbfed7a241a9a1804"
         );
+    }
+
+    /// Knows every piece.
+    struct Found(Vec<u8>);
+
+    impl ChunkMemory for Found {
+        fn find(&self, _: &[u8; 32]) -> Option<(Vec<u8>, [u8; 32])> {
+            Some((self.0.clone(), seal(&self.0)))
+        }
+
+        fn remember(&self, _: &Digest, _: &[Piece]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A layer of which little changed takes no more memory than one that is new.
+    #[test]
+    fn what_is_found_is_not_kept() {
+        for (how, threads) in [(Compression::Gzip, 1), (Compression::Gzip, 2), (Compression::Zstd, 2)] {
+            let coder = match how {
+                Compression::Zstd => Coder::Zstd(3),
+                _ => Coder::Gzip(1),
+            };
+            let memory: Arc<dyn ChunkMemory> = Arc::new(Found(b"a piece".to_vec()));
+            let mut pieces = Pieces::new(Vec::new(), coder, threads, Some(memory));
+            let piece = vec![0; coder.largest()];
+            for _ in 0..20 {
+                assert_eq!(pieces.write(&piece).unwrap(), piece.len());
+            }
+            let room = Arc::clone(&pieces.room);
+            assert_eq!(pieces.finish().unwrap().1.len(), 20);
+            for free in [&room.chunks, &room.packed] {
+                let kept = free.lock().unwrap().len();
+                assert!(kept <= coder.max_pending(threads) + 1, "{how:?} {threads}: {kept}");
+            }
+        }
     }
 
     /// A member or frame for each piece, also where there is nothing.
