@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Seek;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -171,20 +173,22 @@ impl Copy<'_> {
         // Before, so that nothing of another file is read; after, so that nothing changed on the way.
         ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
         attributes.xattrs = self.tree.xattrs_of(&source, &file)?;
-        let written = self.writer.file_from(target, &file, size, &attributes, self.cancelled)?;
-        ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
-        if written != size {
-            return Err(Error::changed(&source));
-        }
         let known = self.known.as_ref();
-        if let Some(expected) = known.and_then(|known| known.doubtful(index, entry.metadata)) {
-            let copy = self.writer.open(target)?;
-            let hashed =
-                hash_file(&source, &copy, &attributes.xattrs, size, &mut Vec::new(), self.cancelled)?;
-            if hashed != expected {
+        let xattrs = &attributes.xattrs;
+        // Before it takes the place of what is there.
+        let check = |mut copy: &File, written: u64| {
+            ensure_unchanged(self.tree, &source, entry.metadata, &file)?;
+            if written != size {
                 return Err(Error::changed(&source));
             }
-        }
+            let Some(expected) = known.and_then(|known| known.doubtful(index, entry.metadata)) else {
+                return Ok(());
+            };
+            copy.rewind().map_err(|error| Error::write("read", target, error))?;
+            let hashed = hash_file(&source, copy, xattrs, size, &mut Vec::new(), self.cancelled)?;
+            if hashed == expected { Ok(()) } else { Err(Error::changed(&source)) }
+        };
+        let written = self.writer.file_checked(target, &file, size, &attributes, self.cancelled, check)?;
         self.bytes.fetch_add(written, Ordering::Relaxed);
         Ok(())
     }

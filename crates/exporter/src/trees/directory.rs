@@ -26,6 +26,9 @@ pub enum DirectoryMode {
 /// Writes a tree into a directory (`type=local`): modes, times, links, hard links and extended attributes are kept; everything is
 /// owned by the user who exports, as with `docker build -o`.
 ///
+/// A file that is there already is replaced in one step once the new one is complete. An export that fails or is given up leaves each file of the
+/// destination either as it was or as it is in the tree.
+///
 /// Links in the destination are never followed, so that an image cannot make a later export write elsewhere. What the user may not
 /// create (devices, file capabilities without privilege) is left out, with a warning. The destination keeps its own attributes.
 #[derive(Debug, Clone)]
@@ -67,7 +70,7 @@ impl DirectoryExporter {
             opaque: OpaqueMark::User,
             parents: Attributes { mtime: trees.epoch.map(|epoch| (epoch, 0)), ..own(0o755) },
         };
-        let writer = TreeWriter::new(&self.path, options)?;
+        let writer = TreeWriter::new(&self.path, options)?.careful()?;
         let mut exported = Exported::default();
         let mut written = HashSet::new();
         for (folder, tree) in placed(trees, cancel)? {

@@ -1,5 +1,7 @@
+mod aside;
 mod content;
 mod parents;
+mod pending;
 mod remove;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +19,10 @@ use rustix::io::Errno;
 use crate::beneath::open_beneath;
 use crate::owners::{self, Sidecar};
 use crate::{Attributes, Cancelled, Error, Kind, OpaqueMark, Owners, xattrs};
+use aside::Aside;
 use content::Cloning;
 use parents::Parents;
+use pending::Pending;
 
 /// How a [`TreeWriter`] writes.
 #[derive(Debug, Clone)]
@@ -35,7 +39,8 @@ pub struct WriterOptions {
 ///
 /// Every path is relative to the root of the tree, clean, without `.` and `..`; nothing outside of the root can be written
 /// whatever the names are and whatever links stand in the tree: a parent that is a link is an error. What stands at a path is
-/// replaced, except that a directory stays when it becomes a directory. Missing parents are made. May be used by many threads at
+/// replaced once the new entry is complete, with its attributes, in one step; until then, and when that fails, it stays as it was, and nothing is left
+/// of the new one. A directory stays when it becomes a directory. Missing parents are made. May be used by many threads at
 /// once, not for the same path.
 #[derive(Debug)]
 pub struct TreeWriter {
@@ -49,6 +54,7 @@ pub struct TreeWriter {
     /// Directories that were made only because something is in them.
     implied: Mutex<BTreeSet<PathBuf>>,
     sidecar: Mutex<Sidecar>,
+    aside: Option<Aside>,
 }
 
 impl TreeWriter {
@@ -72,7 +78,19 @@ impl TreeWriter {
             times: Mutex::default(),
             implied: Mutex::default(),
             sidecar: Mutex::new(sidecar),
+            aside: None,
         })
+    }
+
+    /// The same where the directory is somebody's: what makes room for a directory goes when [`TreeWriter::finish`] says that all is written,
+    /// and without that comes back, instead of a directory that has only some of what it should. A file needs no such care, nor does
+    /// a directory that makes room for one.
+    ///
+    /// # Errors
+    /// Of the system, of which another handle of the root is asked.
+    pub fn careful(self) -> Result<TreeWriter, Error> {
+        let root = self.root.try_clone().map_err(|source| Error::write("open", &self.path, source))?;
+        Ok(TreeWriter { aside: Some(Aside::new(root)), ..self })
     }
 
     /// The same, reading and writing all that it copies: nothing is shared with the source, nothing is left to the kernel.
@@ -109,9 +127,12 @@ impl TreeWriter {
 
     /// A regular file with all that `content` yields. Returns the number of bytes.
     pub fn file(&self, path: &Path, content: &mut dyn Read, attributes: &Attributes) -> Result<u64, Error> {
-        let file = self.create_file(path)?;
-        let written = content::fill_from(&file, content).map_err(|source| self.error("write", path, source));
-        self.finished(path, &file, attributes, written)
+        let (file, pending) = self.create_file(path)?;
+        let written =
+            content::fill_from(&file, content).map_err(|source| self.error("write", path, source))?;
+        self.finish_file(path, &file, attributes)?;
+        pending.put()?;
+        Ok(written)
     }
 
     /// A regular file with the first `size` bytes of `source`, or as many as there are; shared with it where the file system can
@@ -124,38 +145,36 @@ impl TreeWriter {
         attributes: &Attributes,
         cancelled: Cancelled<'_>,
     ) -> Result<u64, Error> {
-        let file = self.create_file(path)?;
-        let written = self
-            .cloning
-            .fill(&file, source, size, cancelled)
-            .map_err(|source| if cancelled() { Error::Cancelled } else { self.error("write", path, source) });
-        self.finished(path, &file, attributes, written)
+        self.file_checked(path, source, size, attributes, cancelled, |_, _| Ok(()))
     }
 
-    /// A file with its attributes, or none: half of one must not be taken for it.
-    fn finished(
+    /// The same, once `check` has nothing against the new file, which it may read, and its number of bytes.
+    pub(crate) fn file_checked(
         &self,
         path: &Path,
-        file: &File,
+        source: &File,
+        size: u64,
         attributes: &Attributes,
-        written: Result<u64, Error>,
+        cancelled: Cancelled<'_>,
+        check: impl FnOnce(&File, u64) -> Result<(), Error>,
     ) -> Result<u64, Error> {
-        let finished = written.and_then(|written| {
-            self.finish_file(path, file, attributes)?;
-            Ok(written)
-        });
-        if finished.is_err() {
-            // What is wrong is said already.
-            let _ = self.remove(path);
-        }
-        finished
+        let (file, pending) = self.create_file(path)?;
+        let written = self.cloning.fill(&file, source, size, cancelled).map_err(|source| {
+            if cancelled() { Error::Cancelled } else { self.error("write", path, source) }
+        })?;
+        self.finish_file(path, &file, attributes)?;
+        check(&file, written)?;
+        crate::error::check(cancelled)?;
+        pending.put()?;
+        Ok(written)
     }
 
     /// A symbolic link.
     pub fn symlink(&self, path: &Path, target: &Path, attributes: &Attributes) -> Result<(), Error> {
-        let place = self.place(path)?;
-        self.create(&place, "link", |at| Ok(rustix::fs::symlinkat(target, at, place.name)?))?;
-        self.set_special(&place, attributes)
+        let make = |at: BorrowedFd<'_>, name: &OsStr| Ok(rustix::fs::symlinkat(target, at, name)?);
+        let ((), pending) = self.begin(self.place(path)?, "link", make)?;
+        self.set_special(&pending, attributes)?;
+        pending.put()
     }
 
     /// One more name for the file at `existing`, another path of this tree.
@@ -178,22 +197,26 @@ impl TreeWriter {
         if path == existing {
             return Ok(());
         }
-        let place = self.place(path)?;
-        self.create(&place, "hard link", |at| {
-            Ok(rustix::fs::linkat(&*source.parent, source.name, at, place.name, AtFlags::empty())?)
+        let (_, pending) = self.begin(self.place(path)?, "hard link", |at, name| {
+            Ok(rustix::fs::linkat(&*source.parent, source.name, at, name, AtFlags::empty())?)
         })?;
         let mut sidecar = self.sidecar();
         if let Some(owner) = sidecar.get(existing) {
             sidecar.set(path, owner);
         }
-        Ok(())
+        drop(sidecar);
+        // Of two names of one file `rename` removes neither, and says that all went well.
+        let is_one = |there: rustix::fs::Stat| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino);
+        let there = || rustix::fs::statat(pending.at(), pending.place().name, AtFlags::SYMLINK_NOFOLLOW);
+        if pending.replaces() && there().is_ok_and(is_one) {
+            return Ok(());
+        }
+        pending.put()
     }
 
     /// A named pipe.
     pub fn fifo(&self, path: &Path, attributes: &Attributes) -> Result<(), Error> {
-        let place = self.place(path)?;
-        self.make_node(&place, FileType::Fifo, (0, 0))?;
-        self.set_special(&place, attributes)
+        self.node(path, FileType::Fifo, (0, 0), attributes)
     }
 
     /// A character or block device. Where none can be made, it is recorded: as an empty file.
@@ -212,17 +235,16 @@ impl TreeWriter {
             return Err(Error::Unsafe { path: path.to_owned(), reason });
         }
         if !matches!(self.options.owners, Owners::Real) {
-            let file = self.create_file(path)?;
+            let (file, pending) = self.create_file(path)?;
             let text = owners::encode_device(kind, device);
             rustix::fs::fsetxattr(&file, owners::DEVICE, text.as_bytes(), XattrFlags::empty())
                 .map_err(|source| self.error("record device", path, source))?;
-            return self.finish_file(path, &file, attributes);
+            self.finish_file(path, &file, attributes)?;
+            return pending.put();
         }
-        let place = self.place(path)?;
         let file_type =
             if kind == Kind::BlockDevice { FileType::BlockDevice } else { FileType::CharacterDevice };
-        self.make_node(&place, file_type, device)?;
-        self.set_special(&place, attributes)
+        self.node(path, file_type, device, attributes)
     }
 
     /// The mark that a path of the lower layers is removed, as [`OpaqueMark::make_whiteout`] makes it. What this tree itself has there stays,
@@ -230,9 +252,11 @@ impl TreeWriter {
     pub fn whiteout(&self, path: &Path) -> Result<(), Error> {
         let place = self.place(path)?;
         match rustix::fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => self.create(&place, "mark removed", |at| {
-                Ok(self.options.opaque.make_whiteout(at, place.name)?)
-            }),
+            Err(Errno::NOENT) => {
+                let make =
+                    |at: BorrowedFd<'_>, name: &OsStr| Ok(self.options.opaque.make_whiteout(at, name)?);
+                self.begin(place, "mark removed", make)?.1.put()
+            }
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => self.opaque(path),
             Ok(_) => Ok(()),
             Err(source) => Err(self.error("stat", path, source)),
@@ -259,14 +283,11 @@ impl TreeWriter {
         self.clear(&place)
     }
 
-    /// Opens a file that was written, for reading.
-    pub(crate) fn open(&self, path: &Path) -> Result<File, Error> {
-        let opened = open_beneath(self.root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK);
-        opened.map(File::from).map_err(|source| self.error("open", path, source))
-    }
-
-    /// Sets the times of directories and writes down recorded owners: the last thing to do.
+    /// Sets the times of directories and writes down recorded owners: the last thing to do. For a [careful](TreeWriter::careful) writer all is written.
     pub fn finish(self) -> Result<(), Error> {
+        if let Some(aside) = &self.aside {
+            aside.settle().map_err(|(path, source)| self.error("remove", &path, source))?;
+        }
         // Deepest first, so that whatever a file system does to a parent comes before the parent's turn.
         for (path, time) in self.times().iter().rev() {
             let result = match open_beneath(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY) {
@@ -299,20 +320,6 @@ impl TreeWriter {
         self.sidecar.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Makes an entry; what is in the way is removed first.
-    fn create<T>(
-        &self,
-        place: &Place<'_>,
-        action: &'static str,
-        make: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> Result<T, Error> {
-        match make(place.parent.as_fd()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.clear(place)?,
-            result => return result.map_err(|source| self.error(action, place.path, source)),
-        }
-        make(place.parent.as_fd()).map_err(|source| self.error(action, place.path, source))
-    }
-
     fn make_directory(&self, place: &Place<'_>) -> Result<(), Error> {
         match rustix::fs::mkdirat(&*place.parent, place.name, Mode::RWXU) {
             Ok(()) => return Ok(()),
@@ -325,7 +332,12 @@ impl TreeWriter {
             return Ok(());
         }
         let was_whiteout = self.is_whiteout(place, &stat);
-        self.create(place, "make directory", |at| Ok(rustix::fs::mkdirat(at, place.name, Mode::RWXU)?))?;
+        let make = |at: BorrowedFd<'_>, name: &OsStr| Ok(rustix::fs::mkdirat(at, name, Mode::RWXU)?);
+        let ((), pending) = self.begin(place.clone(), "make directory", make)?;
+        match &self.aside {
+            Some(aside) if !was_whiteout => pending.put_beside(aside)?,
+            _ => pending.put()?,
+        }
         // The removal of what is below still holds.
         if was_whiteout { self.opaque(place.path) } else { Ok(()) }
     }
@@ -347,24 +359,27 @@ impl TreeWriter {
         }
     }
 
-    fn create_file(&self, path: &Path) -> Result<File, Error> {
-        let place = self.place(path)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.create(&place, "create", |at| {
-            Ok(File::from(rustix::fs::openat(at, place.name, flags, Mode::RUSR | Mode::WUSR)?))
+    fn create_file<'a>(&'a self, path: &'a Path) -> Result<(File, Pending<'a>), Error> {
+        // Read by whoever checks what was written.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.begin(self.place(path)?, "create", |at, name| {
+            Ok(File::from(rustix::fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR)?))
         })
     }
 
-    fn make_node(
+    fn node(
         &self,
-        place: &Place<'_>,
+        path: &Path,
         file_type: FileType,
         (major, minor): (u32, u32),
+        attributes: &Attributes,
     ) -> Result<(), Error> {
         let device = rustix::fs::makedev(major, minor);
-        self.create(place, "make node", |at| {
-            Ok(rustix::fs::mknodat(at, place.name, file_type, Mode::empty(), device)?)
-        })
+        let ((), pending) = self.begin(self.place(path)?, "make node", |at, name| {
+            Ok(rustix::fs::mknodat(at, name, file_type, Mode::empty(), device)?)
+        })?;
+        self.set_special(&pending, attributes)?;
+        pending.put()
     }
 
     fn finish_file(&self, path: &Path, file: &File, attributes: &Attributes) -> Result<(), Error> {
@@ -420,22 +435,22 @@ impl TreeWriter {
     }
 
     /// Attributes of what cannot be opened: links, pipes, devices.
-    fn set_special(&self, place: &Place<'_>, attributes: &Attributes) -> Result<(), Error> {
-        let at = &*place.parent;
+    fn set_special(&self, entry: &Pending<'_>, attributes: &Attributes) -> Result<(), Error> {
+        let (place, at, name) = (entry.place(), entry.at(), entry.name());
         let set = || -> io::Result<()> {
             match self.options.owners {
                 Owners::Real | Owners::Mapped => {
                     let (uid, gid) = ids(attributes);
-                    rustix::fs::chownat(at, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                    rustix::fs::chownat(at, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                         .map_err(|error| unknown_id(error, attributes))?;
                 }
                 Owners::Recorded { .. } => {}
             }
-            let stat = rustix::fs::statat(at, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-                rustix::fs::chmodat(at, place.name, mode(attributes), AtFlags::empty())?;
+                rustix::fs::chmodat(at, name, mode(attributes), AtFlags::empty())?;
             }
-            let path = crate::beneath::proc_path(at.as_fd(), place.name);
+            let path = crate::beneath::proc_path(at, name);
             // An image could say there who owns its link.
             let is_recorded = matches!(self.options.owners, Owners::Recorded { .. });
             let belongs = |(name, _): &(&OsString, &Vec<u8>)| {
@@ -449,7 +464,7 @@ impl TreeWriter {
                 self.record_special(place, &path, (attributes.uid, attributes.gid))?;
             }
             if let Some(time) = attributes.mtime {
-                rustix::fs::utimensat(at, place.name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::utimensat(at, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             Ok(())
         };
@@ -469,6 +484,7 @@ fn unknown_id(error: Errno, attributes: &Attributes) -> io::Error {
 }
 
 /// Where an entry stands: in an open directory, under a name.
+#[derive(Clone)]
 pub(super) struct Place<'a> {
     parent: std::sync::Arc<OwnedFd>,
     name: &'a OsStr,

@@ -12,6 +12,13 @@ use crate::Error;
 impl TreeWriter {
     /// Removes what stands at a place, with all below it.
     pub(super) fn clear(&self, place: &Place<'_>) -> Result<(), Error> {
+        self.remove_at(place)?;
+        self.sidecar().forget(place.path);
+        Ok(())
+    }
+
+    /// The same; what is recorded of owners stays.
+    pub(super) fn remove_at(&self, place: &Place<'_>) -> Result<(), Error> {
         let error = |source: Errno| self.error("remove", place.path, source);
         match rustix::fs::unlinkat(&*place.parent, place.name, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => {
@@ -24,14 +31,13 @@ impl TreeWriter {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(source) => return Err(error(source)),
         }
-        self.sidecar().forget(place.path);
         Ok(())
     }
 }
 
 /// Removes a directory and all in it. Keeps the directories on the way down open, so depth is bounded by the limit of open files,
 /// not by the stack.
-fn remove_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+pub(super) fn remove_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     let mut stack = vec![(name.to_owned(), open(parent, name)?)];
     while let Some((name, directory)) = stack.last() {
         match empty(directory.as_fd())? {

@@ -1,0 +1,144 @@
+//! Entries that take the place of others: what is there stays, whole, until the new one is.
+
+use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::aside::Aside;
+use super::{Place, TreeWriter};
+use crate::Error;
+
+/// So many names are tried that others could have, too.
+const TRIES: usize = 16;
+
+/// An entry that is being made: under its own name where nothing stood there, else under a temporary one beside it, in the same directory.
+/// Dropped before it has its place, it is removed: nobody finds half of one.
+pub(super) struct Pending<'a> {
+    writer: &'a TreeWriter,
+    place: Place<'a>,
+    /// What it is called until then, where that is not its own name.
+    temporary: Option<OsString>,
+    in_place: bool,
+}
+
+impl TreeWriter {
+    /// Makes an entry with `make`, which is given a directory and a name and must refuse a name that is taken.
+    pub(super) fn begin<'a, T>(
+        &'a self,
+        place: Place<'a>,
+        action: &'static str,
+        make: impl Fn(BorrowedFd<'_>, &OsStr) -> io::Result<T>,
+    ) -> Result<(T, Pending<'a>), Error> {
+        let mut made = make(place.parent.as_fd(), place.name);
+        let mut temporary = None;
+        for _ in 0..TRIES {
+            if !made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+                break;
+            }
+            made = make(place.parent.as_fd(), temporary.insert(temporary_name()));
+        }
+        let made = made.map_err(|source| self.error(action, place.path, source))?;
+        if temporary.is_some() {
+            // Of what goes; what comes may get an owner of its own before it has its place.
+            self.sidecar().forget(place.path);
+        }
+        Ok((made, Pending { writer: self, place, temporary, in_place: false }))
+    }
+}
+
+impl<'a> Pending<'a> {
+    /// Where it is to stand.
+    pub(super) fn place(&self) -> &Place<'a> {
+        &self.place
+    }
+
+    /// The directory that it is in.
+    pub(super) fn at(&self) -> BorrowedFd<'_> {
+        self.place.parent.as_fd()
+    }
+
+    /// What it is called for now.
+    pub(super) fn name(&self) -> &OsStr {
+        self.temporary.as_deref().unwrap_or(self.place.name)
+    }
+
+    /// Whether there is something whose place it takes.
+    pub(super) fn replaces(&self) -> bool {
+        self.temporary.is_some()
+    }
+
+    /// Gives it its place, in one step. A directory that was there goes with all in it.
+    pub(super) fn put(mut self) -> Result<(), Error> {
+        if let Some(temporary) = &self.temporary {
+            match rustix::fs::renameat(self.at(), temporary, self.at(), self.place.name) {
+                // A directory, or what is to become one.
+                Err(Errno::ISDIR | Errno::NOTDIR | Errno::EXIST | Errno::NOTEMPTY) => self.swap(temporary)?,
+                renamed => renamed.map_err(|source| self.error(source))?,
+            }
+        }
+        self.in_place = true;
+        Ok(())
+    }
+
+    /// A directory's: what is there is no directory, and is not removed yet.
+    pub(super) fn put_beside(mut self, aside: &Aside) -> Result<(), Error> {
+        match self.temporary.take_if(|temporary| exchange(&self.place, temporary).is_ok()) {
+            Some(temporary) => {
+                aside.push(self.place.path, temporary);
+                self.in_place = true;
+                Ok(())
+            }
+            None => self.put(),
+        }
+    }
+
+    /// Gives it its place where one of both is a directory.
+    fn swap(&self, temporary: &OsStr) -> Result<(), Error> {
+        let remove = |name| self.writer.remove_at(&Place { name, ..self.place.clone() });
+        match exchange(&self.place, temporary) {
+            Ok(()) => remove(temporary).inspect_err(|_| {
+                // What is left of it is found where it was.
+                let _ = exchange(&self.place, temporary);
+            }),
+            // Not every file system can do that.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP) => {
+                remove(self.place.name)?;
+                let renamed = rustix::fs::renameat(self.at(), temporary, self.at(), self.place.name);
+                renamed.map_err(|source| self.error(source))
+            }
+            Err(source) => Err(self.error(source)),
+        }
+    }
+
+    fn error(&self, source: Errno) -> Error {
+        self.writer.error("replace", self.place.path, source)
+    }
+}
+
+/// Gives each of two entries the other's name.
+fn exchange(place: &Place<'_>, other: &OsStr) -> Result<(), Errno> {
+    rustix::fs::renameat_with(&*place.parent, other, &*place.parent, place.name, RenameFlags::EXCHANGE)
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if self.in_place {
+            return;
+        }
+        // What went wrong is said already. A directory is empty still.
+        if rustix::fs::unlinkat(self.at(), self.name(), AtFlags::empty()) == Err(Errno::ISDIR) {
+            let _ = rustix::fs::unlinkat(self.at(), self.name(), AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// A name that nothing else has, however many write there. As long for every file, so that it is not too long where the file's own is not.
+fn temporary_name() -> OsString {
+    // Every state has keys of its own, from the system's random numbers.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!(".builder-{random:016x}.tmp").into()
+}
