@@ -789,3 +789,57 @@ fn a_full_disk_is_named_and_leaves_no_half() {
         .code_is(1)
         .says("write to standard output: No space left on device");
 }
+
+/// A file that was in the directory is there until the new one is complete: when the disk is full before that, and when somebody gives up.
+#[test]
+fn an_export_that_ends_early_leaves_the_old_file() {
+    let home = Home::new();
+    let dir = tempdir();
+    let at = dir.path().join("small");
+    fs::create_dir(&at).expect("make a directory");
+    let context = Context::new("FROM scratch\nCOPY old /old\n").file("old", "n".repeat(600_000));
+    let output = format!("type=local,dest={}", at.display());
+    let (done, found) = on_small_disk(&at, home.build(&context).args(["-o", &output]));
+    done.code_is(3).says(&format!("write {}: No space left on device", at.join("old").display()));
+    assert_eq!(found, "./old\nold\n");
+
+    let context = Context::new(
+        "FROM busybox AS files\nRUN mkdir -p /out/way/below /out/link && head -c 400000000 /dev/zero > /out/old\nFROM scratch\nCOPY --from=files /out /\n",
+    );
+    run(home.build(&context).arg("--quiet")).ok();
+    let at = dir.path().join("files");
+    fs::create_dir(&at).expect("make a directory");
+    for name in ["old", "way"] {
+        fs::write(at.join(name), name).expect("write a file");
+    }
+    std::os::unix::fs::symlink("old", at.join("link")).expect("make a link");
+    let names = || {
+        let list = fs::read_dir(&at).expect("list").map(|item| item.expect("an entry").file_name());
+        let mut names: Vec<String> = list.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut build = home.build(&context);
+        build.arg("-o").arg(&at).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut build = Running::start(&mut build);
+        // It is being written.
+        eventually(Duration::from_secs(60), "something new in the directory", || {
+            let length = |name: &String| fs::metadata(at.join(name)).map_or(0, |found| found.len());
+            build.0.try_wait().expect("look at a build").is_some()
+                || names().iter().any(|name| length(name) > 1_000)
+        });
+        build.signal(signal);
+        assert_eq!(build.wait(Duration::from_secs(60)).code(), Some(130), "{signal:?}");
+        assert_eq!(names(), ["link", "old", "way"], "{signal:?}");
+        for name in ["old", "way"] {
+            assert_eq!(fs::read_to_string(at.join(name)).expect("the old file"), name, "{signal:?}");
+        }
+        assert_eq!(fs::read_link(at.join("link")).expect("the old link"), Path::new("old"), "{signal:?}");
+    }
+    // To the end, it takes their places.
+    run(home.build(&context).arg("-o").arg(&at)).ok();
+    assert_eq!(names(), ["link", "old", "way"]);
+    assert_eq!(fs::metadata(at.join("old")).expect("the new file").len(), 400_000_000);
+    assert!(at.join("way/below").is_dir() && !at.join("link").is_symlink());
+}
