@@ -315,3 +315,51 @@ fn the_sandbox_leaves_no_trace() {
     let last = Tree::from_tar(layers.last().expect("a layer"));
     assert_eq!(last.0.keys().collect::<Vec<_>>(), ["here"]);
 }
+
+/// Several exports into one directory: the newest is what a tag means, here and for skopeo, and of two of somebody else's none is taken.
+#[test]
+fn a_tag_of_a_layout_is_one_image() {
+    let (home, dir) = (Home::new(), tempdir());
+    let layout = dir.path().join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let context = |text: &str| Context::new("FROM scratch\nCOPY text /text\n").file("text", text);
+    let user = Context::new("FROM image\n");
+    let asked = |name: &str| {
+        let out = dir.path().join("out");
+        let named = format!("--build-context=image=oci-layout://{}{name}", layout.display());
+        let done = run(home.build(&user).arg(&named).arg("-o").arg(&out));
+        (done, fs::read_to_string(out.join("text")).unwrap_or_default())
+    };
+    for (text, names) in [("one", &[][..]), ("two", &["-t", "app"]), ("three", &["-t", "web"]), ("four", &[])]
+    {
+        run(home.build(&context(text)).args(["-o", &output]).args(names)).ok();
+        for name in ["", ":latest"] {
+            let (done, found) = asked(name);
+            done.ok();
+            assert_eq!(found, text, "{name}");
+        }
+        let source = format!("oci:{}:latest", layout.display());
+        let shown = run(tool("skopeo").args(["inspect", "--config", &source])).ok().stdout;
+        let image = home.export(&context(text), &[]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(shown["rootfs"], image.config["rootfs"], "{text}");
+    }
+    // As others write: two with one tag.
+    let path = layout.join("index.json");
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).expect("an index")).expect("JSON");
+    let entries = index["manifests"].as_array_mut().expect("a list");
+    let digests: Vec<String> =
+        entries.iter().map(|entry| entry["digest"].as_str().expect("a digest").to_owned()).collect();
+    for entry in entries.iter_mut() {
+        entry["annotations"]["org.opencontainers.image.ref.name"] = "latest".into();
+    }
+    fs::write(&path, index.to_string()).expect("write the index");
+    for name in ["", ":latest"] {
+        let done = asked(name).0.code_is(1).says("several images have this name");
+        assert!(digests.len() == 3 && digests.iter().all(|digest| done.stderr.contains(digest)), "{done}");
+    }
+    let (done, found) = asked(&format!("@{}", digests[0]));
+    done.ok();
+    assert_eq!(found, "two");
+}

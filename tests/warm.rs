@@ -1312,3 +1312,81 @@ fn wrong_usage_is_told_before_the_build() {
         run(home.build(&context).arg(argument)).code_is(2).says(said);
     }
 }
+
+/// A cache and an image have the same tag where nobody says anything else. The image is what somebody keeps.
+#[test]
+fn a_cache_takes_no_tag_of_an_image() {
+    let (home, context) = (Home::new(), context());
+    let of_skopeo = |layout: &Path, tag: &str| {
+        let from = format!("oci:{}", e2e::base("busybox").display());
+        let to = format!("oci:{}:{tag}", layout.display());
+        run(tool("skopeo").args(["--insecure-policy", "copy", "--quiet", &from, &to])).ok();
+    };
+    for written in ["with a name", "without", "as an index", "by skopeo", "by skopeo, an older cache there"] {
+        let dir = Dir::new();
+        let image = |more: &[&str]| {
+            let output = format!("type=oci,tar=false,dest={}", dir.path().display());
+            run(home.build(&context).args(["-o", &output]).args(more)).ok();
+        };
+        match written {
+            "with a name" => image(&["-t", "app"]),
+            "without" => image(&[]),
+            "as an index" => image(&["--platform=linux/amd64,linux/386", "-t", "app"]),
+            "by skopeo" => of_skopeo(&dir.path(), "latest"),
+            _ => {
+                home.steps(&context, &[&dir.to("")]);
+                of_skopeo(&dir.path(), "latest");
+            }
+        }
+        let index = || fs::read_to_string(dir.path().join("index.json")).expect("an index");
+        let blobs = || fs::read_dir(dir.path().join("blobs/sha256")).expect("list").count();
+        let before = (index(), blobs());
+        let to = format!("type=local,dest={}", dir.path().display());
+        not_exported(&to, "its tag `latest` is that of an image (", 1, plainly);
+        assert_eq!((index(), blobs()), before, "{written}");
+        let digest = |tag: &str| {
+            let name = format!("oci:{}:{tag}", dir.path().display());
+            run(tool("skopeo").args(["inspect", "--raw", &name])).ok().stdout
+        };
+        // As it says, another tag is something else; it is found by it, and written again.
+        let image = digest("latest");
+        for _ in 0..2 {
+            home.steps(&context, &[&dir.to(",tag=cache,mode=max")]);
+        }
+        assert_eq!(digest("latest"), image, "{written}");
+        assert!(digest("cache").contains("vnd.builder.cache.config"), "{written}");
+        Home::new().steps(&context, &[&format!("{},tag=cache", dir.from())]).all_cached();
+        // The other way round it is the same: who asks for the image gets no cache.
+        of_skopeo(&dir.path(), "cache");
+        not_exported(&format!("{to},tag=cache"), "its tag `cache` is that of an image (sha256:", 1, plainly);
+    }
+}
+
+/// Of its own kind it takes the place, whoever wrote it and in whatever form, and that of what nobody can read.
+#[test]
+fn a_cache_takes_the_place_of_a_cache() {
+    let (home, context, dir) = (Home::new(), context(), Dir::new());
+    let entries = || json(&dir.path().join("index.json"))["manifests"].as_array().expect("a list").len();
+    for form in ["", ",image-manifest=false", ",oci-mediatypes=false", ",mode=max"] {
+        home.steps(&context, &[&dir.to(form)]);
+        assert_eq!(entries(), 1, "{form}");
+    }
+    // As BuildKit writes it: a manifest with a config of its own kind, or an index that lists that.
+    let config = json!({ "mediaType": "application/vnd.buildkit.cacheconfig.v0", "digest": dir.put(b"{}"), "size": 2 });
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    let list = "application/vnd.oci.image.index.v1+json";
+    let manifest = json!({ "schemaVersion": 2, "mediaType": manifest, "config": config, "layers": [] });
+    let list = json!({ "schemaVersion": 2, "mediaType": list, "manifests": [config] });
+    let unreadable = json!({ "mediaType": manifest["mediaType"], "nonsense": true });
+    for document in [manifest, list, unreadable] {
+        let bytes = document.to_string().into_bytes();
+        let mut index = json(&dir.path().join("index.json"));
+        index["manifests"][0]["mediaType"] = document["mediaType"].clone();
+        index["manifests"][0]["digest"] = dir.put(&bytes);
+        index["manifests"][0]["size"] = json!(bytes.len());
+        fs::write(dir.path().join("index.json"), index.to_string()).expect("write the index");
+        home.steps(&context, &[&dir.to(",mode=max")]);
+        assert_eq!(entries(), 1, "{document}");
+        Home::new().steps(&context, &[&dir.from()]).all_cached();
+    }
+}

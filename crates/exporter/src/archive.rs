@@ -135,8 +135,12 @@ impl ArchiveExporter {
 /// there, as with `docker save`: the last one would have the names.
 fn docker_manifest(images: &[ArchiveImage]) -> Vec<u8> {
     let one = |packed: &image::PackedManifest, names: &[Reference]| {
-        let tags: Vec<String> =
-            names.iter().filter(|name| name.tag.is_some()).map(|name| name.familiar()).collect();
+        let mut tags: Vec<String> = Vec::new();
+        for name in names.iter().filter(|name| name.tag.is_some()).map(Reference::familiar) {
+            if !tags.contains(&name) {
+                tags.push(name);
+            }
+        }
         let layers: Vec<String> = packed.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
         let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
         json!({ "Config": blob_path(&packed.config_descriptor.digest), "RepoTags": tags, "Layers": layers })

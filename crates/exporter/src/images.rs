@@ -122,7 +122,15 @@ impl Prepared {
         if names.is_empty() {
             return vec![top];
         }
-        names.iter().map(|name| named(top.clone(), name)).collect()
+        let mut entries: Vec<Descriptor> = Vec::with_capacity(names.len());
+        for name in names {
+            let entry = named(top.clone(), name);
+            // `-t app -t app:latest` is one name.
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        entries
     }
 
     /// What points to it from a layout.

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use hash::{Digest, DigestReader, DigestWriter};
-use image::layout::{IMAGE_NAME, REF_NAME};
+use image::layout::REF_NAME;
 use image::{Descriptor, MediaTypes};
 use serde_json::{Value, json};
 
 use crate::images::{LAYOUT, Prepared, blob_path, index_json, open_blob};
+use crate::names::{enter, of_same_tag};
 use crate::output::beside;
 use crate::task::{Cancel, blocking};
 use crate::{ExportError, Exported, Exporter, Images, Needs, Product};
@@ -16,11 +17,12 @@ use crate::{ExportError, Exported, Exporter, Images, Needs, Product};
 /// Writes images into a directory as an OCI layout (`type=oci,tar=false`).
 ///
 /// A layout that is there is extended: images of other names stay, one of the same name is replaced in `index.json`. Without a name
-/// the tag is `latest`, as in BuildKit. Blobs come first and `index.json` last, in one step, so that readers never see half an
+/// the tag is `latest`, as in BuildKit. A tag is of one image, the last: another one of the same tag, as `web:1` where `app:1` comes, stays by
+/// its whole name. Blobs come first and `index.json` last, in one step, so that readers never see half an
 /// image; several builders may write at once.
 #[derive(Debug, Clone)]
 pub struct LayoutExporter {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     types: MediaTypes,
 }
 
@@ -66,7 +68,7 @@ impl LayoutExporter {
                 entry.annotations.insert(REF_NAME.to_owned(), "latest".to_owned());
             }
         }
-        self.publish(&entries)?;
+        self.publish(&entries, |_| Ok(()))?;
         Ok(prepared.exported())
     }
 
@@ -127,19 +129,26 @@ impl LayoutExporter {
         Ok(())
     }
 
-    /// Enters the images into `index.json`, under a lock that other processes of this program take too.
-    pub(crate) fn publish(&self, entries: &[Descriptor]) -> Result<(), ExportError> {
+    /// What `index.json` lists, without waiting for a lock.
+    pub(crate) fn entries(&self) -> Result<Vec<Value>, ExportError> {
+        Ok(take_entries(&mut read_index(&self.path.join("index.json"))?))
+    }
+
+    /// Enters the images into `index.json`, under a lock that other processes of this program take too. `check` sees before that what has
+    /// the tag of one of them.
+    pub(crate) fn publish(
+        &self,
+        entries: &[Descriptor],
+        check: impl Fn(&Value) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
         let directory = File::open(&self.path).map_err(ExportError::io("open", &self.path))?;
         directory.lock().map_err(ExportError::io("lock", &self.path))?;
         let path = self.path.join("index.json");
         let mut index = read_index(&path)?;
-        let mut list: Vec<Value> = match index.get_mut("manifests").map(Value::take) {
-            Some(Value::Array(list)) => list,
-            _ => Vec::new(),
-        };
+        let mut list = take_entries(&mut index);
         for entry in entries.iter().map(|entry| json!(entry)) {
-            list.retain(|old| !same_name(old, &entry) && *old != entry);
-            list.push(entry);
+            of_same_tag(&list, &entry).into_iter().try_for_each(&check)?;
+            enter(&mut list, entry);
         }
         // Keys that this program does not know stay.
         let bytes = match &mut index {
@@ -161,6 +170,13 @@ impl LayoutExporter {
     }
 }
 
+fn take_entries(index: &mut Value) -> Vec<Value> {
+    match index.get_mut("manifests").map(Value::take) {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    }
+}
+
 fn read_index(path: &Path) -> Result<Value, ExportError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -168,12 +184,6 @@ fn read_index(path: &Path) -> Result<Value, ExportError> {
         Err(error) => return Err(ExportError::io("read", path)(error)),
     };
     serde_json::from_slice(&bytes).map_err(|error| ExportError::io("read", path)(error.into()))
-}
-
-/// Whether two entries of `index.json` carry one name: then the newer one replaces the older.
-fn same_name(one: &Value, other: &Value) -> bool {
-    let name = |entry: &Value, key: &str| entry["annotations"][key].as_str().map(str::to_owned);
-    [IMAGE_NAME, REF_NAME].iter().all(|key| name(one, key) == name(other, key))
 }
 
 pub(crate) fn is_intact(path: &Path, digest: &Digest, size: u64) -> bool {

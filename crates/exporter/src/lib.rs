@@ -10,6 +10,7 @@ mod convert;
 mod error;
 mod images;
 mod layout;
+mod names;
 mod output;
 mod task;
 mod trees;

@@ -265,6 +265,103 @@ fn a_layout_is_extended() {
     assert_eq!(names_in(path), ["blobs", "index.json", "oci-layout"]);
 }
 
+/// Whoever wrote the older one: a name and a tag are of the newest, for skopeo and umoci as for this program.
+#[test]
+fn the_newest_image_has_the_name() {
+    let store = MemoryStore::default();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let skopeo = |tag: &str, text: &str| {
+        let archive = path.join("of-skopeo.tar");
+        export(&ArchiveExporter::oci(to_file(&archive)), amd64(&store, text, &[])).unwrap();
+        let (from, to) =
+            (format!("oci-archive:{}", archive.display()), format!("oci:{}:{tag}", path.display()));
+        run("skopeo", &["--insecure-policy", "copy", "--quiet", &from, &to]);
+        fs::remove_file(archive).unwrap();
+    };
+    let write = |text: &str, names: &[&str]| {
+        export(&LayoutExporter::new(path), amd64(&store, text, names)).unwrap();
+    };
+    let text = |name: &str| {
+        let asked = LayoutImage::Tag(name.to_owned());
+        let found = OciLayout::open(path).unwrap().resolve(Some(&asked), &Platform::host()).unwrap();
+        let known = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+        let is_it = |text: &&&str| found.layers == image(&store, Compression::Gzip, "amd64", text).layers;
+        *known.iter().find(is_it).unwrap()
+    };
+    // With umoci, which refuses a tag that two have, and with skopeo, which takes the first.
+    let is_latest = |expected: &str, entries: usize| {
+        assert_eq!(text("latest"), expected);
+        check_tree(path, "latest", expected);
+        let digest =
+            run("skopeo", &["inspect", "--format={{.Digest}}", &format!("oci:{}:latest", path.display())]);
+        let named = OciLayout::open(path).unwrap().resolve(None, &Platform::host()).unwrap();
+        assert_eq!(digest.trim(), named.manifest_digest.to_string());
+        let index = index(path);
+        assert_eq!(index["manifests"].as_array().unwrap().len(), entries, "{index:#}");
+    };
+    // Without a name, then with one: the tag is what both have.
+    write("one", &[]);
+    write("two", &["app"]);
+    is_latest("two", 1);
+    // Another spelling of it.
+    write("three", &["docker.io/library/app:latest", "app:latest", "app"]);
+    is_latest("three", 1);
+    // Another image with the tag leaves the first its whole name; skopeo does the same.
+    write("four", &["example.com/web"]);
+    is_latest("four", 2);
+    assert_eq!([text("app:latest"), text("example.com/web:latest")], ["three", "four"]);
+    skopeo("latest", "five");
+    is_latest("five", 3);
+    assert_eq!([text("app:latest"), text("example.com/web:latest")], ["three", "four"]);
+    write("six", &["app"]);
+    is_latest("six", 2);
+    assert_eq!([text("app:latest"), text("example.com/web:latest")], ["six", "four"]);
+    // Whole names where the spec wants tags.
+    skopeo("docker.io/library/app:latest", "seven");
+    write("eight", &["app"]);
+    is_latest("eight", 2);
+    assert_eq!(text("app:latest"), "eight");
+    // Of two names of one image the last has the tag; without a name it is the tag's.
+    write("nine", &["app", "example.com/web"]);
+    is_latest("nine", 2);
+    assert_eq!([text("app:latest"), text("example.com/web:latest")], ["nine", "nine"]);
+    write("ten", &[]);
+    is_latest("ten", 3);
+    assert_eq!([text("app:latest"), text("example.com/web:latest")], ["nine", "nine"]);
+}
+
+#[test]
+fn a_name_that_is_given_twice_stands_in_an_archive_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let archive = directory.path().join("a.tar");
+    let store = MemoryStore::default();
+    let names = ["app", "docker.io/library/app:latest", "app:latest", "app:2", "web"];
+    for docker in [false, true] {
+        let output = to_file(&archive);
+        let exporter = if docker { ArchiveExporter::docker(output) } else { ArchiveExporter::oci(output) };
+        export(&exporter, amd64(&store, "x", &names)).unwrap();
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_str(&run("tar", &["-xOf", archive.to_str().unwrap(), name])).unwrap()
+        };
+        let index = read("index.json");
+        let names: Vec<&str> = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["annotations"]["io.containerd.image.name"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            ["docker.io/library/app:latest", "docker.io/library/app:2", "docker.io/library/web:latest"]
+        );
+        if docker {
+            let tags = serde_json::json!(["app:latest", "app:2", "web:latest"]);
+            assert_eq!(read("manifest.json")[0]["RepoTags"], tags);
+        }
+    }
+}
+
 #[test]
 fn a_damaged_blob_of_a_layout_is_written_again() {
     let directory = tempfile::tempdir().unwrap();

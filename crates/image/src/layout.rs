@@ -22,6 +22,8 @@ use crate::{
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Annotation with the whole name, as containerd and BuildKit write it.
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
+/// Annotation with the time of creation.
+const CREATED: &str = "org.opencontainers.image.created";
 
 /// How deep indexes may be nested. Real ones have one level; a cycle has no end.
 const MAX_DEPTH: usize = 5;
@@ -166,8 +168,10 @@ impl OciLayout {
             let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
             return Err(ResolveError::NotFound(format!("{name} (the layout has {there})")));
         }
-        if entries.len() > 1 && entries.iter().any(|entry| entry.platform.is_none()) {
-            let message = "several images have this name; choose one with @digest".to_owned();
+        if entries.len() > 1 && !are_one(&entries) {
+            let each: Vec<String> = entries.iter().map(tell).collect();
+            let message =
+                format!("several images have this name: {}; choose one with @digest", each.join(", "));
             return Err(ResolveError::Invalid { name: name.to_owned(), message });
         }
         let entry = match &entries[..] {
@@ -287,7 +291,7 @@ impl OciLayout {
     }
 }
 
-/// The entries of an index that `tag` names: by whole name before by tag.
+/// The entries of an index that `tag` names: by whole name before by tag. All of them, where several writers spelt it in their own ways.
 fn named(index: &Index, tag: &str) -> Vec<Descriptor> {
     /// Whether an annotation (key, text) names the image.
     type Rule<'a> = &'a dyn Fn(&str, &str) -> bool;
@@ -299,18 +303,47 @@ fn named(index: &Index, tag: &str) -> Vec<Descriptor> {
         };
         index.manifests.iter().filter(is_named).cloned().collect()
     };
-    let wanted = tag.parse::<Reference>().ok().filter(|_| tag.contains(['/', ':']));
-    let rules: [Rule<'_>; 4] = [
+    let is_whole = |text: &str| text.contains(['/', ':']);
+    if is_whole(tag) {
+        let wanted = tag.parse::<Reference>().ok();
+        let is_it = |key: &str, text: &str| {
+            (key == IMAGE_NAME || is_whole(text)) && wanted.is_some() && text.parse().ok() == wanted
+        };
+        return with(&|key, text| text == tag || is_it(key, text));
+    }
+    let rules: [Rule<'_>; 3] = [
         &|key, text| key == IMAGE_NAME && text == tag,
         &|key, text| key == REF_NAME && text == tag,
-        &|_, text| wanted.is_some() && text.parse::<Reference>().ok() == wanted,
         // A whole name where the spec wants a tag.
         &|_, text| {
-            text.contains(['/', ':'])
-                && text.parse::<Reference>().is_ok_and(|name| name.tag.as_deref() == Some(tag))
+            is_whole(text) && text.parse::<Reference>().is_ok_and(|name| name.tag.as_deref() == Some(tag))
         },
     ];
     rules.into_iter().map(with).find(|entries| !entries.is_empty()).unwrap_or_default()
+}
+
+/// Whether entries are one image for several platforms. Of two for the same platform nobody knows which is meant: skopeo takes the first, which
+/// is the older where a writer adds at the end; umoci refuses, and so is done here.
+fn are_one(entries: &[Descriptor]) -> bool {
+    let mut platforms = HashSet::new();
+    let mut names = entries.iter().map(|entry| entry.annotations.get(IMAGE_NAME));
+    let first = names.next();
+    names.all(|name| Some(name) == first)
+        && entries.iter().all(|entry| {
+            let platform = entry.platform.as_ref().map(Platform::normalised);
+            // Attestations are for none.
+            platform.is_some_and(|platform| platform.os == "unknown" || platforms.insert(platform))
+        })
+}
+
+/// What tells an entry from another of the same tag.
+fn tell(entry: &Descriptor) -> String {
+    let more: Vec<&str> =
+        [IMAGE_NAME, CREATED].iter().filter_map(|key| Some(entry.annotations.get(*key)?.as_str())).collect();
+    match &more[..] {
+        [] => entry.digest.to_string(),
+        _ => format!("{} ({})", entry.digest, more.join(", ")),
+    }
 }
 
 /// One image can have several names.

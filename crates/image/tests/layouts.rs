@@ -169,6 +169,54 @@ fn without_a_tag_it_is_the_only_one_or_the_latest() {
     assert!(find(&layout(path, vec![]), None, "linux/amd64").unwrap_err().contains("has nothing"));
 }
 
+/// Of two images of one name nobody knows which is meant, and the older must not be taken for the newer.
+#[test]
+fn two_images_of_one_name_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let [mut one, mut two] = ["1", "2"].map(|content| add_image(path, "linux/amd64", content));
+    let mut arm = add_image(path, "linux/arm64", "3");
+    let platforms = ["linux/amd64", "linux/amd64", "linux/arm64/v8"];
+    for (entry, platform) in [&mut one, &mut two, &mut arm].into_iter().zip(platforms) {
+        entry.platform = Some(platform.parse().unwrap());
+    }
+    const APP: &str = "docker.io/library/app:latest";
+    let tag = (REF_NAME, "latest");
+    let dated = ("org.opencontainers.image.created", "2026-01-02T03:04:05Z");
+    let refused = |entries: Vec<Descriptor>, asked: Option<&str>| {
+        for platform in ["linux/amd64", "linux/arm64"] {
+            let error = find(&layout(path, entries.clone()), asked, platform).unwrap_err();
+            assert!(error.contains("several images have this name") && error.contains("@digest"), "{error}");
+            assert!(entries.iter().all(|entry| error.contains(&entry.digest.to_string())), "{error}");
+        }
+    };
+    for asked in [Some("latest"), None] {
+        refused(vec![name(one.clone(), &[tag]), name(two.clone(), &[tag])], asked);
+        // One of them with its whole name, as it comes about where different programs write.
+        refused(vec![name(one.clone(), &[tag]), name(two.clone(), &[tag, (IMAGE_NAME, APP)])], asked);
+        refused(vec![name(one.clone(), &[tag, (IMAGE_NAME, APP)]), name(arm.clone(), &[tag])], asked);
+    }
+    let dates = vec![name(one.clone(), &[tag, dated]), name(two.clone(), &[tag, (IMAGE_NAME, APP), dated])];
+    let error = find(&layout(path, dates), Some("latest"), "linux/amd64").unwrap_err();
+    assert!(error.contains(&format!("{} ({APP}, 2026-01-02T03:04:05Z)", two.digest)), "{error}");
+    // However a whole name is spelt, and in whichever annotation.
+    let spelt =
+        vec![name(one.clone(), &[(REF_NAME, "app:latest")]), name(two.clone(), &[tag, (IMAGE_NAME, APP)])];
+    for asked in ["app:latest", APP, "docker.io/app:latest"] {
+        refused(spelt.clone(), Some(asked));
+    }
+    // What an entry of its own tag says is no whole name.
+    let tags = vec![name(one.clone(), &[tag]), name(two.clone(), &[(REF_NAME, "1")])];
+    assert_eq!(find(&layout(path, tags.clone()), Some("latest"), "linux/amd64"), Ok(one.digest));
+    assert!(find(&layout(path, tags), Some("latest:latest"), "linux/amd64").is_err());
+    // One image for two platforms is one, and so is one that stands there twice.
+    let platforms = layout(path, vec![name(one.clone(), &[tag]), name(arm.clone(), &[tag])]);
+    assert_eq!(find(&platforms, Some("latest"), "linux/arm64"), Ok(arm.digest));
+    assert_eq!(find(&platforms, Some("latest"), "linux/amd64"), Ok(one.digest));
+    let twice = layout(path, vec![name(two.clone(), &[tag]), name(two.clone(), &[tag, (IMAGE_NAME, APP)])]);
+    assert_eq!(find(&twice, Some("latest"), "linux/amd64"), Ok(two.digest));
+}
+
 #[test]
 fn blobs_are_verified() {
     let directory = tempfile::tempdir().unwrap();

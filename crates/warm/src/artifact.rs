@@ -20,6 +20,9 @@ pub const INLINE: &str = "builder.cache.v1";
 /// What BuildKit calls its own.
 const OF_BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 
+/// Of what a cache may take the place under its name: of another cache.
+pub const REPLACED: &[&str] = &[CONFIG, OF_BUILDKIT];
+
 /// So many images of one index are looked into.
 const MOST_IMAGES: usize = 32;
 

@@ -20,7 +20,9 @@ mod caches;
 mod document;
 mod layout;
 
-pub use artifact::{ArtifactForm, CONFIG, INLINE, Origin, PackedCache, TopDocument, find, inline, pack};
+pub use artifact::{
+    ArtifactForm, CONFIG, INLINE, Origin, PackedCache, REPLACED, TopDocument, find, inline, pack,
+};
 pub use caches::{AwayLayer, AwayRecord, Caches, Import, Imported, Number, Watcher};
 pub use document::{CachedLayer, Document, Invalid, Record};
 pub use layout::LayoutOrigin;

@@ -157,6 +157,7 @@ impl Build<'_> {
                     documents: BTreeMap::from(documents),
                     blobs: packed.layers,
                     store: Arc::new(self.store.blobs().clone()),
+                    replaces: warm::REPLACED,
                 };
                 exporter.write_artifact(files, tag).await?;
                 part.done();
