@@ -952,25 +952,29 @@ fn the_longest_names_are_unpacked() {
             "FROM busybox AS tool\nFROM long\nCOPY --from=tool /bin/busybox /bin/sh\n\
              RUN cd /{top} && cat {rest} > /read && cat /read{change}\n"
         ));
-        let home = Home::new();
-        let mut build = home.build(&context);
-        build.arg(format!("--build-context=long=oci-layout://{}", layout.display()));
-        build.arg("--progress=rawjson");
-        let output = |kind: &str| layout.join(format!("out-{kind}"));
-        for kind in ["local", "tar", "oci"] {
-            build.args(["-o", &format!("type={kind},dest={}", output(kind).display())]);
+        // The same where a step works in a copy.
+        for disabled in ["", "overlay"] {
+            let home = Home::new();
+            let mut build = home.build(&context);
+            build.env("BUILDER_DISABLE", disabled);
+            build.arg(format!("--build-context=long=oci-layout://{}", layout.display()));
+            build.arg("--progress=rawjson");
+            let output = |kind: &str| layout.join(format!("out-{kind}-{disabled}"));
+            for kind in ["local", "tar", "oci"] {
+                build.args(["-o", &format!("type={kind},dest={}", output(kind).display())]);
+            }
+            let done = run(&mut build);
+            let Some(says) = says else {
+                let done = done.ok();
+                assert_eq!(done.steps().named("RUN cd").log, "deep\n", "{done}");
+                let tar = Tree::from_tar(&fs::read(output("tar")).expect("read the archive"));
+                let mode = if length == 4095 { 0o600 } else { 0o644 };
+                assert_eq!((tar.at(&path).kind.as_str(), tar.at(&path).mode), ("file", mode), "{done}");
+                continue;
+            };
+            done.code_is(1).says(says);
+            assert!(["local", "tar", "oci"].iter().all(|kind| !output(kind).exists()), "{length}");
         }
-        let done = run(&mut build);
-        let Some(says) = says else {
-            let done = done.ok();
-            assert_eq!(done.steps().named("RUN cd").log, "deep\n", "{done}");
-            let tar = Tree::from_tar(&fs::read(output("tar")).expect("read the archive"));
-            let mode = if length == 4095 { 0o600 } else { 0o644 };
-            assert_eq!((tar.at(&path).kind.as_str(), tar.at(&path).mode), ("file", mode), "{done}");
-            continue;
-        };
-        done.code_is(1).says(says);
-        assert!(["local", "tar", "oci"].iter().all(|kind| !output(kind).exists()), "{length}");
     }
 }
 

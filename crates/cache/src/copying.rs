@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use crate::CacheError;
 use crate::error::At;
+use crate::near::Near;
 use crate::upper::Marks;
 
 /// Tells whether an inode was touched: nobody can set its change time, and the birth time tells a new inode from an old one of
@@ -83,23 +84,27 @@ impl FullCopy {
         Ok(copy)
     }
 
+    fn near(&self, path: &Path) -> Result<Near, CacheError> {
+        Near::of(&self.root, path)
+    }
+
     /// Notes what stands where. Returns the latest change time.
     fn stamp(&mut self) -> Result<(i64, u32), CacheError> {
         let mut latest = (i64::MIN, 0);
         let mut rest = vec![PathBuf::new()];
         while let Some(directory) = rest.pop() {
             let mut stamps = BTreeMap::new();
-            for name in names(&self.root.join(&directory))? {
+            let here = self.near(&directory)?;
+            for name in names(&here)? {
                 let path = directory.join(&name);
-                let stamp = Stamp::of(&self.root.join(&path))?;
+                let stamp = Stamp::of(&*self.near(&path)?)?;
                 latest = latest.max(stamp.changed);
                 if stamp.is_directory {
                     rest.push(path);
                 }
                 stamps.insert(name, stamp);
             }
-            self.directories
-                .insert(directory.clone(), attributes_of(&self.root.join(&directory), &self.owners)?);
+            self.directories.insert(directory.clone(), attributes_of(&here, &self.owners)?);
             self.stamps.insert(directory, stamps);
         }
         Ok(latest)
@@ -115,10 +120,10 @@ impl FullCopy {
         disturbed: &HashSet<PathBuf>,
     ) -> Result<(), CacheError> {
         // One directory in another: a step may nest them as deep as it likes.
-        let mut open = vec![self.open(PathBuf::new(), upper.to_owned(), None)?];
+        let mut open = vec![self.open(PathBuf::new(), None)?];
         while let Some(directory) = open.last_mut() {
             if let Some(name) = directory.rest.next() {
-                match self.split_entry(&directory.path.join(&name), &directory.target.join(&name), marks)? {
+                match self.split_entry(&directory.path.join(&name), upper, marks)? {
                     Split::Same => {}
                     Split::Moved => directory.found = true,
                     Split::Into(below) => open.push(*below),
@@ -126,7 +131,7 @@ impl FullCopy {
                 continue;
             }
             let Some(directory) = open.pop() else { break };
-            if self.close(directory, marks, disturbed)?
+            if self.close(directory, upper, marks, disturbed)?
                 && let Some(around) = open.last_mut()
             {
                 around.found = true;
@@ -136,33 +141,33 @@ impl FullCopy {
     }
 
     /// Begins with a directory that was there before, and stands in the upper directory already.
-    fn open(&self, path: PathBuf, target: PathBuf, now: Option<Stamp>) -> Result<Directory, CacheError> {
-        let source = self.root.join(&path);
+    fn open(&self, path: PathBuf, now: Option<Stamp>) -> Result<Directory, CacheError> {
+        let source = self.near(&path)?;
         // Read before its entries are moved away.
         let attributes = attributes_of(&source, &self.owners)?;
         let present = names(&source)?;
         let gone = |name: &&OsString| present.binary_search(name).is_err();
         let gone =
             self.stamps.get(&path).into_iter().flat_map(BTreeMap::keys).filter(gone).cloned().collect();
-        Ok(Directory { path, target, now, attributes, gone, rest: present.into_iter(), found: false })
+        Ok(Directory { path, now, attributes, gone, rest: present.into_iter(), found: false })
     }
 
-    fn split_entry(&self, path: &Path, target: &Path, marks: Marks) -> Result<Split, CacheError> {
-        let source = self.root.join(path);
+    fn split_entry(&self, path: &Path, upper: &Path, marks: Marks) -> Result<Split, CacheError> {
+        let (source, target) = (self.near(path)?, Near::of(upper, path)?);
         let (before, now) = (self.stamp_of(path), Stamp::of(&source)?);
         let was_directory = before.is_some_and(|before| before.is_directory);
         if was_directory && now.is_directory && before.is_some_and(|before| before.is_same(&now)) {
-            fs::create_dir(target).at("create", target)?;
-            let below = self.open(path.to_owned(), target.to_owned(), Some(now))?;
+            fs::create_dir(&*target).at("create", &target)?;
+            let below = self.open(path.to_owned(), Some(now))?;
             return Ok(Split::Into(Box::new(below)));
         }
         if before == Some(&now) {
             return Ok(Split::Same);
         }
-        fs::rename(&source, target).at("rename", &source)?;
+        fs::rename(&*source, &*target).at("rename", &source)?;
         // A new directory in the place of an old one hides what that one had.
         if now.is_directory && was_directory {
-            marks.set_opaque(target).at("mark", target)?;
+            marks.set_opaque(&target).at("mark", &target)?;
         }
         Ok(Split::Moved)
     }
@@ -175,12 +180,13 @@ impl FullCopy {
     fn close(
         &self,
         directory: Directory,
+        upper: &Path,
         marks: Marks,
         disturbed: &HashSet<PathBuf>,
     ) -> Result<bool, CacheError> {
-        let Directory { path, target, now, attributes, gone, found, .. } = directory;
+        let Directory { path, now, attributes, gone, found, .. } = directory;
         for name in &gone {
-            let target = target.join(name);
+            let target = Near::of(upper, &path.join(name))?;
             marks.make_whiteout(&target).at("create", &target)?;
         }
         let as_before = match &now {
@@ -189,8 +195,9 @@ impl FullCopy {
             Some(_) if disturbed.contains(&path) => self.directories.get(&path) == Some(&attributes),
             Some(now) => self.stamp_of(&path) == Some(now),
         };
+        let target = Near::of(upper, &path)?;
         if !found && gone.is_empty() && as_before {
-            fs::remove_dir(&target).at("remove", &target)?;
+            fs::remove_dir(&*target).at("remove", &target)?;
             return Ok(false);
         }
         set_attributes(&target, &attributes, &self.owners, marks)?;
@@ -201,8 +208,6 @@ impl FullCopy {
 /// A directory while it is split.
 struct Directory {
     path: PathBuf,
-    /// The one in the upper directory.
-    target: PathBuf,
     /// Of all but the root.
     now: Option<Stamp>,
     attributes: Attributes,

@@ -63,6 +63,7 @@ mod logs;
 mod memory;
 mod mounts;
 mod names;
+mod near;
 mod packed;
 mod partial;
 mod prune;

@@ -154,9 +154,9 @@ impl UpperDir {
 }
 
 /// Longer paths are refused by the kernel as one string (`PATH_MAX`).
-const LONGEST: usize = 4000;
+pub(crate) const LONGEST: usize = 4000;
 
-fn open_stepwise(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_stepwise(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = rustix::fs::open(root, flags, Mode::empty())?;
     for component in path.components() {
