@@ -24,7 +24,7 @@ pub struct Node {
     pub content: String,
     /// `user.*` and file capabilities.
     pub xattrs: BTreeMap<String, Vec<u8>>,
-    /// The first path, in byte order, of the hard links of a file that has several.
+    /// The first path, in byte order, of the hard links of what has several.
     pub links: Option<String>,
 }
 
@@ -216,9 +216,11 @@ fn walk(
         } else {
             content =
                 sha256(&fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display())));
-            inodes.entry((metadata.dev(), metadata.ino())).or_default().push(name.clone());
             "file".to_owned()
         };
+        if !file_type.is_dir() {
+            inodes.entry((metadata.dev(), metadata.ino())).or_default().push(name.clone());
+        }
         let node = Node {
             mode: if file_type.is_symlink() { 0 } else { metadata.mode() & 0o7777 },
             uid: metadata.uid().into(),

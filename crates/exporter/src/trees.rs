@@ -62,8 +62,8 @@ fn below(folder: &Path, path: &Path) -> PathBuf {
     if path.as_os_str().is_empty() { folder.to_owned() } else { folder.join(path) }
 }
 
-/// All of a tree, walked once.
+/// All of a tree, walked once, with all names of everything.
 fn whole(tree: &dyn FileTree, cancel: &Cancel) -> Result<Match, ExportError> {
     let mut selected = select(tree, &Selection::Whole, &|| cancel.is_set())?;
-    selected.matches.pop().ok_or(ExportError::Empty)
+    selected.matches.pop().map(Match::with_names_of_all).ok_or(ExportError::Empty)
 }

@@ -37,6 +37,9 @@ fn make(root: &Path) {
     symlink("/etc/passwd", root.join("link")).unwrap();
     mknodat(CWD, root.join("null"), FileType::CharacterDevice, Mode::from(0o666), makedev(1, 3)).unwrap();
     mknodat(CWD, root.join("pipe"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
+    for name in ["link", "null", "pipe"] {
+        fs::hard_link(root.join(name), root.join("bin").join(name)).unwrap();
+    }
     // No layer could hold it, a plain tar can.
     fs::write(root.join(".wh.real"), "w").unwrap();
     fs::write(root.join("big"), vec![b'b'; 3 << 20]).unwrap();
@@ -96,7 +99,7 @@ fn describe(root: &Path, owners: bool) -> Vec<String> {
             xattrs.sort();
             let owner = if owners { (found.uid(), found.gid()) } else { (0, 0) };
             let relative = path.strip_prefix(root).unwrap().display().to_string();
-            let (mode, links) = (found.mode(), if found.is_file() { found.nlink() } else { 0 });
+            let (mode, links) = (found.mode(), if found.is_dir() { 0 } else { found.nlink() });
             let time = if found.is_file() { found.mtime() } else { 0 };
             lines.push(format!("{relative} {mode:o} {links} {owner:?} {time} {content} {xattrs:?}"));
             if found.is_dir() {
@@ -287,7 +290,7 @@ fn what_a_user_may_not_create_is_left_out_with_a_warning() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let warnings = fs::read_to_string(to.join("warnings")).unwrap();
-    assert!(warnings.contains("1 device(s), as /null"), "{warnings}");
+    assert!(warnings.contains("2 device(s), as /bin/null"), "{warnings}");
     assert!(warnings.contains("security.capability of 1 file(s), as /bin/ping"), "{warnings}");
     assert!(!to.join("null").exists());
     let su = fs::metadata(to.join("bin/su")).unwrap();

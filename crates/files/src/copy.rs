@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
+use rustix::io::Errno;
 
 use crate::digest::{directory_digest, ensure_unchanged, hash_file, vanished};
 use crate::error::check;
@@ -193,18 +194,17 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// One more name of a file that was copied; a copy of its own where the file system allows no more names.
+    /// One more name of what was copied; a copy of its own where the file system allows no more names, or none of links and the like.
     fn link(&self, index: usize, first: usize) -> Result<(), Error> {
         check(self.cancelled)?;
         let entry = self.found.entry(index);
         let existing = self.target(&self.found.entry(first));
-        match self.writer.hard_link(&self.target(&entry), &existing) {
-            Err(Error::Write { source, .. })
-                if source.raw_os_error() == Some(rustix::io::Errno::MLINK.raw_os_error()) =>
-            {
-                self.entry(index)
-            }
-            result => result,
+        let linked = self.writer.hard_link(&self.target(&entry), &existing);
+        let Err(Error::Write { source, .. }) = &linked else { return linked };
+        match Errno::from_io_error(source) {
+            Some(Errno::MLINK) => self.entry(index),
+            Some(Errno::PERM | Errno::OPNOTSUPP) if entry.metadata.kind != Kind::File => self.entry(index),
+            _ => linked,
         }
     }
 

@@ -82,7 +82,8 @@ pub struct Entry<'a> {
     pub metadata: &'a Metadata,
     /// Where a symbolic link points to.
     pub link_target: Option<&'a Path>,
-    /// For a regular file with several names in this match: the index of the first of them, which may be its own.
+    /// For a regular file with several names in this match: the index of the first of them, which may be its own. For anything but a directory
+    /// after [`Match::with_names_of_all`].
     pub hard_link: Option<usize>,
 }
 
@@ -170,12 +171,20 @@ impl Match {
         self.records.retain(|_| kept.next().unwrap_or(false));
     }
 
-    /// Finds the files with several names.
-    fn group(&mut self) {
+    /// The same where links, pipes and devices may have several names, too. COPY makes each of those anew, so they are none in a match as it
+    /// comes; the files of an image, as they are, have them.
+    #[must_use]
+    pub fn with_names_of_all(mut self) -> Match {
+        self.group(|kind| kind != Kind::Directory);
+        self
+    }
+
+    /// Finds what has several names.
+    fn group(&mut self, counts: impl Fn(Kind) -> bool) {
         let mut first_names: HashMap<(u64, u64), usize> = HashMap::new();
         for index in 0..self.records.len() {
             let metadata = &self.records[index].metadata;
-            if metadata.kind != Kind::File || metadata.links < 2 {
+            if !counts(metadata.kind) || metadata.links < 2 {
                 continue;
             }
             let first = *first_names.entry((metadata.file_system, metadata.inode)).or_insert(index);
@@ -229,7 +238,7 @@ pub fn select(
         if metadata.kind == Kind::Directory {
             let walk = Walk { tree, root: &found.source.clone(), filter: filter.as_ref(), cancelled };
             walk.below(&mut found, &mut selected.sockets)?;
-            found.group();
+            found.group(|kind| kind == Kind::File);
         }
         selected.matches.push(found);
     }
