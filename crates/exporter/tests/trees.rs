@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use exporter::{
     DirectoryExporter, DirectoryMode, ExportError, Exported, Exporter, Output, Product, TarExporter, Trees,
 };
-use files::{DirectoryTree, FileTree, Owners};
+use files::{Attributes, DirectoryTree, FileTree, OpaqueMark, Owners, TreeWriter, WriterOptions};
 use image::Platform;
 use image::layer::{EntryKind, LayerReader};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
@@ -226,6 +226,38 @@ fn other_files_stay_or_go_as_asked() {
     assert_eq!(describe(&to, false), describe(&from, false));
     assert!(outside.join("precious").exists(), "links are removed, not followed");
     assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o700, "the destination keeps its mode");
+}
+
+/// Longer names than the system takes at once, and a file that makes room for a directory.
+#[test]
+fn what_is_deep_stays_or_goes_as_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let [from, more, to] = ["from", "more", "to"].map(|name| directory.path().join(name));
+    let deep: std::path::PathBuf = (0..25).map(|_| "n".repeat(250)).collect();
+    let mode = Attributes::with_mode(0o755);
+    for (root, names) in [(&from, &["kept"][..]), (&more, &["kept", "gone"])] {
+        fs::create_dir(root).unwrap();
+        let options = WriterOptions { owners: Owners::Real, opaque: OpaqueMark::User, parents: mode.clone() };
+        let writer = TreeWriter::new(root, options).unwrap();
+        for name in names {
+            writer.file(&deep.join(name), &mut name.as_bytes(), &mode).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+    fs::create_dir(&to).unwrap();
+    fs::write(to.join("n".repeat(250)), "in the way").unwrap();
+    for (from, mode, expected) in [
+        (&more, DirectoryMode::Delete, &["gone", "kept"][..]),
+        (&from, DirectoryMode::Copy, &["gone", "kept"]),
+        (&from, DirectoryMode::Delete, &["kept"]),
+    ] {
+        copy(from, &to, mode).unwrap();
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+        let list = DirectoryTree::open(&to, &Owners::Real).unwrap().list(&deep).unwrap();
+        let mut names: Vec<_> = list.into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        assert_eq!(names, expected);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use files::{
-    Attributes, CopyOptions, FileTree, OpaqueMark, Owners, TreeWriter, WriterOptions, write_selected,
+    Attributes, CopyOptions, DirectoryTree, FileTree, Kind, OpaqueMark, Owners, TreeWriter, WriterOptions,
+    write_selected,
 };
 
 use super::portable::Portable;
@@ -84,7 +85,7 @@ impl DirectoryExporter {
             )?);
         }
         if self.mode == DirectoryMode::Delete {
-            self.remove_others(&writer, &mut PathBuf::new(), &written, cancel)?;
+            self.remove_others(&writer, &written, cancel)?;
         }
         writer.finish()?;
         Ok(exported)
@@ -121,23 +122,22 @@ impl DirectoryExporter {
     fn remove_others(
         &self,
         writer: &TreeWriter,
-        directory: &mut PathBuf,
         written: &HashSet<PathBuf>,
         cancel: &Cancel,
     ) -> Result<(), ExportError> {
-        let place = self.path.join(&*directory);
-        let list = fs::read_dir(&place).map_err(ExportError::io("list", &place))?;
-        for item in list {
-            cancel.check()?;
-            let item = item.map_err(ExportError::io("list", &place))?;
-            let kind = item.file_type().map_err(ExportError::io("stat", &item.path()))?;
-            directory.push(item.file_name());
-            if !written.contains(directory) {
-                writer.remove(directory)?;
-            } else if kind.is_dir() {
-                self.remove_others(writer, directory, written, cancel)?;
+        // Which goes to names that are longer than the system takes at once.
+        let destination = DirectoryTree::open(&self.path, &Owners::Real).map_err(files::Error::from)?;
+        let mut rest = vec![PathBuf::new()];
+        while let Some(directory) = rest.pop() {
+            for (name, metadata) in destination.list(&directory).map_err(files::Error::from)? {
+                cancel.check()?;
+                let path = directory.join(name);
+                if !written.contains(&path) {
+                    writer.remove(&path)?;
+                } else if metadata.kind == Kind::Directory {
+                    rest.push(path);
+                }
             }
-            directory.pop();
         }
         Ok(())
     }
