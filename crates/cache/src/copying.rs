@@ -97,7 +97,7 @@ impl FullCopy {
             let here = self.near(&directory)?;
             for name in names(&here)? {
                 let path = directory.join(&name);
-                let stamp = Stamp::of(&*self.near(&path)?)?;
+                let stamp = Stamp::of(&self.near(&path)?)?;
                 latest = latest.max(stamp.changed);
                 if stamp.is_directory {
                     rest.push(path);
