@@ -118,7 +118,7 @@ fn a_file_that_cannot_be_completed_leaves_the_old_one() {
 /// Run by [`a_full_disk_leaves_the_old_file`].
 #[test]
 fn helper_on_a_small_disk() {
-    let Some(root) = std::env::var_os("SMALL_DISK").map(PathBuf::from) else { return };
+    let Some(root) = std::env::var_os("PLACE").map(PathBuf::from) else { return };
     make(&root, &["f f old"]);
     let before = describe(&root);
     let writer = writer(&root);
@@ -141,17 +141,48 @@ fn helper_on_a_small_disk() {
 
 #[test]
 fn a_full_disk_leaves_the_old_file() {
+    in_mount("mount -t tmpfs -o size=1m none \"$PLACE\"", "helper_on_a_small_disk");
+}
+
+/// Runs a test of this file where something is mounted on a directory that `$PLACE` names, which nobody else sees.
+fn in_mount(script: &str, test: &str) {
     let dir = tempfile::tempdir().unwrap();
     let output = std::process::Command::new("unshare")
         .args(["--mount", "--", "sh", "-ec"])
-        .arg("mount -t tmpfs -o size=1m none \"$SMALL_DISK\" && exec \"$1\" --exact helper_on_a_small_disk")
+        .arg(format!("{script} && exec \"$1\" --exact {test}"))
         .arg("sh")
         .arg(std::env::current_exe().unwrap())
-        .env("SMALL_DISK", dir.path())
+        .env("PLACE", dir.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Run by [`directories_that_cannot_be_renamed_make_room`].
+#[test]
+fn helper_on_an_overlay() {
+    let Some(root) = std::env::var_os("PLACE").map(PathBuf::from) else { return };
+    let attributes = Attributes::with_mode(0o755);
+    // What is below can be copied up, but is not moved.
+    let moved = rustix::fs::renameat(rustix::fs::CWD, root.join("one"), rustix::fs::CWD, root.join("moved"));
+    assert_eq!(moved, Err(rustix::io::Errno::XDEV));
+    let writer = writer(&root).careful().unwrap();
+    writer.file(Path::new("one"), &mut &b"new"[..], &attributes).unwrap();
+    writer.symlink(Path::new("two"), Path::new("new"), &attributes).unwrap();
+    writer.directory(Path::new("file"), &attributes).unwrap();
+    writer.file(Path::new("kept"), &mut &b"new"[..], &attributes).unwrap();
+    writer.finish().unwrap();
+    let expected = [("file", "directory"), ("kept", "file new"), ("one", "file new"), ("two", "link new")];
+    assert_eq!(describe(&root), expected.map(|(path, text)| (path.into(), text.to_owned())).into());
+}
+
+#[test]
+fn directories_that_cannot_be_renamed_make_room() {
+    let script = "cd \"$PLACE\" && mount -t tmpfs none . && cd \"$PLACE\" && mkdir -p lower/one/deep lower/two/deep upper work merged && \
+                  echo old > lower/one/deep/file && echo old > lower/two/deep/file && echo old > lower/file && echo old > lower/kept && \
+                  mount -t overlay -o redirect_dir=off,lowerdir=lower,upperdir=upper,workdir=work none merged && export PLACE=\"$PLACE/merged\"";
+    in_mount(script, "helper_on_an_overlay");
 }
 
 /// Whatever stands there, of whatever kind the new one is.
