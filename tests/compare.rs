@@ -16,6 +16,8 @@ enum Edit {
     Change(&'static str),
     Create(&'static str),
     Delete(&'static str),
+    /// As git does it: a directory goes with its last file.
+    Empty(&'static str),
     /// It may be executed, and nothing else.
     Mode(&'static str),
     /// The ignore file has this line as well.
@@ -27,7 +29,7 @@ enum Edit {
 impl Edit {
     fn path(self) -> &'static str {
         match self {
-            Edit::Change(path) | Edit::Create(path) | Edit::Delete(path) => path,
+            Edit::Change(path) | Edit::Create(path) | Edit::Delete(path) | Edit::Empty(path) => path,
             Edit::Mode(path) | Edit::Link(path, _) => path,
             Edit::Ignore(_) => ".dockerignore",
         }
@@ -44,6 +46,7 @@ impl Edit {
         match self {
             Edit::Change(_) => append("more\n"),
             Edit::Create(_) => {
+                fs::create_dir_all(path.parent().expect("it has one")).expect("make directories");
                 fs::write(&path, "new\n").expect("write");
                 4
             }
@@ -52,6 +55,11 @@ impl Edit {
                 fs::remove_file(&path).expect("remove");
                 // What was left out is of any size.
                 if path.ends_with(".dockerignore") { 10_000_000 } else { bytes }
+            }
+            Edit::Empty(name) => {
+                let bytes = fs::metadata(&path).expect("it is there").len();
+                git(context.path(), &["rm", "-q", name]);
+                bytes
             }
             Edit::Mode(path) => {
                 context.chmod(path, 0o755);
@@ -78,7 +86,8 @@ fn compare(home: &Home, context: &Context, arguments: &[&str]) -> Value {
 /// The titles of steps, without what is no instruction.
 fn titles(names: &Value) -> Vec<String> {
     let names = names.as_array().expect("a list").iter().map(|name| name.as_str().expect("a name"));
-    let instructions = names.filter(|name| !name.starts_with("[internal]"));
+    let is_instruction = |name: &&str| !["[internal]", "[context "].iter().any(|no| name.starts_with(no));
+    let instructions = names.filter(is_instruction);
     let mut titles: Vec<String> =
         instructions.map(|name| name.split_once("] ").expect("a place").1.to_owned()).collect();
     titles.sort();
@@ -91,6 +100,8 @@ struct Pair {
     both: Home,
     own: [Home; 2],
     context: Context,
+    /// What both are built with.
+    arguments: Vec<String>,
 }
 
 /// The steps under either Dockerfile that run at most.
@@ -129,6 +140,18 @@ struct Rebuilt {
 
 impl Pair {
     fn new(a: &str, b: &str, files: &[&str], links: &[(&str, &str)], ignored: &str) -> Pair {
+        Pair::named(&[], a, b, files, links, ignored)
+    }
+
+    /// With directories of the context as named contexts.
+    fn named(
+        directories: &[(&str, &str)],
+        a: &str,
+        b: &str,
+        files: &[&str],
+        links: &[(&str, &str)],
+        ignored: &str,
+    ) -> Pair {
         let mut context = Context::new("").file("A", a).file("B", b);
         let hidden = "A\nB\nDockerfile\n.dockerignore\n.git\n";
         context = context.file(".dockerignore", format!("{hidden}{ignored}"));
@@ -144,7 +167,11 @@ impl Pair {
         git(context.path(), &["init", "-q", "-b", "main"]);
         git(context.path(), &["add", "-A"]);
         git(context.path(), &["commit", "-q", "-m", "Begin"]);
-        let pair = Pair { both: Home::new(), own: [Home::new(), Home::new()], context };
+        let argument = |(name, directory): &(&str, &str)| {
+            format!("--build-context={name}={}", context.path().join(directory).display())
+        };
+        let arguments = directories.iter().map(argument).collect();
+        let pair = Pair { both: Home::new(), own: [Home::new(), Home::new()], context, arguments };
         pair.settle();
         pair.build(&pair.both, 0);
         pair.build(&pair.both, 1);
@@ -156,8 +183,12 @@ impl Pair {
         self.context.path().join(["A", "B"][index]).display().to_string()
     }
 
+    fn with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        self.arguments.iter().map(String::as_str).chain(more.iter().copied()).collect()
+    }
+
     fn build(&self, home: &Home, index: usize) -> Vec<String> {
-        let steps = home.steps(&self.context, &["-f", &self.file(index)]);
+        let steps = home.steps(&self.context, &self.with(&["-f", &self.file(index)]));
         let mut ran: Vec<String> = steps.executed().into_iter().map(str::to_owned).collect();
         ran.sort();
         ran
@@ -165,7 +196,7 @@ impl Pair {
 
     /// What the layers of an image are, by digest, and the bytes of files in each.
     fn layers(&self, index: usize) -> BTreeMap<String, u64> {
-        let image = self.own[index].export(&self.context, &["-f", &self.file(index)]);
+        let image = self.own[index].export(&self.context, &self.with(&["-f", &self.file(index)]));
         let digests = image.config["rootfs"]["diff_ids"].as_array().expect("a list").clone();
         let size = |layer: Vec<u8>| {
             let mut archive = tar::Archive::new(&*layer);
@@ -249,7 +280,7 @@ fn is_true(told: &Value, rebuilt: &Rebuilt, what: &str) {
 fn predicted(pair: &Pair, edits: &[Expected]) {
     let changes: Vec<String> = edits.iter().map(|one| format!("--change={}", one.edit.path())).collect();
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
-    let told = compare(&pair.both, &pair.context, &changes);
+    let told = compare(&pair.both, &pair.context, &pair.with(&changes));
     let before = pair.layers_before();
     for (Expected { edit, named, commit }, told) in
         edits.iter().zip(told["edits"].as_array().expect("a list"))
@@ -258,7 +289,7 @@ fn predicted(pair: &Pair, edits: &[Expected]) {
         let rebuilt = [0, 1].map(|index| pair.rebuild(index, &before[index], bytes));
         git(pair.context.path(), &["add", "-A"]);
         git(pair.context.path(), &["commit", "-q", "-m", "Edit"]);
-        let of_commit = compare(&pair.both, &pair.context, &["--history=1", "--no-build"]);
+        let of_commit = compare(&pair.both, &pair.context, &pair.with(&["--history=1", "--no-build"]));
         pair.undo(1);
         assert_eq!(of_commit["edits"].as_array().map(Vec::len), Some(1), "{of_commit:#}");
         for index in 0..2 {
@@ -268,10 +299,41 @@ fn predicted(pair: &Pair, edits: &[Expected]) {
                 is_true(told, &rebuilt[index], &what);
             };
             // Who names a path edits what is in it.
-            if !matches!(edit, Edit::Mode(_)) {
+            if !matches!(edit, Edit::Mode(_) | Edit::Empty(_)) {
                 check(&told["orderings"][index], named[index], "by its path");
             }
             check(&of_commit["edits"][0]["orderings"][index], commit[index], "as a commit");
+        }
+    }
+    pair.is_as_it_was();
+}
+
+/// As [`predicted`], of stages that are put together: what uses the context runs as it is told, and what stands on it perhaps.
+#[track_caller]
+fn predicted_of_stages(pair: &Pair, edits: &[Edit]) {
+    for edit in edits {
+        let change = format!("--change={}", edit.path());
+        let by_path = compare(&pair.both, &pair.context, &pair.with(&[&change]));
+        edit.apply(&pair.context);
+        let ran =
+            [0, 1].map(|index| pair.build(&pair.own[index], index).into_iter().collect::<BTreeSet<_>>());
+        git(pair.context.path(), &["add", "-A"]);
+        git(pair.context.path(), &["commit", "-q", "-m", "Edit"]);
+        let of_commit = compare(&pair.both, &pair.context, &pair.with(&["--history=1", "--no-build"]));
+        pair.undo(1);
+        for (index, ran) in ran.iter().enumerate() {
+            let check = |told: &Value, is_open: bool| {
+                let told = &told["edits"][0]["orderings"][index];
+                let (runs, at_most) = (titles(&told["runs"]), titles(&told["at_most"]));
+                let place = format!("{edit:?} under {index}: {told:#}\nran {ran:#?}");
+                assert!(runs.iter().all(|step| ran.contains(step)), "{place}");
+                assert!(ran.iter().all(|step| runs.contains(step) || at_most.contains(step)), "{place}");
+                assert!(is_open || at_most.iter().all(|step| step.starts_with("COPY --from=s")), "{place}");
+            };
+            if !matches!(edit, Edit::Mode(_) | Edit::Empty(_)) {
+                check(&by_path, matches!(edit, Edit::Link(..) | Edit::Ignore(_)));
+            }
+            check(&of_commit, matches!(edit, Edit::Link(..)));
         }
     }
     pair.is_as_it_was();
@@ -458,9 +520,9 @@ fn links_that_lead_elsewhere() {
     let pair = Pair::new(
         "FROM busybox\nCOPY current/ /app\nRUN ls /app\n",
         "FROM busybox\nCOPY releases/2 /other\nCOPY curr*t /app\nCOPY current/a /a\n",
-        &["releases/1/a", "releases/2/a", "releases/2/b"],
-        &[("current", "releases/1")],
-        "",
+        &["releases/1/a", "releases/1/c", "releases/1/deep/d", "releases/2/a", "releases/2/b"],
+        &[("current", "releases/latest"), ("releases/latest", "1")],
+        "**/*.log\n",
     );
     let through: AtMost =
         [&["COPY current/ /app", "RUN ls /app"], &["COPY curr*t /app", "COPY current/a /a"]];
@@ -468,10 +530,227 @@ fn links_that_lead_elsewhere() {
         &pair,
         &[
             at_most(Edit::Link("current", "releases/2"), through),
+            at_most(Edit::Link("releases/latest", "2"), through),
             sure(Edit::Change("releases/1/a")),
             sure(Edit::Change("releases/2/b")),
+            sure(Edit::Create("releases/1/new")),
+            sure(Edit::Create("releases/1/new.log")),
+            sure(Edit::Create("releases/1/deep/new")),
+            sure(Edit::Create("releases/new")),
+            sure(Edit::Delete("releases/1/c")),
         ],
     );
+    // By the name that leads through the links.
+    let of = |change: &str| compare(&pair.both, &pair.context, &[change])["edits"][0]["orderings"].clone();
+    for file in ["a", "new", "deep/new", "new/new.log"] {
+        let (named, real) = (format!("--change=current/{file}"), format!("--change=releases/1/{file}"));
+        assert_eq!(of(&named), of(&real), "{file}");
+    }
+}
+
+/// Only what git makes and removes with a file.
+#[test]
+fn directories_that_come_and_go_with_what_is_left_out() {
+    let pair = Pair::new(
+        "FROM busybox\nCOPY --exclude=**/*.md . /app\nRUN ls /app\n",
+        "FROM busybox\nCOPY s* /s/\nCOPY --parents */*.txt /t/\nRUN --mount=target=/m ls /m/src > /l\n",
+        &["src/a.txt", "src/b.log", "src/c.md", "sole/deep/x.log", "sole/deep/y.md", "sum.log/z"],
+        &[],
+        "**/*.log\n",
+    );
+    predicted(
+        &pair,
+        &[
+            sure(Edit::Create("src/new.log")),
+            sure(Edit::Create("src/new.md")),
+            sure(Edit::Create("src/sub/new.log")),
+            sure(Edit::Create("some/new/new.log")),
+            sure(Edit::Create("docs/new.md")),
+            sure(Edit::Create("sum.log/new")),
+            sure(Edit::Empty("src/b.log")),
+            sure(Edit::Empty("sole/deep/x.log")),
+            sure(Edit::Empty("sum.log/z")),
+        ],
+    );
+    let pair = Pair::new(
+        "FROM busybox\nCOPY --exclude=**/*.md . /app\n",
+        "FROM busybox\nCOPY s* /s/\n",
+        &["src/a.txt", "sole/deep/x.log", "sole/deep.md/y.md"],
+        &[],
+        "**/*.log\n",
+    );
+    predicted(
+        &pair,
+        &[
+            sure(Edit::Empty("sole/deep/x.log")),
+            sure(Edit::Empty("sole/deep.md/y.md")),
+            sure(Edit::Change("sole/deep/x.log")),
+            sure(Edit::Change("sole/deep.md/y.md")),
+        ],
+    );
+}
+
+/// Each with its own ignore file, which that of the main one has nothing to do with.
+#[test]
+fn contexts_with_names_that_lie_in_this_one_or_around_it() {
+    let pair = Pair::named(
+        &[("v", "vendor"), ("all", "."), ("up", "..")],
+        "FROM busybox\nCOPY --from=v . /v\nRUN ls /v\nCOPY src /s\n",
+        "FROM busybox\nCOPY --from=all src/y /y\nCOPY src /s\nCOPY --from=v l*k/ /l\n\
+         RUN --mount=type=bind,from=v,target=/m cat /m/a > /o\n",
+        &["src/x", "src/y", "vendor/a", "vendor/lib/b", "vendor/other/b", "vendor/c.log"],
+        &[("vendor/link", "lib")],
+        "vendor\n**/*.txt\n",
+    );
+    predicted(
+        &pair,
+        &[
+            sure(Edit::Change("src/y")),
+            sure(Edit::Change("src/x")),
+            sure(Edit::Change("vendor/a")),
+            sure(Edit::Change("vendor/lib/b")),
+            sure(Edit::Create("vendor/lib/new.txt")),
+            sure(Edit::Create("vendor/new")),
+            sure(Edit::Create("src/new.txt")),
+            sure(Edit::Mode("vendor/a")),
+            sure(Edit::Delete("vendor/c.log")),
+            at_most(Edit::Link("vendor/link", "other"), [&[], &["COPY --from=v l*k/ /l"]]),
+        ],
+    );
+}
+
+/// Also of a build that was recorded, and when the ignore file that belongs to the name is edited.
+#[test]
+fn ignore_files_of_contexts_with_names() {
+    let home = Home::new();
+    let context = Context::new("").file("A", "FROM busybox\nCOPY --from=v s /s\nCOPY --from=v t /t\n");
+    let context = context.file("v/s/a", "1\n").file("v/s/b.log", "1\n").file("v/t", "1\n");
+    let context = context.file("v/.dockerignore", "*.log\n").file(".dockerignore", "v\nA\n");
+    git(context.path(), &["init", "-q", "-b", "main"]);
+    git(context.path(), &["add", "-A"]);
+    git(context.path(), &["commit", "-q", "-m", "Begin"]);
+    let (a, v) = (context.path().join("A"), context.path().join("v"));
+    let (a, named) = (a.to_str().expect("text"), format!("--build-context=v={}", v.display()));
+    let build = || home.steps(&context, &["-f", a, &named]).executed().len();
+    let most = |arguments: &[&str], ordering: usize| {
+        let mut command = home.builder("compare");
+        command.args(bases()).args(["--no-build", "--format=json", &named]).args(arguments);
+        let told = run(command.args(["^0", a]).arg(context.path())).ok().stdout;
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        let of = &told["edits"][0]["orderings"][ordering];
+        (of["least"]["steps"].as_u64().expect("a number"), of["most"]["steps"].as_u64().expect("a number"))
+    };
+    assert_eq!(build(), 2);
+    for (file, of_record, of_file) in [
+        ("v/s/a", (2, 2), (2, 2)),
+        ("v/t", (1, 1), (1, 1)),
+        // It is left out where it lies.
+        ("v/s/new", (0, 2), (2, 2)),
+        ("v/new.log", (0, 0), (0, 0)),
+        ("v/.dockerignore", (0, 2), (0, 2)),
+        (".dockerignore", (0, 0), (0, 0)),
+    ] {
+        let change = format!("--change={file}");
+        assert_eq!(most(&[&change], 0), of_record, "{file}, of a record");
+        assert_eq!(most(&[&change], 1), of_file, "{file}");
+    }
+    context.write("v/.dockerignore", "s/*.log\n");
+    git(context.path(), &["commit", "-q", "-a", "-m", "Leave out"]);
+    assert_eq!(most(&["--history=1"], 1), (2, 2));
+    assert_eq!(build(), 2);
+}
+
+/// Each way to name files, in a stage of its own.
+#[test]
+fn all_that_can_be_asked_for() {
+    let forms = [
+        "COPY --parents ./d/./e/*.txt /p%/",
+        "COPY --parents d/**/f.txt /p%/",
+        "COPY --parents d/e /p%/",
+        "COPY --parents --exclude=**/f* ./d/./ /p%/",
+        "COPY --exclude=* --exclude=!d/e d /x%",
+        "COPY --exclude=e d /x%",
+        "COPY --exclude=*/f.txt d* /x%/",
+        "COPY [a-c]* ./d/../g.txt /x%/",
+        "COPY d/*/f.txt /x%/",
+        "COPY d/e/?.txt l*k /x%/",
+        "COPY li\\nk g\\.txt /x%/",
+        "COPY link/. /link/.. /x%/",
+        "COPY d/e /x%/\nCOPY <<EOF g.txt /y/\nd/e/new.txt\nEOF",
+        "ADD --chmod=u+x link/f.txt /x%",
+        "ADD --exclude=*.md d /x%",
+        "RUN --mount=source=d/e,target=/m true %",
+        "RUN --mount=source=link,target=/m true %",
+        "RUN --mount=source=d/e/f.txt,target=/m true %",
+        "RUN --mount=source=d,target=/m --mount=source=g.txt,target=/g true %",
+        "RUN --mount=type=cache,from=ctx,source=d/e,target=/m true %",
+    ];
+    let dockerfile = |forms: &[&str]| {
+        // Each is another step, or what one does would be found for the other.
+        let stage = |(number, form): (usize, &&str)| {
+            format!("FROM busybox AS s{number}\n{}\n", form.replace('%', &number.to_string()))
+        };
+        let stages: String = forms.iter().enumerate().map(stage).collect();
+        let all: String =
+            (0..forms.len()).map(|number| format!("COPY --from=s{number} / /{number}\n")).collect();
+        format!("# syntax=docker/dockerfile:1\n{stages}FROM scratch\n{all}")
+    };
+    let (a, b) = forms.split_at(forms.len() / 2);
+    let pair = Pair::named(
+        &[("ctx", ".")],
+        &dockerfile(a),
+        &dockerfile(b),
+        &["a", "g.txt", "d/e/f.txt", "d/e/g.txt", "d/h/f.txt", "d/h/i.md", "d/j.log", "k/f.txt"],
+        &[("link", "d/e")],
+        "d/h/*\n!d/h/f*\n**/*.log\n",
+    );
+    let edits = [
+        Edit::Change("g.txt"),
+        Edit::Change("d/e/f.txt"),
+        Edit::Change("d/h/f.txt"),
+        Edit::Change("d/h/i.md"),
+        Edit::Create("d/e/new.txt"),
+        Edit::Create("d/e/x.txt"),
+        Edit::Create("d/h/f.md"),
+        Edit::Create("d/h/x.txt"),
+        Edit::Create("d/n/f.txt"),
+        Edit::Create("d/o/x.log"),
+        Edit::Create("d/e/deep/f.txt"),
+        Edit::Create("b/c.txt"),
+        Edit::Create("dd/f.txt"),
+        Edit::Create("dd/e/x.log"),
+        Edit::Create("lnk"),
+        Edit::Create("link2"),
+        Edit::Mode("d/e/f.txt"),
+        Edit::Mode("k/f.txt"),
+        Edit::Empty("d/h/f.txt"),
+        Edit::Empty("d/j.log"),
+        Edit::Empty("k/f.txt"),
+        Edit::Link("link", "d/h"),
+        Edit::Ignore("d/e/g.txt"),
+        Edit::Ignore("d/n"),
+        Edit::Ignore("!d/j.log"),
+    ];
+    predicted_of_stages(&pair, &edits);
+}
+
+/// Where none is named, whatever the file is called.
+#[test]
+fn the_ignore_file_of_a_dockerfile_that_is_found() {
+    let home = Home::new();
+    let context = Context::new("").file("dockerfile", "FROM busybox\nCOPY . /a\n");
+    fs::remove_file(context.path().join("Dockerfile")).expect("remove");
+    let context = context.file("Dockerfile.dockerignore", "x*\n").file("dockerfile.dockerignore", "y*\n");
+    let build = || home.steps(&context, &[]).executed().len();
+    assert_eq!(build(), 1);
+    for (file, runs) in [("x", 0), ("y", 1)] {
+        let mut command = home.builder("compare");
+        command.args(bases()).args(["--no-build", "--format=json", &format!("--change={file}"), "^0", "^0"]);
+        let told: Value = serde_json::from_str(&run(command.arg(context.path())).ok().stdout).expect("JSON");
+        assert_eq!(told["edits"][0]["orderings"][0]["most"]["steps"], runs, "{file}: {told:#}");
+        context.write(file, "1\n");
+        assert_eq!(build(), runs, "{file}");
+    }
 }
 
 /// Each directory as it is told, with an edit of all that is in it.

@@ -35,11 +35,11 @@ pub(crate) struct Args {
     /// Where COPY and ADD take files from: a directory, a git repository or an archive as URL, or `-` for an archive (or just a Dockerfile) on
     /// standard input
     #[arg(value_name = "PATH")]
-    pub(super) context: PathBuf,
+    pub(crate) context: PathBuf,
 
     /// Dockerfile; `-` reads it from standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
-    pub(super) file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
 
     /// Name for the image in the local image store, as in `name[:tag]`; repeatable
     #[arg(short, long, value_name = "NAME")]
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// What FROM and COPY --from find under a name: a directory, a git repository or an archive as URL,
     /// `oci-layout://PATH[:tag|@digest]` or docker-image://IMAGE; repeatable
     #[arg(long, value_name = "NAME=SOURCE", value_parser = named_context)]
-    pub(super) build_context: Vec<(String, String)>,
+    pub(crate) build_context: Vec<(String, String)>,
 
     /// Which permissions files of contexts have: exact, as they are, or git, what git keeps of them (0755, 0644), the same after any
     /// checkout

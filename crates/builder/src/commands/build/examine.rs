@@ -1,12 +1,12 @@
 //! What a build would be, without running anything: the plan, and what the cache knows of its steps.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use cache::Store;
 use clap::Parser;
 use executor::Sandbox;
-use files::{FileTree, Ignore};
 use frontend::Plan;
 use graph::VertexId;
 use solver::StepNote;
@@ -29,10 +29,8 @@ pub(crate) struct Examined {
     pub(crate) plan: Plan,
     /// What the cache knows of each step, as far as nothing would have to be fetched for it.
     pub(crate) notes: BTreeMap<VertexId, StepNote>,
-    /// What COPY and ADD see of it.
-    pub(crate) tree: Arc<dyn FileTree>,
-    /// The patterns of its ignore file.
-    pub(crate) ignore: Option<Arc<Ignore>>,
+    /// The directories that are contexts, by name; the main one is among them.
+    pub(crate) directories: BTreeMap<String, PathBuf>,
 }
 
 /// The arguments of `build`, for a command that asks about builds.
@@ -112,8 +110,7 @@ impl Build<'_> {
             name: self.request.dockerfile.path.clone(),
             plan,
             notes: notes.into_iter().map(|note| (note.vertex, note)).collect(),
-            tree: self.context.tree.clone(),
-            ignore: self.context.ignore.clone(),
+            directories: self.directories().into_iter().map(|(name, path)| (name, path.to_owned())).collect(),
         })
     }
 }

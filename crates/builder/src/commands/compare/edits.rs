@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use insight::{Edit, Touched};
 
-use super::uses::{Change, Uses, strongest};
+use super::seen::{Change, Seen};
+use super::uses::{Uses, strongest};
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{format, terminal};
@@ -13,8 +14,8 @@ use crate::{format, terminal};
 /// For each ordering, the steps that an edit touches.
 type Hits = Vec<Touched>;
 
-/// What a change of an ignore file touches, by what it was and is, under each ordering.
-type Ignoring = HashMap<(Option<String>, Option<String>, usize), Touched>;
+/// What a change of an ignore file touches, by what it was and is, under each ordering and in each of its contexts.
+type Ignoring = HashMap<(Option<String>, Option<String>, [usize; 2]), Touched>;
 
 /// Makes edits.
 pub(super) struct Edits<'a> {
@@ -31,10 +32,10 @@ impl Edits<'_> {
             .map(|change| {
                 let mut hits = vec![Touched::new(); self.uses.len()];
                 for path in change.split(',').filter(|path| !path.is_empty()) {
-                    let path = self.relative(Path::new(path))?;
+                    let path = self.real(&self.relative(Path::new(path))?);
                     let mut of_path = self.edited(&path);
                     // A directory stands for its files.
-                    for file in self.files().into_iter().filter(|file| file.starts_with(&path)) {
+                    for file in self.files().iter().filter(|file| file.starts_with(&path)) {
                         add(&mut of_path, self.edited(file));
                     }
                     if !self.is_there(&path) {
@@ -50,8 +51,8 @@ impl Edits<'_> {
     /// One for each directory all of whose files behave alike, and for the others one for those files that do. What lies beside all that any
     /// step uses behaves otherwise.
     pub(super) fn of_directories(&self) -> Vec<(Edit, Hits)> {
-        let files: Vec<(&PathBuf, Hits)> =
-            self.files().into_iter().map(|file| (file, self.edited(file))).collect();
+        let files = self.files();
+        let files: Vec<(&PathBuf, Hits)> = files.iter().map(|file| (file, self.edited(file))).collect();
         let top = files.iter().filter_map(|(file, _)| file.parent()).reduce(common).unwrap_or(Path::new(""));
         let mut directories: HashMap<&Path, Option<&Hits>> = HashMap::new();
         for (file, hits) in &files {
@@ -97,12 +98,12 @@ impl Edits<'_> {
         for commit in commits {
             let mut hits = vec![Touched::new(); self.uses.len()];
             for change in &commit.changes {
-                let kind = if change.is_of_mode_only() { Change::Mode } else { Change::Content };
+                let kind = kind_of(change);
                 let of_path = known
                     .entry((change.path.clone(), kind))
                     .or_insert_with_key(|(path, kind)| self.hit_by(path, *kind));
                 add(&mut hits, of_path.clone());
-                if kind == Change::Content {
+                if kind != Change::Mode {
                     add(&mut hits, self.ignored_otherwise(change, &commit, &mut ignoring));
                 }
             }
@@ -125,16 +126,16 @@ impl Edits<'_> {
     }
 
     /// All files that some step of either uses. A recorded build names directories, too, which are nothing that is edited.
-    fn files(&self) -> BTreeSet<&PathBuf> {
-        let mut files: BTreeSet<&PathBuf> = self.uses.iter().flat_map(Uses::files).collect();
-        let directories: Vec<&PathBuf> = files
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let mut files: BTreeSet<PathBuf> = self.uses.iter().flat_map(Uses::files).collect();
+        let directories: Vec<PathBuf> = files
             .iter()
             .zip(files.iter().skip(1))
             .filter(|(path, next)| next.starts_with(path))
-            .map(|(path, _)| *path)
+            .map(|(path, _)| path.clone())
             .collect();
         for directory in directories {
-            files.remove(directory);
+            files.remove(&directory);
         }
         files
     }
@@ -145,17 +146,9 @@ impl Edits<'_> {
 
     /// An edit of a file of which nothing else is known. One of an ignore file may let in or keep out anything.
     fn edited(&self, path: &Path) -> Hits {
-        let mut hits = self.hit_by(path, Change::Content);
-        add(
-            &mut hits,
-            self.uses
-                .iter()
-                .map(|uses| match uses.ignore_file.is(path) {
-                    true => uses.touched_by_ignoring(),
-                    false => Touched::new(),
-                })
-                .collect(),
-        );
+        let change = if self.is_there(path) { Change::Content } else { Change::Presence };
+        let mut hits = self.hit_by(path, change);
+        add(&mut hits, self.uses.iter().map(|uses| uses.touched_by_ignoring(path)).collect());
         hits
     }
 
@@ -167,40 +160,40 @@ impl Edits<'_> {
         known: &mut Ignoring,
     ) -> Hits {
         let id = |version: &Option<remote::Version>| version.as_ref().map(|version| version.id.clone());
-        let of_ordering = |(index, uses): (usize, &Uses)| {
-            if !uses.ignore_file.is(&change.path) {
+        let mut of_context = |seen: &Seen, place: [usize; 2]| {
+            if !seen.ignore_file.is(&change.path) {
                 return Touched::new();
             }
-            let Some(patterns) = uses.ignore_file.versions(change) else { return uses.touched_by_ignoring() };
+            let Some(patterns) = seen.ignore_file.versions(change) else { return seen.touched_by_ignoring() };
             let mut touched = known
-                .entry((id(&change.old), id(&change.new), index))
-                .or_insert_with(|| uses.touched_between(self.path, &patterns))
+                .entry((id(&change.old), id(&change.new), place))
+                .or_insert_with(|| seen.touched_between(&patterns))
                 .clone();
             // What the same commit did to other files counts where it was or is let in.
             for other in commit.changes.iter().filter(|other| !other.is_of_mode_only()) {
-                let more = uses.touched_under(&patterns, &other.path);
+                let more = seen.touched_under(&patterns, &other.path, kind_of(other));
                 touched = strongest(touched.into_iter().chain(more));
             }
             touched
+        };
+        let of_ordering = |(ordering, uses): (usize, &Uses)| {
+            let contexts = uses.contexts.iter().enumerate();
+            strongest(contexts.flat_map(|(context, seen)| of_context(seen, [ordering, context])))
         };
         self.uses.iter().enumerate().map(of_ordering).collect()
     }
 
     /// Whether the context has such a path, be it one that no build looks at.
     fn is_there(&self, path: &Path) -> bool {
-        let seen = self.uses.iter().any(|uses| uses.tree.metadata(path).is_ok_and(|found| found.is_some()));
-        seen || self.path.join(path).symlink_metadata().is_ok()
+        self.path.join(path).symlink_metadata().is_ok()
     }
 
     /// A file may well come into being, also one that nobody uses. More often its name is misspelt.
     fn warn_of_nothing(&self, path: &Path, is_unused: bool) {
         let path = path.display().to_string();
-        let names: BTreeSet<String> = self
-            .files()
-            .into_iter()
-            .flat_map(|file| file.ancestors())
-            .map(|path| path.display().to_string())
-            .collect();
+        let files = self.files();
+        let names: BTreeSet<String> =
+            files.iter().flat_map(|file| file.ancestors()).map(|path| path.display().to_string()).collect();
         let hint = match frontend::closest(&path, names.iter().map(String::as_str)) {
             Some(name) => format!("; did you mean {name}?"),
             None => String::new(),
@@ -213,6 +206,16 @@ impl Edits<'_> {
             "warning: --change {path}: the context has no such file{then}{hint}"
         )));
         terminal::tell("\n");
+    }
+
+    /// What a path means whose directories are links.
+    fn real(&self, path: &Path) -> PathBuf {
+        let find = |directory: &Path| {
+            let real = self.path.join(directory).canonicalize().ok()?;
+            let rest = path.strip_prefix(directory).ok()?;
+            Some(real.strip_prefix(self.path.canonicalize().ok()?).ok()?.join(rest))
+        };
+        path.ancestors().skip(1).find_map(find).unwrap_or_else(|| path.to_owned())
     }
 
     /// A path that a user gives, relative to the context; as in a Dockerfile, `/` is the context.
@@ -231,6 +234,15 @@ impl Edits<'_> {
             }
         }
         Ok(clean)
+    }
+}
+
+/// What a commit did to a file.
+fn kind_of(change: &remote::Change) -> Change {
+    match (&change.old, &change.new) {
+        _ if change.is_of_mode_only() => Change::Mode,
+        (Some(_), Some(_)) => Change::Content,
+        _ => Change::Presence,
     }
 }
 

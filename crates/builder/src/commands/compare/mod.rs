@@ -1,7 +1,7 @@
 //! `compare`.
 //!
 //! From top to bottom: what is compared (`side`: a Dockerfile, which is built where nothing is known of it, or a build that was recorded), its
-//! steps (`ordering`), the files that they use (`uses`, `recorded`, `lone`, `links`), and the edits (`edits`, `ignored`).
+//! steps (`ordering`), the files that they use (`uses`, `recorded`, `seen`, `lone`, `links`), and the edits (`edits`, `ignored`).
 
 mod edits;
 mod ignored;
@@ -9,6 +9,7 @@ mod links;
 mod lone;
 mod ordering;
 mod recorded;
+mod seen;
 mod side;
 mod uses;
 
@@ -23,7 +24,6 @@ use super::{build, history};
 use crate::failure::Failure;
 use crate::terminal;
 use edits::Edits;
-use ignored::IgnoreFile;
 use side::Side;
 use uses::Uses;
 
@@ -140,7 +140,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         compared.push(match (side.record(&store)?, side.dockerfile()) {
             (None, Some(file)) => {
                 let Some(examined) = examined.next() else { continue };
-                let uses = Uses::of(examined, IgnoreFile::of(file, &args.context))?;
+                let uses = Uses::of(examined, file, &args.context)?;
                 (ordering::of(&store, &records, examined), uses)
             }
             (Some(record), _) => {

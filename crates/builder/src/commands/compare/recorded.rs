@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use files::{DirectoryTree, Ignoring, PathSelection, Selection};
+use files::{PathSelection, Selection};
 use graph::{InputPart, Listing};
-use insight::{BuildRecord, StepRecord};
+use insight::{BuildRecord, Invocation, StepRecord};
 
 use super::ignored::IgnoreFile;
-use super::uses::{Use, Uses, Wanted};
-use crate::commands::build::STANDARD_INPUT;
+use super::seen::{Seen, Use, Wanted};
+use super::uses::Uses;
+use crate::commands::build::{self, STANDARD_INPUT};
 use crate::failure::Failure;
 
 /// What the step is called that brings the build context.
@@ -27,41 +27,83 @@ impl Uses {
         context: &Path,
         listing: &dyn Fn(&str) -> Option<Listing>,
     ) -> Result<Uses, Failure> {
-        let mut uses = Vec::new();
-        for (place, step) in record.steps.iter().enumerate() {
-            for part in of_context(record, step) {
+        let how = record.invocation.as_ref().and_then(Asked::of);
+        let dockerfile = match record.dockerfile.as_str() {
+            STANDARD_INPUT => PathBuf::from("-"),
+            // Where none is named, the ignore file of one that is called `Dockerfile` counts.
+            _ if how.as_ref().is_some_and(|how| how.arguments.file.is_none()) => context.join("Dockerfile"),
+            file => {
+                let directory = record.invocation.as_ref().map_or("", |how| &how.directory);
+                Path::new(directory).join(file)
+            }
+        };
+        let main = (CONTEXT.to_owned(), context.to_owned(), IgnoreFile::of(&dockerfile, context));
+        let named = how.iter().flat_map(|how| how.named(context)).map(|(name, directory)| {
+            let ignore_file = IgnoreFile::within(&directory, context);
+            (format!("[context {name}] load from client"), directory, ignore_file)
+        });
+        let mut contexts = Vec::new();
+        for (name, directory, ignore_file) in std::iter::once(main).chain(named) {
+            let Some(mut seen) = Seen::open(&directory, context, ignore_file)? else { continue };
+            for (step, part) in of_context(record, &name) {
                 let InputPart::Content { listing: name, files, .. } = part else { continue };
                 let listed = name.as_deref().and_then(listing).unwrap_or_default();
                 let file =
                     |(path, part): (String, graph::PathPart)| (PathBuf::from(path), part.mode().is_some());
-                uses.push(Use {
-                    step: place,
+                seen.add(Use {
+                    step,
                     wanted: wanted(files.as_ref().and_then(graph::Files::text)),
                     files: listed.into_iter().map(file).collect::<HashMap<_, _>>(),
                     links: BTreeSet::new(),
-                    rules_modes: step.title().contains("--chmod="),
+                    rules_modes: record.steps[step].title().contains("--chmod="),
                 });
             }
+            contexts.push(seen);
         }
-        let directory = record.invocation.as_ref().map_or(Path::new(""), |how| Path::new(&how.directory));
-        let dockerfile = match record.dockerfile.as_str() {
-            STANDARD_INPUT => PathBuf::from("-"),
-            file => directory.join(file),
-        };
-        let ignore_file = IgnoreFile::of(&dockerfile, context);
-        let ignore = ignore_file.patterns();
-        let tree = DirectoryTree::context(context).map_err(|error| Failure::build(error.to_string()))?;
-        let tree = Arc::new(Ignoring::new(tree, ignore.clone()));
-        Ok(Uses { uses, tree, ignore: Some(Arc::new(ignore)), ignore_file })
+        Ok(Uses { contexts })
     }
 }
 
-/// The parts of a step's key that are files of the build context.
-fn of_context<'a>(record: &'a BuildRecord, step: &'a StepRecord) -> impl Iterator<Item = &'a InputPart> {
-    let parts = step.parts.iter().flat_map(|parts| parts.inputs());
-    let parts = parts.filter(|part| !matches!(part, InputPart::Vertex { name, .. } if name == SCRATCH));
-    let of_context = |input: &insight::StepInput| record.steps[input.step].name == CONTEXT;
-    parts.zip(&step.inputs).filter(move |(_, input)| of_context(input)).map(|(part, _)| part)
+/// How a build was asked for.
+struct Asked {
+    directory: PathBuf,
+    arguments: build::Args,
+}
+
+impl Asked {
+    fn of(how: &Invocation) -> Option<Asked> {
+        let arguments = build::Args::parsed(&how.arguments).ok()?;
+        Some(Asked { directory: PathBuf::from(&how.directory), arguments })
+    }
+
+    /// The directories that were contexts by a name. One that lay in the main one lies in this one.
+    fn named(&self, context: &Path) -> Vec<(String, PathBuf)> {
+        let real = |path: &Path| {
+            let path = self.directory.join(path);
+            path.canonicalize().unwrap_or_else(|_| path.components().collect())
+        };
+        let main = real(&self.arguments.context);
+        let named = self.arguments.build_context.iter().map(|(name, source)| {
+            let source = real(Path::new(source));
+            let within = source.strip_prefix(&main).map(|within| context.join(within));
+            (name.clone(), within.unwrap_or(source))
+        });
+        named.filter(|(_, directory)| directory.is_dir()).collect()
+    }
+}
+
+/// The steps whose keys have files of a context, and what they say of those.
+fn of_context<'a>(record: &'a BuildRecord, name: &'a str) -> impl Iterator<Item = (usize, &'a InputPart)> {
+    let of_step = move |(place, step): (usize, &'a StepRecord)| {
+        let parts = step.parts.iter().flat_map(|parts| parts.inputs());
+        let parts = parts.filter(|part| !matches!(part, InputPart::Vertex { name, .. } if name == SCRATCH));
+        let of_context = move |input: &insight::StepInput| record.steps[input.step].name == name;
+        parts
+            .zip(&step.inputs)
+            .filter(move |(_, input)| of_context(input))
+            .map(move |(part, _)| (place, part))
+    };
+    record.steps.iter().enumerate().flat_map(of_step)
 }
 
 /// What a record says that a Dockerfile asked for: a pattern, and what of it is left out.
