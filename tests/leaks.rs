@@ -64,16 +64,24 @@ fn below(pid: u32) -> Vec<u32> {
     found
 }
 
-/// Control groups of these guards. The number of a guard is in the name; others build at the same time.
+/// Control groups of these guards. The number of a guard is in the name; others build at the same time. To look takes less time than a step.
 fn groups_of(guards: &BTreeSet<u32>) -> Vec<String> {
-    let found = Command::new("find")
-        .args(["/sys/fs/cgroup", "-type", "d", "-name", "builder-*"])
-        .output()
-        .expect("run find");
-    let guard = |path: &str| path.rsplit("/builder-").next()?.split('-').next()?.parse::<u32>().ok();
-    let found = String::from_utf8_lossy(&found.stdout).into_owned();
-    let is_theirs = |path: &&str| guard(path).is_some_and(|guard| guards.contains(&guard));
-    found.lines().filter(is_theirs).map(str::to_owned).collect()
+    let mut found = Vec::new();
+    let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = next.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let guard =
+                    name.strip_prefix("builder-").and_then(|rest| rest.split('-').next()?.parse().ok());
+                if guard.is_some_and(|guard| guards.contains(&guard)) {
+                    found.push(entry.path().display().to_string());
+                }
+                next.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 /// The number behind `step-`, of a line of output. The name of the step has no number there.

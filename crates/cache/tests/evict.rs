@@ -331,7 +331,8 @@ fn many_results() {
     assert_eq!(pruned.records, 10_000);
     let evicting = began.elapsed();
     println!("written in {writing:?}, half of them evicted in {evicting:?}");
-    assert!(evicting < 10 * writing, "{evicting:?}, and {writing:?} to write them");
+    // The machine may do something else beside either.
+    assert!(evicting < 30 * writing, "{evicting:?}, and {writing:?} to write them");
     // Also where the disk is so slow that writing says nothing.
     assert!(evicting < Duration::from_secs(60), "{evicting:?}");
 }

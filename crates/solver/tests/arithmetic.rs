@@ -141,14 +141,12 @@ impl Worker for Arithmetic {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 return Err(Failure("told to fail".into()));
             }
-            // Until no other has begun for a while.
-            "sleep" => loop {
-                let most = self.most_running.load(Ordering::SeqCst);
+            // Until so many have begun together, and then for more.
+            meet if meet.starts_with("meet") => {
+                let together = meet[4..].parse().map_err(|_| Failure("not a number".into()))?;
+                soon(|| self.most_running.load(Ordering::SeqCst) >= together).await;
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                if self.most_running.load(Ordering::SeqCst) == most {
-                    break;
-                }
-            },
+            }
             "forever" => std::future::pending().await,
             "panic" => panic!("told to panic"),
             _ => {}
@@ -568,12 +566,14 @@ async fn soon(so: impl Fn() -> bool) {
 
 #[test]
 fn independent_steps_run_at_the_same_time_within_the_limit() {
-    let mut graph = Graph::default();
-    let base = graph.base();
-    let steps: Vec<VertexId> = (0..6).map(|i| graph.step("sleep", i, vec![Input::whole(base)])).collect();
-    let join = graph.step("add", 0, steps.iter().map(|id| Input::whole(*id)).collect());
-    assert_eq!(Machine::default().build_with(&graph, &[join], 8).most_running, 6);
-    assert_eq!(Machine::default().build_with(&graph, &[join], 2).most_running, 2);
+    for (limit, together) in [(8, 6), (2, 2)] {
+        let mut graph = Graph::default();
+        let base = graph.base();
+        let meet = format!("meet{together}");
+        let steps: Vec<VertexId> = (0..6).map(|i| graph.step(&meet, i, vec![Input::whole(base)])).collect();
+        let join = graph.step("add", 0, steps.iter().map(|id| Input::whole(*id)).collect());
+        assert_eq!(Machine::default().build_with(&graph, &[join], limit).most_running, together);
+    }
 }
 
 #[test]
@@ -828,7 +828,7 @@ fn two_builds_at_once_run_equal_steps_once() {
     let machine = Machine::default();
     let mut graph = Graph::default();
     let base = graph.base();
-    let step = graph.step("sleep", 1, vec![Input::whole(base)]);
+    let step = graph.step("meet1", 1, vec![Input::whole(base)]);
     let (left, _, left_solver) = machine.parts(&graph, 8);
     let (right, _, right_solver) = machine.parts(&graph, 8);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

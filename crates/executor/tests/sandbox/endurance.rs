@@ -49,9 +49,10 @@ const BUFFERS: u64 = 128;
 fn held(fixture: &Fixture) -> Held {
     let of = |pid: u32| {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        // Without the pages of the program, which others map too.
-        let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        // Without the pages of the program, which others map too. Counted one by one: the sums in `status` are off by some pages for each
+        // processor that the process was on.
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let memory = maps.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
         (pid, (descriptors, memory.trim().trim_end_matches(" kB").parse().unwrap()))
     };
     let processes = crate::limits::own_children().into_iter().chain([std::process::id()]).map(of).collect();

@@ -9,7 +9,7 @@ use executor::{ExitStatus, ProcessSpec, Rootfs, Sandbox};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use crate::support::{Case, Fixture, Needs, Recorder, eventually, processes_with};
+use crate::support::{Case, Fixture, Needs, Recorder, bind, eventually, processes_with};
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "leaving::exit_ends_the_tree", needs: Needs::Nothing, run: exit_ends_the_tree },
@@ -186,20 +186,29 @@ fn killed_guard(fixture: &Fixture) {
 fn waiting_keeper(fixture: &Fixture) {
     let guards = || descendants(std::process::id());
     let others = guards();
-    // From the second step on the keeper of the next one is made ahead.
-    for _ in 0..2 {
-        assert_eq!(fixture.output("echo ran"), "ran\n");
-    }
-    // That of the step before may still be ending.
+    assert_eq!(fixture.output("echo ran"), "ran\n");
     let below_the_guard = || {
         let new = guards().into_iter().filter(|pid| !others.contains(pid));
         new.flat_map(descendants).collect::<Vec<u32>>()
     };
+    // From the second step on the keeper of the next one is made ahead. That of the second may still be ending then.
+    let shared = fixture.dir.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let script = "touch /shared/runs; until [ -e /shared/go ]; do usleep 10000; done; echo ran";
+    let mut second = fixture.shell(script);
+    second.mounts = vec![bind(&shared, "/shared", false)];
+    let of_second = std::thread::scope(|scope| {
+        let ran = scope.spawn(|| fixture.output_of(second));
+        eventually("the second step runs", || shared.join("runs").exists() || ran.is_finished());
+        let of_second = below_the_guard();
+        std::fs::write(shared.join("go"), "").unwrap();
+        assert_eq!(ran.join().unwrap(), "ran\n");
+        of_second
+    });
     let mut keepers = Vec::new();
     eventually("the keeper waits", || {
         keepers = below_the_guard();
-        std::thread::sleep(Duration::from_millis(50));
-        !keepers.is_empty() && below_the_guard() == keepers
+        !keepers.is_empty() && keepers.iter().all(|pid| !of_second.contains(pid))
     });
     kill(&keepers);
     assert!(matches!(fixture.error(fixture.shell("echo never")), executor::Error::Killed(_)));

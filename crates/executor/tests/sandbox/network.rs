@@ -139,6 +139,7 @@ fn ports_are_free_again(fixture: &Fixture) {
     let serve = "busybox nc -l -p 8080 -e echo served & [ -p /tmp/endless ] || mkfifo /tmp/endless; exec 3<>/tmp/endless
                  until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1F90 [^ ]* 0A '; do usleep 10000; done
                  nc 127.0.0.1 8080 <&3; wait
+                 until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1F90 [^ ]* 06 '; do usleep 10000; done
                  cat /proc/net/tcp /proc/net/tcp6 | grep -c ':1F90 [^ ]* 06 '; readlink /proc/self/ns/net";
     let run = || {
         let output = fixture.output_of(private(fixture, serve));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hash::Digest;
 use image::{BlobSource, ContentStore, Descriptor, ResolveError, TransferProgress};
+use tokio::sync::Barrier;
 use warm::{Origin, TopDocument};
 
 /// An origin in memory.
@@ -18,6 +19,8 @@ pub struct Memory {
     pub blobs: HashMap<Digest, Vec<u8>>,
     /// How long it takes to answer.
     pub delay: Duration,
+    /// Where it waits for others that are asked.
+    pub meeting: Option<Arc<Barrier>>,
     /// How often it was.
     pub asked: Arc<AtomicUsize>,
 }
@@ -39,6 +42,9 @@ impl Origin for Memory {
     async fn top(&self) -> Result<TopDocument, ResolveError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(self.delay).await;
+        if let Some(meeting) = &self.meeting {
+            meeting.wait().await;
+        }
         let (media_type, bytes) = self.top.clone().ok_or(ResolveError::NotFound(self.name()))?;
         Ok(TopDocument { media_type: Some(media_type), bytes })
     }
