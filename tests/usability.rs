@@ -553,13 +553,12 @@ fn tables_fit_a_narrow_terminal() {
     let _ = tmux().arg("kill-server").output();
     let tables: Vec<&str> = screen.lines().skip_while(|line| !line.starts_with("REPOSITORY")).collect();
     assert!(tables.iter().all(|line| line.trim_end().chars().count() <= 60), "{screen}");
-    assert!(tables.iter().any(|line| line.starts_with("registry…app")), "{screen}");
+    // How much of a long word has room depends on how long ago all that was, in words.
+    let is_cut = |name: &str| name.starts_with("registry") && name.contains('…') && name.ends_with("app");
+    assert!(tables.iter().any(|line| line.split(' ').next().is_some_and(is_cut)), "{screen}");
     assert!(tables.iter().any(|line| line.starts_with("IMAGE ")), "{screen}");
     assert!(tables.iter().any(|line| line.contains("  RUN touch /plain  ")), "{screen}");
     assert!(tables.iter().any(|line| line.contains(" done ") && line.ends_with(" app:latest")), "{screen}");
-    assert!(
-        tables.iter().any(|line| line.starts_with("1 ") && line.contains("[2/2] RUN echo of a name")),
-        "{screen}"
-    );
+    assert!(tables.iter().any(|line| line.starts_with("1 ") && line.contains("[2/2] RUN echo")), "{screen}");
     assert!(run(&mut home.builder("images")).ok().stdout.contains(long));
 }

@@ -1,8 +1,10 @@
 //! Servers that images go to and come from: Debian's docker-registry and dockerd, each with a directory of its own.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -56,9 +58,39 @@ impl Registry {
     }
 
     /// The requests that came until now, one a line: `"PUT /v2/app/manifests/1 HTTP/1.1" 201 …`.
+    ///
+    /// # Panics
+    /// When the registry does not answer any more.
     pub fn requests(&self) -> Vec<String> {
-        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains("HTTP/1.1\" ")).map(str::to_owned).collect()
+        // Each is noted when it is answered: who asked may be done before. One that comes later is noted later, but for the moment that
+        // another thread may take.
+        let mut before = self.noted();
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = self.noted();
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    }
+
+    /// What is noted when a request is that is made now; without such.
+    fn noted(&self) -> Vec<String> {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        let marker = format!("/asked-{}-", std::process::id());
+        let own = format!("{marker}{}", ASKED.fetch_add(1, Ordering::Relaxed));
+        let mut stream = TcpStream::connect(&self.address).expect("connect to the registry");
+        let request = format!("GET {own} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        stream.write_all(request.as_bytes()).expect("ask the registry");
+        stream.read_to_end(&mut Vec::new()).expect("hear from the registry");
+        let mut log = String::new();
+        eventually(Duration::from_secs(20), "the request to be noted", || {
+            log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            log.lines().any(|line| line.contains(&format!("{own} HTTP/1.1\" ")))
+        });
+        let requests = log.lines().filter(|line| line.contains("HTTP/1.1\" ") && !line.contains(&marker));
+        requests.map(str::to_owned).collect()
     }
 
     /// How many requests hold a text.

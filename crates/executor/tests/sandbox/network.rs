@@ -150,9 +150,9 @@ fn ports_are_free_again(fixture: &Fixture) {
         // There it does, as in any program.
         return;
     }
+    // In the network as it was left there would be two. Its number tells nothing: the next one may get it when it is gone.
     let second = run();
     assert_eq!((&first[..2], &second[..2]), (&["served".to_owned(), "1".to_owned()][..], &first[..2]));
-    assert_ne!(first[2], second[2], "not the network as it was left");
 }
 
 fn is_host_network(name: &str) -> bool {
