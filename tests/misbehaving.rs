@@ -312,10 +312,13 @@ fn nothing_wrong_is_kept(home: &Home, what: &str) {
         }
     }
     let left = || fs::read_dir(home.path().join("tmp-v1")).into_iter().flatten().count();
-    if left() > 0 {
-        run(home.builder("build").arg(Context::new("FROM scratch\n").path())).ok();
-        eventually(Duration::from_secs(10), "what is left to go", || left() == 0);
-    }
+    // A build that has nothing to do may end before it has tidied up; then the next does.
+    eventually(Duration::from_secs(10), "what is left to go", || {
+        if left() > 0 {
+            run(home.builder("build").arg(Context::new("FROM scratch\n").path())).ok();
+        }
+        left() == 0
+    });
 }
 
 #[test]
