@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use hash::{ContentDigest, StableHash, StableHasher};
 use rayon::prelude::*;
+use rustix::fs::SeekFrom;
 
 use crate::beneath::is_absent;
 use crate::error::check;
@@ -195,6 +196,9 @@ impl Reader<'_> {
             check(self.cancelled)?;
             let path = found.source_of(entry);
             let file = self.tree.open(&path).map_err(|error| vanished(error, &path))?;
+            if !self.tree.is_immutable() && StatIdentity::of(entry.metadata).may_be_written(self.began) {
+                wait_for_writers(&path, &file)?;
+            }
             let xattrs = self.tree.xattrs_of(&path, &file)?;
             let digest = hash_file(&path, &file, &xattrs, entry.metadata.size, buffer, self.cancelled)?;
             ensure_unchanged(self.tree, &path, entry.metadata, &file)?;
@@ -233,6 +237,17 @@ impl Reader<'_> {
         self.cache.put(&identity, digest);
         Ok(digest)
     }
+}
+
+/// Waits until the calls that write to a file have ended, of which its times tell only that they began: what is read afterwards is not half
+/// of what one of them writes. To look for data takes the lock that a writer holds, on ext4, btrfs, F2FS and overlays; XFS has readers
+/// wait of itself.
+fn wait_for_writers(path: &Path, mut file: &File) -> Result<(), Error> {
+    // An empty file has none.
+    if rustix::fs::seek(file, SeekFrom::Data(0)).is_ok_and(|first| first > 0) {
+        file.rewind().map_err(|source| TreeError::new("read", path, source))?;
+    }
+    Ok(())
 }
 
 /// The digest of an open file's bytes and attributes.

@@ -2,16 +2,18 @@
 
 mod common;
 
-use std::fs;
-use std::os::unix::fs::{chown, symlink};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, chown, symlink};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{Watched, digest_of, make, never, path, selected};
 use files::{
     DirectoryTree, Error, MemoryStatCache, NoCache, Owners, PathSelection, Selection, digest, select,
 };
 use hash::ContentDigest;
+use rustix::thread::CpuSet;
 
 /// What is done, and how.
 type Change<'a> = (&'a str, &'a dyn Fn(&Path));
@@ -300,4 +302,49 @@ mod properties {
             prop_assert_eq!(digest_of_files(&a), digest_of_files(&a));
         }
     }
+}
+
+/// A call that writes sets the times of its file first. On one processor it is interrupted, and the file is read meanwhile: what is found is
+/// what the file held before or holds afterwards, or that it changes.
+#[test]
+fn a_file_is_not_read_in_the_middle_of_a_write() {
+    const SIZE: usize = 32 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    let contents = [vec![b'a'; SIZE], vec![b'b'; SIZE]];
+    let whole = contents.each_ref().map(|content| {
+        fs::write(&path, content).unwrap();
+        digest_of(dir.path(), "f")
+    });
+    let mut one = CpuSet::new();
+    one.set(rustix::thread::sched_getcpu());
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    // Its threads begin on the same processor.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = File::options().write(true).open(&path).unwrap();
+            for content in contents.iter().rev().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                assert_eq!(file.write_at(content, 0).unwrap(), SIZE);
+            }
+        });
+        let tree = DirectoryTree::context(dir.path()).unwrap();
+        let mut found = 0;
+        let begin = Instant::now();
+        while found < 20 && begin.elapsed() < Duration::from_secs(20) {
+            let selected = selected(&tree, "f").unwrap();
+            match pool.install(|| digest(&selected, &tree, &NoCache, &never)) {
+                Ok(sum) => {
+                    found += 1;
+                    let is_whole = whole.contains(&sum.digest);
+                    is_over.store(!is_whole, Ordering::Relaxed);
+                    assert!(is_whole, "a mix, after {found}");
+                }
+                Err(error) => assert!(matches!(error, Error::Changed { .. }), "{error}"),
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        println!("{found} found");
+    });
 }
