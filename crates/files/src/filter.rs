@@ -3,7 +3,7 @@ use std::path::Path;
 use crate::{Error, Ignore, PathSelection, Verdict, has_wildcards};
 
 /// What `--parents` and `--exclude` take of a directory, by the rules of ignore files, relative to it. As BuildKit has it, they
-/// judge what is below a match, never the match itself.
+/// judge what is below a match, never the match itself; `--parents` leaves a file out all the same.
 #[derive(Debug)]
 pub(crate) struct Filter {
     /// Everything without one.
@@ -30,6 +30,11 @@ impl Filter {
             include: include.map(|pattern| Ignore::from_patterns([pattern])).transpose()?,
             exclude: Ignore::from_patterns(selection.exclude.iter().map(String::as_str))?,
         }))
+    }
+
+    /// Whether a match counts only for what is below it.
+    pub(crate) fn looks_below(&self) -> bool {
+        self.include.is_some()
     }
 
     /// Whether a path is taken, given what was said of the directory that holds it.

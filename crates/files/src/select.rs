@@ -228,6 +228,11 @@ pub fn select(
             let hidden_by = tree.hidden_by(&source);
             return Err(Error::NotFound { path: name, hidden_by });
         };
+        let is_directory = metadata.kind == Kind::Directory;
+        // What `--parents` looks for is below a match, and below a file there is nothing.
+        if !is_directory && filter.as_ref().is_some_and(Filter::looks_below) {
+            continue;
+        }
         let base_name = name.file_name().unwrap_or_default().to_owned();
         let mut found = Match { base_name, source, ..Match::default() };
         if metadata.kind == Kind::Socket {
@@ -235,7 +240,7 @@ pub fn select(
             continue;
         }
         found.push(b"", metadata, None);
-        if metadata.kind == Kind::Directory {
+        if is_directory {
             let walk = Walk { tree, root: &found.source.clone(), filter: filter.as_ref(), cancelled };
             walk.below(&mut found, &mut selected.sockets)?;
             found.group(|kind| kind == Kind::File);

@@ -43,6 +43,9 @@ fn what_parents_and_exclude_leave() {
         ("", Some("a/*/c"), &[], &[": a a/b a/b/c a/b/c/z.log"]),
         ("", Some("a/b"), &["**/*.log"], &[": a a/b a/b/c a/b/y.txt"]),
         ("", Some("**/empty"), &[], &[": a a/empty"]),
+        // A file has nothing below it.
+        ("a/*", Some("*.log"), &[], &["b:", "b-c: w.log", "empty:", "n:"]),
+        ("a/x.txt", Some("*"), &[], &[]),
         ("a", Some("."), &["b*"], &["a: empty n n/m n/m/deep.txt x.txt"]),
         ("a", None, &["b", "n"], &["a: b-c b-c/w.log empty x.txt"]),
         // An exception takes in again what is below an excluded directory.
