@@ -42,18 +42,23 @@ impl BlobStore {
     /// will fetch or make the blob again.
     fn locate(&self, digest: &Digest) -> io::Result<Option<(PathBuf, u64)>> {
         self.inner.leases.hold(&self.inner.layout, Bucket::of_blob(digest))?;
-        let known = self.inner.database.read("look up a blob", |db| {
-            db.prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?
-                .query_row([digest.as_bytes()], |row| row.get(0))
-                .optional()
-        })?;
-        let Some(size) = known.map(from_sql) else {
-            if self.inner.leases.has_lost_blob(digest) {
+        let look_up = || {
+            self.inner.database.read("look up a blob", |db| {
+                db.prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?
+                    .query_row([digest.as_bytes()], |row| row.get(0))
+                    .optional()
+            })
+        };
+        let mut known = look_up()?;
+        if known.is_none() && self.inner.leases.has_lost_blob(digest) {
+            // Another thread may have brought it just now, so it is looked for once more.
+            known = look_up()?;
+            if known.is_none() {
                 // Another process has thrown it away, and whoever counted on it has to begin again.
                 self.inner.damage.note(format!("blob {digest}"));
             }
-            return Ok(None);
-        };
+        }
+        let Some(size) = known.map(from_sql) else { return Ok(None) };
         let path = self.inner.layout.blob(digest);
         let is_broken = |path: &Path| match fs::symlink_metadata(path) {
             Ok(metadata) => Ok(!metadata.is_file() || metadata.len() != size),

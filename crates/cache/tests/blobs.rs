@@ -150,6 +150,35 @@ fn what_took_the_place_of_a_damaged_blob_stays() {
     assert_eq!(other.read(&digest, 1 << 20).unwrap().unwrap(), bytes);
 }
 
+/// A thread that looks for a blob at the moment at which another one of the same build brings it misses nothing that was there.
+#[test]
+fn what_comes_while_it_is_looked_for_was_not_thrown_away() {
+    let test = TestStore::new();
+    let session = test.store.session().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    let current = std::sync::Mutex::new(Digest::of(b"none"));
+    std::thread::scope(|scope| {
+        let look = || {
+            while !stop.load(order) {
+                let digest = *current.lock().unwrap();
+                test.store.blobs().size(&digest).unwrap();
+            }
+        };
+        for _ in 0..3 {
+            scope.spawn(look);
+        }
+        for number in 0..1500u32 {
+            let bytes = number.to_be_bytes();
+            *current.lock().unwrap() = Digest::of(&bytes);
+            (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
+        }
+        stop.store(true, order);
+    });
+    assert_eq!(test.store.thrown_away(), [""; 0]);
+    session.finish().unwrap();
+}
+
 /// A build that has seen a blob, and misses it since another process found it damaged, is told so: it has to be done again.
 #[test]
 fn what_another_process_throws_away_is_noted() {
