@@ -46,7 +46,9 @@ impl StableHash for Selection {
         match self {
             Selection::Whole => 0u8.stable_hash(hasher),
             Selection::Path(path) => {
-                1u8.stable_hash(hasher);
+                // 1 was also that of `--parents` when it still took files as if they were below themselves.
+                let kind: u8 = if path.include.is_some() { 2 } else { 1 };
+                kind.stable_hash(hasher);
                 path.pattern.stable_hash(hasher);
                 path.wildcards.stable_hash(hasher);
                 path.include.stable_hash(hasher);
