@@ -407,6 +407,7 @@ const OTHERWISE: &[(&str, &[&str])] = &[
     ("Buildah knows no byte order mark before a directive", &["byte_order_mark"]),
     ("Buildah looks for an image where ONBUILD names a stage", &["onbuild_copy_from_other_stage"]),
     ("Buildah garbles text beyond ASCII in flags", &["copy_owner_not_ascii"]),
+    ("Buildah finds the stage that a variable names when it happens to be there", &["copy_from_var"]),
     ("runc knows no ids above 2³¹", &["run_user_with_large_id"]),
     ("Buildah looks up users in another order", &["run_user_dupname"]),
     (
