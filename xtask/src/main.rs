@@ -14,6 +14,7 @@ mod demo;
 mod dist;
 mod growth;
 mod long;
+mod order;
 mod packages;
 mod shell;
 mod sources;
@@ -36,6 +37,7 @@ enum Command {
     Demo(demo::Args),
     Dist(dist::Args),
     Long(long::Args),
+    Order(order::Args),
     Test(test::Args),
     VmTest(vm_test::Args),
 }
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Long(args) => long::run(&args),
+        Command::Order(args) => order::run(&args),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm_test::run(&args),
     };

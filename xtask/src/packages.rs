@@ -77,6 +77,9 @@ pub(crate) const BENCH: &[Need] = &[
     ("nsenter", "util-linux"),
 ];
 
+/// What finding the functions that are executed takes.
+pub(crate) const ORDER: &[Need] = &[("valgrind", "valgrind"), ("nm", "binutils")];
+
 /// What counting system calls takes.
 pub(crate) const COUNTS: &[Need] = &[("strace", "strace")];
 
