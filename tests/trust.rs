@@ -402,9 +402,25 @@ fn file_systems_whose_times_may_be_made_up_are_not_believed() {
     // What an overlay lies over, it shows as its own.
     let over = "mkdir -p \"$d/low\" \"$d/up\" \"$d/work\"; mount -o loop \"$image\" \"$d/low\"; \
                 mount -t overlay overlay -o \"lowerdir=$d/low,upperdir=$d/up,workdir=$d/work\" \"$at\"";
-    for (kind, images, mount) in
-        [("squashfs", &squashed, plain), ("made", &made, plain), ("overlay", &squashed, over)]
-    {
+    // The time of change of these files is what a program sets, fractions and all.
+    let told = ["0000", "1111"].map(PathBuf::from);
+    let fuse = "mkdir -p \"$d/low\" \"$d/up\" \"$d/work\" \"$d/told\"; cp \"$c/Dockerfile\" \"$d/told\"\n\
+                printf \"$image\" > \"$d/told/f\"; touch -d @1000000000.25 \"$d/told/f\"\n\
+                bindfs --ctime-from-mtime \"$d/told\" \"$d/low\"; options=\"lowerdir=$d/low\"\n";
+    let alone = format!("{fuse}mount --bind \"$d/low\" \"$at\"");
+    let below =
+        format!("{fuse}mount -t overlay overlay -o \"$options,upperdir=$d/up,workdir=$d/work\" \"$at\"");
+    let one_device = below.replace("$options", "$options,xino=on");
+    let only_lower = format!("{fuse}mount -t overlay overlay -o \"$options:$d/work\" \"$at\"");
+    for (kind, images, mount) in [
+        ("squashfs", &squashed, plain),
+        ("made", &made, plain),
+        ("overlay", &squashed, over),
+        ("FUSE", &told, &alone),
+        ("overlay-FUSE", &told, &below),
+        ("xino", &told, &one_device),
+        ("lower", &told, &only_lower),
+    ] {
         // As a context of its own, and mounted inside of one.
         for inside in [false, true] {
             let (at, around) = if inside { ("m/sub", "m") } else { ("m", "m") };

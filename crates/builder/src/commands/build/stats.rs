@@ -17,34 +17,39 @@ use rustix::fs::{makedev, statfs};
 const BELIEVED: [(u64, &str); 8] = [
     (0xef53, "ext"),
     (0x5846_5342, "xfs"),
-    (0x9123_683e, "btrfs"),
-    (0x794c_7630, "overlay"),
+    (BTRFS, "btrfs"),
+    (OVERLAY, "overlay"),
     (0x2fc1_2fc1, "zfs"),
     (0xf2f5_2010, "f2fs"),
     (0xca45_1a4e, "bcachefs"),
     (0x3153_464a, "jfs"),
 ];
+const BTRFS: u64 = 0x9123_683e;
+const OVERLAY: u64 = 0x794c_7630;
+
+fn type_of(directory: &Path) -> Option<u64> {
+    // It has 32 bits; on some architectures they are signed.
+    statfs(directory).ok().map(|found| u64::from(found.f_type as u32))
+}
 
 /// Whether what is remembered of the files of a directory counts.
 pub(super) fn are_believed(directory: &Path) -> bool {
-    // The type is 32 bits; on some architectures they are signed.
-    let kind = statfs(directory).map(|found| u64::from(found.f_type as u32));
-    kind.is_ok_and(|kind| BELIEVED.iter().any(|(known, _)| *known == kind))
+    type_of(directory).is_some_and(|kind| BELIEVED.iter().any(|(known, _)| *known == kind))
 }
 
-/// What is remembered, without the files of file systems that are mounted inside of the directory and are not believed.
+/// What is remembered, without the files of file systems that are mounted inside of the directory and are not believed, or that an overlay shows.
 pub(super) struct Believed {
     stats: Arc<dyn StatCache>,
-    /// Where the directory itself is.
-    device: Option<u64>,
-    /// Of other mounts; those that the kernel does not list under this number are parts of listed ones.
-    others: OnceLock<HashMap<u64, bool>>,
+    /// Where the directory itself is: device and type.
+    own: Option<(u64, u64)>,
+    /// What is mounted somewhere, by device.
+    mounts: OnceLock<HashMap<u64, bool>>,
 }
 
 impl Believed {
     pub(super) fn new(stats: Arc<dyn StatCache>, directory: &Path) -> Believed {
         let device = std::fs::metadata(directory).ok().map(|found| found.dev());
-        Believed { stats, device, others: OnceLock::new() }
+        Believed { stats, own: device.zip(type_of(directory)), mounts: OnceLock::new() }
     }
 
     fn is_believed(&self, identity: &StatIdentity) -> bool {
@@ -53,11 +58,19 @@ impl Believed {
         if identity.ctime.1 == 0 {
             return false;
         }
-        if self.device == Some(identity.file_system) {
-            return true;
+        match self.own {
+            // Of overlays not all are believed.
+            Some((device, kind)) if device == identity.file_system && kind != OVERLAY => return true,
+            _ => {}
         }
-        let mounts = || of_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
-        self.others.get_or_init(mounts).get(&identity.file_system).copied().unwrap_or(true)
+        let read = || {
+            let has_one_device = std::fs::read_to_string("/sys/module/overlay/parameters/xino_auto");
+            let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            of_mounts(&mountinfo, has_one_device.is_ok_and(|value| value.trim() == "N"))
+        };
+        // The kernel does not list the devices of btrfs' subvolumes, nor those that an overlay gives the file systems that it lies over.
+        let is_subvolume = || self.own.is_some_and(|(_, kind)| kind == BTRFS);
+        self.mounts.get_or_init(read).get(&identity.file_system).copied().unwrap_or_else(is_subvolume)
     }
 }
 
@@ -74,14 +87,22 @@ impl StatCache for Believed {
 }
 
 /// Devices that are mounted somewhere, and whether they are believed; `proc_pid_mountinfo(5)`.
-fn of_mounts(mountinfo: &str) -> HashMap<u64, bool> {
+///
+/// Where an overlay lies over several file systems, their files have devices of their own, unless the option `xino` gives all of them the
+/// overlay's: `no_xino` says that this is not so where nothing is said. With one device, all is on one file system, on which files can be changed, removed and
+/// have attributes: the kernel takes no other for the upper directory.
+fn of_mounts(mountinfo: &str, no_xino: bool) -> HashMap<u64, bool> {
     let mount = |line: &str| {
         let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
-        let kind = line.split_once(" - ")?.1.split(' ').next()?;
+        let (kind, rest) = line.split_once(" - ")?.1.split_once(' ')?;
         // ext2, ext3 and ext4 are one.
         let is_known =
             |name: &str| kind == name || (name == "ext" && kind.starts_with("ext") && kind.len() == 4);
-        let believed = BELIEVED.iter().any(|(_, name)| is_known(name));
+        let options = rest.rsplit(' ').next()?;
+        let has = |wanted: &str| options.split(',').any(|option| option.starts_with(wanted));
+        let is_told_apart = || has("upperdir=") && (has("xino=off") || no_xino && !has("xino="));
+        let believed =
+            BELIEVED.iter().any(|(_, name)| is_known(name)) && (kind != "overlay" || is_told_apart());
         Some((makedev(major.parse().ok()?, minor.parse().ok()?), believed))
     };
     mountinfo.lines().filter_map(mount).collect()
@@ -99,13 +120,20 @@ mod tests {
 38 36 0:44 / /net rw shared:2 master:1 - nfs4 server:/x rw
 39 36 0:45 / /tmp rw - tmpfs tmpfs rw
 40 36 0:46 / /fat rw - exfat /dev/sdb1 rw
+41 36 0:47 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w
+42 36 0:48 / /x rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w,xino=on
+43 36 0:49 / /y rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w,xino=off
+44 36 0:50 / /z ro - overlay overlay ro,lowerdir=/l:/m,xino=off
 nonsense";
-        let mounts = of_mounts(text);
+        let mounts = of_mounts(text, true);
         let believed = |major, minor| mounts.get(&makedev(major, minor)).copied();
         assert_eq!(believed(98, 0), Some(true));
         for (major, minor) in [(7, 1), (0, 44), (0, 45), (0, 46)] {
             assert_eq!(believed(major, minor), Some(false), "{major}:{minor}");
         }
-        assert_eq!((believed(1, 1), mounts.len()), (None, 5));
+        let overlays = |mounts: &HashMap<u64, bool>| [47, 48, 49, 50].map(|minor| mounts[&makedev(0, minor)]);
+        assert_eq!(overlays(&mounts), [true, false, true, false]);
+        assert_eq!(overlays(&of_mounts(text, false)), [false, false, true, false]);
+        assert_eq!((believed(1, 1), mounts.len()), (None, 9));
     }
 }
