@@ -336,6 +336,21 @@ fn what_did_not_change_is_not_hashed_again() {
     );
 }
 
+/// A step looks at what layers below have to say to it, not into each of them.
+#[test]
+fn layers_that_say_nothing_are_not_opened() {
+    let opened = |layers: usize| {
+        let others: String = (0..layers).map(|number| format!("COPY file /{number}\n")).collect();
+        let dockerfile = format!("FROM scratch\nCOPY file /d/first\n{others}COPY file /d/last\n");
+        let context = Context::new(&dockerfile).file("file", "");
+        let home = Home::new();
+        let calls = Calls::of(&home.build(&context), &home, "open,openat,openat2");
+        calls.with(&["open", "openat", "openat2"]).filter(|line| line.contains("/snapshots-v1/")).count()
+    };
+    let (few, many) = (opened(20), opened(80));
+    assert!(many <= 5 * few, "{few} for 20 layers, {many} for 80");
+}
+
 /// What `BUILDER_DISABLE` switches off is then not done (`stat-cache` above, `reflink` in `tests/reflinks.rs`); that the image is the same is
 /// in `tests/reproducible.rs`.
 #[test]

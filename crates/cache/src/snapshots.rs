@@ -1,5 +1,5 @@
-use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use files::{Attributes, FileTree, Owners};
+use files::{Attributes, FileTree, Owners, TreeError};
 use hash::ContentDigest;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rustix::fs::RenameFlags;
@@ -30,11 +30,35 @@ use crate::{CacheError, Changes, Entries, Holding, SnapshotId, Store, TreeView, 
 pub struct Snapshot {
     id: SnapshotId,
     /// Top first: of a version of another layer its own, and that one's.
-    dirs: Vec<(PathBuf, Owners)>,
+    dirs: Arc<[LayerDir]>,
     marks: Marks,
     describes_root: bool,
     changes: Changes,
     created: SystemTime,
+}
+
+/// One of its directories.
+#[derive(Debug)]
+struct LayerDir {
+    path: PathBuf,
+    owners: Owners,
+    /// What stands in its root, whiteouts too, once that was asked for; `None` where it is too much to keep, or cannot be read.
+    names: OnceLock<Option<HashSet<OsString>>>,
+}
+
+/// As many names are kept of a directory's root: most layers of long chains have one or two.
+const MOST_NAMES: usize = 32;
+
+impl LayerDir {
+    fn names(&self) -> Option<&HashSet<OsString>> {
+        let read = || {
+            let listed: io::Result<HashSet<OsString>> = fs::read_dir(&self.path).and_then(|entries| {
+                entries.take(MOST_NAMES + 1).map(|entry| Ok(entry?.file_name())).collect()
+            });
+            listed.ok().filter(|names| names.len() <= MOST_NAMES)
+        };
+        self.names.get_or_init(read).as_ref()
+    }
 }
 
 /// The kernel mounts no overlay of more directories (`OVL_MAX_STACK`, fs/overlayfs/params.h): what has more is copied.
@@ -49,7 +73,7 @@ impl Snapshot {
     /// The directories that make it up, top first, in the form of an overlay's upper directories: one, or two where it is a version of
     /// another layer.
     pub fn dirs(&self) -> impl Iterator<Item = &Path> {
-        self.dirs.iter().map(|(dir, _)| dir.as_path())
+        self.dirs.iter().map(|dir| dir.path.as_path())
     }
 
     /// What it amounts to, as the caller of [`ActiveSnapshot::commit`] said.
@@ -68,8 +92,25 @@ impl Snapshot {
     }
 
     /// Top first.
-    pub(crate) fn open(&self) -> Result<Vec<UpperDir>, CacheError> {
-        self.dirs.iter().map(|(dir, owners)| UpperDir::open(dir, owners, self.marks)).collect()
+    fn open(&self) -> Result<Vec<UpperDir>, TreeError> {
+        (0..self.dirs.len()).map(|depth| self.open_dir(depth)).collect()
+    }
+
+    /// The directory that is the `depth`th from the top.
+    pub(crate) fn dir(&self, depth: usize) -> &Path {
+        &self.dirs[depth].path
+    }
+
+    /// The same, opened.
+    pub(crate) fn open_dir(&self, depth: usize) -> Result<UpperDir, TreeError> {
+        let LayerDir { path, owners, .. } = &self.dirs[depth];
+        UpperDir::open(path, owners, self.marks)
+    }
+
+    /// Whether something may stand under `name` in the root of a directory: every look-up goes through all layers of a chain, so it should
+    /// not take a system call each.
+    pub(crate) fn may_have(&self, depth: usize, name: &OsStr) -> bool {
+        self.dirs[depth].names().is_none_or(|names| names.contains(name))
     }
 
     /// Whether the root directory's mode, owner and attributes are the layer's own doing.
@@ -246,16 +287,16 @@ impl Inner {
     }
 
     /// The directories of a layer that lies over `base`, top first.
-    fn dirs_of(&self, id: SnapshotId, base: Option<SnapshotId>) -> Vec<(PathBuf, Owners)> {
+    fn dirs_of(&self, id: SnapshotId, base: Option<SnapshotId>) -> Arc<[LayerDir]> {
         let dirs = match base {
             None => vec![self.layout.snapshot(id)],
             Some(base) => vec![self.layout.version(id), self.layout.snapshot(base)],
         };
-        let with_owners = |dir: PathBuf| {
-            let owners = self.owners_beside(&owners_of(&dir));
-            (dir, owners)
+        let layer_dir = |path: PathBuf| {
+            let owners = self.owners_beside(&owners_of(&path));
+            LayerDir { path, owners, names: OnceLock::new() }
         };
-        dirs.into_iter().map(with_owners).collect()
+        dirs.into_iter().map(layer_dir).collect()
     }
 
     /// Whether the layer's directories stand. A missing one is forgotten, and with it every record that has it.
@@ -623,7 +664,7 @@ impl ActiveSnapshot {
         Ok(())
     }
 
-    fn open(&self) -> Result<UpperDir, CacheError> {
+    fn open(&self) -> Result<UpperDir, TreeError> {
         UpperDir::open(&self.upper, &self.owners, self.store.inner.marks())
     }
 

@@ -104,7 +104,7 @@ pub(crate) struct UpperDir {
 }
 
 impl UpperDir {
-    pub(crate) fn open(path: &Path, owners: &Owners, marks: Marks) -> Result<UpperDir, CacheError> {
+    pub(crate) fn open(path: &Path, owners: &Owners, marks: Marks) -> Result<UpperDir, TreeError> {
         Ok(UpperDir { tree: DirectoryTree::open(path, owners)?, path: path.to_owned(), marks })
     }
 

@@ -3,12 +3,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use files::{Attributes, FileTree, Kind, Metadata, TreeError};
 
 use crate::upper::{UpperDir, is_whiteout};
-use crate::{CacheError, SnapshotId, Store};
+use crate::{CacheError, Snapshot, SnapshotId, Store};
 
 /// A chain of layers as one tree: what an overlay mount of the same directories would show, without a mount.
 ///
@@ -22,10 +22,41 @@ pub struct TreeView {
     stacks: RwLock<HashMap<PathBuf, Option<Arc<[usize]>>>>,
 }
 
+/// A directory of a layer.
 #[derive(Debug)]
 struct Layer {
-    upper: UpperDir,
-    describes_root: bool,
+    snapshot: Snapshot,
+    /// From the top of the layer's.
+    depth: usize,
+    /// Opened when something in it is looked at: of a chain of hundreds of layers few have anything to say.
+    opened: OnceLock<UpperDir>,
+}
+
+impl Layer {
+    fn path(&self) -> &Path {
+        self.snapshot.dir(self.depth)
+    }
+
+    fn upper(&self) -> Result<&UpperDir, TreeError> {
+        if let Some(upper) = self.opened.get() {
+            return Ok(upper);
+        }
+        let upper = self.snapshot.open_dir(self.depth)?;
+        Ok(self.opened.get_or_init(|| upper))
+    }
+
+    fn describes_root(&self) -> bool {
+        self.depth == 0 && self.snapshot.describes_root()
+    }
+
+    /// What it has at `path`, all of whose parents are directories in it.
+    fn metadata(&self, path: &Path) -> Result<Option<Metadata>, TreeError> {
+        let is_in_root = path.parent().is_some_and(|parent| parent.as_os_str().is_empty());
+        if is_in_root && !self.snapshot.may_have(self.depth, path.as_os_str()) {
+            return Ok(None);
+        }
+        self.upper()?.tree.metadata(path)
+    }
 }
 
 impl TreeView {
@@ -38,10 +69,10 @@ impl TreeView {
         let mut seen = HashSet::new();
         for id in top_first(snapshots) {
             let snapshot = store.known_snapshot(id)?.ok_or(CacheError::NoSnapshot(id))?;
-            for (depth, upper) in snapshot.open()?.into_iter().enumerate() {
+            for (depth, path) in snapshot.dirs().enumerate() {
                 // Versions of one layer may lie in one chain: what they have in common counts where it is topmost.
-                if seen.insert(upper.path.clone()) {
-                    layers.push(Layer { upper, describes_root: depth == 0 && snapshot.describes_root() });
+                if seen.insert(path.to_owned()) {
+                    layers.push(Layer { snapshot: snapshot.clone(), depth, opened: OnceLock::new() });
                 }
             }
         }
@@ -50,20 +81,20 @@ impl TreeView {
 
     /// The directories of all layers, top first.
     pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
-        self.layers.iter().map(|layer| layer.upper.path.as_path())
+        self.layers.iter().map(Layer::path)
     }
 
     /// What is set on the root directory.
     pub(crate) fn root_attributes(&self) -> Result<Attributes, TreeError> {
         match self.root_layer() {
-            Some(layer) => layer.upper.root_attributes(),
+            Some(layer) => layer.upper()?.root_attributes(),
             None => Ok(Attributes::with_mode(0o755)),
         }
     }
 
     /// The layer whose root directory counts.
     fn root_layer(&self) -> Option<&Layer> {
-        self.layers.iter().find(|layer| layer.describes_root)
+        self.layers.iter().find(|layer| layer.describes_root())
     }
 
     /// Whether there is a directory.
@@ -90,15 +121,15 @@ impl TreeView {
     fn merge(&self, path: &Path, parents: &[usize]) -> Result<Option<Vec<usize>>, TreeError> {
         let mut stack = Vec::new();
         for (position, &index) in parents.iter().enumerate() {
-            let upper = &self.layers[index].upper;
-            match upper.tree.metadata(path)? {
+            let layer = &self.layers[index];
+            match layer.metadata(path)? {
                 None => continue,
                 Some(metadata) if metadata.kind == Kind::Directory => stack.push(index),
                 // A whiteout, or something that is hidden by the directories above it: what lies below is, too.
                 Some(_) => break,
             }
             let is_last = position + 1 == parents.len();
-            if !is_last && upper.is_opaque(path)? {
+            if !is_last && layer.upper()?.is_opaque(path)? {
                 break;
             }
         }
@@ -119,7 +150,7 @@ impl TreeView {
         };
         for &index in stack.iter() {
             let layer = &self.layers[index];
-            if let Some(metadata) = layer.upper.tree.metadata(path)? {
+            if let Some(metadata) = layer.metadata(path)? {
                 return Ok((!is_whiteout(&metadata)).then_some((layer, metadata)));
             }
         }
@@ -166,7 +197,7 @@ impl FileTree for TreeView {
     fn metadata(&self, path: &Path) -> Result<Option<Metadata>, TreeError> {
         if path.parent().is_none() {
             return match self.root_layer() {
-                Some(layer) => layer.upper.tree.metadata(path),
+                Some(layer) => layer.upper()?.tree.metadata(path),
                 None => Ok(Some(empty_root())),
             };
         }
@@ -184,7 +215,7 @@ impl FileTree for TreeView {
         let mut listing = Vec::new();
         let mut decided = HashSet::new();
         for &index in stack.iter() {
-            for (name, metadata) in self.layers[index].upper.tree.list(path)? {
+            for (name, metadata) in self.layers[index].upper()?.tree.list(path)? {
                 // A whiteout decides about its name, too.
                 let shows = stack.len() == 1 || decided.insert(name.clone());
                 if shows && !is_whiteout(&metadata) {
@@ -196,18 +227,18 @@ impl FileTree for TreeView {
     }
 
     fn read_link(&self, path: &Path) -> Result<PathBuf, TreeError> {
-        self.locate_existing("read link", path)?.upper.tree.read_link(path)
+        self.locate_existing("read link", path)?.upper()?.tree.read_link(path)
     }
 
     fn open(&self, path: &Path) -> Result<File, TreeError> {
-        self.locate_existing("open", path)?.upper.tree.open(path)
+        self.locate_existing("open", path)?.upper()?.tree.open(path)
     }
 
     fn xattrs(&self, path: &Path) -> Result<BTreeMap<OsString, Vec<u8>>, TreeError> {
         if path.parent().is_none() {
             return Ok(self.root_attributes()?.xattrs);
         }
-        self.locate_existing("read extended attributes of", path)?.upper.tree.xattrs(path)
+        self.locate_existing("read extended attributes of", path)?.upper()?.tree.xattrs(path)
     }
 
     fn is_immutable(&self) -> bool {
