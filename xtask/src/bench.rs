@@ -157,9 +157,9 @@ fn measure(scenario: &'static Scenario, tools: &mut [Tool], lab: &Lab, args: &Ar
             if figures.note.is_some() || !has_turn(turn, *spent, budget) {
                 continue;
             }
-            let start = Instant::now();
             match scenario.once(tool, &context, lab) {
                 Ok(run) => {
+                    *spent += run.wall;
                     figures.times.push(run.wall);
                     // Only the turns under time(1) know of these.
                     figures.memory = figures.memory.max(run.memory);
@@ -167,7 +167,6 @@ fn measure(scenario: &'static Scenario, tools: &mut [Tool], lab: &Lab, args: &Ar
                 }
                 Err(error) => figures.note = Some(error.to_string()),
             }
-            *spent += start.elapsed();
         }
     }
     for (tool, figures) in tools.iter_mut().zip(&mut figures) {
@@ -183,7 +182,7 @@ fn measure(scenario: &'static Scenario, tools: &mut [Tool], lab: &Lab, args: &Ar
 /// A turn that takes longer than this need not be taken three times.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Whether a tool that has had so many turns, which took it so long, gets another.
+/// Whether a tool that has had so many turns, which took it so long without what comes before each, gets another.
 fn has_turn(had: usize, spent: Duration, budget: Duration) -> bool {
     spent < budget || had == 0 || (had < 3 && spent < LONG * had as u32)
 }

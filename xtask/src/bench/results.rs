@@ -158,7 +158,7 @@ fn missed(figures: &Value) -> Vec<String> {
     missed
 }
 
-/// The short table: each scenario's median, its target, and how many times longer peers took.
+/// The short table: each scenario's median and spread, its target, and how many times longer peers took.
 fn table(figures: &Value) -> String {
     let names = ["buildkit", "buildah"];
     let mut text = String::from("| | builder | target | BuildKit | Buildah |\n|---|---|---|---|---|\n");
@@ -174,10 +174,11 @@ fn table(figures: &Value) -> String {
             }
         });
         text.push_str(&format!(
-            "| {} {} | **{}** | {} | {} | {} |\n",
+            "| {} {} | **{}**{} | {} | {} | {} |\n",
             scenario["id"].as_str().unwrap_or_default(),
             scenario["what"].as_str().unwrap_or_default(),
             ours["median"].as_f64().map_or("–".to_owned(), short),
+            spread(&ours["seconds"]),
             scenario["target"].as_f64().map_or("–".to_owned(), short),
             peers[0],
             peers[1],
@@ -221,6 +222,13 @@ fn table(figures: &Value) -> String {
     text
 }
 
+/// The shortest and the longest of several runs, in parentheses.
+fn spread(seconds: &Value) -> String {
+    let all = seconds.as_array().into_iter().flatten().filter_map(Value::as_f64);
+    let (least, most) = all.fold((f64::MAX, 0.0_f64), |(least, most), one| (least.min(one), most.max(one)));
+    if least < most { format!(" ({} – {})", short(least), short(most)) } else { String::new() }
+}
+
 /// Seconds as a person reads them, three digits.
 fn short(seconds: f64) -> String {
     match seconds {
@@ -243,7 +251,7 @@ mod tests {
     fn figures() -> Value {
         let mut fast = scenario("S1", "same", Some(0.01), Some(15_000_000));
         fast["tools"] = json!([
-            { "tool": "builder", "median": 0.005, "memory": 20_000_000 },
+            { "tool": "builder", "seconds": [0.006, 0.005, 0.004], "median": 0.005, "memory": 20_000_000 },
             { "tool": "buildkit", "median": 0.05, "memory": 30_000_000, "daemon": 100_000_000 },
         ]);
         let mut slow = scenario("S13", "export", Some(6.0), None);
@@ -259,7 +267,10 @@ mod tests {
     #[test]
     fn the_table_has_ratios_and_memory() {
         let table = table(&figures());
-        assert!(table.contains("| S1 same | **5.0 ms** | 10 ms | 50 ms (10.0 ×) | – |"), "{table}");
+        assert!(
+            table.contains("| S1 same | **5.0 ms** (4.0 ms – 6.0 ms) | 10 ms | 50 ms (10.0 ×) | – |"),
+            "{table}"
+        );
         assert!(table.contains("| **20 MB** | 15 MB | 30 MB + daemon 100 MB | – |"), "{table}");
     }
 
