@@ -33,9 +33,10 @@ struct Kind {
     memory: f64,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind { name: "files", sizes: [100_000, 1_000_000], make: files, output: &[], memory: 1.5 },
     Kind { name: "steps", sizes: [1_000, 10_000], make: steps, output: &["-t", "app"], memory: 20.0 },
+    Kind { name: "RUN steps", sizes: [1_000, 10_000], make: runs, output: &[], memory: 20.0 },
     Kind { name: "layers", sizes: [100, 400], make: layers, output: &["-t", "app"], memory: 100.0 },
     Kind { name: "MB of a file", sizes: [2_000, 20_000], make: bytes, output: &["-t", "app"], memory: 2.0 },
 ];
@@ -132,7 +133,7 @@ fn files(context: &Path, count: u64) -> Result {
     Ok(())
 }
 
-/// Mostly what makes no layer, as in long Dockerfiles.
+/// Mostly what makes no layer, as in long Dockerfiles; RUN steps are next.
 fn steps(context: &Path, count: u64) -> Result {
     fs::write(context.join("changing"), "")?;
     fs::write(context.join("fixed"), "")?;
@@ -143,6 +144,23 @@ fn steps(context: &Path, count: u64) -> Result {
     };
     let text: String = (0..count).map(step).collect();
     fs::write(context.join("Dockerfile"), format!("FROM busybox\n{text}COPY changing /\n"))?;
+    Ok(())
+}
+
+/// Fifty on top of each other, since the kernel mounts no more than 500 layers, and one that sees what all of them made.
+fn runs(context: &Path, count: u64) -> Result {
+    fs::write(context.join("changing"), "")?;
+    let mut text = String::new();
+    let mut last = String::from("FROM busybox\n");
+    for stage in 0..count.div_ceil(50) {
+        text += &format!("FROM busybox AS s{stage}\n");
+        text.extend((0..count.min(50)).map(|number| format!("RUN echo {stage} > /r{number}\n")));
+        last += &format!("COPY --from=s{stage} /r0 /{stage}\n");
+    }
+    fs::write(
+        context.join("Dockerfile"),
+        format!("{text}{last}RUN ls / | wc -l > /count\nCOPY changing /\n"),
+    )?;
     Ok(())
 }
 

@@ -337,8 +337,6 @@ impl Scenario {
             tool.discard()?;
         }
         let _ = fs::remove_file(archive(lab));
-        // A tool would wait for what the one before it has left to be written, and ext4 keeps inodes that were removed for longer until that is written.
-        rustix::fs::sync();
         self.registry(lab)
     }
 

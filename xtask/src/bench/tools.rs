@@ -274,6 +274,8 @@ impl Tool {
             command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // It would wait for what another has left to be written, and ext4 keeps inodes that were removed for longer until that is written.
+        rustix::fs::sync();
         let start = Instant::now();
         let output = command.output()?;
         let wall = start.elapsed();
