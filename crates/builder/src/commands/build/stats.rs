@@ -42,8 +42,7 @@ pub(super) struct Believed {
     stats: Arc<dyn StatCache>,
     /// Where the directory itself is: device and type.
     own: Option<(u64, u64)>,
-    /// What is mounted somewhere, by device.
-    mounts: OnceLock<HashMap<u64, bool>>,
+    mounts: OnceLock<Mounts>,
 }
 
 impl Believed {
@@ -64,13 +63,14 @@ impl Believed {
             _ => {}
         }
         let read = || {
-            let has_one_device = std::fs::read_to_string("/sys/module/overlay/parameters/xino_auto");
+            let xino_auto = std::fs::read_to_string("/sys/module/overlay/parameters/xino_auto");
             let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-            of_mounts(&mountinfo, has_one_device.is_ok_and(|value| value.trim() == "N"))
+            of_mounts(&mountinfo, xino_auto.is_ok_and(|value| value.trim() == "N"))
         };
+        let mounts = self.mounts.get_or_init(read);
         // The kernel does not list the devices of btrfs' subvolumes, nor those that an overlay gives the file systems that it lies over.
-        let is_subvolume = || self.own.is_some_and(|(_, kind)| kind == BTRFS);
-        self.mounts.get_or_init(read).get(&identity.file_system).copied().unwrap_or_else(is_subvolume)
+        let is_subvolume = || !mounts.have_overlays && self.own.is_some_and(|(_, kind)| kind == BTRFS);
+        mounts.believed.get(&identity.file_system).copied().unwrap_or_else(is_subvolume)
     }
 }
 
@@ -86,12 +86,19 @@ impl StatCache for Believed {
     }
 }
 
-/// Devices that are mounted somewhere, and whether they are believed; `proc_pid_mountinfo(5)`.
+/// What is mounted somewhere.
+struct Mounts {
+    /// By device.
+    believed: HashMap<u64, bool>,
+    have_overlays: bool,
+}
+
+/// Reads `proc_pid_mountinfo(5)`.
 ///
 /// Where an overlay lies over several file systems, their files have devices of their own, unless the option `xino` gives all of them the
 /// overlay's: `no_xino` says that this is not so where nothing is said. With one device, all is on one file system, on which files can be changed, removed and
 /// have attributes: the kernel takes no other for the upper directory.
-fn of_mounts(mountinfo: &str, no_xino: bool) -> HashMap<u64, bool> {
+fn of_mounts(mountinfo: &str, no_xino: bool) -> Mounts {
     let mount = |line: &str| {
         let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
         let (kind, rest) = line.split_once(" - ")?.1.split_once(' ')?;
@@ -105,7 +112,10 @@ fn of_mounts(mountinfo: &str, no_xino: bool) -> HashMap<u64, bool> {
             BELIEVED.iter().any(|(_, name)| is_known(name)) && (kind != "overlay" || is_told_apart());
         Some((makedev(major.parse().ok()?, minor.parse().ok()?), believed))
     };
-    mountinfo.lines().filter_map(mount).collect()
+    Mounts {
+        believed: mountinfo.lines().filter_map(mount).collect(),
+        have_overlays: mountinfo.contains(" - overlay "),
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +135,8 @@ mod tests {
 43 36 0:49 / /y rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w,xino=off
 44 36 0:50 / /z ro - overlay overlay ro,lowerdir=/l:/m,xino=off
 nonsense";
-        let mounts = of_mounts(text, true);
+        let Mounts { believed: mounts, have_overlays } = of_mounts(text, true);
+        assert!(have_overlays && !of_mounts("36 35 98:0 / / rw - btrfs /dev/root rw", true).have_overlays);
         let believed = |major, minor| mounts.get(&makedev(major, minor)).copied();
         assert_eq!(believed(98, 0), Some(true));
         for (major, minor) in [(7, 1), (0, 44), (0, 45), (0, 46)] {
@@ -133,7 +144,7 @@ nonsense";
         }
         let overlays = |mounts: &HashMap<u64, bool>| [47, 48, 49, 50].map(|minor| mounts[&makedev(0, minor)]);
         assert_eq!(overlays(&mounts), [true, false, true, false]);
-        assert_eq!(overlays(&of_mounts(text, false)), [false, false, true, false]);
+        assert_eq!(overlays(&of_mounts(text, false).believed), [false, false, true, false]);
         assert_eq!((believed(1, 1), mounts.len()), (None, 9));
     }
 }
