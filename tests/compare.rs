@@ -14,9 +14,10 @@ use serde_json::Value;
 #[derive(Debug, Clone, Copy)]
 enum Edit {
     Change(&'static str),
+    /// With commas several at once, as `--change` has them.
     Create(&'static str),
     Delete(&'static str),
-    /// As git does it: a directory goes with its last file.
+    /// As git does it: a directory goes with its last file. With commas several at once.
     Empty(&'static str),
     /// It may be executed, and nothing else.
     Mode(&'static str),
@@ -45,22 +46,23 @@ impl Edit {
         };
         match self {
             Edit::Change(_) => append("more\n"),
-            Edit::Create(_) => {
+            Edit::Create(names) => names.split(',').fold(0, |bytes, name| {
+                let path = context.path().join(name);
                 fs::create_dir_all(path.parent().expect("it has one")).expect("make directories");
                 fs::write(&path, "new\n").expect("write");
-                4
-            }
+                bytes + 4
+            }),
             Edit::Delete(_) => {
                 let bytes = fs::metadata(&path).expect("it is there").len();
                 fs::remove_file(&path).expect("remove");
                 // What was left out is of any size.
                 if path.ends_with(".dockerignore") { 10_000_000 } else { bytes }
             }
-            Edit::Empty(name) => {
-                let bytes = fs::metadata(&path).expect("it is there").len();
+            Edit::Empty(names) => names.split(',').fold(0, |bytes, name| {
+                let length = fs::metadata(context.path().join(name)).expect("it is there").len();
                 git(context.path(), &["rm", "-q", name]);
-                bytes
-            }
+                bytes + length
+            }),
             Edit::Mode(path) => {
                 context.chmod(path, 0o755);
                 0
@@ -554,7 +556,16 @@ fn directories_that_come_and_go_with_what_is_left_out() {
     let pair = Pair::new(
         "FROM busybox\nCOPY --exclude=**/*.md . /app\nRUN ls /app\n",
         "FROM busybox\nCOPY s* /s/\nCOPY --parents */*.txt /t/\nRUN --mount=target=/m ls /m/src > /l\n",
-        &["src/a.txt", "src/b.log", "src/c.md", "sole/deep/x.log", "sole/deep/y.md", "sum.log/z"],
+        &[
+            "src/a.txt",
+            "src/b.log",
+            "src/c.md",
+            "sole/deep/x.log",
+            "sole/deep/y.md",
+            "sum.log/z",
+            "still/a.log",
+            "still/deep/b.log",
+        ],
         &[],
         "**/*.log\n",
     );
@@ -570,8 +581,30 @@ fn directories_that_come_and_go_with_what_is_left_out() {
             sure(Edit::Empty("src/b.log")),
             sure(Edit::Empty("sole/deep/x.log")),
             sure(Edit::Empty("sum.log/z")),
+            // A directory comes and goes with several.
+            sure(Edit::Create("guide/a.log,guide/b.log")),
+            sure(Edit::Create("sea/a.log,sea/new/b.log,src/new/c.md")),
+            sure(Edit::Create("src/d.log,src/e.log")),
+            sure(Edit::Empty("still/a.log,still/deep/b.log")),
+            sure(Edit::Empty("still/a.log,src/b.log")),
+            sure(Edit::Empty("sole/deep/x.log,sole/deep/y.md")),
         ],
     );
+    // When the first of two went, the directory was not empty yet.
+    for file in ["still/a.log", "still/deep/b.log"] {
+        git(pair.context.path(), &["rm", "-q", file]);
+        git(pair.context.path(), &["commit", "-q", "-m", file]);
+    }
+    let told = compare(&pair.both, &pair.context, &["--history=2", "--no-build"]);
+    pair.undo(2);
+    let edits = told["edits"].as_array().expect("a list").iter();
+    let runs: BTreeMap<_, _> = edits
+        .map(|edit| {
+            let name = edit["name"].as_str().expect("text").rsplit(' ').next();
+            (name.expect("a subject"), edit["orderings"][0]["most"]["steps"].as_u64())
+        })
+        .collect();
+    assert_eq!(runs, BTreeMap::from([("still/a.log", Some(0)), ("still/deep/b.log", Some(2))]), "{told:#}");
     let pair = Pair::new(
         "FROM busybox\nCOPY --exclude=**/*.md . /app\n",
         "FROM busybox\nCOPY s* /s/\n",

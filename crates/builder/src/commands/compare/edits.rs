@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
+use files::DirectoryTree;
 use insight::{Edit, Touched};
 
+use super::lone::Surroundings;
 use super::seen::{Change, Seen};
 use super::uses::{Uses, strongest};
+use super::whole::{Since, Whole};
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{format, terminal};
@@ -20,26 +23,37 @@ type Ignoring = HashMap<(Option<String>, Option<String>, [usize; 2]), Touched>;
 /// Makes edits.
 pub(super) struct Edits<'a> {
     /// The context.
-    pub(super) path: &'a Path,
-    pub(super) uses: &'a [Uses],
+    path: &'a Path,
+    around: Surroundings,
+    uses: &'a [Uses],
 }
 
 impl Edits<'_> {
+    pub(super) fn new<'a>(path: &'a Path, uses: &'a [Uses]) -> Result<Edits<'a>, Failure> {
+        let tree = DirectoryTree::context(path).map_err(|error| Failure::build(error.to_string()))?;
+        Ok(Edits { path, around: Surroundings::new(tree), uses })
+    }
+
     /// What `--change` names: each a path, or several with commas.
     pub(super) fn of_changes(&self, changes: &[String]) -> Result<Vec<(Edit, Hits)>, Failure> {
         changes
             .iter()
             .map(|change| {
+                let paths = change.split(',').filter(|path| !path.is_empty());
+                let paths = paths.map(|path| Ok(self.real(&self.relative(Path::new(path))?)));
+                let paths = paths.collect::<Result<Vec<PathBuf>, Failure>>()?;
+                // A directory stands for its files.
+                let files = self.files();
+                let files_of = |path| files.iter().filter(move |file| file.starts_with(path));
+                let whole = self.new_among(paths.iter().chain(paths.iter().flat_map(files_of)));
                 let mut hits = vec![Touched::new(); self.uses.len()];
-                for path in change.split(',').filter(|path| !path.is_empty()) {
-                    let path = self.real(&self.relative(Path::new(path))?);
-                    let mut of_path = self.edited(&path);
-                    // A directory stands for its files.
-                    for file in self.files().iter().filter(|file| file.starts_with(&path)) {
-                        add(&mut of_path, self.edited(file));
+                for path in &paths {
+                    let mut of_path = self.edited(path, &whole);
+                    for file in files_of(path) {
+                        add(&mut of_path, self.edited(file, &whole));
                     }
-                    if !self.is_there(&path) {
-                        self.warn_of_nothing(&path, of_path.iter().all(Touched::is_empty));
+                    if !self.is_there(path) {
+                        self.warn_of_nothing(path, of_path.iter().all(Touched::is_empty));
                     }
                     add(&mut hits, of_path);
                 }
@@ -52,7 +66,8 @@ impl Edits<'_> {
     /// step uses behaves otherwise.
     pub(super) fn of_directories(&self) -> Vec<(Edit, Hits)> {
         let files = self.files();
-        let files: Vec<(&PathBuf, Hits)> = files.iter().map(|file| (file, self.edited(file))).collect();
+        let alone = |file: &PathBuf| self.edited(file, &self.new_among([file]));
+        let files: Vec<(&PathBuf, Hits)> = files.iter().map(|file| (file, alone(file))).collect();
         let top = files.iter().filter_map(|(file, _)| file.parent()).reduce(common).unwrap_or(Path::new(""));
         let mut directories: HashMap<&Path, Option<&Hits>> = HashMap::new();
         for (file, hits) in &files {
@@ -94,19 +109,28 @@ impl Edits<'_> {
         let commits = remote::commits(self.path, count).map_err(Failure::usage)?;
         let mut known: HashMap<(PathBuf, Change), Hits> = HashMap::new();
         let mut ignoring = Ignoring::new();
+        let mut since = Since::default();
         let mut groups: Vec<(Hits, Vec<String>)> = Vec::new();
         for commit in commits {
+            let come_or_go = || commit.changes.iter().filter(|change| kind_of(change) == Change::Presence);
+            let paths = come_or_go().map(|change| change.path.clone()).collect();
+            let whole = Whole::of(&paths, &self.around, &since);
             let mut hits = vec![Touched::new(); self.uses.len()];
             for change in &commit.changes {
-                let kind = kind_of(change);
-                let of_path = known
-                    .entry((change.path.clone(), kind))
-                    .or_insert_with_key(|(path, kind)| self.hit_by(path, *kind));
-                add(&mut hits, of_path.clone());
-                if kind != Change::Mode {
-                    add(&mut hits, self.ignored_otherwise(change, &commit, &mut ignoring));
+                let of_path = match kind_of(change) {
+                    // What else comes with it is another matter in each commit.
+                    kind @ Change::Presence => self.hit_by(&change.path, kind, &whole),
+                    kind => known
+                        .entry((change.path.clone(), kind))
+                        .or_insert_with_key(|(path, kind)| self.hit_by(path, *kind, &whole))
+                        .clone(),
+                };
+                add(&mut hits, of_path);
+                if kind_of(change) != Change::Mode {
+                    add(&mut hits, self.ignored_otherwise(change, &commit, &whole, &mut ignoring));
                 }
             }
+            come_or_go().for_each(|change| since.undo(&change.path, change.old.is_some()));
             let name = format!("{} {}", commit.id, commit.subject);
             match groups.iter_mut().find(|(known, _)| *known == hits) {
                 Some((_, names)) => names.push(name),
@@ -140,14 +164,20 @@ impl Edits<'_> {
         files
     }
 
-    fn hit_by(&self, path: &Path, change: Change) -> Hits {
-        self.uses.iter().map(|uses| uses.touched_by(path, change)).collect()
+    fn hit_by(&self, path: &Path, change: Change, whole: &Whole) -> Hits {
+        self.uses.iter().map(|uses| uses.touched_by(path, change, whole)).collect()
+    }
+
+    /// The directories that come with those of the files that are not there.
+    fn new_among<'a>(&self, files: impl IntoIterator<Item = &'a PathBuf>) -> Whole {
+        let new = files.into_iter().filter(|file| !self.is_there(file)).cloned().collect();
+        Whole::of(&new, &self.around, &Since::default())
     }
 
     /// An edit of a file of which nothing else is known. One of an ignore file may let in or keep out anything.
-    fn edited(&self, path: &Path) -> Hits {
+    fn edited(&self, path: &Path, whole: &Whole) -> Hits {
         let change = if self.is_there(path) { Change::Content } else { Change::Presence };
-        let mut hits = self.hit_by(path, change);
+        let mut hits = self.hit_by(path, change, whole);
         add(&mut hits, self.uses.iter().map(|uses| uses.touched_by_ignoring(path)).collect());
         hits
     }
@@ -157,6 +187,7 @@ impl Edits<'_> {
         &self,
         change: &remote::Change,
         commit: &remote::Commit,
+        whole: &Whole,
         known: &mut Ignoring,
     ) -> Hits {
         let id = |version: &Option<remote::Version>| version.as_ref().map(|version| version.id.clone());
@@ -171,7 +202,7 @@ impl Edits<'_> {
                 .clone();
             // What the same commit did to other files counts where it was or is let in.
             for other in commit.changes.iter().filter(|other| !other.is_of_mode_only()) {
-                let more = seen.touched_under(&patterns, &other.path, kind_of(other));
+                let more = seen.touched_under(&patterns, &other.path, kind_of(other), whole);
                 touched = strongest(touched.into_iter().chain(more));
             }
             touched

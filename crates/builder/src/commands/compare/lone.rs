@@ -21,8 +21,8 @@ pub(super) struct Surroundings {
 #[derive(Default)]
 struct Held {
     links: Vec<Link>,
-    /// All of it, if that is one entry at most.
-    only: Option<Option<OsString>>,
+    /// All of it; `None` where it cannot be read.
+    names: Option<Vec<OsString>>,
 }
 
 /// A symbolic link that is there.
@@ -48,7 +48,7 @@ impl Surroundings {
         let held = Arc::new(match self.tree.metadata(directory) {
             Ok(Some(found)) if found.kind == Kind::Directory => self.look(directory),
             Ok(Some(_)) | Err(_) => Held::default(),
-            Ok(None) => Held { only: Some(None), ..Held::default() },
+            Ok(None) => Held { names: Some(Vec::new()), ..Held::default() },
         });
         known().insert(directory.to_owned(), held.clone());
         held
@@ -57,11 +57,7 @@ impl Surroundings {
     /// What cannot be read holds nothing that is known.
     fn look(&self, directory: &Path) -> Held {
         let Ok(entries) = self.tree.list(directory) else { return Held::default() };
-        let only = match entries.as_slice() {
-            [] => Some(None),
-            [(name, _)] => Some(Some(name.clone())),
-            _ => None,
-        };
+        let names = entries.iter().map(|(name, _)| name.clone()).collect();
         let link = |(name, metadata): (OsString, Metadata)| {
             let path = directory.join(&name);
             let target = files::resolve(&self.tree, &path, true).ok()?;
@@ -69,25 +65,12 @@ impl Surroundings {
             Some(Link { name, metadata, followed, target })
         };
         let found = entries.into_iter().filter(|(_, metadata)| metadata.kind == Kind::Symlink);
-        Held { links: found.filter_map(link).collect(), only }
+        Held { links: found.filter_map(link).collect(), names: Some(names) }
     }
 
-    /// What comes into being or goes with a file, as git has it: the file, or the directory farthest up that holds nothing else.
-    pub(super) fn comes_with<'a>(&self, path: &'a Path) -> &'a Path {
-        let mut top = path;
-        while let (Some(parent), Some(name)) = (top.parent(), top.file_name()) {
-            let is_alone = || {
-                self.held(parent)
-                    .only
-                    .as_ref()
-                    .is_some_and(|only| only.as_deref().is_none_or(|only| only == name))
-            };
-            if parent.as_os_str().is_empty() || !is_alone() {
-                break;
-            }
-            top = parent;
-        }
-        top
+    /// The names of all that a directory holds: nothing where there is none, `None` where it cannot be read.
+    pub(super) fn names(&self, directory: &Path) -> Option<Vec<OsString>> {
+        self.held(directory).names.clone()
     }
 }
 
@@ -227,20 +210,5 @@ mod tests {
             !selects("current/x", "", new) && !selects("d*", "", new) && !selects("current", "current", new)
         );
         assert!(selects("curr*", "", "releases/latest"), "the second of two links");
-    }
-
-    #[test]
-    fn what_comes_with_a_file() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        fs::write(dir.path().join("a/b/c"), "").unwrap();
-        fs::create_dir_all(dir.path().join("d/e")).unwrap();
-        fs::write(dir.path().join("d/f"), "").unwrap();
-        let around = around(dir.path());
-        for (path, with) in
-            [("a/b/c", "a"), ("a/b/x", "a/b/x"), ("d/e/x", "d/e"), ("d/f", "d/f"), ("n/m/o", "n"), ("x", "x")]
-        {
-            assert_eq!(around.comes_with(Path::new(path)), Path::new(with), "{path}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! `compare`.
 //!
 //! From top to bottom: what is compared (`side`: a Dockerfile, which is built where nothing is known of it, or a build that was recorded), its
-//! steps (`ordering`), the files that they use (`uses`, `recorded`, `seen`, `lone`, `links`), and the edits (`edits`, `ignored`).
+//! steps (`ordering`), the files that they use (`uses`, `recorded`, `seen`, `lone`, `links`), and the edits (`edits`, `ignored`, `whole`).
 
 mod edits;
 mod ignored;
@@ -12,6 +12,7 @@ mod recorded;
 mod seen;
 mod side;
 mod uses;
+mod whole;
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -152,7 +153,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         });
     }
     let (orderings, uses): (Vec<Ordering>, Vec<Uses>) = compared.into_iter().unzip();
-    let edits = Edits { path: &args.context, uses: &uses };
+    let edits = Edits::new(&args.context, &uses)?;
     let (edits, unit) = match (args.change.as_slice(), args.history) {
         ([], Some(count)) => (edits.of_history(count)?, "commit"),
         ([], None) => (edits.of_directories(), "edit"),

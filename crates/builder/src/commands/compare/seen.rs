@@ -10,6 +10,7 @@ use insight::{Touch, Touched};
 use super::ignored::IgnoreFile;
 use super::lone::{Lone, Surroundings};
 use super::uses::strongest;
+use super::whole::Whole;
 use crate::failure::Failure;
 
 /// A context, as steps see it. Its own paths begin in it; those that come in and go out begin in the main one.
@@ -60,6 +61,14 @@ pub(super) enum Change {
     Mode,
 }
 
+/// A file of a context that is edited.
+struct Edited {
+    path: PathBuf,
+    /// It, or the directory that comes or goes with it.
+    with: PathBuf,
+    change: Change,
+}
+
 impl Seen {
     /// A directory that is the main context or has to do with it: none of the others' files is edited.
     pub(super) fn open(
@@ -96,6 +105,20 @@ impl Seen {
         Some(if self.around.as_os_str().is_empty() { rest.to_owned() } else { self.around.join(rest) })
     }
 
+    /// What becomes of a path of the main context here.
+    fn edited(&self, path: &Path, change: Change, whole: &Whole) -> Option<Edited> {
+        let inner = self.inner(path)?;
+        let with = match change {
+            // The context itself is always there.
+            Change::Presence => self
+                .inner(whole.with(path))
+                .filter(|with| !with.as_os_str().is_empty())
+                .or_else(|| inner.components().next().map(|first| PathBuf::from(first.as_os_str())))?,
+            Change::Content | Change::Mode => inner.clone(),
+        };
+        Some(Edited { path: inner, with, change })
+    }
+
     /// The files of the main context that some step uses.
     pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
         let outer = |path: &PathBuf| Some(self.within.join(path.strip_prefix(&self.around).ok()?));
@@ -103,16 +126,17 @@ impl Seen {
     }
 
     /// The steps that an edit of a file touches; one that is not there comes into being, or was there once.
-    pub(super) fn touched_by(&self, path: &Path, change: Change) -> Touched {
-        let Some(path) = self.inner(path) else { return Touched::new() };
-        let kind = self.tree.metadata(&path).ok().flatten().map(|found| found.kind);
-        let touch = |used: &Use| Some((used.step, self.touch(used, &path, kind, change)?));
+    pub(super) fn touched_by(&self, path: &Path, change: Change, whole: &Whole) -> Touched {
+        let Some(edited) = self.edited(path, change, whole) else { return Touched::new() };
+        let kind = self.tree.metadata(&edited.path).ok().flatten().map(|found| found.kind);
+        let touch = |used: &Use| Some((used.step, self.touch(used, &edited, kind)?));
         strongest(self.uses.iter().filter_map(touch))
     }
 
-    fn touch(&self, used: &Use, path: &Path, kind: Option<Kind>, change: Change) -> Option<Touch> {
+    fn touch(&self, used: &Use, edited: &Edited, kind: Option<Kind>) -> Option<Touch> {
+        let Edited { path, change, .. } = edited;
         let is_exact = matches!(used.wanted, Wanted::Exactly(_));
-        let of_mode = |counts: bool| match (change, counts, used.rules_modes) {
+        let of_mode = |counts: bool| match (*change, counts, used.rules_modes) {
             (Change::Presence | Change::Content, ..) | (Change::Mode, true, false) => Some(Touch::Surely),
             (Change::Mode, true, true) => Some(Touch::Hidden),
             (Change::Mode, false, _) => None,
@@ -130,11 +154,11 @@ impl Seen {
             }
             // Where a link is what is asked for, what it leads to is taken.
             Some(Kind::Symlink) if is_exact => {
-                self.selects(used, path, &self.ignore, change).then_some(Touch::Perhaps)
+                self.selects(used, edited, &self.ignore).then_some(Touch::Perhaps)
             }
             // It is left out, and nothing comes or goes but it.
-            Some(_) if is_exact && change != Change::Presence => None,
-            _ if !self.selects(used, path, &self.ignore, change) => None,
+            Some(_) if is_exact && *change != Change::Presence => None,
+            _ if !self.selects(used, edited, &self.ignore) => None,
             _ if is_exact => {
                 of_mode(!matches!(&used.wanted, Wanted::Exactly(Selection::Path(path)) if !path.modes))
             }
@@ -143,18 +167,17 @@ impl Seen {
     }
 
     /// Whether a step would take a file at this path, or a directory that comes and goes with it.
-    fn selects(&self, used: &Use, path: &Path, ignore: &Ignore, change: Change) -> bool {
+    fn selects(&self, used: &Use, edited: &Edited, ignore: &Ignore) -> bool {
         let selection = match &used.wanted {
             Wanted::Exactly(selection) | Wanted::Roughly(selection) => selection,
             Wanted::Unknown => return true,
         };
         let around = self.tree.inner();
-        let edited = if change == Change::Presence { around.comes_with(path) } else { path };
-        let lone = Ignoring::new(Lone::new(path, around), ignore.clone());
+        let lone = Ignoring::new(Lone::new(&edited.path, around), ignore.clone());
         let selected = files::select(&lone, selection, &|| false);
         selected.is_ok_and(|selected| {
             let mut found = selected.matches.iter();
-            found.any(|found| found.entries().any(|entry| found.source_of(&entry).starts_with(edited)))
+            found.any(|found| found.entries().any(|entry| found.source_of(&entry).starts_with(&edited.with)))
         })
     }
 
@@ -174,11 +197,17 @@ impl Seen {
     }
 
     /// The steps that would take a file at this path with one of these patterns at least.
-    pub(super) fn touched_under(&self, patterns: &[Ignore; 2], path: &Path, change: Change) -> Touched {
-        let Some(path) = self.inner(path) else { return Touched::new() };
+    pub(super) fn touched_under(
+        &self,
+        patterns: &[Ignore; 2],
+        path: &Path,
+        change: Change,
+        whole: &Whole,
+    ) -> Touched {
+        let Some(edited) = self.edited(path, change, whole) else { return Touched::new() };
         let is_taken = |used: &&Use| {
             let is_exact = matches!(used.wanted, Wanted::Exactly(_));
-            is_exact && patterns.iter().any(|ignore| self.selects(used, &path, ignore, change))
+            is_exact && patterns.iter().any(|ignore| self.selects(used, &edited, ignore))
         };
         self.uses.iter().filter(is_taken).map(|used| (used.step, Touch::Surely)).collect()
     }

@@ -10,6 +10,7 @@ use insight::{Touch, Touched};
 use super::ignored::IgnoreFile;
 use super::links;
 use super::seen::{Change, Seen, Use, Wanted};
+use super::whole::Whole;
 use crate::commands::build::{self, Examined};
 use crate::failure::Failure;
 
@@ -45,8 +46,8 @@ impl Uses {
     }
 
     /// The steps that an edit of a file touches; one that is not there comes into being, or was there once.
-    pub(super) fn touched_by(&self, path: &Path, change: Change) -> Touched {
-        strongest(self.contexts.iter().flat_map(|seen| seen.touched_by(path, change)))
+    pub(super) fn touched_by(&self, path: &Path, change: Change, whole: &Whole) -> Touched {
+        strongest(self.contexts.iter().flat_map(|seen| seen.touched_by(path, change, whole)))
     }
 
     /// The steps that it touches because it is an ignore file, of which nothing else is known.
