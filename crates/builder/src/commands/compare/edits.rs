@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
-use files::DirectoryTree;
+use files::{DirectoryTree, FileTree as _};
 use insight::{Edit, Touched};
 
 use super::lone::Surroundings;
@@ -216,7 +216,7 @@ impl Edits<'_> {
 
     /// Whether the context has such a path, be it one that no build looks at.
     fn is_there(&self, path: &Path) -> bool {
-        self.path.join(path).symlink_metadata().is_ok()
+        self.around.metadata(path).is_ok_and(|found| found.is_some())
     }
 
     /// A file may well come into being, also one that nobody uses. More often its name is misspelt.
@@ -239,14 +239,9 @@ impl Edits<'_> {
         terminal::tell("\n");
     }
 
-    /// What a path means whose directories are links.
+    /// What a path means whose directories are links, as steps see them: an absolute target begins where the context does.
     fn real(&self, path: &Path) -> PathBuf {
-        let find = |directory: &Path| {
-            let real = self.path.join(directory).canonicalize().ok()?;
-            let rest = path.strip_prefix(directory).ok()?;
-            Some(real.strip_prefix(self.path.canonicalize().ok()?).ok()?.join(rest))
-        };
-        path.ancestors().skip(1).find_map(find).unwrap_or_else(|| path.to_owned())
+        files::resolve(&self.around, path, false).unwrap_or_else(|_| path.to_owned())
     }
 
     /// A path that a user gives, relative to the context; as in a Dockerfile, `/` is the context.
