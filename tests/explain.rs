@@ -470,6 +470,52 @@ fn what_is_kept_of_builds() {
     assert_eq!(history(&["ls", "--format=json"]).ok().stdout.trim(), "[]");
 }
 
+/// What a name means now counts, and not which builds were to give it.
+#[test]
+fn a_name_finds_the_build_that_made_its_image() {
+    let home = Home::new();
+    let context = Context::new("");
+    let with = |text: &str| context.write("Dockerfile", format!("FROM busybox\nRUN {text}\n"));
+    let newest = || run(home.builder("history").args(["ls", "-q", "-n1"])).ok().stdout.trim().to_owned();
+    let build = |text: &str, name: &str| {
+        with(text);
+        run(home.build(&context).args(["-t", name])).ok();
+        newest()
+    };
+    let fails = |name: &str| {
+        with("exit 3");
+        run(home.build(&context).args(["-t", name])).code_is(1);
+        newest()
+    };
+    let tag = |from: &str, to: &str| drop(run(home.builder("tag").args([from, to])).ok());
+    let found = |name: &str| {
+        let shown = run(home.builder("history").args(["inspect", "--format=json", name])).ok().stdout;
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        shown["id"].as_str().expect("an id").to_owned()
+    };
+    let (app, other) = (build("echo app > /f", "app"), build("echo other > /f", "other"));
+    assert_eq!((found("app"), found("other")), (app.clone(), other.clone()));
+    // One that failed gave nothing to anybody.
+    fails("app");
+    assert_eq!(found("app"), app);
+    // Where there is no image by that name, a build that was to make it is meant.
+    let never = fails("never");
+    assert_eq!(found("never"), never);
+    // A name that a build gave to another image.
+    let moved = build("echo moved > /f", "moved");
+    tag("other", "moved");
+    assert_eq!(found("moved"), other);
+    with("echo other > /f");
+    let told = run(home.builder("verify").args(["--ignore-times", "--format=json", "moved"])).ok().stdout;
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["build"], found("moved"), "verify says the same: {told:#}");
+    run(home.builder("rmi").arg("moved")).ok();
+    assert_eq!(found("moved"), moved, "the name was given by that one at least");
+    // The same image under another name is not this one's.
+    build("echo app > /f", "twin");
+    assert_eq!(found("app"), app);
+}
+
 /// Whether a build said why a step ran, and `builder explain` says the same; sentences as `STEP: REASON`.
 #[track_caller]
 fn told(home: &Home, done: &Done, sentences: &[&str]) {

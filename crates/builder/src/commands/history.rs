@@ -4,13 +4,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cache::{BuildId, Store};
+use cache::{BuildId, Store, StoredImage};
 use graph::Listing;
 use image::Reference;
 use insight::{BuildRecord, BuildResult, StepOutcome};
 use serde_json::{Value, json};
 
 use super::as_json::AsJson;
+use super::made::{self, Made};
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{Machine, format, terminal};
@@ -167,19 +168,13 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
     };
     let is_certain = name.starts_with('^') || found.iter().any(|id| id.name() == name);
     if !is_certain {
-        let given = of_image(store, &builds, |record| is_named(record, name));
-        // `builder tag` may have given it.
-        let meant = if given.is_none() { meant(store, name)? } else { Vec::new() };
-        let build =
-            given.or_else(|| of_image(store, &builds, |record| meant.iter().any(|id| has_id(record, id))));
-        if let Some(build) = build {
+        let images = meant(store, name)?;
+        let rank = |record: &BuildRecord| {
+            Meant::of(record, name, &images).filter(|meant| found.is_empty() || *meant != Meant::Id)
+        };
+        if let Some(build) = made::surest(records(store)?, &Meant::Image(Made::UnderTheirName), rank) {
             return Ok(build);
         }
-    }
-    if found.is_empty()
-        && let Some(build) = of_image(store, &builds, |record| has_id(record, name))
-    {
-        return Ok(build);
     }
     let [id] = found.as_slice() else {
         let failure = match found.len() {
@@ -194,21 +189,40 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
     }
 }
 
-/// The last build of whose image something is so.
-fn of_image(
-    store: &Store,
-    builds: &[BuildId],
-    so: impl Fn(&BuildRecord) -> bool,
-) -> Option<(BuildId, BuildRecord)> {
-    // A damaged one is of no image.
-    let mut records = builds.iter().filter_map(|id| Some((id.clone(), read(store, id).ok().flatten()?)));
-    records.find(|(_, record)| so(record))
+/// How a build is meant by a name, the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Meant {
+    /// It made what the name means now: `builder tag` may have given it.
+    Image(Made),
+    /// It was to give this name, be it that it failed, or that its image is gone.
+    Name,
+    /// It made the image of this id.
+    Id,
 }
 
-/// The digests of the manifests that a name means.
-fn meant(store: &Store, name: &str) -> Result<Vec<String>, Failure> {
+impl Meant {
+    fn of(record: &BuildRecord, name: &str, images: &[StoredImage]) -> Option<Meant> {
+        let made = if images.is_empty() { None } else { Made::of(record, images) };
+        match made.filter(|made| *made != Made::NameAlone) {
+            Some(made) => Some(Meant::Image(made)),
+            None if is_named(record, name) => Some(Meant::Name),
+            None => has_id(record, name).then_some(Meant::Id),
+        }
+    }
+}
+
+/// All builds that are remembered, the newest first. One that is damaged, or that another process has just removed, hides none of the others.
+pub(super) fn records(
+    store: &Store,
+) -> Result<impl Iterator<Item = (BuildId, BuildRecord)> + use<'_>, Failure> {
+    let record = |id: BuildId| read(store, &id).ok().flatten().map(|record| (id, record));
+    Ok(store.builds()?.into_iter().filter_map(record))
+}
+
+/// The images that have a name.
+fn meant(store: &Store, name: &str) -> Result<Vec<StoredImage>, Failure> {
     let Ok(name) = name.parse::<Reference>() else { return Ok(Vec::new()) };
-    Ok(store.images_named(&name)?.iter().map(|image| image.manifest.digest.to_string()).collect())
+    Ok(store.images_named(&name)?)
 }
 
 /// Whether the build was to give an image this name.
@@ -259,10 +273,8 @@ pub(crate) fn read_file(path: &Path) -> Result<BuildRecord, Failure> {
 }
 
 fn list(store: &Store, last: Option<usize>, quiet: bool, as_json: bool) -> Result<(), Failure> {
-    let builds = store.builds()?;
-    // One that is damaged, or that another process has just removed, hides none of the others.
-    let readable = builds.iter().filter_map(|id| read(store, id).ok().flatten());
-    let records: Vec<BuildRecord> = readable.take(last.unwrap_or(usize::MAX)).collect();
+    let records: Vec<BuildRecord> =
+        records(store)?.map(|(_, record)| record).take(last.unwrap_or(usize::MAX)).collect();
     if as_json {
         return terminal::print(&pretty(&Value::from_iter(records.iter().map(summary))));
     }
@@ -270,7 +282,7 @@ fn list(store: &Store, last: Option<usize>, quiet: bool, as_json: bool) -> Resul
         let ids: String = records.iter().map(|record| format!("{}\n", record.id)).collect();
         return terminal::print(&ids);
     }
-    if builds.is_empty() {
+    if store.builds()?.is_empty() {
         terminal::tell("No builds are recorded yet.\n");
         return Ok(());
     }

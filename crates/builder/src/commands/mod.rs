@@ -23,6 +23,7 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+mod made;
 pub(crate) mod man;
 pub(crate) mod parse;
 pub(crate) mod prune;

@@ -17,7 +17,6 @@ mod whole;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use cache::Store;
 use clap::ValueEnum;
 use insight::{BuildRecord, Comparison, Ordering};
 
@@ -134,7 +133,7 @@ pub(crate) fn run(args: Args) -> Result<u8, Failure> {
         sides.iter().try_for_each(|side| side.build_unless_known(&args))?;
     }
     let (store, examined) = build::examine(&parsed)?;
-    let records = records(&store)?;
+    let records: Vec<BuildRecord> = history::records(&store)?.map(|(_, record)| record).collect();
     let mut examined = examined.iter();
     let mut compared: Vec<(Ordering, Uses)> = Vec::new();
     for side in sides {
@@ -194,17 +193,6 @@ impl Args {
         self.build_context.iter().for_each(|value| add("build-context", value));
         options
     }
-}
-
-/// All builds that are remembered, newest first.
-fn records(store: &Store) -> Result<Vec<BuildRecord>, Failure> {
-    let mut records = Vec::new();
-    for id in store.builds()? {
-        // A damaged one tells nothing, and is no reason to fail.
-        let record = store.build_record(&id).ok().flatten();
-        records.extend(record.and_then(|bytes| BuildRecord::from_json(&bytes).ok()));
-    }
-    Ok(records)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

@@ -11,11 +11,12 @@ use cache::{Store, StoredImage};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use image::{Platform, Reference};
-use insight::{BuildRecord, BuildResult, GivenImage};
+use insight::BuildRecord;
 
 use super::build::{self, Again};
-use super::is_id_name;
+use super::made::{self, Made, holds};
 use super::stored::{self, Found};
+use super::{history, is_id_name};
 use crate::failure::Failure;
 use crate::{Machine, terminal};
 use inputs::Inputs;
@@ -177,57 +178,11 @@ fn of_platforms(found: &Found, args: &Args) -> Result<Vec<StoredImage>, Failure>
     Ok(images)
 }
 
-/// How surely a build made images, the surest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Made {
-    /// It gave them the name that they have.
-    UnderTheirName,
-    /// It gave these manifests another name, or none.
-    UnderAnother,
-    /// Its image had the same config: packed in another way, or built before it was written down what was given.
-    SameConfig,
-    /// It gave their name to something else.
-    NameAlone,
-}
-
-impl Made {
-    fn of(record: &BuildRecord, images: &[StoredImage]) -> Option<Made> {
-        let is_name_of =
-            |names: &[String]| images.iter().any(|image| names.contains(&image.name.to_string()));
-        let given = || record.given.iter().filter(|given| holds(given, images));
-        if given().any(|given| is_name_of(&given.names)) {
-            Some(Made::UnderTheirName)
-        } else if given().next().is_some() {
-            Some(Made::UnderAnother)
-        } else if images.iter().any(|image| record.image == Some(image.config.to_string())) {
-            Some(Made::SameConfig)
-        } else {
-            is_name_of(&record.names).then_some(Made::NameAlone)
-        }
-    }
-}
-
-/// Whether all images are among what was given: some of its platforms may have lost the name since.
-fn holds(given: &GivenImage, images: &[StoredImage]) -> bool {
-    let manifests: Vec<&String> = given.manifests.values().collect();
-    images.iter().all(|image| manifests.contains(&&image.manifest.digest.to_string()))
-}
-
 /// The build that made images: of those that did so as surely the last one.
 fn recorded(store: &Store, images: &[StoredImage]) -> Result<BuildRecord, Failure> {
-    let mut best: Option<(Made, BuildRecord)> = None;
-    for id in store.builds()? {
-        let record = store.build_record(&id)?.and_then(|bytes| BuildRecord::from_json(&bytes).ok());
-        let Some(record) = record.filter(|record| record.result == BuildResult::Done) else { continue };
-        let Some(made) = Made::of(&record, images) else { continue };
-        if best.as_ref().is_none_or(|(surest, _)| made < *surest) {
-            best = Some((made, record));
-        }
-        if made == Made::UnderTheirName {
-            break;
-        }
-    }
-    best.map(|(_, record)| record).ok_or_else(|| {
+    let found =
+        made::surest(history::records(store)?, &Made::UnderTheirName, |record| Made::of(record, images));
+    found.map(|(_, record)| record).ok_or_else(|| {
         Failure::usage("no build is recorded that made this image")
             .hint("--context PATH [BUILD OPTIONS] says how to build it")
     })
