@@ -439,14 +439,17 @@ fn an_export_compresses_only_what_changed() {
     assert_ne!(diff_ids(&first), diff_ids(&second));
     assert_eq!(export(&Home::new(), &context, "chunks").digest, second.digest);
     // Damage in the blob that pieces are taken from is seen.
-    let largest = run(tool("sh").args(["-c", "find \"$0\"/blobs -type f -size +1500k -exec sh -c 'chmod u+w $0; printf XXXX | dd of=$0 bs=1 seek=1000000 conv=notrunc 2>/dev/null' {} \\;"]).arg(home.path()));
-    largest.ok();
+    let damaged = run(tool("sh").args(["-c", DAMAGE]).arg(home.path())).ok().stdout;
+    assert_eq!(damaged.lines().count(), 2, "each blob: {damaged}");
     context.write("f000", "changed");
     let third = export(&home, &context, "");
     assert_eq!(export(&Home::new(), &context, "chunks").digest, third.digest);
     run(home.builder("prune").args(["--all", "--force"])).ok();
     assert_eq!(chunks(), (0, 0));
 }
+
+const DAMAGE: &str = "find \"$0\"/blobs -type f -size +1500k -exec sh -c 'chmod u+w \"$0\" &&
+printf XXXX | dd of=\"$0\" bs=1 seek=1000000 conv=notrunc status=none && echo \"$0\"' {} \\;";
 
 const COUNT: &str = "import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
