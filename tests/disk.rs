@@ -10,15 +10,22 @@ use std::time::Duration;
 use e2e::{Context, Done, Home, Image, Running, bases, binary, eventually, need_root, run, tempdir, tool};
 use serde_json::Value;
 
-const DOCKERFILE: &str = "\
-FROM busybox
-RUN head -c 3000000 /dev/zero > /a && sleep 0.5
+/// With a first step that takes so many seconds.
+fn dockerfile(seconds: &str) -> String {
+    format!(
+        "FROM busybox
+RUN head -c 3000000 /dev/zero > /a && sleep {seconds}
 RUN head -c 3000000 /dev/zero > /b
 RUN --mount=type=cache,target=/cache head -c 1000000 /dev/zero > /cache/x && echo made > /c
-";
+"
+    )
+}
+
+/// What [`built`] builds.
+const SECONDS: &str = "0.5";
 
 fn built() -> (Home, Context) {
-    let (home, context) = (Home::new(), Context::new(DOCKERFILE));
+    let (home, context) = (Home::new(), Context::new(&dockerfile(SECONDS)));
     home.steps(&context, &[]);
     (home, context)
 }
@@ -138,7 +145,7 @@ fn an_image_frees_what_no_other_has() {
 fn what_a_failed_step_holds_is_listed() {
     let (home, _context) = built();
     let before = parts(&home, &["type=regular"]);
-    let failing = Context::new(&format!("{DOCKERFILE}RUN echo more > /d; exit 3\n"));
+    let failing = Context::new(&format!("{}RUN echo more > /d; exit 3\n", dockerfile(SECONDS)));
     run(&mut home.build(&failing)).code_is(1);
     let after = parts(&home, &["type=regular"]);
     assert_eq!(after.len(), before.len() + 1, "{after:#?}");
@@ -237,7 +244,7 @@ fn age(home: &Home, layer: &str) {
 #[test]
 fn limits_are_kept_and_told() {
     // What the others take may differ by seconds on a machine that does much else.
-    let (home, context) = (Home::new(), Context::new(&DOCKERFILE.replace("sleep 0.5", "sleep 4")));
+    let (home, context) = (Home::new(), Context::new(&dockerfile("4")));
     home.steps(&context, &[]);
     assert!(prune(&home, &["--max-used-space=1g"]).contains("nothing to remove"));
     assert!(prune(&home, &["--max-used-space=1m", "--reserved-space=1g"]).contains("nothing to remove"));

@@ -11,7 +11,7 @@ use crate::clock::used;
 mod clock;
 
 /// Without optimisation everything takes some twenty times as long.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 1 });
+const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 1 });
 
 static TURN: Mutex<()> = Mutex::new(());
 
