@@ -205,6 +205,14 @@ fn found_by_the_digest_of_its_manifest() {
         assert_eq!(out(home.builder("run").arg(name)), "several\n", "{name}");
     }
     run(home.builder("inspect").arg(format!("app@{}", index.trim()))).code_is(1).says("there is no image");
+    // One of its images alone, under names on either side of that of the index: each digest is told once.
+    for name in ["several:a", "several:z"] {
+        run(home.build(&context).args(["-q", "-t", name])).ok();
+    }
+    let digests = out(home.builder("inspect").args(["-f", "{{join .RepoDigests \" \"}}", "several:a"]));
+    let digests: Vec<&str> = digests.split_whitespace().collect();
+    assert_eq!((digests.len(), digests[1]), (2, &*format!("several@{}", index.trim())), "{digests:?}");
+    run(home.builder("rmi").args(["several:a", "several:z"])).ok();
     assert!(out(home.builder("rmi").arg(index.trim())).contains("Untagged: several:latest"));
     run(home.builder("tag").args([&digest, "by-digest:1"])).ok();
     let dir = tempdir();

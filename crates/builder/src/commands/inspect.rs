@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use cache::{Store, StoredImage};
 use image::Platform;
 use jiff::Timestamp;
@@ -58,27 +60,29 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Each text where it comes first.
+fn once(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    texts.filter(|text| seen.insert(text.clone())).collect()
+}
+
 /// Docker's fields, as far as they mean something here.
 fn describe(store: &Store, image: &StoredImage) -> Result<Value, Failure> {
     let (manifest, config) = stored::documents(store, image)?;
     let same = |other: &&StoredImage| other.config == image.config;
     let all = store.list_images()?;
     let named: Vec<_> = all.iter().filter(same).filter(|image| !super::is_id_name(&image.name)).collect();
-    let mut tags: Vec<String> =
-        named.iter().filter(|image| image.name.tag.is_some()).map(|image| image.name.familiar()).collect();
-    tags.dedup();
-    let mut digests: Vec<String> = Vec::new();
-    for image in named {
+    let tags = named.iter().filter(|image| image.name.tag.is_some()).map(|image| image.name.familiar());
+    let digests = named.iter().map(|image| {
         let (repository, _) = super::images::name_and_tag(&image.name);
-        digests.push(format!("{repository}@{}", stored::digest(image)));
-    }
-    digests.dedup();
+        format!("{repository}@{}", stored::digest(image))
+    });
     let stored = Timestamp::try_from(image.created).map(|time| time.to_string()).unwrap_or_default();
     let last = config.history.last();
     Ok(json!({
         "Id": image.config,
-        "RepoTags": tags,
-        "RepoDigests": digests,
+        "RepoTags": once(tags),
+        "RepoDigests": once(digests),
         "Comment": last.and_then(|entry| entry.comment.clone()).unwrap_or_default(),
         "Created": config.created,
         "Author": config.author.clone().unwrap_or_default(),
