@@ -51,7 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
                 (stored::one_by_one(&store, std::slice::from_ref(&image))?, vec![image])
             }
         };
-        let Some(name) = saved.first().map(|image| image.name.clone()) else { continue };
+        let Some(first) = saved.first() else { return Err(stored::not_there(&store, text)) };
+        let name = first.name.clone();
         for image in &saved {
             // An image that was asked for by its id has no name in the archive, as Docker has it.
             let name = if found.by_id { String::new() } else { image.name.familiar() };
