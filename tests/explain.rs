@@ -512,8 +512,19 @@ fn a_name_finds_the_build_that_made_its_image() {
     run(home.builder("rmi").arg("moved")).ok();
     assert_eq!(found("moved"), moved, "the name was given by that one at least");
     // The same image under another name is not this one's.
-    build("echo app > /f", "twin");
+    let twin = build("echo app > /f", "twin");
     assert_eq!(found("app"), app);
+    // An index has an id, which an image of a single platform has not.
+    let both = ["-q", "-t", "both", "--platform=linux/amd64,linux/arm64"];
+    context.write("Dockerfile", "FROM busybox\nLABEL of=both\n");
+    let index = run(home.build(&context).args(both)).ok().stdout;
+    let exported = |build: &str| -> Value {
+        let record = run(home.builder("history").args(["export", build])).ok().stdout;
+        serde_json::from_str(&record).expect("JSON")
+    };
+    assert_eq!(found(index.trim()), newest());
+    assert_eq!(exported("both")["given"][0]["index"], index.trim());
+    assert_eq!(exported(&twin)["given"][0]["index"], Value::Null);
 }
 
 /// Whether a build said why a step ran, and `builder explain` says the same; sentences as `STEP: REASON`.

@@ -50,8 +50,6 @@ pub(super) struct Delivered {
     /// Of an image of a single platform, where it is known by that.
     pub(super) config: Option<Digest>,
     pub(super) names: Vec<Reference>,
-    /// Its index, where it has one.
-    index: Option<Digest>,
     /// The digest of its manifest for each platform.
     manifests: BTreeMap<String, Digest>,
 }
@@ -82,16 +80,17 @@ impl Delivered {
         let manifests = platforms
             .filter_map(|manifest| Some((manifest.platform.as_ref()?.to_string(), manifest.digest)))
             .collect();
-        let index = prepared.index().map(|index| index.digest);
-        Delivered { top: prepared.top.clone(), config, names: names.to_vec(), index, manifests }
+        Delivered { top: prepared.top.clone(), config, names: names.to_vec(), manifests }
     }
 
     /// As the record of the build has it.
     pub(super) fn given(&self) -> GivenImage {
         let text = |(platform, digest): (&String, &Digest)| (platform.clone(), digest.to_string());
+        // On top is the manifest, or else the index that lists it.
+        let is_manifest = self.manifests.values().any(|digest| *digest == self.top.digest);
         GivenImage {
             names: self.names.iter().map(ToString::to_string).collect(),
-            index: self.index.map(|index| index.to_string()),
+            index: (!is_manifest).then(|| self.top.digest.to_string()),
             manifests: self.manifests.iter().map(text).collect(),
         }
     }
