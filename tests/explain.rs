@@ -449,7 +449,7 @@ fn what_is_kept_of_builds() {
     build(&home, &context, &["-t", &ids[1][..2], "-t", ids[1], "--build-arg=GIT_SHA=x"]);
     let newest = history(&["ls", "-q", "-n1"]).ok().stdout;
     assert!(history(&["inspect", &ids[1][..2]]).ok().stdout.contains(newest.trim()));
-    assert!(history(&["inspect", &ids[1][..3]]).ok().stdout.contains(ids[1]));
+    assert!(history(&["inspect", &ids[1][..6]]).ok().stdout.contains(ids[1]));
     assert!(!history(&["inspect", ids[1]]).ok().stdout.contains(newest.trim()));
     history(&["rm", newest.trim()]).ok();
     history(&["inspect", "app:other"]).code_is(1).says("there is no build `app:other`");
