@@ -1,5 +1,6 @@
 //! `history`: what is kept of builds.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -12,15 +13,13 @@ use serde_json::{Value, json};
 
 use super::as_json::AsJson;
 use super::made::{self, Made};
+use super::stored::SHORTEST_ID;
 use crate::failure::Failure;
 use crate::progress::harmless;
 use crate::{Machine, format, terminal};
 
 /// A terminal that has no room for all columns of a list.
 const NARROW: usize = 80;
-
-/// So many digits of an image's id are one, and no word.
-const SHORTEST_ID: usize = 12;
 
 /// Look at earlier builds: list, inspect, logs, remove, move to another machine
 #[derive(Debug, clap::Args)]
@@ -169,11 +168,17 @@ pub(crate) fn find(store: &Store, name: Option<&str>) -> Result<(BuildId, BuildR
     let is_certain = name.starts_with('^') || found.iter().any(|id| id.name() == name);
     if !is_certain {
         let images = meant(store, name)?;
+        let mut ids = BTreeSet::new();
         let rank = |record: &BuildRecord| {
+            ids.extend(ids_of(record, name).map(str::to_owned));
             Meant::of(record, name, &images).filter(|meant| found.is_empty() || *meant != Meant::Id)
         };
-        if let Some(build) = made::surest(records(store)?, &Meant::Image(Made::UnderTheirName), rank) {
-            return Ok(build);
+        match made::surest(records(store)?, &Meant::Image(Made::UnderTheirName), rank) {
+            Some((Meant::Id, ..)) if ids.len() > 1 => {
+                return Err(Failure::usage(format!("several images have ids that begin with {name}")));
+            }
+            Some((_, id, record)) => return Ok((id, record)),
+            None => {}
         }
     }
     let [id] = found.as_slice() else {
@@ -206,7 +211,7 @@ impl Meant {
         match made.filter(|made| *made != Made::NameAlone) {
             Some(made) => Some(Meant::Image(made)),
             None if is_named(record, name) => Some(Meant::Name),
-            None => has_id(record, name).then_some(Meant::Id),
+            None => ids_of(record, name).next().map(|_| Meant::Id),
         }
     }
 }
@@ -232,15 +237,14 @@ fn is_named(record: &BuildRecord, name: &str) -> bool {
     record.names.iter().chain(given).any(|known| known.parse().ok().as_ref() == Some(&wanted))
 }
 
-/// Whether the build made the image of this id, or of the beginning of one: that of a manifest and of an index is one too.
-fn has_id(record: &BuildRecord, name: &str) -> bool {
-    let id = name.strip_prefix("sha256:").unwrap_or(name);
-    if id.len() < SHORTEST_ID || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return false;
-    }
+/// The ids of images that the build made and that a text is, or begins: that of a manifest and of an index is one too.
+fn ids_of<'a>(record: &'a BuildRecord, text: &'a str) -> impl Iterator<Item = &'a str> {
+    let digits = |id: &'a str| id.strip_prefix("sha256:").unwrap_or(id);
+    let id = digits(text);
+    let is_id = id.len() >= SHORTEST_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let given = record.given.iter().flat_map(|given| given.manifests.values().chain(&given.index));
-    let mut ids = record.image.iter().chain(given);
-    ids.any(|known| known.strip_prefix("sha256:").unwrap_or(known).starts_with(id))
+    let ids = record.image.iter().chain(given).map(move |known| digits(known));
+    ids.filter(move |known| is_id && known.starts_with(id))
 }
 
 fn read(store: &Store, id: &BuildId) -> Result<Option<BuildRecord>, Failure> {

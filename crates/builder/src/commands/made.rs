@@ -48,8 +48,8 @@ pub(super) fn holds(given: &GivenImage, images: &[StoredImage]) -> bool {
 pub(super) fn surest<R: Ord>(
     records: impl Iterator<Item = (BuildId, BuildRecord)>,
     surest: &R,
-    rank: impl Fn(&BuildRecord) -> Option<R>,
-) -> Option<(BuildId, BuildRecord)> {
+    mut rank: impl FnMut(&BuildRecord) -> Option<R>,
+) -> Option<(R, BuildId, BuildRecord)> {
     let mut best: Option<(R, BuildId, BuildRecord)> = None;
     for (id, record) in records {
         let Some(rank) = rank(&record) else { continue };
@@ -61,5 +61,5 @@ pub(super) fn surest<R: Ord>(
             }
         }
     }
-    best.map(|(_, id, record)| (id, record))
+    best
 }

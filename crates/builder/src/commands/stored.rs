@@ -10,7 +10,7 @@ use image::{ContentStore, Descriptor, ImageConfig, Index, Manifest, PackedManife
 use crate::failure::Failure;
 
 /// Fewer digits of an id are none: too many names look like that.
-const SHORTEST_ID: usize = 4;
+pub(super) const SHORTEST_ID: usize = 4;
 /// The largest manifest or config.
 const DOCUMENT_LIMIT: u64 = 16 << 20;
 

@@ -182,7 +182,7 @@ fn of_platforms(found: &Found, args: &Args) -> Result<Vec<StoredImage>, Failure>
 fn recorded(store: &Store, images: &[StoredImage]) -> Result<BuildRecord, Failure> {
     let found =
         made::surest(history::records(store)?, &Made::UnderTheirName, |record| Made::of(record, images));
-    found.map(|(_, record)| record).ok_or_else(|| {
+    found.map(|(.., record)| record).ok_or_else(|| {
         Failure::usage("no build is recorded that made this image")
             .hint("--context PATH [BUILD OPTIONS] says how to build it")
     })
