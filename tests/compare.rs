@@ -78,11 +78,28 @@ impl Edit {
     }
 }
 
-fn compare(home: &Home, context: &Context, arguments: &[&str]) -> Value {
+/// What is told of two Dockerfiles or builds.
+fn told(home: &Home, context: &Context, sides: [&str; 2], arguments: &[&str]) -> Value {
     let mut command = home.builder("compare");
-    command.args(bases()).arg("--format=json").args(arguments);
-    command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
+    command.args(bases()).arg("--format=json").args(arguments).args(sides).arg(context.path());
     serde_json::from_str(&run(&mut command).ok().stdout).expect("JSON")
+}
+
+/// The same of the files `A` and `B`.
+fn compare(home: &Home, context: &Context, arguments: &[&str]) -> Value {
+    let [a, b] = ["A", "B"].map(|name| context.path().join(name).display().to_string());
+    told(home, context, [&a, &b], arguments)
+}
+
+/// Makes a repository of a context.
+fn commit_first(context: &Context) {
+    git(context.path(), &["init", "-q", "-b", "main"]);
+    commit_all(context, "Begin");
+}
+
+fn commit_all(context: &Context, message: &str) {
+    git(context.path(), &["add", "-A"]);
+    git(context.path(), &["commit", "-q", "-m", message]);
 }
 
 /// The titles of steps, without what is no instruction.
@@ -166,9 +183,7 @@ impl Pair {
         for (path, target) in links {
             symlink(target, context.path().join(path)).expect("make a link");
         }
-        git(context.path(), &["init", "-q", "-b", "main"]);
-        git(context.path(), &["add", "-A"]);
-        git(context.path(), &["commit", "-q", "-m", "Begin"]);
+        commit_first(&context);
         let argument = |(name, directory): &(&str, &str)| {
             format!("--build-context={name}={}", context.path().join(directory).display())
         };
@@ -289,8 +304,7 @@ fn predicted(pair: &Pair, edits: &[Expected]) {
     {
         let bytes = edit.apply(&pair.context);
         let rebuilt = [0, 1].map(|index| pair.rebuild(index, &before[index], bytes));
-        git(pair.context.path(), &["add", "-A"]);
-        git(pair.context.path(), &["commit", "-q", "-m", "Edit"]);
+        commit_all(&pair.context, "Edit");
         let of_commit = compare(&pair.both, &pair.context, &pair.with(&["--history=1", "--no-build"]));
         pair.undo(1);
         assert_eq!(of_commit["edits"].as_array().map(Vec::len), Some(1), "{of_commit:#}");
@@ -319,8 +333,7 @@ fn predicted_of_stages(pair: &Pair, edits: &[Edit]) {
         edit.apply(&pair.context);
         let ran =
             [0, 1].map(|index| pair.build(&pair.own[index], index).into_iter().collect::<BTreeSet<_>>());
-        git(pair.context.path(), &["add", "-A"]);
-        git(pair.context.path(), &["commit", "-q", "-m", "Edit"]);
+        commit_all(&pair.context, "Edit");
         let of_commit = compare(&pair.both, &pair.context, &pair.with(&["--history=1", "--no-build"]));
         pair.undo(1);
         for (index, ran) in ran.iter().enumerate() {
@@ -597,7 +610,7 @@ fn directories_that_come_and_go_with_what_is_left_out() {
     // When the first of two went, the directory was not empty yet.
     for file in ["still/a.log", "still/deep/b.log"] {
         git(pair.context.path(), &["rm", "-q", file]);
-        git(pair.context.path(), &["commit", "-q", "-m", file]);
+        commit_all(&pair.context, file);
     }
     let told = compare(&pair.both, &pair.context, &["--history=2", "--no-build"]);
     pair.undo(2);
@@ -663,17 +676,12 @@ fn ignore_files_of_contexts_with_names() {
     let context = Context::new("").file("A", "FROM busybox\nCOPY --from=v s /s\nCOPY --from=v t /t\n");
     let context = context.file("v/s/a", "1\n").file("v/s/b.log", "1\n").file("v/t", "1\n");
     let context = context.file("v/.dockerignore", "*.log\n").file(".dockerignore", "v\nA\n");
-    git(context.path(), &["init", "-q", "-b", "main"]);
-    git(context.path(), &["add", "-A"]);
-    git(context.path(), &["commit", "-q", "-m", "Begin"]);
+    commit_first(&context);
     let (a, v) = (context.path().join("A"), context.path().join("v"));
     let (a, named) = (a.to_str().expect("text"), format!("--build-context=v={}", v.display()));
     let build = || home.steps(&context, &["-f", a, &named]).executed().len();
     let most = |arguments: &[&str], ordering: usize| {
-        let mut command = home.builder("compare");
-        command.args(bases()).args(["--no-build", "--format=json", &named]).args(arguments);
-        let told = run(command.args(["^0", a]).arg(context.path())).ok().stdout;
-        let told: Value = serde_json::from_str(&told).expect("JSON");
+        let told = told(&home, &context, ["^0", a], &[&["--no-build", &named], arguments].concat());
         let of = &told["edits"][0]["orderings"][ordering];
         (of["least"]["steps"].as_u64().expect("a number"), of["most"]["steps"].as_u64().expect("a number"))
     };
@@ -692,7 +700,7 @@ fn ignore_files_of_contexts_with_names() {
         assert_eq!(most(&[&change], 1), of_file, "{file}");
     }
     context.write("v/.dockerignore", "s/*.log\n");
-    git(context.path(), &["commit", "-q", "-a", "-m", "Leave out"]);
+    commit_all(&context, "Leave out");
     assert_eq!(most(&["--history=1"], 1), (2, 2));
     assert_eq!(build(), 2);
 }
@@ -781,9 +789,7 @@ fn the_ignore_file_of_a_dockerfile_that_is_found() {
     let build = || home.steps(&context, &[]).executed().len();
     assert_eq!(build(), 1);
     for (file, runs) in [("x", 0), ("y", 1)] {
-        let mut command = home.builder("compare");
-        command.args(bases()).args(["--no-build", "--format=json", &format!("--change={file}"), "^0", "^0"]);
-        let told: Value = serde_json::from_str(&run(command.arg(context.path())).ok().stdout).expect("JSON");
+        let told = told(&home, &context, ["^0", "^0"], &["--no-build", &format!("--change={file}")]);
         assert_eq!(told["edits"][0]["orderings"][0]["most"]["steps"], runs, "{file}: {told:#}");
         context.write(file, "1\n");
         assert_eq!(build(), runs, "{file}");
@@ -959,15 +965,12 @@ fn only_what_is_used_is_edited() {
     let (home, context) = (Home::new(), Context::new("FROM busybox\nCOPY src/ .\n"));
     let context = context.file("src/a", "a").file("src/deep/b", "b").file("docs/c", "c").file("README", "d");
     run(&mut home.build(&context)).ok();
-    let dockerfile = context.path().join("Dockerfile");
-    for other in [std::path::Path::new("^0"), &dockerfile] {
-        let mut command = home.builder("compare");
-        command.args(bases()).args(["--format=json", "--per-directory", "^0"]).arg(other);
-        let told = run(command.arg(context.path())).ok().stdout;
-        let told: Value = serde_json::from_str(&told).expect("JSON");
+    let dockerfile = context.path().join("Dockerfile").display().to_string();
+    for other in ["^0", &dockerfile] {
+        let told = told(&home, &context, ["^0", other], &["--per-directory"]);
         let names: Vec<&Value> =
             told["edits"].as_array().expect("a list").iter().map(|edit| &edit["name"]).collect();
-        assert_eq!(names, ["src/"], "{}: {told:#}", other.display());
+        assert_eq!(names, ["src/"], "{other}: {told:#}");
     }
 }
 
@@ -982,9 +985,7 @@ fn the_commits_of_a_repository() {
         .file("lock", "1\n")
         .file("main", "1\n")
         .file("README", "1\n");
-    git(context.path(), &["init", "-q", "-b", "main"]);
-    git(context.path(), &["add", "-A"]);
-    git(context.path(), &["commit", "-q", "-m", "Begin"]);
+    commit_first(&context);
     let mut import = tool("git");
     import.arg("-C").arg(context.path()).args(["fast-import", "--quiet"]).stdin(Stdio::piped());
     let mut child = import.spawn().expect("start git fast-import");
@@ -1006,10 +1007,7 @@ fn the_commits_of_a_repository() {
     }
     drop(stream);
     assert!(child.wait().expect("wait for git").success());
-    let mut command = home.builder("compare");
-    command.args(bases()).args(["--history=1000", "--format=json"]);
-    command.args([context.path().join("A"), context.path().join("B")]).arg(context.path());
-    let told: Value = serde_json::from_str(&run(&mut command).ok().stdout).expect("JSON");
+    let told = compare(&home, &context, &["--history=1000"]);
     for index in 0..2 {
         let expected = &told["orderings"][index]["expected"];
         assert_eq!(
@@ -1081,11 +1079,9 @@ fn recorded_builds_are_compared() {
     let context =
         context.file("a.txt", "1").file(".dockerignore", "A\nB\nDockerfile\n.dockerignore\nno.txt\n");
     let file = |name: &str| context.path().join(name).display().to_string();
-    let of = |home: &Home, [a, b]: [&str; 2], change: &str| {
-        let mut command = home.builder("compare");
-        command.args(bases()).args(["--no-build", "--format=json", &format!("--change={change}"), a, b]);
-        let told = run(command.arg(context.path())).ok().stdout;
-        serde_json::from_str::<Value>(&told).expect("JSON")["edits"][0]["orderings"].clone()
+    let of = |home: &Home, sides: [&str; 2], change: &str| {
+        let change = format!("--change={change}");
+        told(home, &context, sides, &["--no-build", &change])["edits"][0]["orderings"].clone()
     };
     for name in ["A", "B"] {
         server.steps(&context, &["-f", &file(name)]);
@@ -1127,9 +1123,7 @@ fn names_of_builds_are_looked_up_before_anything_is_built() {
     let context = Context::new("").file("OLD", "FROM busybox\nCOPY a /a\n").file("a", "1\n");
     let file = |name: &str| context.path().join(name).display().to_string();
     let heading = |name: &str, new: &str| {
-        let mut command = home.builder("compare");
-        command.args(bases()).args(["--format=json", "--change=a", name, &file(new)]).arg(context.path());
-        let told: Value = serde_json::from_str(&run(&mut command).ok().stdout).expect("JSON");
+        let told = told(&home, &context, [name, &file(new)], &["--change=a"]);
         [0, 1].map(|index| told["orderings"][index]["name"].as_str().expect("text").to_owned())
     };
     home.steps(&context, &["-f", &file("OLD"), "-t", "app"]);
@@ -1161,9 +1155,7 @@ fn recorded_builds_have_the_ignore_files_of_their_dockerfiles() {
     let a = context.path().join("A").display().to_string();
     home.steps(&context, &["-f", &a]);
     for (file, runs) in [("newfile", 1), ("zzz", 0)] {
-        let mut command = home.builder("compare");
-        command.args(bases()).args(["--no-build", "--format=json", &format!("--change={file}"), "^0", &a]);
-        let told: Value = serde_json::from_str(&run(command.arg(context.path())).ok().stdout).expect("JSON");
+        let told = told(&home, &context, ["^0", &a], &["--no-build", &format!("--change={file}")]);
         for ordering in [0, 1] {
             let most = &told["edits"][0]["orderings"][ordering]["most"]["steps"];
             assert_eq!(most, &Value::from(runs), "{file}, {ordering}: {told:#}");
