@@ -82,7 +82,7 @@ pub(crate) fn put_documents(store: &Store, prepared: &Prepared) -> Result<(), Fa
 }
 
 /// Puts the documents of an image that was found elsewhere into the store. Blocks.
-pub(crate) fn put_documents_of(image: &ResolvedImage, blobs: &dyn ContentStore) -> io::Result<()> {
+pub(crate) fn put_resolved(image: &ResolvedImage, blobs: &dyn ContentStore) -> io::Result<()> {
     if let Some(documents) = &image.documents {
         let index = image.index.as_ref().map(|index| &index.bytes);
         for bytes in [&documents.config, &documents.manifest].into_iter().chain(index) {

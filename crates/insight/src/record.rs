@@ -29,7 +29,7 @@ pub struct BuildRecord {
     pub target: Option<String>,
     /// Options that tell builds apart, as on the command line; values of secret ones are left out.
     pub options: BTreeMap<String, String>,
-    /// Names that the image got.
+    /// Names that the image was to get, in full: `registry/repository:tag`.
     pub names: Vec<String>,
     /// When it began, in milliseconds since 1970.
     pub started: u64,
@@ -62,10 +62,10 @@ pub struct BuildRecord {
     pub listings: BTreeMap<String, Listing>,
 }
 
-/// An image that a build delivered: one of what its names meant then.
+/// An image that a build delivered, with the digests that its names had then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenImage {
-    /// Its names.
+    /// Its names, in full: `registry/repository:tag`.
     pub names: Vec<String>,
     /// The digest of its index, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

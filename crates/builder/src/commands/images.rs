@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_trunc: bool,
 
-    /// Show digests: what a registry has under the name, which of several platforms is that of their index
+    /// Show digests: what the name means, which of several platforms is that of their index
     #[arg(long)]
     digests: bool,
 

@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
 async fn bring(image: &ResolvedImage, store: &cache::BlobStore, task: &Task) -> Result<(), Failure> {
     let layers = image.layers.iter().map(|layer| image.blobs.fetch(&layer.descriptor, store, task));
     try_join_all(layers).await?;
-    remotes::put_documents_of(image, store)
+    remotes::put_resolved(image, store)
         .map_err(|error| Failure::build(format!("write to the store: {error}")))
 }
 

@@ -88,7 +88,7 @@ pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failu
             return Ok(Some(Found { images, by_id, index }));
         }
         if let Some(digest) = name.digest
-            && let Some(images) = of_made_index(store, digest, Some(name))?
+            && let Some(images) = by_synthesized_index(store, digest, Some(name))?
         {
             return Ok(Some(Found { images, by_id: false, index: None }));
         }
@@ -99,7 +99,7 @@ pub(super) fn look_for(store: &Store, text: &str) -> Result<Option<Found>, Failu
         if found.is_none()
             && let Some(digest) = digest_of(id)
         {
-            let made = of_made_index(store, digest, None)?;
+            let made = by_synthesized_index(store, digest, None)?;
             found = made.map(|images| Found { images, by_id: true, index: None });
         }
         return Ok(found);
@@ -141,7 +141,7 @@ fn index_of(images: &[StoredImage]) -> Option<Descriptor> {
 
 /// The images of several platforms, put under one name one by one, for which a push makes the index of this digest: of the repository of a
 /// name, where one is given.
-fn of_made_index(
+fn by_synthesized_index(
     store: &Store,
     digest: Digest,
     of: Option<&Reference>,
@@ -160,7 +160,7 @@ fn of_made_index(
     Ok(None)
 }
 
-/// What a registry has under the name of an image: the digest of its index, if it is of one, else that of its manifest.
+/// What the name of an image means: the digest of its index, if it is of one, else that of its manifest.
 pub(super) fn digest(image: &StoredImage) -> Digest {
     image.index.as_ref().unwrap_or(&image.manifest).digest
 }

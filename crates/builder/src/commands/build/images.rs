@@ -93,7 +93,7 @@ impl Finder {
             if !layers.try_fold(true, |all, size| Ok(all && size?.is_some())).map_err(io)? {
                 continue;
             }
-            remotes::put_documents_of(&image, blobs).map_err(io)?;
+            remotes::put_resolved(&image, blobs).map_err(io)?;
             // One build may bring a name for several platforms.
             let meant = named.remove(&name).unwrap_or(meant);
             if !self.pull && !meant.is_beside(&image) {

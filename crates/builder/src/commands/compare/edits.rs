@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use files::{DirectoryTree, FileTree as _};
 use insight::{Edit, Touched};
 
+use super::context_view::{Change, ContextView};
 use super::lone::Surroundings;
-use super::seen::{Change, Seen};
 use super::uses::{Uses, strongest};
 use super::whole::{Since, Whole};
 use crate::failure::Failure;
@@ -191,7 +191,7 @@ impl Edits<'_> {
         known: &mut Ignoring,
     ) -> Hits {
         let id = |version: &Option<remote::Version>| version.as_ref().map(|version| version.id.clone());
-        let mut of_context = |seen: &Seen, place: [usize; 2]| {
+        let mut of_context = |seen: &ContextView, place: [usize; 2]| {
             if !seen.ignore_file.is(&change.path) {
                 return Touched::new();
             }

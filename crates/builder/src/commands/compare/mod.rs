@@ -1,15 +1,15 @@
 //! `compare`.
 //!
 //! From top to bottom: what is compared (`side`: a Dockerfile, which is built where nothing is known of it, or a build that was recorded), its
-//! steps (`ordering`), the files that they use (`uses`, `recorded`, `seen`, `lone`, `links`), and the edits (`edits`, `ignored`, `whole`).
+//! steps (`ordering`), the files that they use (`uses`, `recorded`, `context_view`, `lone`, `links`), and the edits (`edits`, `ignored`, `whole`).
 
+mod context_view;
 mod edits;
 mod ignored;
 mod links;
 mod lone;
 mod ordering;
 mod recorded;
-mod seen;
 mod side;
 mod uses;
 mod whole;

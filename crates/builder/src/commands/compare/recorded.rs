@@ -7,8 +7,8 @@ use files::{PathSelection, Selection};
 use graph::{InputPart, Listing};
 use insight::{BuildRecord, Invocation, StepRecord};
 
+use super::context_view::{ContextView, Use, Wanted};
 use super::ignored::IgnoreFile;
-use super::seen::{Seen, Use, Wanted};
 use super::uses::Uses;
 use crate::commands::build::{self, STANDARD_INPUT};
 use crate::failure::Failure;
@@ -27,7 +27,7 @@ impl Uses {
         context: &Path,
         listing: &dyn Fn(&str) -> Option<Listing>,
     ) -> Result<Uses, Failure> {
-        let how = record.invocation.as_ref().and_then(Asked::of);
+        let how = record.invocation.as_ref().and_then(ParsedInvocation::of);
         let dockerfile = match record.dockerfile.as_str() {
             STANDARD_INPUT => PathBuf::from("-"),
             // Where none is named, the ignore file of one that is called `Dockerfile` counts.
@@ -44,7 +44,7 @@ impl Uses {
         });
         let mut contexts = Vec::new();
         for (name, directory, ignore_file) in std::iter::once(main).chain(named) {
-            let Some(mut seen) = Seen::open(&directory, context, ignore_file)? else { continue };
+            let Some(mut seen) = ContextView::open(&directory, context, ignore_file)? else { continue };
             for (step, part) in of_context(record, &name) {
                 let InputPart::Content { listing: name, files, .. } = part else { continue };
                 let listed = name.as_deref().and_then(listing).unwrap_or_default();
@@ -64,16 +64,16 @@ impl Uses {
     }
 }
 
-/// How a build was asked for.
-struct Asked {
+/// How a build was asked for, with its arguments parsed.
+struct ParsedInvocation {
     directory: PathBuf,
     arguments: build::Args,
 }
 
-impl Asked {
-    fn of(how: &Invocation) -> Option<Asked> {
+impl ParsedInvocation {
+    fn of(how: &Invocation) -> Option<ParsedInvocation> {
         let arguments = build::Args::parsed(&how.arguments).ok()?;
-        Some(Asked { directory: PathBuf::from(&how.directory), arguments })
+        Some(ParsedInvocation { directory: PathBuf::from(&how.directory), arguments })
     }
 
     /// The directories that were contexts by a name. One that lay in the main one lies in this one.

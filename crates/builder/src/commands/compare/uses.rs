@@ -7,9 +7,9 @@ use files::{FileTree, Kind, Selection};
 use graph::{Op, Source};
 use insight::{Touch, Touched};
 
+use super::context_view::{Change, ContextView, Use, Wanted};
 use super::ignored::IgnoreFile;
 use super::links;
-use super::seen::{Change, Seen, Use, Wanted};
 use super::whole::Whole;
 use crate::commands::build::{self, Examined};
 use crate::failure::Failure;
@@ -20,7 +20,7 @@ const CONTEXT: &str = "context";
 /// The uses of one Dockerfile.
 pub(super) struct Uses {
     /// The main context, and the named ones that have to do with it.
-    pub(super) contexts: Vec<Seen>,
+    pub(super) contexts: Vec<ContextView>,
 }
 
 impl Uses {
@@ -31,7 +31,7 @@ impl Uses {
         let first = (CONTEXT.to_owned(), main.to_owned(), IgnoreFile::of(dockerfile, main));
         let mut contexts = Vec::new();
         for (name, directory, ignore_file) in std::iter::once(first).chain(named) {
-            let Some(mut seen) = Seen::open(&directory, main, ignore_file)? else { continue };
+            let Some(mut seen) = ContextView::open(&directory, main, ignore_file)? else { continue };
             for used in of_context(examined, &name, seen.tree())? {
                 seen.add(used);
             }
@@ -42,7 +42,7 @@ impl Uses {
 
     /// All files of the main context that some step uses.
     pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
-        self.contexts.iter().flat_map(Seen::files)
+        self.contexts.iter().flat_map(ContextView::files)
     }
 
     /// The steps that an edit of a file touches; one that is not there comes into being, or was there once.
@@ -53,7 +53,7 @@ impl Uses {
     /// The steps that it touches because it is an ignore file, of which nothing else is known.
     pub(super) fn touched_by_ignoring(&self, path: &Path) -> Touched {
         let ignored = self.contexts.iter().filter(|seen| seen.ignore_file.is(path));
-        strongest(ignored.flat_map(Seen::touched_by_ignoring))
+        strongest(ignored.flat_map(ContextView::touched_by_ignoring))
     }
 }
 

@@ -14,7 +14,7 @@ use super::whole::Whole;
 use crate::failure::Failure;
 
 /// A context, as steps see it. Its own paths begin in it; those that come in and go out begin in the main one.
-pub(super) struct Seen {
+pub(super) struct ContextView {
     uses: Vec<Use>,
     /// Without what is ignored.
     tree: Ignoring<Surroundings>,
@@ -69,13 +69,13 @@ struct Edited {
     change: Change,
 }
 
-impl Seen {
+impl ContextView {
     /// A directory that is the main context or has to do with it: none of the others' files is edited.
     pub(super) fn open(
         directory: &Path,
         main: &Path,
         ignore_file: IgnoreFile,
-    ) -> Result<Option<Seen>, Failure> {
+    ) -> Result<Option<ContextView>, Failure> {
         let real = |path: &Path| path.canonicalize().map_err(|error| Failure::io("find", path, &error));
         let (directory, main) = (real(directory)?, real(main)?);
         let between = |a: &Path, b: &Path| a.strip_prefix(b).map(Path::to_owned).ok();
@@ -87,7 +87,7 @@ impl Seen {
         let tree = DirectoryTree::context(&directory).map_err(|error| Failure::build(error.to_string()))?;
         let ignore = ignore_file.patterns();
         let tree = Ignoring::new(Surroundings::new(tree), ignore.clone());
-        Ok(Some(Seen { uses: Vec::new(), tree, ignore, ignore_file, within, around }))
+        Ok(Some(ContextView { uses: Vec::new(), tree, ignore, ignore_file, within, around }))
     }
 
     pub(super) fn tree(&self) -> &impl FileTree {
