@@ -1086,3 +1086,38 @@ fn a_step_that_fails_is_not_tried_again_for_damage_elsewhere() {
     assert!(!failed.stderr.contains("building again"), "{failed}");
     assert_eq!(failed.stderr.matches("ERROR: process").count(), 1, "{failed}");
 }
+
+/// Without its index an image is still the one of its platform.
+#[test]
+fn an_image_whose_index_is_damaged() {
+    let context = Context::new("FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n");
+    let built = || {
+        let home = Home::new();
+        let both = ["-q", "-t", "app:1", "--platform=linux/amd64,linux/arm64"];
+        let index = run(home.build(&context).args(both)).ok().stdout;
+        let hex = index.trim().trim_start_matches("sha256:");
+        rewrite(&home.path().join("blobs/sha256-v1").join(&hex[..2]).join(hex));
+        home
+    };
+    let rows = |home: &Home, name: &str| {
+        let images = run(home.builder("images").args(["--format", "{{.Platform}}", name])).ok().stdout;
+        images.lines().count()
+    };
+    let archive = context.path().join("archive");
+    let saved = |home: &Home| {
+        run(home.builder("save").arg("app:1").arg("-o").arg(&archive)).ok();
+        let manifest = run(tool("tar").arg("-xOf").arg(&archive).arg("manifest.json")).ok().stdout;
+        assert!(manifest.contains("\"RepoTags\":[\"app:1\"]"), "{manifest}");
+    };
+    let home = built();
+    saved(&home);
+    run(home.builder("tag").args(["app:1", "app:2"])).ok();
+    assert_eq!(["app:1", "app:2"].map(|name| rows(&home, name)), [2, 2]);
+    run(built().builder("tag").args(["app:1", "app:2"])).ok();
+    let home = built();
+    fsck(&home.path(), &["--repair"], 1);
+    run(home.builder("prune").arg("-f")).ok();
+    fsck(&home.path(), &[], 0);
+    assert_eq!(rows(&home, "app:1"), 2);
+    saved(&home);
+}

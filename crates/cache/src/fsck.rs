@@ -6,13 +6,13 @@
 //! | records of steps, of packed and unpacked layers | the seal of each |
 //! | blobs | size and sha256 |
 //! | layers | whether they can be read; what they hold, but for times |
-//! | images | whether their blobs are there, and sound |
+//! | images | whether their blobs are there, and sound; one that lost its index alone keeps its name |
 //! | files that nothing leads to | listed, in each place |
 //!
 //! What a layer holds is noted when it is written ([`crate::Sum`]). Where it was not, by an older program or of what a failed step left, it is hashed by the first
 //! check, and compared by those after it. Cache mounts are the programs' own and not looked into.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -351,22 +351,37 @@ impl Check<'_> {
     fn images(&mut self) -> Result<(), CacheError> {
         let images = self.store.list_images()?;
         self.checked.images = images.len() as u64;
-        let lost: HashSet<String> = self.store.inner.database.read("check images", |db| {
-            let mut select = db.prepare(
-                "SELECT name, digest, digest IN (SELECT digest FROM blobs) FROM image_blobs ORDER BY name",
-            )?;
+        let inner = &self.store.inner;
+        let lost: HashMap<String, HashSet<Digest>> = inner.database.read("check images", |db| {
+            let mut select =
+                db.prepare("SELECT name, digest, digest IN (SELECT digest FROM blobs) FROM image_blobs")?;
             let mut rows = select.query([])?;
-            let mut lost = HashSet::new();
+            let mut lost: HashMap<String, HashSet<Digest>> = HashMap::new();
             while let Some(row) = rows.next()? {
-                if !row.get::<_, bool>(2)? || self.bad_blobs.contains(&bytes32(row, 1)?) {
-                    lost.insert(row.get(0)?);
+                let digest = bytes32(row, 1)?;
+                if !row.get::<_, bool>(2)? || self.bad_blobs.contains(&digest) {
+                    lost.entry(row.get(0)?).or_default().insert(Digest::from_bytes(digest));
                 }
             }
             Ok(lost)
         })?;
-        for image in images.into_iter().filter(|image| lost.contains(&image.name.to_string())) {
-            self.found(FindingKind::Image, image.name.familiar(), "a blob of it is damaged or gone");
-            if self.repair {
+        if self.repair && !lost.is_empty() {
+            inner.database.write("forget lost indexes", |db| {
+                crate::images::forget_lost_indexes(db)?;
+                crate::names::write(db, &inner.layout)
+            })?;
+        }
+        let indexes: HashSet<Digest> =
+            images.iter().filter_map(|image| Some(image.index.as_ref()?.digest)).collect();
+        for image in images {
+            let Some(lost) = lost.get(&image.name.to_string()) else { continue };
+            let is_whole = lost.is_subset(&indexes);
+            let what = match is_whole {
+                true => "its index is damaged or gone",
+                false => "a blob of it is damaged or gone",
+            };
+            self.found(FindingKind::Image, image.name.familiar(), what);
+            if self.repair && !is_whole {
                 self.store.forget_image(&image.name)?;
             }
         }

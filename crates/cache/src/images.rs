@@ -95,7 +95,7 @@ impl Store {
             }
             for (platform, (manifest, of)) in &now.0 {
                 match lists(found, manifest) {
-                    true => put_into_index(db, (&image.name, platform), of.as_ref(), index)?,
+                    true => put_into_index(db, (&image.name.to_string(), platform), of.as_ref(), index)?,
                     false => drop(remove(db, &image.name, platform)?),
                 }
             }
@@ -419,18 +419,32 @@ fn keep_blob(db: &Connection, key: &str, platform: &str, blob: &Digest) -> rusql
 /// The name of an image means this index now, and lists it as the one `before` did.
 fn put_into_index(
     db: &Connection,
-    (key, platform): (&Reference, &str),
+    (key, platform): (&str, &str),
     before: Option<&Digest>,
     index: Option<&Descriptor>,
 ) -> rusqlite::Result<()> {
-    let key = key.to_string();
     if let Some(before) = before {
         let forget = "DELETE FROM image_blobs WHERE name = ?1 AND platform = ?2 AND digest = ?3";
         db.execute(forget, params![key, platform, before.as_bytes()])?;
     }
     let change = "UPDATE images SET of_index = ?3 WHERE name = ?1 AND platform = ?2";
     db.execute(change, params![key, platform, index.map(to_json).transpose()?])?;
-    index.map_or(Ok(()), |index| keep_blob(db, &key, platform, &index.digest))
+    index.map_or(Ok(()), |index| keep_blob(db, key, platform, &index.digest))
+}
+
+/// Names whose index has no blob any more mean no index from now on: without it an image is still the one of its platform.
+pub(crate) fn forget_lost_indexes(db: &Connection) -> rusqlite::Result<()> {
+    let mut select = db.prepare("SELECT name, platform, of_index FROM images WHERE of_index IS NOT NULL")?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, names::index_column(row, 2)?)))?;
+    let indexes: Vec<(String, String, Option<Descriptor>)> = rows.collect::<Result<_, _>>()?;
+    let mut is_there = db.prepare("SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = ?1)")?;
+    for (name, platform, index) in indexes {
+        let Some(Descriptor { digest, .. }) = index else { continue };
+        if !is_there.query_row([digest.as_bytes()], |row| row.get::<_, bool>(0))? {
+            put_into_index(db, (&name, &platform), Some(&digest), None)?;
+        }
+    }
+    Ok(())
 }
 
 fn to_json(descriptor: &Descriptor) -> rusqlite::Result<String> {

@@ -16,7 +16,7 @@ use crate::lock::Lock;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock};
 use crate::written::Written;
-use crate::{BlobStore, CacheError, OverlayTrial, Records, Replaced, Snapshot, SnapshotId, names};
+use crate::{BlobStore, CacheError, OverlayTrial, Records, Replaced, Snapshot, SnapshotId, images, names};
 
 /// How the trees that RUN writes to are made. The layers that result have one form.
 #[derive(Debug, Clone, Default)]
@@ -230,6 +230,7 @@ fn forget_unsynced(database: &Database, layout: &Layout, boot: &str) -> Result<(
     database.write("forget what was lost", |db| {
         db.execute("DELETE FROM snapshots WHERE boot IS NOT NULL AND boot <> ?1", [boot])?;
         db.execute("DELETE FROM blobs WHERE boot IS NOT NULL AND boot <> ?1", [boot])?;
+        images::forget_lost_indexes(db)?;
         db.execute(
             "DELETE FROM images WHERE (name, platform) IN
                  (SELECT name, platform FROM image_blobs WHERE digest NOT IN (SELECT digest FROM blobs))",

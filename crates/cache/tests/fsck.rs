@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{CacheBackend, FindingKind, Limits, NewRecord, PruneOptions, StepRun, Whys};
-use common::{TestStore, content, key, put_image};
+use common::{TestStore, content, index_of, key, put_image};
 use image::{ContentStore, Descriptor, Layer, MediaType};
 
 /// Files and directories where none belong, in every place.
@@ -178,4 +178,31 @@ fn images_that_a_repair_takes_are_announced() {
     assert_eq!(found(true), want);
     assert_eq!(test.store.list_images().unwrap().len(), 1);
     assert_eq!(found(false), []);
+}
+
+#[test]
+fn an_image_that_lost_its_index_alone_keeps_its_name() {
+    let test = TestStore::new();
+    let platforms = ["linux/amd64", "linux/arm64"];
+    let manifests = platforms.map(|platform| {
+        (platform.parse().unwrap(), put_image(&test, "app", platform, platform.as_bytes()).unwrap())
+    });
+    let (index, bytes) = index_of(&test, &[&manifests[0].1, &manifests[1].1]);
+    test.store.name_images(&"app".parse().unwrap(), &manifests, Some(&index)).unwrap();
+    let hex = index.digest.hex();
+    let blob = test.dir.path().join(format!("blobs/sha256-v1/{}/{hex}", &hex[..2]));
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, vec![b' '; bytes.len()]).unwrap();
+    let found = |repair| {
+        let findings = test.store.check(repair).unwrap().findings;
+        findings.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    let lost = "its index is damaged or gone";
+    let want = ["its bytes are not what its name says", lost, lost];
+    assert_eq!((found(false), found(true)), (want.map(String::from).into(), want.map(String::from).into()));
+    assert_eq!(found(false), Vec::<String>::new());
+    let left = test.store.list_images().unwrap();
+    let left: Vec<_> = left.into_iter().map(|image| (image.platform, image.manifest, image.index)).collect();
+    assert_eq!(left, manifests.map(|(platform, manifest)| (platform, manifest, None)));
+    assert_eq!(test.store.prune(PruneOptions::default()).unwrap().blobs, 0);
 }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use cache::{PruneOptions, StoredImage};
-use common::{TestStore, put_image};
+use common::{TestStore, index_of, put_image};
 use hash::Digest;
 use image::{
     BlobSource, Compression, ContentStore, Descriptor, ImageResolver, Index, Layer, MediaType, MemoryStore,
@@ -235,15 +235,6 @@ fn found(test: &TestStore, manifest: &Descriptor, index: Option<&(Descriptor, Ve
         ResolvedIndex { descriptor: descriptor.clone(), bytes: bytes.as_slice().into(), manifests }
     });
     ResolvedImage { index, ..test.store.load_image(stored).unwrap() }
-}
-
-/// An index of manifests, in the store.
-fn index_of(test: &TestStore, manifests: &[&Descriptor]) -> (Descriptor, Vec<u8>) {
-    let manifests = manifests.iter().map(|manifest| (*manifest).clone()).collect();
-    let index = Index { schema_version: 2, media_type: None, manifests, annotations: Default::default() };
-    let bytes = serde_json::to_vec(&index).unwrap();
-    let digest = (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
-    (Descriptor::new(MediaType::INDEX, digest, bytes.len() as u64), bytes)
 }
 
 /// Names, platforms, manifests and indexes of what has a name.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cache::{CacheBackend, CacheError, NewRecord, Store, StoreOptions};
-use common::{Lookup, TestStore, changes, content, in_mount_namespace, key, mount};
+use common::{Lookup, TestStore, changes, content, in_mount_namespace, index_of, key, mount, put_image};
 use image::ContentStore;
 use image::layer::EntryKind;
 
@@ -282,6 +282,23 @@ fn what_another_boot_did_not_sync_is_forgotten() {
     assert!(after.blobs().size(&synced_blob).unwrap().is_some());
     assert_eq!(test.layer(&[], |_| {}).changes().entries, 0);
     assert_eq!(changes().entries, 1);
+}
+
+/// Without its index an image is still the one of its platform.
+#[test]
+fn a_name_stays_whose_index_alone_another_boot_did_not_sync() {
+    let test = TestStore::new();
+    let session = test.store.session().unwrap();
+    let manifest = put_image(&test, "app", "linux/amd64", b"layer").unwrap();
+    session.finish_durably().unwrap();
+    let (index, _) = index_of(&test, &[&manifest]);
+    let named = [("linux/amd64".parse().unwrap(), manifest)];
+    test.store.name_images(&"app".parse().unwrap(), &named, Some(&index)).unwrap();
+    let another = "UPDATE blobs SET boot = 'another' WHERE boot IS NOT NULL";
+    assert_eq!(test.database().execute(another, []).unwrap(), 1);
+    let images = test.again().list_images().unwrap();
+    assert_eq!(images.iter().map(|image| &image.index).collect::<Vec<_>>(), [&None]);
+    assert_eq!(test.again().check(false).unwrap().findings, []);
 }
 
 #[test]

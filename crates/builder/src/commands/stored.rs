@@ -197,10 +197,15 @@ pub(super) fn prepared(store: &Store, found: &Found) -> Result<Prepared, Failure
     }
 }
 
+/// The index that was found and what it says, where it can be read: without it images are still those of their platforms.
+pub(super) fn index<'a>(store: &Store, found: &'a Found) -> Option<(&'a Descriptor, Vec<u8>)> {
+    let index = found.index.as_ref()?;
+    Some((index, read(store, index).ok()?))
+}
+
 /// The documents of the index that was found and of all that it lists, if all of it is here.
 pub(super) fn whole(store: &Store, found: &Found) -> Result<Option<Prepared>, Failure> {
-    let Some(index) = &found.index else { return Ok(None) };
-    let bytes = read(store, index)?;
+    let Some((index, bytes)) = self::index(store, found) else { return Ok(None) };
     let listed: Index = parse(&bytes, index)?;
     let mut manifests = Vec::new();
     for descriptor in listed.manifests {

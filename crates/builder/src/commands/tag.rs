@@ -43,7 +43,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     }
     // Once nothing can be wrong with the template: half of them under the name would be a mixture with what had it.
     let manifests: Vec<_> = images.into_iter().map(|image| (image.platform, image.manifest)).collect();
-    store.name_images(&name, &manifests, found.index.as_ref())?;
+    let index = stored::index(&store, &found).map(|(index, _)| index);
+    store.name_images(&name, &manifests, index)?;
     session.finish_durably()?;
     terminal::print(&said)?;
     Ok(0)

@@ -10,7 +10,7 @@ use cache::{
     Store, StoreOptions,
 };
 use hash::{CacheKey, ContentDigest, ContentId};
-use image::{ContentStore, Descriptor, ImageConfig, Manifest, MediaType, Platform, RootFs};
+use image::{ContentStore, Descriptor, ImageConfig, Index, Manifest, MediaType, Platform, RootFs};
 
 /// A store in a directory that goes with the value.
 pub struct TestStore {
@@ -116,6 +116,15 @@ pub fn put_image(
         Descriptor::new(MediaType::MANIFEST, store.put(&manifest).unwrap(), manifest.len() as u64);
     test.store.put_image(&name.parse().unwrap(), &platform, &descriptor)?;
     Ok(descriptor)
+}
+
+/// An index of manifests, in the store.
+pub fn index_of(test: &TestStore, manifests: &[&Descriptor]) -> (Descriptor, Vec<u8>) {
+    let manifests = manifests.iter().map(|manifest| (*manifest).clone()).collect();
+    let index = Index { schema_version: 2, media_type: None, manifests, annotations: Default::default() };
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let digest = (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
+    (Descriptor::new(MediaType::INDEX, digest, bytes.len() as u64), bytes)
 }
 
 pub fn key(n: u64) -> CacheKey {
