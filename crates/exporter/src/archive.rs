@@ -146,9 +146,13 @@ fn docker_manifest(images: &[ArchiveImage]) -> Vec<u8> {
         json!({ "Config": blob_path(&packed.config_descriptor.digest), "RepoTags": tags, "Layers": layers })
     };
     let host = Platform::host();
-    let is_host = |packed: &&image::PackedManifest| packed.descriptor.platform.as_ref() == Some(&host);
+    // As the index spells its platforms, which need not be their normal form; the first of those that fit as well.
+    let rank = |packed: &&image::PackedManifest| {
+        let platform = packed.descriptor.platform.as_ref();
+        platform.and_then(|platform| host.rank(platform)).unwrap_or(usize::MAX)
+    };
     let all = images.iter().filter_map(|ArchiveImage { image, names }| {
-        let packed = image.manifests.iter().find(is_host).or(image.manifests.first())?;
+        let packed = image.manifests.iter().min_by_key(rank)?;
         Some(one(packed, names))
     });
     json_bytes(&Value::Array(all.collect()))

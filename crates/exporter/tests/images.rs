@@ -1,5 +1,6 @@
 //! Exported images: read back by this program, by skopeo and by umoci.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use exporter::{
-    Annotations, ArchiveExporter, ExportError, Exported, Exporter, Images, LayoutExporter, Output, Product,
+    Annotations, ArchiveExporter, ArchiveImage, ExportError, Exported, Exporter, Images, LayoutExporter,
+    Output, Prepared, Product,
 };
 use hash::Digest;
 use image::layer::{Entry, EntryKind};
@@ -359,6 +361,47 @@ fn a_name_that_is_given_twice_stands_in_an_archive_once() {
             let tags = serde_json::json!(["app:latest", "app:2", "web:latest"]);
             assert_eq!(read("manifest.json")[0]["RepoTags"], tags);
         }
+    }
+}
+
+/// `docker load` knows one platform of an index: this machine's, however the index spells it, else one that runs here.
+#[test]
+fn a_docker_archive_names_the_image_of_this_machine() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::default());
+    let host = Platform::host();
+    let spelt = match host.architecture.as_str() {
+        "amd64" => Platform { architecture: "x86_64".into(), variant: Some("v1".into()), ..host.clone() },
+        "arm64" => Platform { architecture: "aarch64".into(), variant: Some("v8".into()), ..host.clone() },
+        _ => Platform { os: "Linux".into(), ..host.clone() },
+    };
+    let packed = |platform: &Platform| {
+        let architecture = platform.architecture.as_str();
+        let image = image(&store, Compression::Gzip, architecture, architecture);
+        let mut packed = image::manifest_of(&image, MediaTypes::Oci, &BTreeMap::new()).unwrap();
+        packed.descriptor.platform = Some(platform.clone());
+        packed
+    };
+    let foreign = packed(&Platform::new("linux", "s390x", None));
+    let other = packed(&Platform::new("linux", "riscv64", None));
+    let own = packed(&spelt);
+    let with_unknown = {
+        let mut unknown = packed(&Platform::new("unknown", "unknown", None));
+        unknown.descriptor.platform = None;
+        vec![unknown, foreign.clone(), own.clone()]
+    };
+    for (manifests, wanted) in [
+        (vec![foreign.clone(), own.clone()], &own),
+        (with_unknown, &own),
+        (vec![foreign.clone(), other.clone()], &foreign),
+    ] {
+        let archive = dir.path().join("archive");
+        let exporter = ArchiveExporter::docker(to_file(&archive));
+        let prepared = Prepared::of_manifests(manifests, None).unwrap();
+        let images = vec![ArchiveImage { image: prepared, names: vec!["app:1".parse().unwrap()] }];
+        let export = exporter.export_several(images, Arc::new(store.clone()));
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(export).unwrap();
+        let listed = run("tar", &["-xOf", archive.to_str().unwrap(), "manifest.json"]);
+        assert!(listed.contains(&wanted.config_descriptor.digest.hex()), "{listed}");
     }
 }
 
