@@ -1377,12 +1377,15 @@ fn a_cache_takes_the_place_of_a_cache() {
     let list = "application/vnd.oci.image.index.v1+json";
     let manifest = json!({ "schemaVersion": 2, "mediaType": manifest, "config": config, "layers": [] });
     let list = json!({ "schemaVersion": 2, "mediaType": list, "manifests": [config] });
-    let unreadable = json!({ "mediaType": manifest["mediaType"], "nonsense": true });
-    for document in [manifest, list, unreadable] {
+    let gone = json!({ "mediaType": manifest["mediaType"], "gone": true });
+    for document in [manifest, list, gone] {
         let bytes = document.to_string().into_bytes();
         let mut index = json(&dir.path().join("index.json"));
         index["manifests"][0]["mediaType"] = document["mediaType"].clone();
         index["manifests"][0]["digest"] = dir.put(&bytes);
+        if document["gone"] == true {
+            index["manifests"][0]["digest"] = json!(format!("sha256:{}", hex(b"another")));
+        }
         index["manifests"][0]["size"] = json!(bytes.len());
         fs::write(dir.path().join("index.json"), index.to_string()).expect("write the index");
         home.steps(&context, &[&dir.to(",mode=max")]);

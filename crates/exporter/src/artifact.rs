@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io;
 use std::sync::Arc;
 
 use hash::Digest;
@@ -67,37 +67,56 @@ impl LayoutExporter {
         let text = |key: &str| old["annotations"][key].as_str().unwrap_or_default();
         let digest = old["digest"].as_str().unwrap_or_default();
         let is_of_kind = |kind: &String| artifact.replaces.contains(&kind.as_str());
-        let may = match self.kinds(old) {
-            Some(kinds) => kinds.iter().any(is_of_kind),
-            // Nobody can read it any more.
-            None => text(IMAGE_NAME).is_empty(),
+        let found = self.found(old);
+        let may = match &found {
+            Found::Nothing => text(IMAGE_NAME).is_empty(),
+            Found::Kinds(kinds) => kinds.iter().any(is_of_kind),
+            Found::Unknown => false,
         };
         if may {
             return Ok(());
         }
+        let what = if matches!(found, Found::Unknown) { "something else" } else { "an image" };
         let (tag, name) = (text(REF_NAME), text(IMAGE_NAME));
         let name = if name.is_empty() { digest.to_owned() } else { format!("{name}, {digest}") };
         let reason = format!(
-            "its tag `{tag}` is that of an image ({name}), which would be lost: give another directory, or another tag (tag=…)"
+            "its tag `{tag}` is that of {what} ({name}), which would be lost: give another directory, or another tag (tag=…)"
         );
         Err(ExportError::destination(&self.path, reason))
     }
 
-    /// Media types of configs that an entry leads to: its own, or those that its index lists. `None`: it leads to nothing.
-    fn kinds(&self, entry: &Value) -> Option<Vec<String>> {
-        let digest: Digest = entry["digest"].as_str()?.parse().ok()?;
+    fn found(&self, entry: &Value) -> Found {
+        let Some(digest) = entry["digest"].as_str().and_then(|text| text.parse::<Digest>().ok()) else {
+            return Found::Unknown;
+        };
         let path = self.path_of(&digest);
-        // A pipe would block.
-        if !fs::metadata(&path).ok()?.is_file() {
-            return None;
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+            // A pipe would block, and is no blob.
+            Ok(metadata) if !metadata.is_file() => return Found::Nothing,
+            Ok(metadata) if metadata.len() <= MAX_DOCUMENT => {}
+            _ => return Found::Unknown,
         }
-        // What cannot be looked at is not known to be worth nothing.
-        let Ok(file) = File::open(&path) else { return Some(Vec::new()) };
-        let mut bytes = Vec::new();
-        file.take(MAX_DOCUMENT).read_to_end(&mut bytes).ok()?;
-        match parse_document("", entry["mediaType"].as_str(), &bytes).ok()? {
-            Document::Manifest(manifest) => Some(vec![manifest.config.media_type]),
-            Document::Index(index) => Some(index.manifests.into_iter().map(|one| one.media_type).collect()),
+        let Ok(bytes) = fs::read(&path) else { return Found::Unknown };
+        if Digest::of(&bytes) != digest {
+            return Found::Nothing;
+        }
+        match parse_document("", entry["mediaType"].as_str(), &bytes) {
+            Ok(Document::Manifest(manifest)) => Found::Kinds(vec![manifest.config.media_type]),
+            Ok(Document::Index(index)) => {
+                Found::Kinds(index.manifests.into_iter().map(|one| one.media_type).collect())
+            }
+            Err(_) => Found::Unknown,
         }
     }
+}
+
+/// What an entry of a layout leads to.
+enum Found {
+    /// Nothing that anybody can read: it is gone, or its bytes are not those of its digest.
+    Nothing,
+    /// Configs of these media types: its own, or those that its index lists.
+    Kinds(Vec<String>),
+    /// Something that is not understood here, or cannot be looked at: that is not known to be worth nothing.
+    Unknown,
 }
