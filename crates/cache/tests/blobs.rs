@@ -7,10 +7,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cache::{CacheBackend, Limits, NewRecord, PruneOptions, StepRun, Store, StoreOptions, Whys};
-use common::{Lookup, TestStore, content, in_mount_namespace, key, mount};
+use common::{Lookup, Over, TestStore, content, in_mount_namespace, key, mount};
 use hash::Digest;
 use image::ContentStore;
 
@@ -155,12 +156,12 @@ fn what_took_the_place_of_a_damaged_blob_stays() {
 fn what_comes_while_it_is_looked_for_was_not_thrown_away() {
     let test = TestStore::new();
     let session = test.store.session().unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let order = std::sync::atomic::Ordering::Relaxed;
+    let over = AtomicBool::new(false);
     let current = std::sync::Mutex::new(Digest::of(b"none"));
     std::thread::scope(|scope| {
+        let _over = Over(&over);
         let look = || {
-            while !stop.load(order) {
+            while !over.load(Ordering::Relaxed) {
                 let digest = *current.lock().unwrap();
                 test.store.blobs().size(&digest).unwrap();
             }
@@ -173,7 +174,6 @@ fn what_comes_while_it_is_looked_for_was_not_thrown_away() {
             *current.lock().unwrap() = Digest::of(&bytes);
             (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
         }
-        stop.store(true, order);
     });
     assert_eq!(test.store.thrown_away(), [""; 0]);
     session.finish().unwrap();

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cache::{
@@ -125,6 +126,15 @@ pub fn index_of(test: &TestStore, manifests: &[&Descriptor]) -> (Descriptor, Vec
     let bytes = serde_json::to_vec(&index).unwrap();
     let digest = (test.store.blobs() as &dyn ContentStore).put(&bytes).unwrap();
     (Descriptor::new(MediaType::INDEX, digest, bytes.len() as u64), bytes)
+}
+
+/// Tells threads of a scope to end, also when the test fails: the scope waits for them.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 pub fn key(n: u64) -> CacheKey {

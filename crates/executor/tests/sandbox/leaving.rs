@@ -1,7 +1,7 @@
 //! Nothing outlives a run.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -182,6 +182,15 @@ fn killed_guard(fixture: &Fixture) {
     }
 }
 
+/// Lets a step go on, also when the test fails: the scope waits for it.
+struct Go(PathBuf);
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.0, "");
+    }
+}
+
 /// The keeper of a step that is not asked for yet is killed: that step says so, and the one after it runs.
 fn waiting_keeper(fixture: &Fixture) {
     let guards = || descendants(std::process::id());
@@ -198,10 +207,11 @@ fn waiting_keeper(fixture: &Fixture) {
     let mut second = fixture.shell(script);
     second.mounts = vec![bind(&shared, "/shared", false)];
     let of_second = std::thread::scope(|scope| {
+        let go = Go(shared.join("go"));
         let ran = scope.spawn(|| fixture.output_of(second));
         eventually("the second step runs", || shared.join("runs").exists() || ran.is_finished());
         let of_second = below_the_guard();
-        std::fs::write(shared.join("go"), "").unwrap();
+        drop(go);
         assert_eq!(ran.join().unwrap(), "ran\n");
         of_second
     });
