@@ -196,7 +196,7 @@ impl Reader<'_> {
             check(self.cancelled)?;
             let path = found.source_of(entry);
             let file = self.tree.open(&path).map_err(|error| vanished(error, &path))?;
-            if !self.tree.is_immutable() && StatIdentity::of(entry.metadata).may_be_written(self.began) {
+            if !self.tree.is_immutable() {
                 wait_for_writers(&path, &file)?;
             }
             let xattrs = self.tree.xattrs_of(&path, &file)?;
@@ -239,8 +239,8 @@ impl Reader<'_> {
     }
 }
 
-/// Waits until the calls that write to a file have ended, of which its times tell only that they began: what is read afterwards is not half
-/// of what one of them writes. To look for data takes the lock that a writer holds, on ext4, btrfs, F2FS and overlays; XFS has readers
+/// Waits until the calls that write to a file have ended, of which its times tell only that they began, however long ago (one may write 2 GiB
+/// to a slow disk): what is read afterwards is not half of what one of them writes. To look for data takes the lock that a writer holds, on ext4, btrfs, F2FS and overlays; XFS has readers
 /// wait of itself.
 fn wait_for_writers(path: &Path, mut file: &File) -> Result<(), Error> {
     // An empty file has none.

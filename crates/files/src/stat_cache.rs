@@ -23,9 +23,6 @@ pub struct StatIdentity {
 /// those of network file systems run apart.
 const RACY: Duration = Duration::from_secs(2);
 
-/// No call that writes takes longer.
-const WRITING: Duration = Duration::from_secs(60);
-
 impl StatIdentity {
     /// The identity that `metadata` speaks of.
     pub fn of(metadata: &Metadata) -> StatIdentity {
@@ -40,16 +37,7 @@ impl StatIdentity {
 
     /// Whether a change could have gone unseen when reading began at `began`: such an identity is neither stored nor looked up.
     pub fn is_racy(&self, began: SystemTime) -> bool {
-        self.changed_within(RACY, began)
-    }
-
-    /// Whether a call that writes may not have ended at `began`: times are set when it begins.
-    pub(crate) fn may_be_written(&self, began: SystemTime) -> bool {
-        self.changed_within(WRITING, began)
-    }
-
-    fn changed_within(&self, span: Duration, before: SystemTime) -> bool {
-        let Some(limit) = before.checked_sub(span).and_then(|limit| limit.duration_since(UNIX_EPOCH).ok())
+        let Some(limit) = began.checked_sub(RACY).and_then(|limit| limit.duration_since(UNIX_EPOCH).ok())
         else {
             return true;
         };
