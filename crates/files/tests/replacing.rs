@@ -104,6 +104,8 @@ fn a_file_that_cannot_be_completed_leaves_the_old_one() {
     is_as_before("attributes of a link");
     writer.device(path, Kind::CharDevice, (1, 3), &odd).unwrap_err();
     is_as_before("attributes of a device");
+    writer.directory(path, &odd).unwrap_err();
+    is_as_before("attributes of a directory");
     writer.hard_link(path, Path::new("absent")).unwrap_err();
     is_as_before("a link to nothing");
     writer.symlink(path, Path::new(&"t".repeat(5000)), &plain).unwrap_err();
@@ -111,6 +113,7 @@ fn a_file_that_cannot_be_completed_leaves_the_old_one() {
     // Where nothing was, nothing is.
     writer.file(Path::new("d/new"), &mut Failing(1, &root.join("d/f")), &plain).unwrap_err();
     writer.symlink(Path::new("d/new"), Path::new("target"), &odd).unwrap_err();
+    writer.directory(Path::new("d/new"), &odd).unwrap_err();
     is_as_before("new");
     writer.finish().unwrap();
 }
@@ -317,9 +320,15 @@ fn owners_that_are_recorded_are_those_of_the_new_entry() {
         writer.hard_link(path("also"), path("link")).unwrap();
         writer.symlink(path("was-directory"), path("target"), &owned(7)).unwrap();
         writer.symlink(path("link"), path("target"), &owned(8)).unwrap();
+        // What stays keeps its owner, whatever was to take its place.
+        writer.symlink(path("stays"), path("target"), &owned(9)).unwrap();
+        let mut odd = owned(10);
+        odd.xattrs.insert(OsString::from(format!("user.{}", "n".repeat(300))), vec![]);
+        writer.file(path("stays"), &mut &b""[..], &odd).unwrap_err();
+        writer.fifo(path("stays"), &odd).unwrap_err();
         writer.finish().unwrap();
         let tree = DirectoryTree::open(&root, &owners).unwrap();
-        for (name, uid) in [("also", 5), ("was-directory", 7), ("link", 8)] {
+        for (name, uid) in [("also", 5), ("was-directory", 7), ("link", 8), ("stays", 9)] {
             assert_eq!(tree.metadata(path(name)).unwrap().unwrap().uid, uid, "{name}");
         }
     };

@@ -106,12 +106,28 @@ impl TreeWriter {
                 .map_err(|source| self.error("set attributes of", path, source))?;
         } else {
             let place = self.place(path)?;
-            self.make_directory(&place)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(&*place.parent, place.name, flags, Mode::empty())
-                .map_err(|source| self.error("open", path, source))?;
-            self.set_open(opened.as_fd(), attributes, true)
-                .map_err(|source| self.error("set attributes of", path, source))?;
+            let set = |at: BorrowedFd<'_>, name: &OsStr, existed: bool| {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let opened = rustix::fs::openat(at, name, flags, Mode::empty())
+                    .map_err(|source| self.error("open", path, source))?;
+                self.set_open(opened.as_fd(), attributes, existed)
+                    .map_err(|source| self.error("set attributes of", path, source))?;
+                Ok::<_, Error>(opened)
+            };
+            match self.make_directory(&place)? {
+                Made::Nothing => drop(set(place.parent.as_fd(), place.name, true)?),
+                Made::Directory { pending, was_whiteout } => {
+                    let opened = set(pending.at(), pending.name(), false)?;
+                    // The removal of what is below still holds.
+                    if was_whiteout {
+                        self.set_opaque(&opened, path)?;
+                    }
+                    match &self.aside {
+                        Some(aside) if !was_whiteout => pending.put_beside(aside)?,
+                        _ => pending.put()?,
+                    }
+                }
+            }
         }
         if let Some(time) = attributes.mtime {
             self.times().insert(path.to_owned(), time);
@@ -172,8 +188,8 @@ impl TreeWriter {
     /// A symbolic link.
     pub fn symlink(&self, path: &Path, target: &Path, attributes: &Attributes) -> Result<(), Error> {
         let make = |at: BorrowedFd<'_>, name: &OsStr| Ok(rustix::fs::symlinkat(target, at, name)?);
-        let ((), pending) = self.begin(self.place(path)?, "link", make)?;
-        self.set_special(&pending, attributes)?;
+        let ((), mut pending) = self.begin(self.place(path)?, "link", make)?;
+        self.set_special(&mut pending, attributes)?;
         pending.put()
     }
 
@@ -197,14 +213,12 @@ impl TreeWriter {
         if path == existing {
             return Ok(());
         }
-        let (_, pending) = self.begin(self.place(path)?, "hard link", |at, name| {
+        let ((), mut pending) = self.begin(self.place(path)?, "hard link", |at, name| {
             Ok(rustix::fs::linkat(&*source.parent, source.name, at, name, AtFlags::empty())?)
         })?;
-        let mut sidecar = self.sidecar();
-        if let Some(owner) = sidecar.get(existing) {
-            sidecar.set(path, owner);
+        if let Some(owner) = self.sidecar().get(existing) {
+            pending.record(owner);
         }
-        drop(sidecar);
         // Of two names of one file `rename` removes neither, and says that all went well.
         let is_one = |there: rustix::fs::Stat| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino);
         let there = || rustix::fs::statat(pending.at(), pending.place().name, AtFlags::SYMLINK_NOFOLLOW);
@@ -273,7 +287,11 @@ impl TreeWriter {
             open_beneath(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
                 .map_err(|source| self.error("open", path, source))?
         };
-        rustix::fs::fsetxattr(&directory, self.options.opaque.xattr(), b"y", XattrFlags::empty())
+        self.set_opaque(&directory, path)
+    }
+
+    fn set_opaque(&self, directory: &OwnedFd, path: &Path) -> Result<(), Error> {
+        rustix::fs::fsetxattr(directory, self.options.opaque.xattr(), b"y", XattrFlags::empty())
             .map_err(|source| self.error("mark opaque", path, source))
     }
 
@@ -320,26 +338,26 @@ impl TreeWriter {
         self.sidecar.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn make_directory(&self, place: &Place<'_>) -> Result<(), Error> {
+    fn make_directory<'a>(&'a self, place: &Place<'a>) -> Result<Made<'a>, Error> {
         match rustix::fs::mkdirat(&*place.parent, place.name, Mode::RWXU) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                return Ok(Made::Directory {
+                    pending: self.pending(place.clone(), None),
+                    was_whiteout: false,
+                });
+            }
             Err(Errno::EXIST) => {}
             Err(source) => return Err(self.error("make directory", place.path, source)),
         }
         let stat = rustix::fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|source| self.error("stat", place.path, source))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Ok(());
+            return Ok(Made::Nothing);
         }
         let was_whiteout = self.is_whiteout(place, &stat);
         let make = |at: BorrowedFd<'_>, name: &OsStr| Ok(rustix::fs::mkdirat(at, name, Mode::RWXU)?);
         let ((), pending) = self.begin(place.clone(), "make directory", make)?;
-        match &self.aside {
-            Some(aside) if !was_whiteout => pending.put_beside(aside)?,
-            _ => pending.put()?,
-        }
-        // The removal of what is below still holds.
-        if was_whiteout { self.opaque(place.path) } else { Ok(()) }
+        Ok(Made::Directory { pending, was_whiteout })
     }
 
     /// Whether what stands there is as [`TreeWriter::whiteout`] makes it.
@@ -375,10 +393,10 @@ impl TreeWriter {
         attributes: &Attributes,
     ) -> Result<(), Error> {
         let device = rustix::fs::makedev(major, minor);
-        let ((), pending) = self.begin(self.place(path)?, "make node", |at, name| {
+        let ((), mut pending) = self.begin(self.place(path)?, "make node", |at, name| {
             Ok(rustix::fs::mknodat(at, name, file_type, Mode::empty(), device)?)
         })?;
-        self.set_special(&pending, attributes)?;
+        self.set_special(&mut pending, attributes)?;
         pending.put()
     }
 
@@ -422,22 +440,23 @@ impl TreeWriter {
     }
 
     /// Records the owner of a new link or pipe, which `path` leads to.
-    fn record_special(&self, place: &Place<'_>, path: &[u8], owner: owners::Owner) -> io::Result<()> {
+    fn record_special(&self, entry: &mut Pending<'_>, path: &[u8], owner: owners::Owner) -> io::Result<()> {
         if owner == (0, 0) {
             return Ok(());
         }
         let value = owners::encode_capability(owner);
         match rustix::fs::lsetxattr(path, xattrs::CAPABILITY, &value, XattrFlags::empty()) {
-            Err(Errno::OPNOTSUPP | Errno::PERM) => self.sidecar().set(place.path, owner),
+            Err(Errno::OPNOTSUPP | Errno::PERM) => entry.record(owner),
             other => other?,
         }
         Ok(())
     }
 
     /// Attributes of what cannot be opened: links, pipes, devices.
-    fn set_special(&self, entry: &Pending<'_>, attributes: &Attributes) -> Result<(), Error> {
-        let (place, at, name) = (entry.place(), entry.at(), entry.name());
-        let set = || -> io::Result<()> {
+    fn set_special(&self, entry: &mut Pending<'_>, attributes: &Attributes) -> Result<(), Error> {
+        let entry_path = entry.place().path;
+        let mut set = || -> io::Result<()> {
+            let (at, name) = (entry.at(), entry.name());
             match self.options.owners {
                 Owners::Real | Owners::Mapped => {
                     let (uid, gid) = ids(attributes);
@@ -460,16 +479,24 @@ impl TreeWriter {
                 rustix::fs::lsetxattr(&path[..], name.as_os_str(), value, XattrFlags::empty())
                     .map_err(|error| with_name(error, name))?;
             }
-            if is_recorded {
-                self.record_special(place, &path, (attributes.uid, attributes.gid))?;
-            }
             if let Some(time) = attributes.mtime {
                 rustix::fs::utimensat(at, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?;
             }
+            if is_recorded {
+                self.record_special(entry, &path, (attributes.uid, attributes.gid))?;
+            }
             Ok(())
         };
-        set().map_err(|source| self.error("set attributes of", place.path, source))
+        set().map_err(|source| self.error("set attributes of", entry_path, source))
     }
+}
+
+/// What came of making a directory.
+enum Made<'a> {
+    /// One is there.
+    Nothing,
+    /// One that has no attributes yet; perhaps instead of the mark of a removal.
+    Directory { pending: Pending<'a>, was_whiteout: bool },
 }
 
 /// A user namespace has only some of the ids that there are.

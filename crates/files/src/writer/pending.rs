@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::aside::Aside;
 use super::{Place, TreeWriter};
 use crate::Error;
+use crate::owners::Owner;
 
 /// So many names are tried that others could have, too.
 const TRIES: usize = 16;
@@ -22,6 +23,8 @@ pub(super) struct Pending<'a> {
     place: Place<'a>,
     /// What it is called until then, where that is not its own name.
     temporary: Option<OsString>,
+    /// Its owner, where that is written down beside the tree.
+    owner: Option<Owner>,
     in_place: bool,
 }
 
@@ -42,11 +45,12 @@ impl TreeWriter {
             made = make(place.parent.as_fd(), temporary.insert(temporary_name()));
         }
         let made = made.map_err(|source| self.error(action, place.path, source))?;
-        if temporary.is_some() {
-            // Of what goes; what comes may get an owner of its own before it has its place.
-            self.sidecar().forget(place.path);
-        }
-        Ok((made, Pending { writer: self, place, temporary, in_place: false }))
+        Ok((made, self.pending(place, temporary)))
+    }
+
+    /// An entry that was made, under its own name or a temporary one.
+    pub(super) fn pending<'a>(&'a self, place: Place<'a>, temporary: Option<OsString>) -> Pending<'a> {
+        Pending { writer: self, place, temporary, owner: None, in_place: false }
     }
 }
 
@@ -71,6 +75,11 @@ impl<'a> Pending<'a> {
         self.temporary.is_some()
     }
 
+    /// Has its owner written down beside the tree, once it has its place.
+    pub(super) fn record(&mut self, owner: Owner) {
+        self.owner = Some(owner);
+    }
+
     /// Gives it its place, in one step. A directory that was there goes with all in it.
     pub(super) fn put(mut self) -> Result<(), Error> {
         if let Some(temporary) = &self.temporary {
@@ -80,19 +89,30 @@ impl<'a> Pending<'a> {
                 renamed => renamed.map_err(|source| self.error(source))?,
             }
         }
-        self.in_place = true;
+        self.settle();
         Ok(())
+    }
+
+    /// What is recorded of the owner is that of what stands there now.
+    fn settle(&mut self) {
+        self.in_place = true;
+        if self.temporary.is_some() {
+            self.writer.sidecar().forget(self.place.path);
+        }
+        if let Some(owner) = self.owner {
+            self.writer.sidecar().set(self.place.path, owner);
+        }
     }
 
     /// A directory's: what is there is no directory, and is not removed yet.
     pub(super) fn put_beside(mut self, aside: &Aside) -> Result<(), Error> {
-        match self.temporary.take_if(|temporary| exchange(&self.place, temporary).is_ok()) {
-            Some(temporary) => {
-                aside.push(self.place.path, temporary);
-                self.in_place = true;
+        match &self.temporary {
+            Some(temporary) if exchange(&self.place, temporary).is_ok() => {
+                aside.push(self.place.path, temporary.clone());
+                self.settle();
                 Ok(())
             }
-            None => self.put(),
+            _ => self.put(),
         }
     }
 
