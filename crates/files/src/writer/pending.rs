@@ -13,9 +13,6 @@ use super::{Place, TreeWriter};
 use crate::Error;
 use crate::owners::Owner;
 
-/// So many names are tried that others could have, too.
-const TRIES: usize = 16;
-
 /// An entry that is being made: under its own name where nothing stood there, else under a temporary one beside it, in the same directory.
 /// Dropped before it has its place, it is removed: nobody finds half of one.
 pub(super) struct Pending<'a> {
@@ -36,14 +33,13 @@ impl TreeWriter {
         action: &'static str,
         make: impl Fn(BorrowedFd<'_>, &OsStr) -> io::Result<T>,
     ) -> Result<(T, Pending<'a>), Error> {
-        let mut made = make(place.parent.as_fd(), place.name);
-        let mut temporary = None;
-        for _ in 0..TRIES {
-            if !made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-                break;
+        let (made, temporary) = match make(place.parent.as_fd(), place.name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let name = temporary_name();
+                (make(place.parent.as_fd(), &name), Some(name))
             }
-            made = make(place.parent.as_fd(), temporary.insert(temporary_name()));
-        }
+            made => (made, None),
+        };
         let made = made.map_err(|source| self.error(action, place.path, source))?;
         Ok((made, self.pending(place, temporary)))
     }
@@ -158,7 +154,7 @@ impl Drop for Pending<'_> {
 
 /// A name that nothing else has, however many write there. As long for every file, so that it is not too long where the file's own is not.
 fn temporary_name() -> OsString {
-    // Every state has keys of its own, from the system's random numbers.
+    // 64 bits: the hash of nothing, with keys of which each thread begins with other random ones and counts on.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!(".builder-{random:016x}.tmp").into()
 }
