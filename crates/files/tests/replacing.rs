@@ -368,6 +368,34 @@ fn what_made_room_for_a_directory_comes_back_unless_all_is_written() {
     assert_eq!(fs::metadata(old.path().join("d")).unwrap().mtime(), 1000);
 }
 
+/// All is written then.
+#[test]
+fn what_cannot_be_removed_undoes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    make(root, &["f a old", "f b old", "f c old"]);
+    let attributes = Attributes::with_mode(0o755);
+    let writer = writer(root).careful().unwrap();
+    let mut stuck = PathBuf::new();
+    for name in ["a", "b", "c"] {
+        let before = describe(root);
+        writer.directory(Path::new(name), &attributes).unwrap();
+        writer.file(&Path::new(name).join("new"), &mut &b"new"[..], &attributes).unwrap();
+        if name == "b" {
+            let aside =
+                describe(root).into_keys().find(|path| !before.contains_key(path) && !path.starts_with(name));
+            stuck = root.join(aside.unwrap());
+        }
+    }
+    fs::remove_file(&stuck).unwrap();
+    make(&stuck, &["f somebody's file"]);
+    let error = writer.finish().unwrap_err().to_string();
+    assert!(error.contains(stuck.to_str().unwrap()), "{error}");
+    fs::remove_dir_all(&stuck).unwrap();
+    let names: Vec<PathBuf> = describe(root).into_keys().collect();
+    assert_eq!(names, ["a", "a/new", "b", "b/new", "c", "c/new"].map(PathBuf::from));
+}
+
 /// Changes a file once somebody looked whether it is what it was.
 struct Changing {
     tree: DirectoryTree,

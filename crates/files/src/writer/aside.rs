@@ -31,19 +31,22 @@ impl Aside {
         self.list().push((path.to_owned(), name));
     }
 
-    /// Removes all of it: what took its place is complete.
+    /// Removes all of it: what took its place is complete, and stays whatever goes wrong here.
     ///
     /// # Errors
-    /// With the path of what could not be removed.
+    /// With the path of the first that could not be removed.
     pub(super) fn settle(&self) -> Result<(), (PathBuf, Errno)> {
-        while let Some((path, name)) = self.list().pop() {
+        let list = std::mem::take(&mut *self.list());
+        let mut first = Ok(());
+        for (path, name) in list.into_iter().rev() {
             let Some((parent, _)) = self.parent(&path) else { continue };
-            match rustix::fs::unlinkat(&parent, &name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err((path.with_file_name(name), error)),
-            }
+            let removed = match rustix::fs::unlinkat(&parent, &name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err((path.with_file_name(name), error)),
+            };
+            first = first.and(removed);
         }
-        Ok(())
+        first
     }
 
     fn parent<'a>(&self, path: &'a Path) -> Option<(OwnedFd, &'a OsStr)> {
