@@ -47,7 +47,7 @@ impl Stamp {
 /// A copy of a tree, and what it was when it was made.
 #[derive(Debug)]
 pub(crate) struct FullCopy {
-    root: PathBuf,
+    tree: DirectoryTree,
     owners: Owners,
     /// By directory.
     stamps: HashMap<PathBuf, BTreeMap<OsString, Stamp>>,
@@ -74,7 +74,7 @@ impl FullCopy {
         copy_all(tree, &writer)?;
         writer.finish()?;
         let mut copy = FullCopy {
-            root: root.to_owned(),
+            tree: DirectoryTree::open(root, &Owners::Real)?,
             owners: owners.clone(),
             stamps: HashMap::new(),
             directories: HashMap::new(),
@@ -85,7 +85,7 @@ impl FullCopy {
     }
 
     fn near(&self, path: &Path) -> Result<Near, CacheError> {
-        Near::of(&self.root, path)
+        Near::of(&self.tree, path)
     }
 
     /// Notes what stands where. Returns the latest change time.
@@ -95,16 +95,18 @@ impl FullCopy {
         while let Some(directory) = rest.pop() {
             let mut stamps = BTreeMap::new();
             let here = self.near(&directory)?;
-            for name in names(&here)? {
+            for name in here.named(names(&here))? {
                 let path = directory.join(&name);
-                let stamp = Stamp::of(&self.near(&path)?)?;
+                let near = self.near(&path)?;
+                let stamp = near.named(Stamp::of(&near))?;
                 latest = latest.max(stamp.changed);
                 if stamp.is_directory {
                     rest.push(path);
                 }
                 stamps.insert(name, stamp);
             }
-            self.directories.insert(directory.clone(), attributes_of(&here, &self.owners)?);
+            let attributes = here.named(attributes_of(&here, &self.owners))?;
+            self.directories.insert(directory.clone(), attributes);
             self.stamps.insert(directory, stamps);
         }
         Ok(latest)
@@ -119,6 +121,7 @@ impl FullCopy {
         marks: Marks,
         disturbed: &HashSet<PathBuf>,
     ) -> Result<(), CacheError> {
+        let upper = &DirectoryTree::open(upper, &Owners::Real)?;
         // One directory in another: a step may nest them as deep as it likes.
         let mut open = vec![self.open(PathBuf::new(), None)?];
         while let Some(directory) = open.last_mut() {
@@ -144,30 +147,30 @@ impl FullCopy {
     fn open(&self, path: PathBuf, now: Option<Stamp>) -> Result<Directory, CacheError> {
         let source = self.near(&path)?;
         // Read before its entries are moved away.
-        let attributes = attributes_of(&source, &self.owners)?;
-        let present = names(&source)?;
+        let attributes = source.named(attributes_of(&source, &self.owners))?;
+        let present = source.named(names(&source))?;
         let gone = |name: &&OsString| present.binary_search(name).is_err();
         let gone =
             self.stamps.get(&path).into_iter().flat_map(BTreeMap::keys).filter(gone).cloned().collect();
         Ok(Directory { path, now, attributes, gone, rest: present.into_iter(), found: false })
     }
 
-    fn split_entry(&self, path: &Path, upper: &Path, marks: Marks) -> Result<Split, CacheError> {
+    fn split_entry(&self, path: &Path, upper: &DirectoryTree, marks: Marks) -> Result<Split, CacheError> {
         let (source, target) = (self.near(path)?, Near::of(upper, path)?);
-        let (before, now) = (self.stamp_of(path), Stamp::of(&source)?);
+        let (before, now) = (self.stamp_of(path), source.named(Stamp::of(&source))?);
         let was_directory = before.is_some_and(|before| before.is_directory);
         if was_directory && now.is_directory && before.is_some_and(|before| before.is_same(&now)) {
-            fs::create_dir(&*target).at("create", &target)?;
+            fs::create_dir(&*target).at("create", target.whole())?;
             let below = self.open(path.to_owned(), Some(now))?;
             return Ok(Split::Into(Box::new(below)));
         }
         if before == Some(&now) {
             return Ok(Split::Same);
         }
-        fs::rename(&*source, &*target).at("rename", &source)?;
+        fs::rename(&*source, &*target).at("rename", source.whole())?;
         // A new directory in the place of an old one hides what that one had.
         if now.is_directory && was_directory {
-            marks.set_opaque(&target).at("mark", &target)?;
+            marks.set_opaque(&target).at("mark", target.whole())?;
         }
         Ok(Split::Moved)
     }
@@ -180,14 +183,14 @@ impl FullCopy {
     fn close(
         &self,
         directory: Directory,
-        upper: &Path,
+        upper: &DirectoryTree,
         marks: Marks,
         disturbed: &HashSet<PathBuf>,
     ) -> Result<bool, CacheError> {
         let Directory { path, now, attributes, gone, found, .. } = directory;
         for name in &gone {
             let target = Near::of(upper, &path.join(name))?;
-            marks.make_whiteout(&target).at("create", &target)?;
+            marks.make_whiteout(&target).at("create", target.whole())?;
         }
         let as_before = match &now {
             // The root stays.
@@ -197,10 +200,10 @@ impl FullCopy {
         };
         let target = Near::of(upper, &path)?;
         if !found && gone.is_empty() && as_before {
-            fs::remove_dir(&*target).at("remove", &target)?;
+            fs::remove_dir(&*target).at("remove", target.whole())?;
             return Ok(false);
         }
-        set_attributes(&target, &attributes, &self.owners, marks)?;
+        target.named(set_attributes(&target, &attributes, &self.owners, marks))?;
         Ok(true)
     }
 }

@@ -168,12 +168,12 @@ fn in_order(root: Option<Found>, mut directories: Vec<Vec<Node>>) -> Vec<Found> 
 }
 
 /// The longest path that a layer may have, in bytes: one more than the kernel takes at once.
-const LONGEST: usize = 4096;
+const LONGEST_IN_LAYER: usize = 4096;
 
 /// What a name in the directory at `path` stands for.
 fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Box<Directory>>), TreeError> {
     let path = path.join(&item.name);
-    if path.as_os_str().len() > LONGEST {
+    if path.as_os_str().len() > LONGEST_IN_LAYER {
         return Err(TreeError::new("put into a layer", path, Errno::NAMETOOLONG));
     }
     let place = item.places[0];

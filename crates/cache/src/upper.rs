@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use files::{DirectoryTree, FileTree, Kind, Metadata, OpaqueMark, Owners, TreeError};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
 use crate::CacheError;
@@ -114,11 +113,11 @@ impl UpperDir {
         let host_path = self.path.join(path);
         let name = self.marks.0.xattr();
         // No component is a link: the caller came here through directories, and nobody else writes in the store.
-        let read = if host_path.as_os_str().len() < LONGEST {
-            rustix::fs::lgetxattr(&host_path, name, &mut value)
-        } else {
-            open_stepwise(&self.path, path)
-                .and_then(|directory| rustix::fs::fgetxattr(directory, name, &mut value))
+        let read = match rustix::fs::lgetxattr(&host_path, name, &mut value) {
+            Err(Errno::NAMETOOLONG) => {
+                rustix::fs::fgetxattr(self.tree.open_directory(path)?, name, &mut value)
+            }
+            read => read,
         };
         match read {
             Ok(length) => Ok(value[..length] == *b"y"),
@@ -133,9 +132,7 @@ impl UpperDir {
     pub(crate) fn xattrs(&self, path: &Path) -> Result<BTreeMap<OsString, Vec<u8>>, TreeError> {
         let host_path = self.path.join(path);
         // Most have none: one call says so, where reading takes six. Longer paths and longer lists are for the tree.
-        if host_path.as_os_str().len() < LONGEST
-            && rustix::fs::llistxattr(&host_path, &mut [0_u8; 1]) == Ok(0)
-        {
+        if rustix::fs::llistxattr(&host_path, &mut [0_u8; 1]) == Ok(0) {
             return Ok(BTreeMap::new());
         }
         self.tree.xattrs(path)
@@ -153,23 +150,38 @@ impl UpperDir {
     }
 }
 
-/// Longer paths are refused by the kernel as one string (`PATH_MAX`).
-pub(crate) const LONGEST: usize = 4000;
-
-pub(crate) fn open_stepwise(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at = rustix::fs::open(root, flags, Mode::empty())?;
-    for component in path.components() {
-        let Component::Normal(name) = component else { return Err(Errno::INVAL) };
-        at = rustix::fs::openat(&at, name, flags, Mode::empty())?;
-    }
-    Ok(at)
-}
-
 /// Removes a file; none is fine.
 pub(crate) fn remove_file_if_there(path: &Path) -> Result<(), CacheError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", path),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::near::Near;
+
+    #[test]
+    fn marks_are_read_however_long_the_path_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let marks = Marks::new(true);
+        let upper = UpperDir::open(dir.path(), &Owners::Real, marks).unwrap();
+        let mut path = PathBuf::new();
+        for depth in 0..20 {
+            path.push("n".repeat(250));
+            let near = Near::of(&upper.tree, &path).unwrap();
+            fs::create_dir(&*near).unwrap();
+            if depth % 2 == 0 {
+                marks.set_opaque(&near).unwrap();
+            }
+        }
+        for (above, path) in path.ancestors().take(20).enumerate() {
+            assert_eq!(upper.is_opaque(path).unwrap(), above % 2 == 1, "{above}");
+            assert_eq!(upper.xattrs(path).unwrap(), BTreeMap::new());
+        }
+        let gone = upper.is_opaque(&path.join("gone")).unwrap_err().to_string();
+        assert!(gone.contains("/nnn") && gone.contains("/gone: "), "{gone}");
     }
 }

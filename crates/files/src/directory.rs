@@ -60,6 +60,20 @@ impl DirectoryTree {
         Ok(DirectoryTree { root: opened, path: root.to_owned(), ownership })
     }
 
+    /// The directory, as it was called when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a directory of the tree for reading, however long its path is: for what a tree does not tell.
+    ///
+    /// # Errors
+    /// Also where a component of the path is a link.
+    pub fn open_directory(&self, path: &Path) -> Result<OwnedFd, TreeError> {
+        let opened = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY);
+        opened.map_err(|source| self.error("open", path, source))
+    }
+
     fn error(&self, action: &'static str, path: &Path, source: impl Into<io::Error>) -> TreeError {
         // `join` of an empty path would add a slash.
         let path = if path.as_os_str().is_empty() { self.path.clone() } else { self.path.join(path) };

@@ -221,3 +221,35 @@ fn a_cancelled_walk_stops() {
     let (_dir, tree) = context(&["f a a"]);
     assert!(matches!(select(&tree, &common::path(""), &|| true), Err(Error::Cancelled)));
 }
+
+/// Directories on the way need not be readable, only the last one.
+#[test]
+fn a_directory_is_opened_however_long_its_path_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_owned();
+    let tree = DirectoryTree::open(&root, &files::Owners::Real).unwrap();
+    let mut path = std::path::PathBuf::new();
+    for _ in 0..20 {
+        let above = tree.open_directory(&path).unwrap();
+        path.push("n".repeat(250));
+        rustix::fs::mkdirat(&above, path.file_name().unwrap(), rustix::fs::Mode::RWXU).unwrap();
+    }
+    let name = path.file_name().unwrap();
+    let first = root.join(name);
+    let open = move || {
+        let mut sets = rustix::thread::capabilities(None).unwrap();
+        sets.effective = rustix::thread::CapabilitySet::empty();
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let tree = DirectoryTree::open(&root, &files::Owners::Real).unwrap();
+        common::mode(&first, 0o300);
+        let opened = tree.open_directory(&path);
+        let unreadable = tree.open_directory(Path::new(first.file_name().unwrap()));
+        common::mode(&first, 0o700);
+        let opened = opened.unwrap();
+        // As calls want it that `O_PATH` does not do for.
+        assert_eq!(rustix::fs::flistxattr(&opened, &mut [0_u8; 0]).map(|_| ()), Ok(()));
+        let refused = unreadable.unwrap_err().to_string();
+        assert!(refused.contains("Permission denied"), "{refused}");
+    };
+    std::thread::spawn(open).join().unwrap();
+}
