@@ -158,32 +158,41 @@ struct Pieces<W: Write> {
     offset: u64,
     memory: Option<Arc<dyn ChunkMemory>>,
     pieces: Vec<Piece>,
-    room: Arc<Room>,
+    buffers: Arc<Buffers>,
     /// For what.
     scope: Scope,
 }
 
 /// Buffers that are free again. The kernel gives memory page by page and zeroes it: of a layer of 1 GB that would be a tenth of the time.
-struct Room {
-    chunks: Mutex<Vec<Vec<u8>>>,
-    packed: Mutex<Vec<Vec<u8>>>,
-    /// So many of each are kept. Pieces that are found bring buffers of their own, and nobody takes one for them.
+struct BufferPool {
+    free: Mutex<Vec<Vec<u8>>>,
+    /// So many are kept. Pieces that are found bring buffers of their own, and nobody takes one for them.
     most: usize,
 }
 
-/// An empty buffer, with room in it if one of `free` is.
-fn take(free: &Mutex<Vec<Vec<u8>>>) -> Vec<u8> {
-    free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-}
+impl BufferPool {
+    fn new(most: usize) -> BufferPool {
+        BufferPool { free: Mutex::default(), most }
+    }
 
-impl Room {
-    fn give_back(&self, free: &Mutex<Vec<Vec<u8>>>, mut buffer: Vec<u8>) {
+    /// An empty buffer, with room in it if one is free.
+    fn take(&self) -> Vec<u8> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < self.most {
             free.push(buffer);
         }
     }
+}
+
+/// For what goes in, and for what comes out.
+struct Buffers {
+    chunks: BufferPool,
+    packed: BufferPool,
 }
 
 /// A compressed chunk.
@@ -207,7 +216,7 @@ impl<W: Write> Pieces<W> {
             offset: 0,
             memory,
             pieces: Vec::new(),
-            room: Arc::new(Room { chunks: Mutex::default(), packed: Mutex::default(), most }),
+            buffers: Arc::new(Buffers { chunks: BufferPool::new(most), packed: BufferPool::new(most) }),
             scope: Scope::none(),
         }
     }
@@ -215,7 +224,7 @@ impl<W: Write> Pieces<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let largest = self.coder.largest();
         if self.chunk.capacity() == 0 {
-            self.chunk = take(&self.room.chunks);
+            self.chunk = self.buffers.chunks.take();
             self.chunk.reserve_exact(largest);
         }
         let taken = bytes.len().min(largest - self.chunk.len());
@@ -234,17 +243,17 @@ impl<W: Write> Pieces<W> {
         let coder = self.coder;
         let pool = if self.max_pending > 0 { coder.pool() } else { None };
         let Some(pool) = pool else {
-            let packed = pack(chunk, coder, self.memory.as_deref(), &self.room, &self.scope);
+            let packed = pack(chunk, coder, self.memory.as_deref(), &self.buffers, &self.scope);
             return self.emit(packed);
         };
         while self.pending.len() >= self.max_pending {
             self.emit_next()?;
         }
         let (sender, receiver) = sync_channel(1);
-        let (memory, room, scope) = (self.memory.clone(), self.room.clone(), self.scope.clone());
+        let (memory, buffers, scope) = (self.memory.clone(), self.buffers.clone(), self.scope.clone());
         pool.spawn_fifo(move || {
             // The receiver is gone when writing failed: then nobody needs the chunk.
-            let _ = sender.send(pack(chunk, coder, memory.as_deref(), &room, &scope));
+            let _ = sender.send(pack(chunk, coder, memory.as_deref(), &buffers, &scope));
         });
         self.pending.push_back(receiver);
         Ok(())
@@ -266,7 +275,7 @@ impl<W: Write> Pieces<W> {
             self.pieces.push(Piece { key, offset: self.offset, length, seal });
         }
         self.offset += length;
-        self.room.give_back(&self.room.packed, packed.bytes);
+        self.buffers.packed.give_back(packed.bytes);
         Ok(())
     }
 
@@ -277,7 +286,7 @@ impl<W: Write> Pieces<W> {
         }
         if self.offset == 0 {
             // Of nothing too there is a member or frame: no bytes at all are neither gzip nor zstd.
-            self.emit(pack(Vec::new(), self.coder, None, &self.room, &self.scope))?;
+            self.emit(pack(Vec::new(), self.coder, None, &self.buffers, &self.scope))?;
         }
         Ok((self.writer, self.pieces))
     }
@@ -288,13 +297,13 @@ fn pack(
     chunk: Vec<u8>,
     coder: Coder,
     memory: Option<&dyn ChunkMemory>,
-    room: &Room,
+    buffers: &Buffers,
     scope: &Scope,
 ) -> Option<Packed> {
     let compress = || {
         let mut timed = scope.begin(Work::Compress, "compress");
         timed.add(chunk.len() as u64);
-        let mut bytes = take(&room.packed);
+        let mut bytes = buffers.packed.take();
         coder.compress(&chunk, &mut bytes)?;
         Some(bytes)
     };
@@ -313,7 +322,7 @@ fn pack(
             Packed { bytes, names: Some((key, seal)) }
         }
     };
-    room.give_back(&room.chunks, chunk);
+    buffers.chunks.give_back(chunk);
     Some(packed)
 }
 
@@ -558,10 +567,10 @@ mod tests {
             for _ in 0..20 {
                 assert_eq!(pieces.write(&piece).unwrap(), piece.len());
             }
-            let room = Arc::clone(&pieces.room);
+            let buffers = Arc::clone(&pieces.buffers);
             assert_eq!(pieces.finish().unwrap().1.len(), 20);
-            for free in [&room.chunks, &room.packed] {
-                let kept = free.lock().unwrap().len();
+            for pool in [&buffers.chunks, &buffers.packed] {
+                let kept = pool.free.lock().unwrap().len();
                 assert!(kept <= coder.max_pending(threads) + 1, "{how:?} {threads}: {kept}");
             }
         }
