@@ -114,14 +114,14 @@ struct Node {
 }
 
 /// What a name in a directory stands for; where that is a directory, also this.
-type Read = (Node, Option<Box<Directory>>);
+type ReadEntry = (Node, Option<Box<Directory>>);
 
 /// Everything below the root, behind the root itself where that counts. Level by level: a step may nest directories as deep as it likes.
 fn read_all(uppers: &[UpperDir], root: Option<Found>) -> Result<Vec<Found>, TreeError> {
     let mut directories: Vec<Vec<Node>> = Vec::new();
     let mut level = vec![Directory { path: PathBuf::new(), places: (0..uppers.len()).collect() }];
     while !level.is_empty() {
-        let read: Vec<Vec<Read>> =
+        let read: Vec<Vec<ReadEntry>> =
             level.par_iter().map(|directory| read_one(uppers, directory)).collect::<Result<_, _>>()?;
         // Directories are numbered as they come: those of this level, then those below them.
         let first = directories.len() + level.len();
@@ -139,7 +139,7 @@ fn read_all(uppers: &[UpperDir], root: Option<Found>) -> Result<Vec<Found>, Tree
 }
 
 /// What is in one directory. It alone may have most of the layer's files.
-fn read_one(uppers: &[UpperDir], directory: &Directory) -> Result<Vec<Read>, TreeError> {
+fn read_one(uppers: &[UpperDir], directory: &Directory) -> Result<Vec<ReadEntry>, TreeError> {
     let items = list(uppers, directory)?;
     items.into_par_iter().with_min_len(BATCH).map(|item| read(uppers, &directory.path, item)).collect()
 }
@@ -171,7 +171,7 @@ fn in_order(root: Option<Found>, mut directories: Vec<Vec<Node>>) -> Vec<Found> 
 const LONGEST_IN_LAYER: usize = 4096;
 
 /// What a name in the directory at `path` stands for.
-fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<(Node, Option<Box<Directory>>), TreeError> {
+fn read(uppers: &[UpperDir], path: &Path, item: Item) -> Result<ReadEntry, TreeError> {
     let path = path.join(&item.name);
     if path.as_os_str().len() > LONGEST_IN_LAYER {
         return Err(TreeError::new("put into a layer", path, Errno::NAMETOOLONG));
