@@ -331,9 +331,7 @@ fn many_results() {
     assert_eq!(pruned.records, 10_000);
     let evicting = began.elapsed();
     println!("written in {writing:?}, half of them evicted in {evicting:?}");
-    // The machine may do something else beside either.
-    assert!(evicting < 30 * writing, "{evicting:?}, and {writing:?} to write them");
-    // Also where the disk is so slow that writing says nothing.
+    // The machine may do something else beside it.
     assert!(evicting < Duration::from_secs(60), "{evicting:?}");
 }
 
