@@ -25,7 +25,7 @@ pub struct ArtifactFiles {
     pub blobs: Vec<Descriptor>,
     /// Where blobs are.
     pub store: Arc<dyn ContentStore>,
-    /// Media types of the configs of what may lose its tag to it, in a manifest or among the entries of an index.
+    /// Media types of configs, in a manifest or among the entries of an index: only such an entry of a layout loses its tag to this.
     pub replaces: &'static [&'static str],
 }
 

@@ -65,5 +65,5 @@ fn below(folder: &Path, path: &Path) -> PathBuf {
 /// All of a tree, walked once, with all names of everything.
 fn whole(tree: &dyn FileTree, cancel: &Cancel) -> Result<Match, ExportError> {
     let mut selected = select(tree, &Selection::Whole, &|| cancel.is_set())?;
-    selected.matches.pop().map(Match::with_names_of_all).ok_or(ExportError::Empty)
+    selected.matches.pop().map(Match::with_hard_links_of_all_kinds).ok_or(ExportError::Empty)
 }

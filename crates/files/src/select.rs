@@ -83,7 +83,7 @@ pub struct Entry<'a> {
     /// Where a symbolic link points to.
     pub link_target: Option<&'a Path>,
     /// For a regular file with several names in this match: the index of the first of them, which may be its own. For anything but a directory
-    /// after [`Match::with_names_of_all`].
+    /// after [`Match::with_hard_links_of_all_kinds`].
     pub hard_link: Option<usize>,
 }
 
@@ -171,10 +171,10 @@ impl Match {
         self.records.retain(|_| kept.next().unwrap_or(false));
     }
 
-    /// The same where links, pipes and devices may have several names, too. COPY makes each of those anew, so they are none in a match as it
-    /// comes; the files of an image, as they are, have them.
+    /// Also groups links, pipes and devices that are hard links of one another. [`crate::select()`] groups files only, since COPY makes each of
+    /// the others anew.
     #[must_use]
-    pub fn with_names_of_all(mut self) -> Match {
+    pub fn with_hard_links_of_all_kinds(mut self) -> Match {
         self.group(|kind| kind != Kind::Directory);
         self
     }

@@ -170,7 +170,7 @@ fn helper_on_an_overlay() {
     // What is below can be copied up, but is not moved.
     let moved = rustix::fs::renameat(rustix::fs::CWD, root.join("one"), rustix::fs::CWD, root.join("moved"));
     assert_eq!(moved, Err(rustix::io::Errno::XDEV));
-    let writer = writer(&root).careful().unwrap();
+    let writer = writer(&root).with_rollback().unwrap();
     writer.file(Path::new("one"), &mut &b"new"[..], &attributes).unwrap();
     writer.symlink(Path::new("two"), Path::new("new"), &attributes).unwrap();
     writer.directory(Path::new("file"), &attributes).unwrap();
@@ -343,7 +343,7 @@ fn what_made_room_for_a_directory_comes_back_unless_all_is_written() {
     let before = describe(root);
     let attributes = Attributes::with_mode(0o755);
     let write = || {
-        let writer = writer(root).careful().unwrap();
+        let writer = writer(root).with_rollback().unwrap();
         for name in ["file", "file/below", "sub/link"] {
             writer.directory(Path::new(name), &attributes).unwrap();
         }
@@ -361,10 +361,10 @@ fn what_made_room_for_a_directory_comes_back_unless_all_is_written() {
     // The time that a directory was given is not that of its clearing.
     let old = tempfile::tempdir().unwrap();
     make(old.path(), &["f d/file old"]);
-    let careful = writer(old.path()).careful().unwrap();
-    careful.directory(Path::new("d"), &Attributes { mtime: Some((1000, 0)), ..attributes.clone() }).unwrap();
-    careful.directory(Path::new("d/file"), &attributes).unwrap();
-    careful.finish().unwrap();
+    let rolling = writer(old.path()).with_rollback().unwrap();
+    rolling.directory(Path::new("d"), &Attributes { mtime: Some((1000, 0)), ..attributes.clone() }).unwrap();
+    rolling.directory(Path::new("d/file"), &attributes).unwrap();
+    rolling.finish().unwrap();
     assert_eq!(fs::metadata(old.path().join("d")).unwrap().mtime(), 1000);
 }
 
@@ -375,7 +375,7 @@ fn what_cannot_be_removed_undoes_nothing() {
     let root = dir.path();
     make(root, &["f a old", "f b old", "f c old"]);
     let attributes = Attributes::with_mode(0o755);
-    let writer = writer(root).careful().unwrap();
+    let writer = writer(root).with_rollback().unwrap();
     let mut stuck = PathBuf::new();
     for name in ["a", "b", "c"] {
         let before = describe(root);

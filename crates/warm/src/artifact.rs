@@ -20,7 +20,7 @@ pub const INLINE: &str = "builder.cache.v1";
 /// What BuildKit calls its own.
 const OF_BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 
-/// Of what a cache may take the place under its name: of another cache.
+/// Media types of configs of caches, ours and BuildKit's: only such an entry of a layout loses its tag to a cache that is written there.
 pub const REPLACED: &[&str] = &[CONFIG, OF_BUILDKIT];
 
 /// So many images of one index are looked into.

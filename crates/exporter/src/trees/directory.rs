@@ -71,7 +71,7 @@ impl DirectoryExporter {
             opaque: OpaqueMark::User,
             parents: Attributes { mtime: trees.epoch.map(|epoch| (epoch, 0)), ..own(0o755) },
         };
-        let writer = TreeWriter::new(&self.path, options)?.careful()?;
+        let writer = TreeWriter::new(&self.path, options)?.with_rollback()?;
         let mut exported = Exported::default();
         let mut written = HashSet::new();
         for (folder, tree) in placed(trees, cancel)? {

@@ -88,7 +88,7 @@ impl TreeWriter {
     ///
     /// # Errors
     /// Of the system, of which another handle of the root is asked.
-    pub fn careful(self) -> Result<TreeWriter, Error> {
+    pub fn with_rollback(self) -> Result<TreeWriter, Error> {
         let root = self.root.try_clone().map_err(|source| Error::write("open", &self.path, source))?;
         Ok(TreeWriter { aside: Some(Aside::new(root)), ..self })
     }
@@ -301,7 +301,7 @@ impl TreeWriter {
         self.clear(&place)
     }
 
-    /// Sets the times of directories and writes down recorded owners: the last thing to do. For a [careful](TreeWriter::careful) writer all is written.
+    /// Sets the times of directories and writes down recorded owners: the last thing to do. One [with a rollback](TreeWriter::with_rollback) has nothing to put back then.
     pub fn finish(self) -> Result<(), Error> {
         if let Some(aside) = &self.aside {
             aside.settle().map_err(|(path, source)| self.error("remove", &path, source))?;
