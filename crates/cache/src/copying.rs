@@ -329,3 +329,42 @@ fn wait_for_clock(probe: &Path, latest: (i64, u32)) -> Result<(), CacheError> {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_what_has_a_long_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["tree", "upper"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let mut path = PathBuf::new();
+        let tree = DirectoryTree::open(&at("tree"), &Owners::Real).unwrap();
+        for _ in 0..20 {
+            path.push("n".repeat(250));
+            fs::create_dir(&*Near::of(&tree, &path).unwrap()).unwrap();
+        }
+        let marks = Marks::new(false);
+        let copy = FullCopy::make(&tree, &at("copy"), &Owners::Real, marks, dir.path()).unwrap();
+        // Another directory has the name.
+        let deep = copy.near(&path).unwrap();
+        let other = copy.near(&path.with_file_name("other")).unwrap();
+        fs::create_dir(&*other).unwrap();
+        fs::remove_dir(&*deep).unwrap();
+        fs::rename(&*other, &*deep).unwrap();
+        let upper = at("upper");
+        // Who may not set `trusted.*` cannot mark it.
+        let split = move || {
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            sets.effective.remove(rustix::thread::CapabilitySet::SYS_ADMIN);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            copy.split_off_changes(&upper, marks, &HashSet::new()).unwrap_err().to_string()
+        };
+        let error = std::thread::spawn(split).join().unwrap();
+        let expected = format!("mark {}: Operation not permitted", at("upper").join(&path).display());
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
