@@ -133,17 +133,35 @@ fn a_build_of_which_nothing_changed_opens_no_file_and_starts_nothing() {
 }
 
 /// Files of several owners take a user namespace to look at, for which two programs that come with the system map the user's ids. That is all
-/// that starts for an ordinary user, one with a single id starts nothing, and nothing is mounted for either.
+/// that starts for an ordinary user, one with a single id starts nothing, nothing is mounted for either, and no file of the context is opened.
 #[test]
 fn of_an_ordinary_user_only_ids_are_mapped() {
+    const FEW: usize = 20;
     for (user, mapped) in [(User::with_range(), 2), (User::with_one_id(), 0)] {
-        let context = Context::new("FROM busybox\nCOPY Dockerfile /f\nRUN true\n");
-        user.built(&context);
-        let calls = Calls::traced(&user.build(&context), STARTS, |strace| strace);
-        // Before it, what makes the test's user.
-        let is_builder = |line: &&String| line.contains(" execve(") && line.contains("/builder\", [");
-        let begins = calls.0.iter().position(|line| is_builder(&line)).expect("the builder");
-        let calls = Calls(calls.0[begins + 1..].to_vec());
+        let context = Context::new("FROM busybox\nCOPY . /src\nRUN true\n");
+        (0..FEW).for_each(|file| context.write(&path_of(file), "text\n"));
+        // One command for all of them: making it touches the files.
+        let mut build = user.build(&context);
+        settle();
+        run(&mut build).ok();
+        let traced = |build: &Command| {
+            let calls = Calls::traced(build, &format!("{OPENS},{STARTS}"), |strace| strace);
+            // Before it, what makes the test's user.
+            let is_builder = |line: &&String| line.contains(" execve(") && line.contains("/builder\", [");
+            let begins = calls.0.iter().position(|line| is_builder(&line)).expect("the builder");
+            Calls(calls.0[begins + 1..].to_vec())
+        };
+        let calls = traced(&build);
+        assert_eq!(calls.opened(), BTreeSet::new());
+        // So that none means something.
+        build.env("BUILDER_DISABLE", "stat-cache");
+        assert_eq!(traced(&build).opened().len(), FEW);
+        let processes: Vec<&str> = calls
+            .with(&["clone", "clone3", "fork", "vfork"])
+            .filter(|line| !line.contains("CLONE_THREAD"))
+            .collect();
+        // The two, and who calls them: a process that stays outside of the namespace.
+        assert!(processes.len() <= if mapped == 0 { 0 } else { mapped + 1 }, "{processes:#?}");
         let programs: Vec<&str> = calls.with(&["execve"]).collect();
         assert_eq!(programs.len(), mapped, "{programs:#?}");
         assert!(programs.iter().all(|line| line.contains("idmap")), "{programs:#?}");
