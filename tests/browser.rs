@@ -1,12 +1,13 @@
 //! The pages of `builder compare --format=html` and `builder build --timings` in a real browser: what their pictures show is what the
 //! numbers say.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{Context, Home, bases, run, tempdir};
+use e2e::{Context, Done, Home, bases, json, run, tempdir};
 use serde_json::Value;
 
 /// As the style sheet has them for light pages, in the order of what an edit does to a step.
@@ -136,6 +137,15 @@ fn screenshot(page: &Path) -> Picture {
 fn screenshot_of(page: &Path, width: usize) -> Picture {
     let dir = tempdir();
     let picture = dir.path().join("picture.png");
+    let size = format!("--window-size={width},1400");
+    let done = open(page, &[&size, &format!("--screenshot={}", picture.display())]);
+    assert!(picture.is_file(), "{done}");
+    Picture::read(&picture)
+}
+
+/// Shows a page in the browser, which asks nobody for anything.
+fn open(page: &Path, arguments: &[&str]) -> Done {
+    let dir = tempdir();
     let mut browser = Command::new(browser());
     browser.env("HOME", dir.path()).args([
         "--headless",
@@ -143,13 +153,22 @@ fn screenshot_of(page: &Path, width: usize) -> Picture {
         "--disable-gpu",
         "--hide-scrollbars",
     ]);
-    // It asks nobody for anything.
     browser.args(["--disable-dev-shm-usage", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]);
-    browser.arg(format!("--window-size={width},1400")).arg(format!("--screenshot={}", picture.display()));
-    browser.arg(format!("--user-data-dir={}", dir.path().join("profile").display()));
-    let done = run(browser.arg(format!("file://{}", page.display()))).ok();
-    assert!(picture.is_file(), "{done}");
-    Picture::read(&picture)
+    browser.args(arguments).arg(format!("--user-data-dir={}", dir.path().join("profile").display()));
+    run(browser.arg(format!("file://{}", page.display()))).ok()
+}
+
+/// What a script gives at the end of a page, in the browser; JSON.
+fn asked(page: &str, script: &str) -> Value {
+    let pages = tempdir();
+    let path = pages.path().join("page.html");
+    let script = format!(
+        "<pre id=asked></pre><script>document.getElementById('asked').textContent = JSON.stringify((() => {{{script}}})())</script></body>"
+    );
+    fs::write(&path, page.replace("</body>", &script)).expect("write the page");
+    let done = open(&path, &["--dump-dom"]);
+    let answer = done.stdout.split("<pre id=\"asked\">").nth(1).and_then(|rest| rest.split("</pre>").next());
+    serde_json::from_str(answer.expect("an answer")).expect("JSON")
 }
 
 #[test]
@@ -233,4 +252,76 @@ fn timings_are_drawn_to_scale() {
     }
     // The time takes most of the width, whatever that is.
     assert!(scales.iter().all(|scale| (0.6..0.8).contains(scale)), "{scales:?}");
+}
+
+/// The critical path is outlined and tied together, and the name that has the focus shows what its step uses and what uses it.
+#[test]
+fn timings_show_what_waited_for_what() {
+    let context = Context::new(
+        "FROM busybox AS quick\nRUN sleep 0.1\nFROM busybox\nRUN sleep 3\nCOPY --from=quick /bin/busybox /other\nRUN sleep 1\n",
+    );
+    let pages = tempdir();
+    let timings = |name: &str| {
+        let path = pages.path().join(name);
+        run(Home::new().build(&context).arg(format!("--timings={}", path.display()))).ok();
+        path
+    };
+    let page = fs::read_to_string(timings("timings.html")).expect("the page");
+    // Of another build: what is quick may be on the path in one of them and not in the other.
+    let told = json(&timings("timings.json"));
+    let bars = asked(
+        &page,
+        "const is = (bar) => getComputedStyle(bar).boxShadow !== 'none';
+         const bars = [...document.querySelectorAll('.steps .bar')];
+         const shown = [...document.querySelectorAll('.steps .link.down')].filter((link) => link.offsetHeight >= 24);
+         return { runs: bars.filter((bar) => bar.matches('.run')).map((bar) => [bar.dataset.row, is(bar)]),
+           path: bars.filter(is).map((bar) => bar.dataset.row), links: shown.length };",
+    );
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let spans = list(&told["spans"]).into_iter().filter(|span| span["work"] == "run");
+    let want: BTreeSet<(String, bool)> =
+        spans.map(|span| (span["row"].to_string(), span["critical"] == true)).collect();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let seen = list(&bars["runs"]).iter().map(|bar| (text(&bar[0]), bar[1] == true)).collect();
+    assert_eq!(want, seen, "outlined bars: {told:#}");
+    assert_eq!(want.iter().filter(|(_, critical)| *critical).count(), 2, "two of three: {want:?}");
+    // From one step to the next.
+    let path = list(&bars["path"]);
+    let steps = path.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(steps >= 3 && bars["links"] == steps, "{steps}: {bars:#}");
+
+    let rows = list(&told["rows"]);
+    let inputs: Vec<BTreeSet<usize>> = rows
+        .iter()
+        .map(|row| list(&row["inputs"]).iter().map(|row| row.as_u64().expect("a number") as usize).collect())
+        .collect();
+    // For each name that has the focus, and for none, the colours of all.
+    let colors = asked(
+        &page,
+        "const names = [...document.querySelectorAll('.name[data-row]')];
+         const colors = () => names.map((name) => getComputedStyle(name).backgroundColor);
+         const focused = names.map((name) => { name.focus(); return colors(); });
+         document.activeElement.blur();
+         return [...focused, colors()];",
+    );
+    let colors: Vec<Vec<String>> =
+        list(&colors).iter().map(|colors| list(colors).iter().map(text).collect()).collect();
+    assert_eq!(colors.len(), rows.len() + 1, "each step has a name");
+    let none = &colors[rows.len()][0];
+    assert!(colors[rows.len()].iter().all(|color| color == none), "no mark is left: {colors:#?}");
+    let mut marks = [BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::from([none])];
+    for here in 0..rows.len() {
+        for (row, color) in colors[here].iter().enumerate() {
+            let mark = match row {
+                row if row == here => 0,
+                row if inputs[here].contains(&row) => 1,
+                row if inputs[row].contains(&here) => 2,
+                _ => 3,
+            };
+            marks[mark].insert(color);
+        }
+    }
+    assert!(marks.iter().all(|colors| colors.len() == 1), "one colour a mark: {marks:#?} of {inputs:?}");
+    let all: BTreeSet<&&String> = marks.iter().flatten().collect();
+    assert_eq!(all.len(), 4, "and no two alike: {marks:#?}");
 }
