@@ -391,3 +391,45 @@ fn answers_can_be_piped() {
     }
     assert!(Path::new(&dir.path().join("check")).exists());
 }
+
+/// The scenarios S16 and S16r of `cargo xtask bench` with an installer that is known: the order that installs anew at each edit is told by
+/// `--check`, and by `builder compare`, beside the one that does not; and that is what builds do.
+#[test]
+fn an_install_below_the_sources_is_reported() {
+    let context = Context::new("")
+        .file("wrong", "FROM busybox\nCOPY --chmod=755 tools/npm /usr/local/bin/npm\nWORKDIR /app\nCOPY . .\nRUN npm ci\nRUN cat src/* > program\n")
+        .file("right", "FROM busybox\nCOPY --chmod=755 tools/npm /usr/local/bin/npm\nWORKDIR /app\nCOPY package.json package-lock.json ./\nRUN npm ci\nCOPY . .\nRUN cat src/* > program\n")
+        .file("package.json", "{}\n")
+        .file("package-lock.json", "{}\n")
+        .file("tools/npm", "#!/bin/sh\nmkdir node_modules && cp package-lock.json node_modules/$1\n");
+    (0..10).for_each(|file| context.write(&format!("src/{file}.js"), "text\n"));
+    let home = Home::new();
+    let file = |order: &str| format!("--file={}", context.path().join(order).display());
+    let reruns = |order: &str| {
+        home.steps(&context, &[&file(order)]);
+        context.write("src/3.js", format!("edited, {order}\n"));
+        let steps = home.steps(&context, &[&file(order)]);
+        steps.executed().iter().any(|step| step.ends_with("RUN npm ci"))
+    };
+    assert_eq!(["wrong", "right"].map(reruns), [true, false]);
+    let is_told = |order: &str| {
+        let done = run(home.build(&context).args(["--check", &file(order)]));
+        let found = done.stdout.contains("CopyBeforeExpensiveRun");
+        assert_eq!(
+            (done.code, done.stdout.contains("no warnings")),
+            (Some(i32::from(found)), !found),
+            "{done}"
+        );
+        found
+    };
+    assert_eq!(["wrong", "right"].map(is_told), [true, false]);
+    let mut compare = home.builder("compare");
+    compare.args(bases()).args(["--change=src/3.js", "--format=json"]);
+    compare.args(["wrong", "right"].map(|order| context.path().join(order))).arg(context.path());
+    let told: Value = serde_json::from_str(&run(&mut compare).ok().stdout).expect("JSON");
+    let is_predicted = |order: usize| {
+        let runs = told["edits"][0]["orderings"][order]["runs"].as_array().expect("a list");
+        runs.iter().any(|step| step.as_str().is_some_and(|step| step.ends_with("RUN npm ci")))
+    };
+    assert_eq!([0, 1].map(is_predicted), [true, false], "{told:#}");
+}
