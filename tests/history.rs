@@ -1,10 +1,12 @@
 //! Whatever happened to a state directory before, the next build gives what a clean build gives.
 //!
 //! Random histories: the context and the Dockerfile are edited, builds are killed, stores pruned, caches turned off. After each
-//! round the tree that the battered state directory gives is compared with that of an empty one.
+//! round the tree that the battered state directory gives is compared with that of an empty one. The battered one is built upon without a
+//! fast path (`BUILDER_DISABLE`) in every other build; the empty one with all.
 //!
 //! `BUILDER_HISTORY_SECONDS` says how long (default 40), `BUILDER_HISTORY_SEED` repeats a run; without it the seed is a new one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -16,6 +18,8 @@ use e2e::{Context, Done, Home, Image, Tree, number_from, run, tempdir};
 struct Round {
     context: Context,
     battered: Home,
+    /// The fast path without which the next build on the battered state directory does; none where it is empty.
+    without: String,
     story: Vec<String>,
 }
 
@@ -34,7 +38,29 @@ impl Round {
     fn build(&self, home: &Home) -> Command {
         let mut build = home.build(&self.context);
         build.arg(format!("--build-context=more={}", self.context.path().display()));
+        if home.path() == self.battered.path() {
+            build.env("BUILDER_DISABLE", &self.without);
+        }
         build
+    }
+
+    /// Half of the builds do without a fast path, each in its turn; `text` is the Dockerfile that they are of.
+    fn draw_path(&mut self, paths: &[String], turn: &mut usize, text: &str, random: &mut Random) {
+        self.without.clear();
+        if random.one_in(2) {
+            let path = |turn: usize| &paths[turn % paths.len()];
+            let tells = path(*turn) == "overlay" && !self.is_the_same_in_a_copy(text);
+            self.without.clone_from(path(*turn + usize::from(tells)));
+            *turn += 1;
+        }
+    }
+
+    /// Whether programs cannot tell an overlay from a copy, as in `tests/fuzz.rs`: a step that changes one of several names of a file of a layer
+    /// below parts them on an overlay, and `mv` copies directories of those layers.
+    fn is_the_same_in_a_copy(&self, text: &str) -> bool {
+        let names = "find \"$0\" -type f -links +1 -print -quit";
+        let found = run(Command::new("sh").args(["-c", names]).arg(self.context.path())).ok().stdout;
+        found.is_empty() && !["ln -f ", "ln /ctx", "mv /"].iter().any(|command| text.contains(command))
     }
 
     /// The same through layers.
@@ -84,6 +110,14 @@ impl Round {
     }
 }
 
+/// The names that `BUILDER_DISABLE` knows, as the program itself tells them.
+fn fast_paths() -> Vec<String> {
+    let told = run(Home::new().build(&Context::new("FROM busybox\n")).env("BUILDER_DISABLE", "?")).code_is(2);
+    let list =
+        told.stderr.split("there are ").nth(1).and_then(|rest| rest.split(';').next()).expect("a list");
+    list.replace(" and ", ", ").split(", ").map(str::to_owned).collect()
+}
+
 #[test]
 fn any_history_gives_what_a_clean_build_gives() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
@@ -93,16 +127,20 @@ fn any_history_gives_what_a_clean_build_gives() {
     let random = &mut Random(seed);
     let start = Instant::now();
     let (mut rounds, mut failures) = (0_u64, 0);
+    let paths = fast_paths();
+    // How many builds there were without each.
+    let (mut turn, mut times) = (0, BTreeMap::<String, u64>::new());
     // Some rounds there are however slow the machine is.
     let is_over = |rounds: u64| start.elapsed() > budget && rounds > 5;
     while !is_over(rounds) {
         let context = Context::new("");
         fill(context.path(), random);
         let story = vec![format!("seed {seed}, after {rounds} rounds")];
-        let mut round = Round { context, battered: Home::new(), story };
+        let mut round = Round { context, battered: Home::new(), without: String::new(), story };
         let mut text = dockerfile(random);
         for _ in 0..10 {
             round.context.write("Dockerfile", &text);
+            round.draw_path(&paths, &mut turn, &text, random);
             if random.one_in(4) {
                 round.kill_one(random);
             }
@@ -112,7 +150,8 @@ fn any_history_gives_what_a_clean_build_gives() {
                 2 => &["--no-cache-filter=two"],
                 _ => &[],
             };
-            round.story.push(format!("build {arguments:?}"));
+            round.story.push(format!("build {arguments:?} without {:?}", round.without));
+            *times.entry(round.without.clone()).or_default() += 1;
             let got = round.tar(&round.battered, arguments);
             let clean = Home::new();
             let want = round.tar(&clean, &[]);
@@ -150,5 +189,9 @@ fn any_history_gives_what_a_clean_build_gives() {
         }
     }
     println!("seed {seed}: {rounds} builds, {failures} of them with an error that a clean build has as well");
+    println!("without: {times:?}");
+    // A copy instead of an overlay takes Dockerfiles and contexts that cannot tell.
+    let left_out = |path: &String| path == "overlay" || times.contains_key(path);
+    assert!(turn < paths.len() || paths.iter().all(left_out), "of {paths:?}: {times:?}");
     assert!(rounds > 5 && failures < rounds, "{failures} of {rounds} builds failed");
 }
