@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::shell::{self, Result};
 use crate::{bases, packages};
 
-/// Runs the sandbox's tests, builds with limits and builds for another architecture in a virtual machine: Debian's
-/// kernel, cgroups v2 only, an interpreter for arm64.
+/// Runs the sandbox's tests, builds with limits, builds for another architecture and builds around jumps of the clock in a virtual
+/// machine: Debian's kernel, cgroups v2 only, an interpreter for arm64.
 ///
 /// Takes Debian's qemu; without `/dev/kvm` it works and takes many times as long. The machine has no network.
 #[derive(clap::Args)]

@@ -183,6 +183,42 @@ D
     says 0 'aarch64' --platform linux/arm64 /tmp/context
 }
 
+# A build of a context whose one file is then what was built.
+builds_what_is_there() {
+    rm -rf /tmp/built
+    ./builder build --progress=plain -o /tmp/built /tmp/context > /tmp/said 2>&1 || { cat /tmp/said; return 1; }
+    cmp /tmp/context/file /tmp/built/file || { date; stat /tmp/context/file; cat /tmp/said; return 1; }
+}
+
+# The clock of the whole machine jumps, by which the kernel says when a file changed; around each jump the file is edited, with as many
+# bytes and the time of change as before. A file of which nothing changed for long is known by what stat says: hence the waiting.
+clock() {
+    dockerfile <<'D'
+FROM scratch
+COPY file /
+D
+    number=1000
+    echo $number > /tmp/context/file
+    modified=$(date -d '-1 hour' +@%s)
+    touch -d "$modified" /tmp/context/file
+    builds_what_is_there || return 1
+    for jump in '+3 years' '-3 years' '-3 years' '+3 years' '-1 second' '-1 second'; do
+        sleep 3
+        builds_what_is_there || return 1
+        date -s "$jump" || return 1
+        number=$((number + 1))
+        echo $number > /tmp/context/file
+        touch -d "$modified" /tmp/context/file
+        [ "$(stat -c %Y /tmp/context/file)" = "${modified#@}" ] || return 1
+        builds_what_is_there || { echo "after $jump"; return 1; }
+        # Again at once, with no jump in between.
+        number=$((number + 1))
+        echo $number > /tmp/context/file
+        touch -d "$modified" /tmp/context/file
+        builds_what_is_there || { echo "after $jump and an edit"; return 1; }
+    done
+}
+
 uname -r
 ./builder info
 useradd -m worker
@@ -198,6 +234,8 @@ check desktop desktop
 check service service
 as=
 check another-architecture another_architecture
+# The last, as nothing knows the time after it.
+check clock clock
 [ -z "$failed" ] && echo "vm-test: all passed" || echo "vm-test: failed:$failed"
 sync
 echo o > /proc/sysrq-trigger
