@@ -10,6 +10,7 @@ use cache::{CacheBackend, CacheError, CacheRecord, Claim, NewRecord, Origins, St
 use files::Selection;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, try_join_all};
+use futures::stream::{FuturesOrdered, TryStreamExt as _};
 use graph::{
     Definition, Event, MissReason, Op, Outcome, ProgressSink, SecretValues, Source, Vertex, VertexId,
 };
@@ -374,7 +375,8 @@ impl<W: Worker> Run<W> {
                 }
             }
         }
-        let digested = try_join_all(selections).await;
+        // Of several that are missing the first is told, however soon each is found out.
+        let digested: Result<Vec<_>, _> = FuturesOrdered::from_iter(selections).try_collect().await;
         for id in needed.iter().filter(|id| is_local(self.definition.vertex(**id))) {
             self.finished(*id, Outcome::Done { reason: None });
         }

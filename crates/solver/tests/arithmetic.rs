@@ -83,7 +83,12 @@ impl Worker for Arithmetic {
     type Error = Failure;
 
     async fn content_digest(&self, tree: &Tree, selection: &Selection) -> Result<ContentDigest, Failure> {
-        self.digested.fetch_add(1, Ordering::SeqCst);
+        let before = self.digested.fetch_add(1, Ordering::SeqCst);
+        if matches!(selection, Selection::Path(path) if path.pattern == "late") {
+            // Another has ended by then.
+            soon(|| self.digested.load(Ordering::SeqCst) > before + 1).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let value = self.select(tree, selection)?;
         Ok(ContentDigest::from_bytes(StableHasher::new("t").with(&value).finish()))
     }
@@ -679,6 +684,15 @@ fn a_missing_file_is_found_before_anything_is_fetched() {
     let copy = graph.step("add", 0, vec![Input::whole(user), file(context, "missing")]);
     let built = Machine::default().build(&graph, &[copy]);
     assert_eq!((built.failures(), built.brought), (vec![copy], vec![context]));
+}
+
+#[test]
+fn of_missing_files_the_first_is_told() {
+    let mut graph = Graph::default();
+    let context = graph.context();
+    let copy = graph.step("add", 0, vec![file(context, "late"), file(context, "missing")]);
+    let error = Machine::default().build(&graph, &[copy]).values.unwrap_err().to_string();
+    assert!(error.contains("\"/late\": not found"), "{error}");
 }
 
 #[test]
