@@ -295,13 +295,14 @@ fn timings_show_what_waited_for_what() {
         .iter()
         .map(|row| list(&row["inputs"]).iter().map(|row| row.as_u64().expect("a number") as usize).collect())
         .collect();
-    // For each name that has the focus, and for none, the colours of all.
+    // For each name that has the focus, and for none, the colours of all. A page that nobody looks at gets no focus: events are sent.
     let colors = asked(
         &page,
         "const names = [...document.querySelectorAll('.name[data-row]')];
          const colors = () => names.map((name) => getComputedStyle(name).backgroundColor);
-         const focused = names.map((name) => { name.focus(); return colors(); });
-         document.activeElement.blur();
+         const send = (name, event) => name.dispatchEvent(new FocusEvent(event));
+         const focused = names.map((name) => { send(name, 'focus'); return colors(); });
+         send(names[0], 'blur');
          return [...focused, colors()];",
     );
     let colors: Vec<Vec<String>> =
