@@ -147,8 +147,8 @@ fn claim_folder(parent: &Path) -> Result<Mine, CacheError> {
 /// Tells ext4 that what is in the folders of a directory has nothing to do with each other (`chattr +T`, `EXT4_TOPDIR_FL`): each new one then
 /// gets a part of the disk of its own. Otherwise they all crowd where the directory is, and where much was removed a moment ago, by
 /// a prune or the build before, each new file costs a look at every inode that was freed there within the last minutes
-/// (`recently_deleted` in fs/ext4/ialloc.c): several times what making the file costs. Other file systems refuse the flag or have no use
-/// for it.
+/// (`recently_deleted` in fs/ext4/ialloc.c, where there is no journal): several times what making the file costs. Other file systems refuse the flag or
+/// have no use for it.
 fn spread(directory: &Path) {
     let Ok(opened) = File::open(directory) else { return };
     if let Ok(flags) = rustix::fs::ioctl_getflags(&opened)
