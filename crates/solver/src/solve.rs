@@ -380,10 +380,7 @@ impl<W: Worker> Run<W> {
         for id in needed.iter().filter(|id| is_local(self.definition.vertex(**id))) {
             self.finished(*id, Outcome::Done { reason: None });
         }
-        if let Err(error) = &digested {
-            self.failed(error);
-        }
-        digested?;
+        digested.inspect_err(|error| self.failed(error))?;
         let _timed = self.trace.begin(Subject::Build, Work::Solve, "compute keys");
         let mut late = HashSet::new();
         for id in needed {
