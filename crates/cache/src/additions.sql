@@ -1,4 +1,4 @@
--- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
+-- Tables that came later. A program that does not know them is not disturbed by them, so the version stays what it is.
 -- `holdings` is the last: where it is, all are. Only columns are later, NULL in rows of older programs: `seal` of `chains`, `versions`,
 -- `packed` and `snapshots`, checksums over their rows; `of_index` of `images`, the descriptor of the index that the name means, if it
 -- means one, whose blob is one of `image_blobs`.
@@ -55,8 +55,6 @@ CREATE INDEX IF NOT EXISTS versions_base ON versions (base) WHERE base IS NOT NU
 
 -- A version without what it lies over is worth nothing.
 CREATE TRIGGER IF NOT EXISTS base_gone AFTER DELETE ON snapshots BEGIN
-    DELETE FROM records WHERE id IN
-        (SELECT record FROM record_layers JOIN versions ON versions.snapshot = record_layers.snapshot WHERE base = OLD.id);
     DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM versions WHERE base = OLD.id);
 END;
 

@@ -349,7 +349,13 @@ impl Choice {
         chosen: &HashSet<SnapshotId>,
     ) -> rusqlite::Result<Option<usize>> {
         let under_results: HashSet<SnapshotId> = db
-            .prepare_cached("SELECT snapshot FROM record_layers WHERE record > ?1")?
+            .prepare_cached(
+                "WITH RECURSIVE below (id) AS (
+                     SELECT tree FROM records WHERE id > ?1 AND tree IS NOT NULL
+                     UNION SELECT parent FROM below JOIN trees USING (id) WHERE parent IS NOT NULL
+                 )
+                 SELECT snapshot FROM below JOIN trees USING (id)",
+            )?
             .query_map([self.newest_record], |row| row.get(0).map(SnapshotId))?
             .collect::<Result<_, _>>()?;
         // By a step that failed since, and is kept to be looked into.
@@ -401,9 +407,9 @@ mod tests {
         let rows = "INSERT INTO snapshots (id, changes, entries, size, root, created, used)
                         VALUES (1, zeroblob(32), 1, 10, 0, 0, 0), (2, zeroblob(32), 1, 10, 0, 0, 0);
                     INSERT INTO versions (snapshot, base, own) VALUES (2, 1, 1);
-                    INSERT INTO records (id, content, description, started, duration, used)
-                        VALUES (5, zeroblob(32), 'COPY', 0, 1, 0);
-                    INSERT INTO record_layers VALUES (5, 0, 2);";
+                    INSERT INTO trees (id, snapshot) VALUES (3, 2);
+                    INSERT INTO records (id, content, description, started, duration, used, tree)
+                        VALUES (5, zeroblob(32), 'COPY', 0, 1, 0, 3);";
         store.inner.database.write("fill", |db| db.execute_batch(rows)).unwrap();
         fs::create_dir(store.inner.layout.snapshot(SnapshotId(1))).unwrap();
         fs::create_dir(store.inner.layout.version(SnapshotId(2))).unwrap();

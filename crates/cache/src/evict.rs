@@ -286,7 +286,13 @@ fn remove_layers(
     }
     db.execute_batch(
         "INSERT OR IGNORE INTO going SELECT snapshot FROM versions WHERE base IN (SELECT snapshot FROM going);
-         INSERT INTO gone SELECT DISTINCT record FROM record_layers WHERE snapshot IN (SELECT snapshot FROM going);
+         INSERT INTO gone SELECT id FROM records WHERE tree IN (
+             WITH RECURSIVE above (id) AS (
+                 SELECT id FROM trees WHERE snapshot IN (SELECT snapshot FROM going)
+                 UNION SELECT trees.id FROM above JOIN trees ON trees.parent = above.id
+             )
+             SELECT id FROM above
+         );
          DELETE FROM pins WHERE kept IN (SELECT id FROM kept WHERE snapshot IN (SELECT snapshot FROM going))",
     )?;
     evictions::note(db, "record IN (SELECT record FROM gone)", why)?;
@@ -322,8 +328,7 @@ pub(crate) fn remove_record(db: &Transaction<'_>, record: i64) -> rusqlite::Resu
 }
 
 /// What refers to a record, and what to a layer and goes with it. What versions are over goes with its versions.
-pub(crate) const OF_RECORDS: [(&str, &str); 3] =
-    [("record_layers", "record"), ("keys", "record"), ("record_origins", "record")];
+pub(crate) const OF_RECORDS: [(&str, &str); 2] = [("keys", "record"), ("record_origins", "record")];
 const OF_LAYERS: [(&str, &str); 6] = [
     ("chains", "snapshot"),
     ("packed", "snapshot"),
@@ -556,7 +561,7 @@ mod tests {
             // Those go with what they refer to before, by other columns.
             _ => {
                 OF_LAYERS.contains(&(table, column))
-                    || [("record_layers", "snapshot"), ("versions", "base")].contains(&(table, column))
+                    || [("trees", "snapshot"), ("versions", "base")].contains(&(table, column))
             }
         };
         assert!(referring.len() >= 9, "{referring:?}");

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::{Database, from_millis, from_sql, to_millis};
 use crate::evict::OF_RECORDS;
+use crate::trees::BELOW_RESULTS;
 use crate::{CacheError, Eviction};
 
 #[derive(Serialize, Deserialize)]
@@ -98,14 +99,25 @@ pub(crate) fn forget_most(database: &Database, records: &[i64], why: &str) -> Re
         )?
         .execute(params![packed, now])?;
         let before = db.query_row("SELECT count(*) FROM records", [], |row| row.get(0).map(from_sql))?;
-        for (table, column) in OF_RECORDS.into_iter().chain([("records", "id")]) {
+        // It would look at each row.
+        let trigger: String = db.query_row(
+            "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = 'records_gone'",
+            [],
+            |row| row.get(0),
+        )?;
+        db.execute_batch("DROP TRIGGER records_gone")?;
+        let of_records = OF_RECORDS.into_iter().chain([("records", "id")]);
+        let stays = of_records
+            .map(|(table, column)| (table, format!("{column} NOT IN (SELECT record FROM forgotten)")));
+        for (table, stays) in stays.chain([("trees", format!("id IN ({BELOW_RESULTS})"))]) {
             db.execute_batch(&format!(
-                "CREATE TEMP TABLE staying AS SELECT * FROM main.{table} WHERE {column} NOT IN (SELECT record FROM forgotten);
+                "CREATE TEMP TABLE staying AS SELECT * FROM main.{table} WHERE {stays};
                  DELETE FROM main.{table};
                  INSERT INTO main.{table} SELECT * FROM staying;
                  DROP TABLE staying"
             ))?;
         }
+        db.execute_batch(&trigger)?;
         let after: u64 = db.query_row("SELECT count(*) FROM records", [], |row| row.get(0).map(from_sql))?;
         db.execute_batch("DROP TABLE forgotten")?;
         Ok(before - after)

@@ -30,6 +30,7 @@ use crate::prune::Trash;
 use crate::session::open_lock;
 use crate::store::Inner;
 use crate::strays::Stray;
+use crate::trees::{ABOVE, Trees};
 use crate::{CacheError, Changes, SnapshotId, Store, Sum};
 
 /// What was looked at and found.
@@ -203,9 +204,12 @@ impl Check<'_> {
         let keys: Vec<[u8; 32]> = inner.database.read("list records", |db| {
             db.prepare("SELECT DISTINCT key FROM keys")?.query_map([], |row| bytes32(row, 0))?.collect()
         })?;
+        // As the disk has them, whatever was read before.
+        let trees = Trees::default();
         for key in keys {
             let key = CacheKey::from_bytes(key);
-            let broken = inner.database.read("check a record", |db| crate::records::broken(db, &key))?;
+            let broken =
+                inner.database.read("check a record", |db| crate::records::broken(db, &trees, &key))?;
             self.checked.records += 1;
             for id in broken {
                 self.found(FindingKind::Record, id.to_string(), "it is not what was filed");
@@ -270,8 +274,8 @@ impl Check<'_> {
             let again = || self.still_wrong_layer(id);
             let Some(mut what) = leased(inner, Bucket::of_layer(id), again)? else { continue };
             let results: i64 = inner.database.read("count results", |db| {
-                let count = "SELECT count(DISTINCT record) FROM record_layers WHERE snapshot = ?1";
-                db.query_row(count, [id.0], |row| row.get(0))
+                let count = format!("{ABOVE} SELECT count(*) FROM records WHERE tree IN above");
+                db.query_row(&count, [id.0], |row| row.get(0))
             })?;
             if results > 0 {
                 what += &format!("; cached steps that need it: {results}");
@@ -307,7 +311,7 @@ impl Check<'_> {
 
     /// The same of one that is leased.
     fn still_wrong_layer(&mut self, id: SnapshotId) -> Result<Option<String>, CacheError> {
-        let is_led_to = "SELECT EXISTS (SELECT 1 FROM record_layers WHERE snapshot = id)
+        let is_led_to = "SELECT EXISTS (SELECT 1 FROM trees WHERE snapshot = snapshots.id)
                              OR EXISTS (SELECT 1 FROM chains WHERE snapshot = id)
                              OR EXISTS (SELECT 1 FROM kept WHERE snapshot = id)
                              OR EXISTS (SELECT 1 FROM versions WHERE base = id)

@@ -28,31 +28,44 @@ struct Chains {
 }
 
 impl Chains {
-    /// The rows of records with ascending numbers, by position.
     fn read(db: &Connection, bases: &Ids<i64>) -> rusqlite::Result<Chains> {
+        let (mut ids, mut trees) = (Vec::new(), Vec::new());
+        let mut select = db.prepare_cached("SELECT id, parent, snapshot FROM trees ORDER BY id")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            ids.push((row.get(0)?, ids.len()));
+            trees.push((row.get::<_, Option<i64>>(1)?, row.get(2)?));
+        }
+        let places = Places::new(&ids);
+        let place = |id: Option<i64>| places.get(id?);
+        let trees: Vec<(Option<usize>, i64)> =
+            trees.into_iter().map(|(parent, layer)| (place(parent), layer)).collect();
+        // What a tree lies on came before it.
+        let down = |from: Option<usize>| {
+            std::iter::successors(from, |place| trees[*place].0.filter(|parent| parent < place))
+        };
         let mut chains = Chains::default();
         let mut select =
-            db.prepare_cached("SELECT record, snapshot FROM record_layers ORDER BY record, position")?;
+            db.prepare_cached("SELECT id, tree FROM records WHERE tree IS NOT NULL ORDER BY id")?;
         let mut rows = select.query([])?;
-        let mut current = None;
         while let Some(row) = rows.next()? {
-            let (record, layer) = (row.get(0)?, row.get(1)?);
-            if current.is_some_and(|current| current != record) {
-                chains.end(current);
+            let begin = chains.layers.len();
+            for place in down(place(row.get(1)?)) {
+                let layer = trees[place].1;
+                chains.layers.push(layer);
+                if !bases.is_empty() {
+                    chains.layers.extend(bases.get(&layer));
+                }
             }
-            current = Some(record);
-            if !bases.is_empty() {
-                chains.layers.extend(bases.get(&layer));
-            }
-            chains.layers.push(layer);
+            chains.layers[begin..].reverse();
+            chains.end(row.get(0)?);
         }
-        chains.end(current);
         Ok(chains)
     }
 
     /// What was pushed since the last end is a record's.
-    fn end(&mut self, record: Option<i64>) {
-        self.records.extend(record.map(|record| (record, self.layers.len())));
+    fn end(&mut self, record: i64) {
+        self.records.push((record, self.layers.len()));
     }
 
     fn of(&self, place: usize) -> &[i64] {
@@ -178,7 +191,7 @@ impl Layers {
         for (layer, base) in bases.iter().filter(|(layer, _)| !in_records.contains(layer)) {
             // An image has it: all the same its base cannot go before it.
             records.layers.extend([*base, *layer]);
-            records.end(Some(i64::MAX));
+            records.end(i64::MAX);
         }
         // What has no result any more is there for the versions over it.
         for (layer, base) in &bases {

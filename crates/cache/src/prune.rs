@@ -67,7 +67,7 @@ const BY_PRUNE_ALL: &str = "by builder prune --all";
 
 /// Layers that neither a result nor an image nor a failed step has.
 const UNREFERENCED: &str = "
-    NOT EXISTS (SELECT 1 FROM record_layers WHERE record_layers.snapshot = snapshots.id)
+    NOT EXISTS (SELECT 1 FROM trees WHERE trees.snapshot = snapshots.id)
     AND NOT EXISTS (SELECT 1 FROM chains WHERE chains.snapshot = snapshots.id) AND id NOT IN (SELECT snapshot FROM held)";
 
 /// Some have versions over them, which go first.
@@ -83,7 +83,7 @@ const IS_OVER: &str = "SELECT 1 FROM versions WHERE snapshot = ?1 AND base IS NO
 
 /// Results that no key leads to. With `--all` those without a layer go as well.
 const LOST: &str = "NOT EXISTS (SELECT 1 FROM keys WHERE keys.record = records.id)";
-const EMPTY: &str = "NOT EXISTS (SELECT 1 FROM record_layers WHERE record_layers.record = records.id)";
+const EMPTY: &str = "tree IS NULL";
 
 impl Store {
     /// Removes what is not needed and what nobody uses; builds may run. Waits while others remove things.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use crate::database::{bytes32, from_sql, to_millis};
 use crate::record::{CacheBackend, CacheRecord, Claim, Eviction, NewRecord, Origins, RecordId, StepRun};
 use crate::store::Inner;
+use crate::trees::Trees;
 use crate::{CacheError, SnapshotId, Store, claims, evictions, seals};
 
 /// Results of vertices, on disk.
@@ -32,7 +33,7 @@ const LARGEST_STEP: usize = 64 << 20;
 
 impl CacheBackend for Records {
     fn candidates(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
-        let rows = self.inner.database.read("look up a key", |db| rows_of_key(db, key))?;
+        let rows = self.inner.database.read("look up a key", |db| rows_of_key(db, &self.inner.trees, key))?;
         let (sound, broken): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.sealed);
         for row in broken {
             self.inner.damage.note("the record of a cached step");
@@ -64,7 +65,7 @@ impl CacheBackend for Records {
     fn glance(&self, keys: &[CacheKey], trusted: &Origins) -> Result<Vec<Option<CacheRecord>>, CacheError> {
         self.inner.database.read("look at results", |db| {
             let first = |key| {
-                let sealed = rows_of_key(db, key)?.into_iter().filter(|row| row.sealed);
+                let sealed = rows_of_key(db, &self.inner.trees, key)?.into_iter().filter(|row| row.sealed);
                 Ok(CacheRecord::first_of(sealed.map(|row| row.record).collect(), trusted))
             };
             keys.iter().map(first).collect()
@@ -80,22 +81,19 @@ impl CacheBackend for Records {
         let started = record.run.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = to_millis(SystemTime::now());
         let saved = self.inner.database.write("save a result", |db| {
+            let (tree, written) = self.inner.trees.find_or_write(db, &record.layers)?;
             db.prepare_cached(
-                "INSERT INTO records (content, description, started, duration, used) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO records (content, description, started, duration, used, tree) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![
                 record.content.as_bytes(),
                 record.description,
                 nanos(started),
                 nanos(record.run.duration),
-                now
+                now,
+                tree,
             ])?;
             let id = RecordId(db.last_insert_rowid());
-            let mut insert =
-                db.prepare_cached("INSERT INTO record_layers (record, position, snapshot) VALUES (?1, ?2, ?3)")?;
-            for (position, layer) in record.layers.iter().enumerate() {
-                insert.execute(params![id.0, i64::try_from(position).unwrap_or(i64::MAX), layer.0])?;
-            }
             let mut insert =
                 db.prepare_cached("INSERT INTO record_origins (record, origin) VALUES (?1, ?2)")?;
             for origin in origins {
@@ -104,14 +102,15 @@ impl CacheBackend for Records {
             for key in keys {
                 file_under(db, key, id, seals::of_record(key, id, &record.content, &record.layers, origins))?;
             }
-            Ok(id)
+            Ok((id, written))
         });
         if saved.is_err() {
             // A layer of it may have been thrown away meanwhile: that is noted.
             let store = Store::of(self.inner.clone());
             record.layers.iter().try_for_each(|layer| store.snapshot(*layer).map(drop))?;
         }
-        let id = saved?;
+        let (id, written) = saved?;
+        self.inner.trees.note(written);
         // Times as the database holds them, so that a record equals itself when it is read back.
         let run = StepRun {
             started: UNIX_EPOCH + Duration::from_nanos(from_sql(nanos(started))),
@@ -122,13 +121,13 @@ impl CacheBackend for Records {
 
     fn alias(&self, record: RecordId, key: &CacheKey) -> Result<(), CacheError> {
         self.inner.database.write("file a result under one more key", |db| {
-            let content = db
-                .prepare_cached("SELECT content FROM records WHERE id = ?1")?
-                .query_row([record.0], |row| bytes32(row, 0))
+            let found = db
+                .prepare_cached("SELECT content, tree FROM records WHERE id = ?1")?
+                .query_row([record.0], |row| Ok((bytes32(row, 0)?, row.get(1)?)))
                 .optional()?;
             // Removed meanwhile (one of its layers was found broken): then there is nothing to file.
-            let Some(content) = content else { return Ok(()) };
-            let layers = layers_of(db, record)?;
+            let Some((content, tree)) = found else { return Ok(()) };
+            let layers = self.inner.trees.layers(db, tree)?;
             let seal = seals::of_record(
                 key,
                 record,
@@ -150,7 +149,7 @@ impl CacheBackend for Records {
             self.inner.database.read("look for superseded results", |db| {
                 let mut superseded = Vec::new();
                 for key in keys {
-                    let others = rows_of_key(db, key)?
+                    let others = rows_of_key(db, &self.inner.trees, key)?
                         .into_iter()
                         .map(|row| row.record)
                         .filter(|other| other.content != record.content && other.origins.is_subset(trusted));
@@ -226,9 +225,9 @@ impl Inner {
     }
 }
 
-fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
+fn rows_of_key(db: &Connection, trees: &Trees, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
     let mut select = db.prepare_cached(
-        "SELECT record, seal, content, started, duration, EXISTS (SELECT 1 FROM record_origins WHERE record = records.id)
+        "SELECT record, seal, content, started, duration, tree, EXISTS (SELECT 1 FROM record_origins WHERE record = records.id)
          FROM keys JOIN records ON records.id = record WHERE key = ?1 ORDER BY record DESC",
     )?;
     let mut rows = select.query([key.as_bytes()])?;
@@ -236,8 +235,8 @@ fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
     while let Some(row) = rows.next()? {
         let id = RecordId(row.get(0)?);
         let content = ContentId::from_bytes(bytes32(row, 2)?);
-        let layers = layers_of(db, id)?;
-        let origins = if row.get(5)? { origins_of(db, id)? } else { Origins::new() };
+        let layers = trees.layers(db, row.get(5)?)?;
+        let origins = if row.get(6)? { origins_of(db, id)? } else { Origins::new() };
         let seal = seals::of_record(key, id, &content, &layers, &origins);
         let sealed = row.get_ref(1)?.as_bytes().is_ok_and(|found| found == seal);
         let run = StepRun {
@@ -251,15 +250,9 @@ fn rows_of_key(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<Row>> {
 }
 
 /// The records filed under a key that are not what was filed.
-pub(crate) fn broken(db: &Connection, key: &CacheKey) -> rusqlite::Result<Vec<i64>> {
-    let rows = rows_of_key(db, key)?.into_iter();
+pub(crate) fn broken(db: &Connection, trees: &Trees, key: &CacheKey) -> rusqlite::Result<Vec<i64>> {
+    let rows = rows_of_key(db, trees, key)?.into_iter();
     Ok(rows.filter(|row| !row.sealed).map(|row| row.record.id.0).collect())
-}
-
-fn layers_of(db: &Connection, record: RecordId) -> rusqlite::Result<Vec<SnapshotId>> {
-    db.prepare_cached("SELECT snapshot FROM record_layers WHERE record = ?1 ORDER BY position")?
-        .query_map([record.0], |row| row.get(0).map(SnapshotId))?
-        .collect()
 }
 
 fn origins_of(db: &Connection, record: RecordId) -> rusqlite::Result<Origins> {

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, params_from_iter};
 use crate::database::bytes32;
 use crate::layout::Layout;
 use crate::names;
+use crate::trees::{BELOW_RESULTS, Trees};
 
 /// A database that was damaged, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +123,11 @@ const TABLES: &[Table] = &[
         order: &["id"],
     },
     Table {
+        name: "trees",
+        columns: &[has("id", Integer), may_have("parent", Integer), has("snapshot", Integer)],
+        order: &["id"],
+    },
+    Table {
         name: "records",
         columns: &[
             has("id", Integer),
@@ -130,13 +136,9 @@ const TABLES: &[Table] = &[
             has("started", Integer),
             has("duration", Integer),
             has("used", Integer),
+            may_have("tree", Integer),
         ],
         order: &["id"],
-    },
-    Table {
-        name: "record_layers",
-        columns: &[has("record", Integer), has("position", Integer), has("snapshot", Integer)],
-        order: &["record", "position"],
     },
     Table {
         name: "keys",
@@ -207,11 +209,15 @@ const TABLES: &[Table] = &[
 const LOOSE: &str = "
     DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL);
     DELETE FROM versions WHERE snapshot NOT IN (SELECT id FROM snapshots);
-    DELETE FROM records WHERE id IN
-        (SELECT record FROM record_layers WHERE snapshot NOT IN (SELECT id FROM snapshots));
+    DELETE FROM records WHERE tree NOT IN (
+        WITH RECURSIVE whole (id) AS (
+            SELECT id FROM trees WHERE parent IS NULL AND snapshot IN (SELECT id FROM snapshots)
+            UNION SELECT trees.id FROM whole JOIN trees ON trees.parent = whole.id WHERE snapshot IN (SELECT id FROM snapshots)
+        )
+        SELECT id FROM whole
+    );
     DELETE FROM keys WHERE record NOT IN (SELECT id FROM records);
     DELETE FROM records WHERE id NOT IN (SELECT record FROM keys);
-    DELETE FROM record_layers WHERE record NOT IN (SELECT id FROM records);
     DELETE FROM record_origins WHERE record NOT IN (SELECT id FROM records);
     DELETE FROM kept WHERE snapshot NOT IN (SELECT id FROM snapshots) OR NOT json_valid(layers);
     DELETE FROM kept WHERE id IN (SELECT kept FROM pins WHERE snapshot NOT IN (SELECT id FROM snapshots))
@@ -248,6 +254,7 @@ pub(crate) fn copy(
         broken.remove.execute(&transaction)?;
     }
     transaction.execute_batch(LOOSE)?;
+    transaction.execute(&format!("DELETE FROM trees WHERE id NOT IN ({BELOW_RESULTS})"), [])?;
     let (images, lost) = names::restore(&transaction, layout, boot, listed)?;
     crate::evictions::note_loss(&transaction)?;
     let records = transaction.query_row("SELECT count(*) FROM records", [], |row| row.get::<_, i64>(0))?;
@@ -401,8 +408,9 @@ fn drop_unsealed(new: &Transaction<'_>) -> rusqlite::Result<()> {
         .prepare("SELECT DISTINCT key FROM keys")?
         .query_map([], |row| bytes32(row, 0))?
         .collect::<Result<_, _>>()?;
+    let trees = Trees::default();
     for key in keys {
-        for id in crate::records::broken(new, &CacheKey::from_bytes(key))? {
+        for id in crate::records::broken(new, &trees, &CacheKey::from_bytes(key))? {
             new.execute("DELETE FROM records WHERE id = ?1", [id])?;
         }
     }

@@ -15,6 +15,7 @@ use crate::leases::Leases;
 use crate::lock::Lock;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock};
+use crate::trees::Trees;
 use crate::written::Written;
 use crate::{BlobStore, CacheError, OverlayTrial, Records, Replaced, Snapshot, SnapshotId, images, names};
 
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     /// Which run of the kernel this is (`proc(5)`, `random/boot_id`).
     pub(crate) boot: String,
     pub(crate) database: Database,
+    /// What it holds of layers that lie on one another.
+    pub(crate) trees: Trees,
     pub(crate) damage: Damage,
     pub(crate) leases: Leases,
     pub(crate) collector: Collector,
@@ -127,6 +130,7 @@ impl Store {
             options,
             boot,
             database,
+            trees: Trees::default(),
             damage,
             leases: Leases::default(),
             collector: Collector::default(),

@@ -89,15 +89,12 @@ pub struct SnapshotUsage {
 /// A layer that a step made is the last of that step's layers; one that has no result any more is there for the versions over it.
 const LAYERS: &str = "
     SELECT id, coalesce((SELECT own FROM versions WHERE snapshot = snapshots.id), size), created, used,
-           coalesce((SELECT name FROM kept WHERE snapshot = snapshots.id), (SELECT description FROM records JOIN record_layers AS own ON own.record = records.id
-                     WHERE own.snapshot = snapshots.id
-                       AND own.position = (SELECT max(position) FROM record_layers WHERE record = own.record)
-                     ORDER BY records.id LIMIT 1), (SELECT description FROM versions JOIN record_layers AS over ON over.snapshot = versions.snapshot
-                                                                             JOIN records ON records.id = over.record
-                     WHERE versions.base = snapshots.id
-                       AND over.position = (SELECT max(position) FROM record_layers WHERE record = over.record)
-                     ORDER BY records.id LIMIT 1), ''),
-           EXISTS (SELECT 1 FROM record_layers WHERE snapshot = snapshots.id)
+           coalesce((SELECT name FROM kept WHERE snapshot = snapshots.id),
+                    (SELECT description FROM trees JOIN records ON tree = trees.id
+                     WHERE trees.snapshot = snapshots.id ORDER BY records.id LIMIT 1),
+                    (SELECT description FROM versions JOIN trees ON trees.snapshot = versions.snapshot JOIN records ON tree = trees.id
+                     WHERE versions.base = snapshots.id ORDER BY records.id LIMIT 1), ''),
+           EXISTS (SELECT 1 FROM trees WHERE trees.snapshot = snapshots.id)
              OR EXISTS (SELECT 1 FROM chains WHERE snapshot = snapshots.id)
              OR id IN (SELECT snapshot FROM held)
              OR id IN (SELECT base FROM versions WHERE base IS NOT NULL)

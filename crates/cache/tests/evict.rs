@@ -55,7 +55,7 @@ fn results_that_were_only_forgotten_go_the_next_time() {
         let count = format!("SELECT count(*) FROM {table}");
         test.database().query_row(&count, [], |row| row.get(0)).unwrap()
     };
-    assert_eq!((rows("records"), rows("snapshots"), rows("record_layers")), (2, 2, 3));
+    assert_eq!((rows("records"), rows("snapshots"), rows("trees")), (2, 2, 2));
     let dirs = fs::read_dir(test.dir.path().join("snapshots-v1")).unwrap().count();
     assert_eq!(dirs, 2);
     assert_eq!(test.store.check(false).unwrap().findings, []);
@@ -314,12 +314,15 @@ fn many_results() {
             )
             .unwrap();
             all.execute(
-                "INSERT INTO records (id, content, description, started, duration, used) VALUES (?1, zeroblob(32), 'RUN', 0, 1, 0)",
+                "INSERT INTO trees (id, parent, snapshot) SELECT ?1, id, ?1 FROM trees WHERE snapshot = ?2",
+                [id, below.0],
+            )
+            .unwrap();
+            all.execute(
+                "INSERT INTO records (id, content, description, started, duration, used, tree) VALUES (?1, zeroblob(32), 'RUN', 0, 1, 0, ?1)",
                 [id],
             )
             .unwrap();
-            all.execute("INSERT INTO record_layers VALUES (?1, 0, ?2)", [id, below.0]).unwrap();
-            all.execute("INSERT INTO record_layers VALUES (?1, 1, ?1)", [id]).unwrap();
             all.execute("INSERT INTO keys VALUES (randomblob(32), ?1, zeroblob(16))", [id]).unwrap();
         }
         all.commit().unwrap();

@@ -31,7 +31,7 @@ fn what_stays_is_what_it_was() {
     let (dir, bytes) = filled(Path::new("/tmp"), RECORDS, 3);
     let db = Connection::open(dir.path().join("cache-v1.db")).unwrap();
     db.execute("INSERT INTO record_origins SELECT id, 'registry' FROM records", []).unwrap();
-    let of_records = ["records", "record_layers", "keys", "record_origins"];
+    let of_records = ["records", "trees", "keys", "record_origins"];
     let before = of_records.map(|table| rows(&db, table));
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let limits = Limits { max_used_space: bytes / 10, ..Limits::default() };

@@ -115,19 +115,24 @@ fn a_row_that_the_disk_changed_is_no_hit() {
     for change in [
         "UPDATE keys SET record = (SELECT max(id) FROM records)",
         "UPDATE records SET content = zeroblob(32)",
-        "UPDATE record_layers SET snapshot = 2",
-        "DELETE FROM record_layers",
+        "UPDATE records SET tree = NULL",
+        "UPDATE trees SET snapshot = 2",
+        "UPDATE trees SET parent = NULL",
+        "UPDATE trees SET parent = id",
+        "PRAGMA foreign_keys = OFF; UPDATE trees SET parent = id + 1",
+        "PRAGMA foreign_keys = OFF; DELETE FROM trees",
         "UPDATE keys SET seal = 'x'",
     ] {
         let test = TestStore::new();
         let records = test.store.records();
         let layers = [test.layer(&[], |_| {}).id(), test.layer(&[], |_| {}).id()];
-        records.save(&[key(1)], &record(1, &layers[..1])).unwrap();
+        records.save(&[key(1)], &record(1, &layers)).unwrap();
         records.save(&[], &record(2, &[])).unwrap();
         assert_eq!(records.lookup(&key(1)).unwrap().len(), 1);
-        test.database().execute(change, []).unwrap();
-        assert_eq!(records.lookup(&key(1)).unwrap(), [], "{change}");
-        assert_eq!(records.lookup(&key(1)).unwrap(), [], "{change}");
+        test.database().execute_batch(change).unwrap();
+        let other = test.again();
+        assert_eq!(other.records().lookup(&key(1)).unwrap(), [], "{change}");
+        assert_eq!(other.records().lookup(&key(1)).unwrap(), [], "{change}");
     }
 }
 

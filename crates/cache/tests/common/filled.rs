@@ -19,11 +19,10 @@ pub(crate) fn filled(parent: &Path, records: u64, steps: u64) -> (tempfile::Temp
              INSERT INTO n SELECT i FROM count;
          INSERT INTO snapshots (id, changes, entries, size, root, created, used)
              SELECT i, randomblob(32), 1, 1000, 0, 0, i FROM n;
-         INSERT INTO records (id, content, description, started, duration, used)
-             SELECT i, randomblob(32), 'RUN step', 0, 1000000 * (i % 7), i FROM n;
-         INSERT INTO record_layers (record, position, snapshot)
-             SELECT n.i, below.i - 1, n.i - (n.i - 1) % {steps} + below.i - 1
-             FROM n JOIN n AS below ON below.i <= (n.i - 1) % {steps} + 1;
+         INSERT INTO trees (id, parent, snapshot)
+             SELECT i, CASE (i - 1) % {steps} WHEN 0 THEN NULL ELSE i - 1 END, i FROM n;
+         INSERT INTO records (id, content, description, started, duration, used, tree)
+             SELECT i, randomblob(32), 'RUN step', 0, 1000000 * (i % 7), i, i FROM n;
          INSERT INTO keys (key, record, seal) SELECT randomblob(32), i, randomblob(32) FROM n;
          INSERT INTO keys (key, record, seal) SELECT randomblob(32), i, randomblob(32) FROM n;
          COMMIT;
