@@ -475,17 +475,22 @@ pub(crate) fn choose<'a>(
     let mut waiting: BinaryHeap<Next> =
         (0..parts.len()).filter(|place| standing[*place] == 0).map(next).collect();
     let mut chosen = Vec::new();
-    while let Some(Next { part: place, .. }) = waiting.pop() {
+    let mut is_chosen = vec![false; parts.len()];
+    let mut circles = None;
+    loop {
+        let from_circle = || circles.get_or_insert_with(|| in_circles(layers, parts, &places, wanted)).pop();
+        let Some(place) = waiting.pop().map(|next| next.part).or_else(from_circle) else { break };
         // Nothing is to stay: then things without bytes go too.
         if keep > 0 && left <= keep {
             break;
         }
         let part = &parts[place];
-        if part.in_use || !wanted(part) {
+        if part.in_use || is_chosen[place] || !wanted(part) {
             continue;
         }
         left -= part.bytes;
         chosen.push(place);
+        is_chosen[place] = true;
         for below in &tops[place] {
             for layer in below.iter().filter_map(|layer| places.get(*layer)) {
                 standing[layer] -= 1;
@@ -499,6 +504,33 @@ pub(crate) fn choose<'a>(
         tops[place].iter().flat_map(|below| below.iter()).filter_map(|layer| places.get(*layer))
     };
     together(&chosen, parts.len(), below).into_iter().map(|place| &parts[place]).collect()
+}
+
+/// Layers that can go though something stands on them, the last one first: of `COPY --link a` and `COPY --link b` each stands on the other
+/// where they come in both orders. All that stands on them can go as well.
+fn in_circles(
+    layers: &Layers,
+    parts: &[CachePart],
+    places: &Places,
+    wanted: &dyn Fn(&CachePart) -> bool,
+) -> Vec<usize> {
+    let mut can_go: Vec<bool> = parts.iter().map(|part| !part.in_use && wanted(part)).collect();
+    // What lies below something that stays has to stay, too.
+    let mut is_settled = !can_go.contains(&true);
+    while !is_settled {
+        is_settled = true;
+        for of in layers.chains() {
+            let mut stays = false;
+            for layer in of.iter().rev() {
+                match places.get(*layer) {
+                    Some(place) if stays => is_settled &= !std::mem::replace(&mut can_go[place], false),
+                    Some(place) => stays = !can_go[place],
+                    None => stays = true,
+                }
+            }
+        }
+    }
+    (0..parts.len()).filter(|place| parts[*place].layer().is_some() && can_go[*place]).collect()
 }
 
 /// Brings those together that stand on one another, in the order in which they came: their rows lie close together, and are removed in one

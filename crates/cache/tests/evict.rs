@@ -42,6 +42,30 @@ fn tree() -> TestStore {
     test
 }
 
+/// `COPY --link` of the same files, in one build and in both orders of two: each layer stands on the other, and on itself.
+#[test]
+fn layers_that_stand_on_one_another_go() {
+    let test = TestStore::new();
+    let [a, b, c] = [(); 3].map(|()| layer(&test, &[], 100_000));
+    save(&test, 1, vec![a, b], 1);
+    save(&test, 2, vec![b, a], 1);
+    save(&test, 3, vec![c, a, c], 1);
+    // All that stands on a layer that is not to go stays, and so does what that is on.
+    let pruned = test.store.evict(&|part| part.id != a.0.to_string(), Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots), (0, 0), "{pruned:?}");
+    let other = test.again();
+    let session = other.session().unwrap();
+    assert!(other.snapshot(b).unwrap().is_some());
+    let pruned = test.store.evict(&all, Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots), (0, 0), "{pruned:?}");
+    session.finish().unwrap();
+    let pruned = test.store.evict(&all, Limits { max_used_space: 100_000, ..Limits::default() }, "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots), (3, 2), "{pruned:?}");
+    let pruned = test.store.evict(&all, Limits::default(), "").unwrap();
+    assert_eq!((pruned.records, pruned.snapshots), (0, 1), "{pruned:?}");
+    assert_eq!(test.store.check(false).unwrap().findings, []);
+}
+
 /// Results are forgotten before their layers go: whoever is killed in between leaves layers that nobody finds, and the next one takes them.
 #[test]
 fn results_that_were_only_forgotten_go_the_next_time() {

@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, UNIX_EPOCH};
 
-use cache::{CacheBackend, NewRecord, RecordId, SnapshotId, StepRun};
+use cache::{CacheBackend, Limits, NewRecord, RecordId, SnapshotId, StepRun};
 use common::{Random, TestStore, content, key};
 use rusqlite::Connection;
 
@@ -189,5 +189,21 @@ fn results_are_there_as_long_as_their_layers() {
             .map(Result::unwrap)
             .collect();
         assert_eq!(broken, [""; 0]);
+        // A collection takes some away, at last all.
+        let bytes = 10 * alive.len() as u64;
+        for keep in [bytes * 2 / 3, bytes / 3, 0] {
+            again.evict(&|_| true, Limits { max_used_space: keep, ..Limits::default() }, "").unwrap();
+            let left: BTreeSet<RecordId> = db
+                .prepare("SELECT id FROM records WHERE tree IS NOT NULL")
+                .unwrap()
+                .query_map([], |row| row.get(0).map(RecordId))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            expected.retain(|id, _| left.contains(id));
+            assert_eq!(left.len(), expected.len(), "seed {seed}");
+            assert_eq!(count(&db, "trees"), prefixes(&expected), "seed {seed}");
+        }
+        assert_eq!(count(&db, "trees"), 0, "seed {seed}");
     }
 }
