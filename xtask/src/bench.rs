@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::shell::{self, Result};
-use crate::{bases, packages};
+use crate::{bases, order, packages};
 
 mod contexts;
 mod counts;
@@ -98,6 +98,12 @@ pub(crate) fn run(args: &Args) -> Result {
     };
     if args.quick {
         return counts::run(&binary, &lab, args.write);
+    }
+    // It is measured as it is. Another binary has another list.
+    if args.binary.is_none()
+        && let Err(error) = order::check(&binary)
+    {
+        println!("note: {error}");
     }
     if args.write && !args.scenario.is_empty() {
         return Err("--write is for all scenarios, from one run".into());
