@@ -10,6 +10,7 @@ use crate::{bases, order, packages};
 mod contexts;
 mod counts;
 mod growth;
+mod limits;
 mod machine;
 mod report;
 mod results;
@@ -50,10 +51,13 @@ pub(crate) struct Args {
     /// Writes the figures to benches/results/ and the short table of README.md; with --quick the counts.
     #[arg(long)]
     write: bool,
-    /// Measures nothing: says whether the table of README.md is that of benches/results/, and whether each target that was missed has its
-    /// reason there.
+    /// Measures nothing: says whether the table of README.md and that of limits are those of benches/results/, and whether each target that was
+    /// missed has its reason there.
     #[arg(long, conflicts_with_all = ["scenario", "write", "json"])]
     check: bool,
+    /// Measures nothing: writes both tables from the figures of benches/results/.
+    #[arg(long, conflicts_with_all = ["scenario", "write", "json", "check", "quick"])]
+    tables: bool,
 }
 
 /// One tool's figures in one scenario.
@@ -87,6 +91,9 @@ pub(crate) struct Lab {
 pub(crate) fn run(args: &Args) -> Result {
     if args.check {
         return results::check();
+    }
+    if args.tables {
+        return results::rewrite();
     }
     packages::ensure(packages::BASES)?;
     packages::ensure(if args.quick { packages::COUNTS } else { packages::BENCH })?;
