@@ -9,6 +9,7 @@ use crate::{bases, order, packages};
 
 mod contexts;
 mod counts;
+mod erofs;
 mod growth;
 mod limits;
 mod machine;
@@ -28,7 +29,7 @@ use tools::Tool;
 /// time in a scenario gets no more turns in it: all scenarios take some 35 minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which scenarios: S1 to S16, M1, G (growth), G:S10 (growth of one); all of them when none is named.
+    /// Which scenarios: S1 to S16, M1, G (growth), G:S10 (growth of one); all of them when none is named. Or `erofs`, alone.
     scenario: Vec<String>,
     /// Counts what builder asks of the kernel instead of measuring times, and compares that with benches/counts.json.
     #[arg(long, conflicts_with_all = ["scenario", "alone", "pairs", "json", "check", "budget"])]
@@ -122,6 +123,10 @@ pub(crate) fn run(args: &Args) -> Result {
     }
     let start = Instant::now();
     let mut tools = vec![Tool::builder(binary, &lab)?];
+    if args.scenario == [erofs::NAME] {
+        erofs::run(&mut tools[0], &lab)?;
+        return tools.into_iter().try_for_each(Tool::clean);
+    }
     if !args.alone {
         tools.push(Tool::buildah(&lab)?);
         tools.extend(Tool::buildkit(&lab)?);

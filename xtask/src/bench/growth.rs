@@ -235,7 +235,7 @@ fn build(context: &Context, no_cache: bool) -> Build<'_> {
     Build { context: &context.dir, dockerfile: None, no_cache, archive: None, user: false }
 }
 
-fn once(tool: &mut Tool, context: &Context, no_cache: bool) -> Result<Run> {
+pub(super) fn once(tool: &mut Tool, context: &Context, no_cache: bool) -> Result<Run> {
     tool.run(&build(context, no_cache), true)
 }
 
