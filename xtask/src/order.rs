@@ -9,14 +9,18 @@ use std::process::{Command, Stdio};
 use crate::shell::{self, Result};
 use crate::{bases, packages};
 
+mod stale;
+
+pub(crate) use stale::check;
+
 /// Finds the functions that a build executes which has little or nothing to do, and writes crates/builder/hot.ld, by which the linker puts them
 /// side by side.
 ///
 /// The kernel maps 16 pages of a program around each that is touched. Functions that lie scattered over 15 MB bring nearly all of them
 /// into memory, side by side they bring themselves.
 ///
-/// Watched by callgrind. To be repeated when the target of S1's memory (`cargo xtask bench M1`) is missed: functions were added or renamed, or
-/// the compiler mangles names otherwise.
+/// Watched by callgrind. To be repeated when the target of S1's memory (`cargo xtask bench M1`) is missed: functions were added; or when `cargo
+/// xtask dist` says that the list is stale: functions were renamed, or the compiler mangles names otherwise.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -96,20 +100,25 @@ struct Function {
 }
 
 fn functions(binary: &Path, executed: &HashSet<String>) -> Result<Vec<Function>> {
+    let function = |(symbol, size): (String, u64)| Function {
+        name: without_hash(&symbol).to_owned(),
+        size,
+        is_executed: executed.contains(&symbol),
+    };
+    Ok(symbols(binary)?.into_iter().map(function).collect())
+}
+
+/// The functions of a binary with their sizes.
+fn symbols(binary: &Path) -> Result<BTreeMap<String, u64>> {
     let table = shell::output(Command::new("nm").arg("--print-size").arg(binary))?;
     let mut by_symbol = BTreeMap::new();
     for line in table.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         if let [_, size, "t" | "T" | "w" | "W", symbol] = words[..] {
-            by_symbol.insert(symbol, u64::from_str_radix(size, 16)?);
+            by_symbol.insert(symbol.to_owned(), u64::from_str_radix(size, 16)?);
         }
     }
-    let function = |(symbol, size): (&str, u64)| Function {
-        name: without_hash(symbol).to_owned(),
-        size,
-        is_executed: executed.contains(symbol),
-    };
-    Ok(by_symbol.into_iter().map(function).collect())
+    Ok(by_symbol)
 }
 
 /// The hash stands for the types that a function was made for, the compiler and more.

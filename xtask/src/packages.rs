@@ -80,6 +80,12 @@ pub(crate) const BENCH: &[Need] = &[
 /// What finding the functions that are executed takes.
 pub(crate) const ORDER: &[Need] = &[("valgrind", "valgrind"), ("nm", "binutils")];
 
+/// What making and mounting images of metadata takes.
+pub(crate) const EROFS: &[Need] = &[("mkfs.erofs", "erofs-utils"), ("mount", "mount")];
+
+/// What looking at a program's functions takes.
+pub(crate) const SYMBOLS: &[Need] = &[("nm", "binutils")];
+
 /// What counting system calls takes.
 pub(crate) const COUNTS: &[Need] = &[("strace", "strace")];
 

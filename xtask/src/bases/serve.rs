@@ -72,10 +72,14 @@ impl Registry {
 
     /// Copies the image `latest` of an OCI layout into the registry as `name:latest`.
     pub(crate) fn push(&self, layout: &Path, name: &str) -> Result {
+        self.push_from(&format!("oci:{}:latest", layout.display()), name)
+    }
+
+    /// Copies an image that skopeo knows by this name likewise.
+    pub(crate) fn push_from(&self, image: &str, name: &str) -> Result {
         shell::output(
             shell::command("skopeo")
-                .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
-                .arg(format!("oci:{}:latest", layout.display()))
+                .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", image])
                 .arg(format!("docker://127.0.0.1:{}/{name}:latest", self.port)),
         )?;
         Ok(())

@@ -93,7 +93,7 @@ pub(crate) fn growth(grown: &[Grown]) {
                 format!("{size}: {} ({} MB)", shell::seconds(time), memory / 1_000_000)
             })
             .collect();
-        println!("{id:4} {what:28} {}", points.join("  "));
+        println!("{id:4} {what:31} {}", points.join("  "));
     }
 }
 

@@ -1,14 +1,14 @@
-//! What is committed of measurements: benches/results/ and the short table of README.md.
+//! What is committed of measurements: benches/results/ with its table of limits, and the short table of README.md.
 
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::bench::machine;
+use crate::bench::{limits, machine};
 use crate::shell::{self, Result};
 
-/// Around the table in README.md.
+/// Around the table in README.md, and that of limits in benches/results/README.md.
 const BEGIN: &str = "<!-- written by `cargo xtask bench --write` -->\n";
 const END: &str = "<!-- end of the table -->";
 
@@ -20,37 +20,61 @@ fn reasons_file() -> PathBuf {
     shell::root().join("benches/results/README.md")
 }
 
-/// Writes the figures with the machine that they come from, and the table of README.md.
+/// A file that has a table, and what makes that of the figures.
+type Table = (PathBuf, fn(&Value) -> String);
+
+fn tables() -> [Table; 2] {
+    [(shell::root().join("README.md"), table), (reasons_file(), limits::table)]
+}
+
+/// Writes the figures with the machine that they come from, and the tables.
 pub(crate) fn write(mut figures: Value, machine: Value) -> Result {
     figures["machine"] = machine;
     fs::create_dir_all(figures_file().parent().unwrap_or(&shell::root()))?;
     fs::write(figures_file(), serde_json::to_string_pretty(&figures)? + "\n")?;
-    let readme = shell::root().join("README.md");
-    let text = fs::read_to_string(&readme)?;
-    let (before, _, after) = parts(&text)?;
-    fs::write(&readme, format!("{before}{}{after}", table(&figures)))?;
-    println!("written to benches/results/figures.json and README.md");
-    for missed in missed(&figures) {
+    println!("written to benches/results/figures.json");
+    write_tables(&figures)
+}
+
+/// Writes the tables from the figures that are there.
+pub(crate) fn rewrite() -> Result {
+    write_tables(&committed()?)
+}
+
+fn committed() -> Result<Value> {
+    Ok(serde_json::from_str(&fs::read_to_string(figures_file())?)?)
+}
+
+fn write_tables(figures: &Value) -> Result {
+    for (file, table) in tables() {
+        let text = fs::read_to_string(&file)?;
+        let (before, _, after) = parts(&text)?;
+        fs::write(&file, format!("{before}{}{after}", table(figures)))?;
+    }
+    println!("written to README.md and benches/results/README.md");
+    for missed in missed(figures) {
         println!(
             "{missed}: target missed; benches/results/README.md must say why, under a heading of that name"
         );
     }
-    for grown in grown(&figures) {
+    for grown in grown(figures) {
         println!("{grown}; benches/results/README.md must say why, under the heading {GROWTH:?}");
     }
     Ok(())
 }
 
-/// Fails unless README.md's table is what the figures say, and each missed target has its reason.
+/// Fails unless the tables are what the figures say, and each missed target has its reason.
 pub(crate) fn check() -> Result {
-    let readme = fs::read_to_string(shell::root().join("README.md"))?;
-    let written = parts(&readme)?.1;
-    let figures: Value = serde_json::from_str(&fs::read_to_string(figures_file())?)?;
-    if written != table(&figures) {
-        return Err(
-            "README.md's table is not that of benches/results/figures.json: `cargo xtask bench --write`"
-                .into(),
-        );
+    let figures = committed()?;
+    for (file, table) in tables() {
+        let text = fs::read_to_string(&file)?;
+        if parts(&text)?.1 != table(&figures) {
+            let name = file.strip_prefix(shell::root()).unwrap_or(&file).display();
+            return Err(format!(
+                "the table of {name} is not that of benches/results/figures.json: `cargo xtask bench --tables`"
+            )
+            .into());
+        }
     }
     // An archive of the sources has no history.
     if let Some(revision) =
@@ -120,18 +144,18 @@ fn grown(figures: &Value) -> Vec<String> {
 }
 
 /// What is before the table, the table, what is after it.
-fn parts(readme: &str) -> Result<(&str, &str, &str)> {
-    let missing = || format!("README.md has no table between {BEGIN}and {END}");
-    let begin = readme.find(BEGIN).ok_or_else(missing)? + BEGIN.len();
-    let end = begin + readme[begin..].find(END).ok_or_else(missing)?;
-    Ok((&readme[..begin], &readme[begin..end], &readme[end..]))
+fn parts(text: &str) -> Result<(&str, &str, &str)> {
+    let missing = || format!("there is no table between {BEGIN}and {END}");
+    let begin = text.find(BEGIN).ok_or_else(missing)? + BEGIN.len();
+    let end = begin + text[begin..].find(END).ok_or_else(missing)?;
+    Ok((&text[..begin], &text[begin..end], &text[end..]))
 }
 
-fn scenarios(figures: &Value) -> &[Value] {
+pub(crate) fn scenarios(figures: &Value) -> &[Value] {
     figures["scenarios"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn tool<'a>(scenario: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn tool<'a>(scenario: &'a Value, name: &str) -> &'a Value {
     let tools = scenario["tools"].as_array().map_or(&[][..], Vec::as_slice);
     tools.iter().find(|tool| tool["tool"] == name).unwrap_or(&Value::Null)
 }
@@ -230,7 +254,7 @@ fn spread(seconds: &Value) -> String {
 }
 
 /// Seconds as a person reads them, three digits.
-fn short(seconds: f64) -> String {
+pub(crate) fn short(seconds: f64) -> String {
     match seconds {
         s if s < 0.01 => format!("{:.1} ms", s * 1e3),
         s if s < 1.0 => format!("{:.0} ms", s * 1e3),
