@@ -272,8 +272,9 @@ fn history(budget: Duration, seed: u64) -> Result {
 /// A test of an end-to-end part, for many rounds. Its variables begin with `prefix`.
 fn end_to_end(name: &str, filter: &str, prefix: &str, args: &Args, rounds: u64, seed: u64) -> Result {
     let mut test = part(name, filter)?;
-    // Times are those of a disk; the power goes on one of its own.
-    let memory = if matches!(args.suite, Suite::Predictions | Suite::Power) { None } else { in_memory()? };
+    // Times are those of a disk, what is remembered of files counts on disks only, and the power goes on one of its own.
+    let on_disk = matches!(args.suite, Suite::Predictions | Suite::FuzzCache | Suite::Power);
+    let memory = if on_disk { None } else { in_memory()? };
     if let Some(memory) = memory.as_ref().filter(|_| std::env::var_os("BUILDER_E2E_DIR").is_none()) {
         println!("in {}: BUILDER_E2E_DIR names another place", memory.path().display());
         test.env("BUILDER_E2E_DIR", memory.path());
@@ -285,8 +286,7 @@ fn end_to_end(name: &str, filter: &str, prefix: &str, args: &Args, rounds: u64, 
     shell::show(test.env(format!("{prefix}_SEED"), seed.to_string())).map(drop)
 }
 
-/// A directory in memory, where there is room: thousands of rounds wait for a disk more than they compute, and what they show is the same. The
-/// stat cache has tests of its own on disks.
+/// A directory in memory, where there is room: thousands of rounds wait for a disk more than they compute, and what they show is the same.
 fn in_memory() -> Result<Option<tempfile::TempDir>> {
     const ROOM: u64 = 4 << 30;
     let Ok(free) = rustix::fs::statvfs("/dev/shm") else { return Ok(None) };
