@@ -1,7 +1,7 @@
--- Tables that came later. A program that does not know them is not disturbed by them, so the version stays what it is.
--- `holdings` is the last: where it is, all are. Only columns are later, NULL in rows of older programs: `seal` of `chains`, `versions`,
--- `packed` and `snapshots`, checksums over their rows; `of_index` of `images`, the descriptor of the index that the name means, if it
--- means one, whose blob is one of `image_blobs`.
+-- Tables that came later. A program that does not know them is not disturbed by them, so version 1 stays what it is.
+-- Columns are later, NULL in rows of older programs: `seal` of `chains`, `versions`, `packed` and `snapshots`, checksums over their rows;
+-- `of_index` of `images`, the descriptor of the index that the name means, if it means one, whose blob is one of `image_blobs`; `tree` of
+-- `records`. The last is trees.sql: where `trees_gone` is, all is.
 
 -- What a failed step left, for a shell: `layers` (ids as JSON, bottom first) is the whole tree, the failed step's own on top.
 CREATE TABLE IF NOT EXISTS kept (
@@ -55,6 +55,8 @@ CREATE INDEX IF NOT EXISTS versions_base ON versions (base) WHERE base IS NOT NU
 
 -- A version without what it lies over is worth nothing.
 CREATE TRIGGER IF NOT EXISTS base_gone AFTER DELETE ON snapshots BEGIN
+    DELETE FROM records WHERE id IN
+        (SELECT record FROM record_layers JOIN versions ON versions.snapshot = record_layers.snapshot WHERE base = OLD.id);
     DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM versions WHERE base = OLD.id);
 END;
 

@@ -12,27 +12,29 @@ use crate::error::At;
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::upper::remove_file_if_there;
-use crate::{CacheError, Opening, Replaced, upgrade};
+use crate::{CacheError, Opening, Replaced};
 
-/// The tables, and what `user_version` says when they are complete.
-const SCHEMA: &str = concat!(include_str!("schema.sql"), include_str!("trees.sql"));
-pub(crate) const COMPLETE: i64 = 2;
+/// The tables. Their version is in the file's name; `user_version` only says that they are complete.
+const SCHEMA: &str = include_str!("schema.sql");
+const COMPLETE: i64 = 1;
 
-/// Tables that older programs of this version do not know, and its last one.
+/// Tables that older programs do not know, and its last one.
 const ADDITIONS: &str = include_str!("additions.sql");
+const TREES: &str = include_str!("trees.sql");
 const ADDED: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'images' AND sql LIKE '%of_index%')
      AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'snapshots' AND sql LIKE '%seal%')
-     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'holdings')";
+     AND EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'trees_gone')";
 
 /// Columns that tables got later, with their types; older programs leave them empty, and are not disturbed by them. The last one of each name
 /// is looked for by [`ADDED`].
-const COLUMNS: [(&str, &str, &str); 5] = [
+const COLUMNS: [(&str, &str, &str); 6] = [
     ("chains", "seal", "BLOB"),
     ("versions", "seal", "BLOB"),
     ("packed", "seal", "BLOB"),
     ("snapshots", "seal", "BLOB"),
     ("images", "of_index", "TEXT"),
+    ("records", "tree", "INTEGER REFERENCES trees (id)"),
 ];
 
 /// How long to wait for a writer of another process. Transactions last milliseconds; a disk that stalls lasts longer.
@@ -85,16 +87,6 @@ impl Database {
         let lock_path = layout.format();
         let lock = OpenOptions::new().read(true).write(true).open(&lock_path).at("open", &lock_path)?;
         flock(&lock, FlockOperation::LockExclusive).at("lock", &lock_path)?;
-        if marked(&path).is_none() && version_of(&path) == Some(upgrade::OLD) {
-            let _alone = alone(layout, "was made by an older version")?;
-            layout.set_format()?;
-            match upgrade::upgrade(&path) {
-                // It is replaced.
-                Err(error) if is_broken(&error) => {}
-                upgraded => upgraded.map_err(failed("bring up to date"))?,
-            }
-        }
-        layout.set_format()?;
         let Some(why) = damage(layout).map_err(failed("open"))? else {
             let connection = connect(&path, true).map_err(failed("create"))?;
             let missing = || CacheError::Database {
@@ -308,8 +300,8 @@ fn connect(path: &Path, create: bool) -> rusqlite::Result<Option<Connection>> {
     Ok(Some(db))
 }
 
-/// Adds what came later, as far as it is not there.
-pub(crate) fn add(db: &Connection) -> rusqlite::Result<()> {
+/// Adds what came after version 1, as far as it is not there.
+fn add(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(ADDITIONS)?;
     for (table, column, kind) in COLUMNS {
         let has_it = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2)";
@@ -317,7 +309,7 @@ pub(crate) fn add(db: &Connection) -> rusqlite::Result<()> {
             db.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
         }
     }
-    Ok(())
+    db.execute_batch(TREES)
 }
 
 #[cfg(test)]
@@ -410,40 +402,18 @@ fn damage(layout: &Layout) -> rusqlite::Result<Option<String>> {
         Err(error) => return Err(error),
     };
     // An older program has fewer tables, and before the first build there are none.
-    let has_tables = version_of(&path) == Some(COMPLETE);
-    Ok((!has_tables && layout.holds_something()).then(|| missing.to_owned()))
+    Ok((!has_tables(&path) && layout.holds_something()).then(|| missing.to_owned()))
 }
 
-/// Of the tables in a file, where it can be read.
-fn version_of(path: &Path) -> Option<i64> {
+fn has_tables(path: &Path) -> bool {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags).ok()?;
-    // The log of a damaged one is to stay what it is.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok()?;
-    db.query_row("PRAGMA user_version", [], |row| row.get(0)).ok()
+    Connection::open_with_flags(path, flags)
+        .and_then(|db| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)))
+        .is_ok_and(|version| version == COMPLETE)
 }
 
-/// How long to wait for builds that may be using a database that is to be replaced. A damaged one they give up, too.
+/// How long to wait for builds that may be using the damaged database: they find the same and give it up.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until nobody uses the database, for [`PATIENCE`]. `what` is wrong with it is for the error message.
-fn alone(layout: &Layout, what: &str) -> Result<Lock, CacheError> {
-    let end = Instant::now() + PATIENCE;
-    let exclusive = FlockOperation::NonBlockingLockExclusive;
-    loop {
-        let lock = crate::session::open_lock(layout)?;
-        if let Some(lock) = Lock::attempt(lock, exclusive, &layout.session_lock())? {
-            return Ok(lock);
-        }
-        if Instant::now() > end {
-            let by = crate::holders::in_words(&layout.session_lock());
-            let reason =
-                format!("its database {what} and is in use by {by}; wait for that to end and try again");
-            return Err(CacheError::Unusable { path: layout.root().to_owned(), reason });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// So many damaged databases are kept.
 const KEPT: usize = 2;
@@ -451,7 +421,21 @@ const KEPT: usize = 2;
 /// Makes a database of what can be read, puts it in the place of the damaged one, and keeps that beside it. Nobody may be using it: two
 /// databases would give the same ids twice. A kill at any instant leaves one that is known to be damaged, or the new one.
 fn replace(layout: &Layout, boot: &str, why: &str) -> Result<Replaced, CacheError> {
-    let _alone = alone(layout, "is damaged")?;
+    let end = Instant::now() + PATIENCE;
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    let alone = || Lock::attempt(crate::session::open_lock(layout)?, exclusive, &layout.session_lock());
+    let _lock = loop {
+        if let Some(lock) = alone()? {
+            break lock;
+        }
+        if Instant::now() > end {
+            let by = crate::holders::in_words(&layout.session_lock());
+            let reason =
+                format!("its database is damaged and in use by {by}; wait for that to end and try again");
+            return Err(CacheError::Unusable { path: layout.root().to_owned(), reason });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let path = layout.database();
     let (marked, fresh) = (mark(&path), with_suffix(&path, ".new"));
     write_mark(&path, identity(&path), why).at("write", &marked)?;

@@ -328,7 +328,8 @@ pub(crate) fn remove_record(db: &Transaction<'_>, record: i64) -> rusqlite::Resu
 }
 
 /// What refers to a record, and what to a layer and goes with it. What versions are over goes with its versions.
-pub(crate) const OF_RECORDS: [(&str, &str); 2] = [("keys", "record"), ("record_origins", "record")];
+pub(crate) const OF_RECORDS: [(&str, &str); 3] =
+    [("record_layers", "record"), ("keys", "record"), ("record_origins", "record")];
 const OF_LAYERS: [(&str, &str); 6] = [
     ("chains", "snapshot"),
     ("packed", "snapshot"),
@@ -476,10 +477,16 @@ pub(crate) fn choose<'a>(
         (0..parts.len()).filter(|place| standing[*place] == 0).map(next).collect();
     let mut chosen = Vec::new();
     let mut is_chosen = vec![false; parts.len()];
-    let mut circles = None;
+    let mut circles: Option<BinaryHeap<Next>> = None;
     loop {
-        let from_circle = || circles.get_or_insert_with(|| in_circles(layers, parts, &places, wanted)).pop();
-        let Some(place) = waiting.pop().map(|next| next.part).or_else(from_circle) else { break };
+        let of_circle = || {
+            let find = || {
+                let stays = parts.iter().map(|part| part.in_use || !wanted(part)).collect();
+                in_circles(layers, &places, &tops, stays, &is_chosen).into_iter().map(next).collect()
+            };
+            circles.get_or_insert_with(find).pop()
+        };
+        let Some(Next { part: place, .. }) = waiting.pop().or_else(of_circle) else { break };
         // Nothing is to stay: then things without bytes go too.
         if keep > 0 && left <= keep {
             break;
@@ -506,31 +513,43 @@ pub(crate) fn choose<'a>(
     together(&chosen, parts.len(), below).into_iter().map(|place| &parts[place]).collect()
 }
 
-/// Layers that can go though something stands on them, the last one first: of `COPY --link a` and `COPY --link b` each stands on the other
-/// where they come in both orders. All that stands on them can go as well.
+/// Layers of which each stands on another one, in circles: of `COPY --link a` and `COPY --link b` each is below the other where they come in
+/// both orders. All that stands on them is chosen or can go as well, but for what `stays`.
 fn in_circles(
     layers: &Layers,
-    parts: &[CachePart],
     places: &Places,
-    wanted: &dyn Fn(&CachePart) -> bool,
+    tops: &[Vec<&[i64]>],
+    mut stays: Vec<bool>,
+    is_chosen: &[bool],
 ) -> Vec<usize> {
-    let mut can_go: Vec<bool> = parts.iter().map(|part| !part.in_use && wanted(part)).collect();
     // What lies below something that stays has to stay, too.
-    let mut is_settled = !can_go.contains(&true);
-    while !is_settled {
-        is_settled = true;
+    let mut changed = stays.contains(&false);
+    while changed {
+        changed = false;
         for of in layers.chains() {
-            let mut stays = false;
+            let mut is_below = false;
             for layer in of.iter().rev() {
                 match places.get(*layer) {
-                    Some(place) if stays => is_settled &= !std::mem::replace(&mut can_go[place], false),
-                    Some(place) => stays = !can_go[place],
-                    None => stays = true,
+                    Some(place) if is_below => changed |= !std::mem::replace(&mut stays[place], true),
+                    Some(place) => is_below = stays[place],
+                    None => is_below = true,
                 }
             }
         }
     }
-    (0..parts.len()).filter(|place| parts[*place].layer().is_some() && can_go[*place]).collect()
+    let mut left: Vec<bool> = stays.iter().zip(is_chosen).map(|(stays, chosen)| !stays && !chosen).collect();
+    // What stands on none of them is below circles at most.
+    loop {
+        let stands = |place: usize| {
+            let mut below = tops[place].iter().flat_map(|below| below.iter());
+            below.any(|layer| places.get(*layer).is_some_and(|below| left[below]))
+        };
+        let lowest: Vec<usize> = (0..left.len()).filter(|place| left[*place] && !stands(*place)).collect();
+        if lowest.is_empty() {
+            return (0..left.len()).filter(|place| left[*place]).collect();
+        }
+        lowest.into_iter().for_each(|place| left[place] = false);
+    }
 }
 
 /// Brings those together that stand on one another, in the order in which they came: their rows lie close together, and are removed in one
@@ -593,7 +612,8 @@ mod tests {
             // Those go with what they refer to before, by other columns.
             _ => {
                 OF_LAYERS.contains(&(table, column))
-                    || [("trees", "snapshot"), ("versions", "base")].contains(&(table, column))
+                    || [("record_layers", "snapshot"), ("trees", "snapshot"), ("versions", "base")]
+                        .contains(&(table, column))
             }
         };
         assert!(referring.len() >= 9, "{referring:?}");

@@ -30,7 +30,7 @@ use crate::prune::Trash;
 use crate::session::open_lock;
 use crate::store::Inner;
 use crate::strays::Stray;
-use crate::trees::{ABOVE, Trees};
+use crate::trees::{self, ABOVE, Trees};
 use crate::{CacheError, Changes, SnapshotId, Store, Sum};
 
 /// What was looked at and found.
@@ -205,11 +205,11 @@ impl Check<'_> {
             db.prepare("SELECT DISTINCT key FROM keys")?.query_map([], |row| bytes32(row, 0))?.collect()
         })?;
         // As the disk has them, whatever was read before.
-        let trees = Trees::default();
+        let known = Trees::default();
         for key in keys {
             let key = CacheKey::from_bytes(key);
             let broken =
-                inner.database.read("check a record", |db| crate::records::broken(db, &trees, &key))?;
+                inner.database.read("check a record", |db| crate::records::broken(db, &known, &key))?;
             self.checked.records += 1;
             for id in broken {
                 self.found(FindingKind::Record, id.to_string(), "it is not what was filed");
@@ -218,6 +218,13 @@ impl Check<'_> {
                         db.execute("DELETE FROM records WHERE id = ?1", [id])
                     })?;
                 }
+            }
+        }
+        let loose = inner.database.read("look for loose trees", trees::count_loose)?;
+        if loose > 0 {
+            self.found(FindingKind::Record, format!("{loose} trees"), "no result leads to them");
+            if self.repair {
+                inner.database.write("remove loose trees", trees::remove_loose)?;
             }
         }
         Ok(())

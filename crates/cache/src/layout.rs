@@ -1,7 +1,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hash::{CacheKey, Digest};
@@ -12,9 +12,8 @@ use crate::error::At;
 use crate::upper::Marks;
 use crate::{CacheError, Opening, SnapshotId, StoreOptions, room};
 
-/// Version of the layout as a whole. A newer one is refused. An older one becomes this one with its database ([`crate::upgrade`]).
-const FORMAT: u32 = 2;
-const OLD_FORMAT: u32 = 1;
+/// Version of the layout as a whole. A newer one is refused; older ones do not exist.
+const FORMAT: u32 = 1;
 
 /// How the names of files begin with which the file system is tried out.
 pub(crate) const PROBE: &str = ".probe-";
@@ -132,18 +131,6 @@ impl Layout {
     /// Held while the database is created or replaced.
     pub(crate) fn format(&self) -> PathBuf {
         self.root.join("format")
-    }
-
-    /// Notes that the state directory is of this version, which older programs refuse.
-    pub(crate) fn set_format(&self) -> Result<(), CacheError> {
-        let path = self.format();
-        let text = read_format(&path)?.unwrap_or_default();
-        if !text.starts_with(&first_line(OLD_FORMAT)) {
-            return Ok(());
-        }
-        let file = OpenOptions::new().write(true).open(&path).at("open", &path)?;
-        // As many bytes as before, in one write: it is of one version or the other.
-        file.write_all_at(first_line(FORMAT).as_bytes(), 0).and_then(|()| file.sync_all()).at("write", &path)
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -396,10 +383,6 @@ fn check_owner(root: &Path) -> Result<(), CacheError> {
 
 /// Reads the file `format`, or writes it into an empty directory: the version, and how layers keep what an ordinary file system
 /// cannot. Layers of one kind cannot be read as those of another.
-fn first_line(format: u32) -> String {
-    format!("builder state {format}\n")
-}
-
 fn check_format(root: &Path, options: &StoreOptions) -> Result<Marks, CacheError> {
     let path = root.join("format");
     let text = match read_format(&path)? {
@@ -412,11 +395,10 @@ fn check_format(root: &Path, options: &StoreOptions) -> Result<Marks, CacheError
     };
     let overlay = Marks::new(options.userxattr);
     let owners = if options.recorded_owners { "recorded" } else { "real" };
-    let of_format = |format: u32, marks: Marks| {
+    let with = |marks: Marks| {
         let own = if marks.are_overlays() { "" } else { ", recorded" };
-        format!("{}marks {overlay}{own}\nowners {owners}\n", first_line(format))
+        format!("builder state {FORMAT}\nmarks {overlay}{own}\nowners {owners}\n")
     };
-    let with = |marks: Marks| of_format(FORMAT, marks);
     // Created, but not yet written: by a process that runs now or was killed.
     if text.is_empty() {
         let marks = match overlay.probe(root) {
@@ -433,17 +415,14 @@ fn check_format(root: &Path, options: &StoreOptions) -> Result<Marks, CacheError
             .and_then(|mut file| file.write_all(ours.as_bytes()));
         return written.or_else(|error| refuse_read_only(&path, error)).map(|()| marks);
     }
-    if let Some(marks) = [overlay, Marks::RECORDED]
-        .into_iter()
-        .find(|marks| text == with(*marks) || text == of_format(OLD_FORMAT, *marks))
-    {
+    if let Some(marks) = [overlay, Marks::RECORDED].into_iter().find(|marks| text == with(*marks)) {
         return Ok(marks);
     }
     let mut lines = text.lines();
     let version =
         lines.next().and_then(|line| line.strip_prefix("builder state ")).and_then(|v| v.parse::<u32>().ok());
     match version {
-        Some(OLD_FORMAT | FORMAT) => unusable(
+        Some(FORMAT) => unusable(
             root,
             format!(
                 "it was made {}, and is opened {}; name another directory",

@@ -4,7 +4,7 @@
 //! <state directory>/
 //!   format                       version of the layout; how layers keep marks and owners. Locked while the database is made
 //!   session-v1.lock              flock: shared by builds and by who removes what they do not use, exclusive by repairs
-//!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql, trees.sql)
+//!   cache-v1.db, -wal, -shm      SQLite: what is known about everything below (schema.sql)
 //!   cache-v1.db.damaged          the database was found broken: a build saves what can be read of it
 //!   cache-v1.db.damaged-<time>   what it was then; the newest two
 //!   images-v1                    names of images, once more, for when the database is damaged
@@ -85,7 +85,6 @@ mod sums;
 mod trees;
 mod trial;
 mod turn;
-mod upgrade;
 mod upper;
 mod usage;
 mod versions;

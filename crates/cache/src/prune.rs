@@ -15,7 +15,9 @@ use crate::leases::{Bucket, Unleased};
 use crate::remove::remove_tree;
 use crate::turn::Turn;
 use crate::usage::measure;
-use crate::{CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names, partial, room};
+use crate::{
+    CacheError, Limits, SnapshotId, Store, claims, downloads, evictions, names, partial, room, trees,
+};
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,6 +95,7 @@ impl Store {
         let database = inner.database.apart()?;
         turn.begin()?;
         let mut pruned = self.forget_names(options.all)?;
+        inner.database.write("remove loose trees", trees::remove_loose)?;
         let mut trash = Trash::new(self);
         if options.all {
             let (taken, left) = self.take_wanted(&database, &|_| true, Limits::default(), BY_PRUNE_ALL)?;

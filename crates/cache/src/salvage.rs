@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, params_from_iter};
 use crate::database::bytes32;
 use crate::layout::Layout;
 use crate::names;
-use crate::trees::{BELOW_RESULTS, Trees};
+use crate::trees::{self, Trees};
 
 /// A database that was damaged, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,10 @@ struct Table {
     /// What its rows are sorted by on the disk.
     order: &'static [&'static str],
 }
+
+/// Indexes that hold all columns of a table: what cannot be read of that is perhaps there. The layers of a base image, on which all else
+/// stands, have their rows on one page.
+const COVERING: &[(&str, &str, &[&str])] = &[("trees", "trees_parent", &["parent", "snapshot"])];
 
 const fn has(name: &'static str, form: Form) -> Column {
     (name, form, false)
@@ -139,6 +143,11 @@ const TABLES: &[Table] = &[
             may_have("tree", Integer),
         ],
         order: &["id"],
+    },
+    Table {
+        name: "record_layers",
+        columns: &[has("record", Integer), has("position", Integer), has("snapshot", Integer)],
+        order: &["record", "position"],
     },
     Table {
         name: "keys",
@@ -209,7 +218,7 @@ const TABLES: &[Table] = &[
 const LOOSE: &str = "
     DELETE FROM snapshots WHERE id IN (SELECT snapshot FROM versions WHERE base IS NOT NULL);
     DELETE FROM versions WHERE snapshot NOT IN (SELECT id FROM snapshots);
-    DELETE FROM records WHERE tree NOT IN (
+    DELETE FROM records WHERE tree IS NOT NULL AND tree NOT IN (
         WITH RECURSIVE whole (id) AS (
             SELECT id FROM trees WHERE parent IS NULL AND snapshot IN (SELECT id FROM snapshots)
             UNION SELECT trees.id FROM whole JOIN trees ON trees.parent = whole.id WHERE snapshot IN (SELECT id FROM snapshots)
@@ -249,12 +258,13 @@ pub(crate) fn copy(
         keep_numbers(source, &transaction)?;
     }
     skip_numbers(&transaction, layout)?;
+    trees::adopt(&transaction)?;
     drop_unsealed(&transaction)?;
     for broken in crate::seals::broken(&transaction)? {
         broken.remove.execute(&transaction)?;
     }
     transaction.execute_batch(LOOSE)?;
-    transaction.execute(&format!("DELETE FROM trees WHERE id NOT IN ({BELOW_RESULTS})"), [])?;
+    trees::remove_loose(&transaction)?;
     let (images, lost) = names::restore(&transaction, layout, boot, listed)?;
     crate::evictions::note_loss(&transaction)?;
     let records = transaction.query_row("SELECT count(*) FROM records", [], |row| row.get::<_, i64>(0))?;
@@ -294,16 +304,15 @@ fn copy_table(source: &Connection, new: &Transaction<'_>, table: &Table) -> rusq
         places.join(", ")
     );
     let mut insert = new.prepare(&insert)?;
-    for direction in ["ASC", "DESC"] {
-        let place = |name: &&str| columns.iter().position(|column| column == name);
-        let ordered = table.order.iter().filter_map(place);
+    let place = |name: &&str| columns.iter().position(|column| column == name);
+    let covering = COVERING.iter().filter(|(of, ..)| *of == table.name);
+    let ways = std::iter::once(("NOT INDEXED".to_owned(), table.order))
+        .chain(covering.map(|(_, index, order)| (format!("INDEXED BY {index}"), *order)));
+    for ((way, order), direction) in ways.flat_map(|way| [(way.clone(), "ASC"), (way, "DESC")]) {
+        let ordered = order.iter().filter_map(place);
         let order: Vec<String> = ordered.map(|place| format!("{} {direction}", selected[place])).collect();
-        let select = format!(
-            "SELECT {} FROM {} NOT INDEXED ORDER BY {}",
-            selected.join(", "),
-            table.name,
-            order.join(", ")
-        );
+        let select =
+            format!("SELECT {} FROM {} {way} ORDER BY {}", selected.join(", "), table.name, order.join(", "));
         // An older program knew fewer tables.
         let Ok(mut select) = source.prepare(&select) else { return Ok(()) };
         let Ok(mut rows) = select.query([]) else { return Ok(()) };

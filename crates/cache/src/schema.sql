@@ -1,4 +1,4 @@
--- Version 2, with trees.sql; `user_version` says so once the tables are complete. How those of version 1 become these is in upgrade.rs.
+-- Version 1. The version is in the file's name: a change of these tables is a new file.
 -- `boot`: NULL once what the row names has been synced to disk; until then the id of the boot that made it. After
 -- another boot such a row is removed, since the files may have been lost with the power.
 -- Times are milliseconds since 1970, digests 32 bytes.
@@ -37,9 +37,17 @@ CREATE TABLE records (
     description TEXT    NOT NULL,
     started     INTEGER NOT NULL,   -- nanoseconds since 1970
     duration    INTEGER NOT NULL,   -- nanoseconds
-    used        INTEGER NOT NULL,
-    tree        INTEGER REFERENCES trees (id)   -- NULL: no layers. See trees.sql
+    used        INTEGER NOT NULL
 );
+
+-- Of older programs; made trees of when the database is opened (trees.sql).
+CREATE TABLE record_layers (
+    record   INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    snapshot INTEGER NOT NULL REFERENCES snapshots (id),
+    PRIMARY KEY (record, position)
+) WITHOUT ROWID;
+CREATE INDEX record_layers_snapshot ON record_layers (snapshot);
 
 -- `seal` is a checksum over key, record, content, layers and origins: a row that a failing disk changed is no hit.
 CREATE TABLE keys (
@@ -49,6 +57,11 @@ CREATE TABLE keys (
     PRIMARY KEY (key, record)
 ) WITHOUT ROWID;
 CREATE INDEX keys_record ON keys (record);
+
+-- A record without one of its layers is worth nothing.
+CREATE TRIGGER snapshots_gone BEFORE DELETE ON snapshots BEGIN
+    DELETE FROM records WHERE id IN (SELECT record FROM record_layers WHERE snapshot = OLD.id);
+END;
 
 -- Layer blobs made of a snapshot, by how they were packed.
 CREATE TABLE packed (

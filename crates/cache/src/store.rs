@@ -15,7 +15,7 @@ use crate::leases::Leases;
 use crate::lock::Lock;
 use crate::scratch::Scratch;
 use crate::session::{Session, Touched, USED_GRAIN_MILLIS, open_lock};
-use crate::trees::Trees;
+use crate::trees::{self, Trees};
 use crate::written::Written;
 use crate::{BlobStore, CacheError, OverlayTrial, Records, Replaced, Snapshot, SnapshotId, images, names};
 
@@ -112,7 +112,8 @@ impl Store {
         let boot = fs::read_to_string(boot_path).at("read", boot_path)?.trim().to_owned();
         let layout = Layout::prepare(root, &options, opening)?;
         let mut database = Database::open(&layout, &boot, opening)?;
-        if let Err(error) = forget_unsynced(&database, &layout, &boot) {
+        let settled = forget_unsynced(&database, &layout, &boot).and_then(|()| trees::adopt_older(&database));
+        if let Err(error) = settled {
             let is_to_repair = database.damage().is_some() && opening == Opening::Repair;
             if !is_to_repair && !matches!(error, CacheError::Replaced { .. }) {
                 return Err(error);

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use crate::SnapshotId;
+use crate::database::Database;
+use crate::{CacheError, SnapshotId};
 
 /// All trees with the layer `?1`: `WITH RECURSIVE above (id)`.
 pub(crate) const ABOVE: &str = "WITH RECURSIVE above (id) AS (
@@ -18,6 +19,17 @@ pub(crate) const BELOW_RESULTS: &str = "WITH RECURSIVE below (id) AS (
     SELECT tree FROM records WHERE tree IS NOT NULL
     UNION SELECT parent FROM below JOIN trees USING (id) WHERE parent IS NOT NULL
 ) SELECT id FROM below";
+
+/// How many trees there are to which no result leads: none, unless a damaged row led elsewhere.
+pub(crate) fn count_loose(db: &Connection) -> rusqlite::Result<i64> {
+    let count = format!("SELECT count(*) FROM trees WHERE id NOT IN ({BELOW_RESULTS})");
+    db.query_row(&count, [], |row| row.get(0))
+}
+
+/// Removes them: how many there were.
+pub(crate) fn remove_loose(db: &Transaction<'_>) -> rusqlite::Result<usize> {
+    db.execute(&format!("DELETE FROM trees WHERE id NOT IN ({BELOW_RESULTS})"), [])
+}
 
 /// Rows of the table that were read or written before. A row never changes, and its number is not given again; it may be removed.
 #[derive(Debug, Default)]
@@ -122,4 +134,54 @@ impl Trees {
         let mut known = self.known();
         rows.into_iter().for_each(|(id, tree)| known.note(id, tree));
     }
+}
+
+/// Makes trees of the rows that an older program has written, where there are some. What does not work now is tried again by whoever opens
+/// the database next: until then those results are not found.
+///
+/// # Errors
+/// When the database is damaged.
+pub(crate) fn adopt_older(database: &Database) -> Result<(), CacheError> {
+    let are_there = "SELECT EXISTS (SELECT 1 FROM record_layers)";
+    if !database.read("look for results", |db| db.query_row(are_there, [], |row| row.get(0)))? {
+        return Ok(());
+    }
+    match database.write("take over results", adopt) {
+        Err(error @ (CacheError::Damaged { .. } | CacheError::Replaced { .. })) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The same in a transaction. Results stay what they are, under the same keys; one with a row that is damaged is removed.
+pub(crate) fn adopt(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    let is_damaged = "typeof(snapshot) <> 'integer' OR snapshot NOT IN (SELECT id FROM snapshots)";
+    let remove =
+        format!("DELETE FROM records WHERE id IN (SELECT record FROM record_layers WHERE {is_damaged})");
+    db.execute(&remove, [])?;
+    let trees = Trees::default();
+    let mut set = db.prepare("UPDATE records SET tree = ?2 WHERE id = ?1")?;
+    let mut end = |record: i64, layers: &mut Vec<SnapshotId>| {
+        let (tree, written) = trees.find_or_write(db, layers)?;
+        trees.note(written);
+        layers.clear();
+        set.execute(params![record, tree])
+    };
+    let mut select = db.prepare(
+        "SELECT record, snapshot FROM record_layers WHERE record IN (SELECT id FROM records WHERE tree IS NULL)
+         ORDER BY record, position",
+    )?;
+    let mut rows = select.query([])?;
+    let (mut record, mut layers) = (None, Vec::new());
+    while let Some(row) = rows.next()? {
+        let next = row.get(0)?;
+        if let Some(record) = record.replace(next).filter(|record| *record != next) {
+            end(record, &mut layers)?;
+        }
+        layers.push(SnapshotId(row.get(1)?));
+    }
+    if let Some(record) = record {
+        end(record, &mut layers)?;
+    }
+    drop(rows);
+    db.execute("DELETE FROM record_layers", []).map(drop)
 }

@@ -212,7 +212,7 @@ fn a_store_of_before_gets_the_tables_it_lacks() {
     let test = TestStore::new();
     let layer = test.layer(&[], |dir| fs::write(dir.join("f"), "").unwrap());
     test.database()
-        .execute_batch("DROP VIEW held; DROP TABLE pins; DROP TABLE kept; DROP TABLE downloads; DROP TABLE steps; DROP TABLE chunks; DROP TABLE sums; DROP TABLE record_origins; DROP TABLE holdings; DROP TRIGGER base_gone; DROP TABLE versions;")
+        .execute_batch("DROP VIEW held; DROP TABLE pins; DROP TABLE kept; DROP TABLE downloads; DROP TABLE steps; DROP TABLE chunks; DROP TABLE sums; DROP TABLE record_origins; DROP TABLE holdings; DROP TRIGGER base_gone; DROP TABLE versions; DROP TRIGGER trees_gone; DROP TRIGGER records_gone; DROP INDEX records_tree; DROP TABLE trees;")
         .unwrap();
     let store = test.again();
     assert_eq!(store.replaced(), None);

@@ -55,7 +55,7 @@ fn refuses_another_format() {
     );
     let recorded = StoreOptions { recorded_owners: true, ..StoreOptions::default() };
     assert!(refusal(test.dir.path(), recorded).contains("opened in a user namespace with a single user id"));
-    fs::write(&format, "builder state 3\n").unwrap();
+    fs::write(&format, "builder state 2\n").unwrap();
     assert!(refusal(test.dir.path(), StoreOptions::default()).contains("newer version"));
     fs::write(&format, "something").unwrap();
     assert!(refusal(test.dir.path(), StoreOptions::default()).contains("something"));

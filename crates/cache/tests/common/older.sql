@@ -1,4 +1,4 @@
--- The tables as the last programs of version 1 made them.
+-- The tables as the last programs made them that knew no trees.
 -- Version 1. The version is in the file's name: a change of these tables is a new file.
 -- `boot`: NULL once what the row names has been synced to disk; until then the id of the boot that made it. After
 -- another boot such a row is removed, since the files may have been lost with the power.

@@ -1,4 +1,4 @@
-//! State directories of version 1.
+//! State directories of programs that knew no trees.
 
 mod common;
 
@@ -6,16 +6,16 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use cache::{CacheBackend, CacheError, CacheRecord, NewRecord, SnapshotId, StepRun, Store, StoreOptions};
+use cache::{CacheBackend, CacheRecord, NewRecord, SnapshotId, StepRun, Store, StoreOptions};
 use common::{Lookup, TestStore, build_steps, content, key, put_image};
 use rusqlite::Connection;
 
-/// Makes of a state directory what a program of version 1 would have made.
+/// Makes of a state directory what such a program would have made.
 fn make_old(root: &Path) {
     let (new, old) = (root.join("cache-v1.db"), root.join("old.db"));
     let db = Connection::open(&old).unwrap();
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = OFF;").unwrap();
-    db.execute_batch(include_str!("upgrade/version_1.sql")).unwrap();
+    db.execute_batch(include_str!("common/older.sql")).unwrap();
     db.execute("ATTACH ?1 AS new", [new.to_str().unwrap()]).unwrap();
     let tables = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'record_layers'";
     let tables: Vec<String> =
@@ -49,20 +49,11 @@ fn make_old(root: &Path) {
         let _ = fs::remove_file(root.join(format!("old.db{suffix}")));
     }
     fs::rename(old, new).unwrap();
-    set_format(root, 2, 1);
-}
-
-fn set_format(root: &Path, from: u32, to: u32) {
-    let path = root.join("format");
-    let text = fs::read_to_string(&path).unwrap();
-    let line = |format| format!("builder state {format}\n");
-    assert!(text.starts_with(&line(from)), "{text}");
-    fs::write(path, text.replace(&line(from), &line(to))).unwrap();
 }
 
 const STEPS: u64 = 5;
 
-/// Builds that share layers, an image, and a result without a layer, as a program of version 1 left them.
+/// Builds that share layers, an image, and a result without a layer, as such a program left them.
 fn old_store() -> TestStore {
     let test = TestStore::new();
     let session = test.store.session().unwrap();
@@ -92,7 +83,7 @@ fn found(store: &Store) -> Vec<Vec<CacheRecord>> {
 }
 
 #[test]
-fn results_of_version_1_are_found() {
+fn their_results_are_found() {
     let test = old_store();
     let store = test.again();
     assert_eq!(store.replaced(), None);
@@ -111,8 +102,6 @@ fn results_of_version_1_are_found() {
         db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
     assert_eq!((left("trees"), left("records")), (0, 1));
-    // Once more, it is of today's version.
-    assert!(fs::read_to_string(test.dir.path().join("format")).unwrap().starts_with("builder state 2\n"));
     assert_eq!(test.again().replaced(), None);
 }
 
@@ -141,28 +130,54 @@ fn the_tables_are_those_of_a_new_store() {
     assert_eq!(columns(&old), columns(&new));
 }
 
-/// Killed between the note in `format` and the change of the tables.
+/// One that runs beside newer ones, and files a result.
 #[test]
-fn an_upgrade_that_was_cut_short_is_made_again() {
+fn results_that_come_later_are_found_too() {
     let test = old_store();
-    set_format(test.dir.path(), 1, 2);
+    drop(test.again());
+    let db = test.database();
+    db.execute_batch(
+        "PRAGMA foreign_keys = OFF;
+         INSERT INTO record_layers (record, position, snapshot)
+             SELECT records.id, 0, snapshot FROM records JOIN trees ON trees.id = tree WHERE records.id = 1;
+         UPDATE records SET tree = NULL WHERE id = 1",
+    )
+    .unwrap();
     assert!(found(&test.again()).iter().all(|records| records.len() == 1));
+    let rows: i64 = db.query_row("SELECT count(*) FROM record_layers", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 0);
 }
 
-/// An older build knows nothing of what becomes of its tables.
+/// A row that a failing disk changed costs the result that it belongs to, not the whole state directory.
 #[test]
-fn nothing_is_changed_below_an_older_build() {
+fn a_damaged_row_costs_one_result() {
+    for damage in [
+        "snapshot = 77 WHERE record = 5 AND position = 2",
+        "snapshot = 'x' WHERE record = 5 AND position = 2",
+        "record = 'x' WHERE record = 5 AND position = 2",
+        "record = 77 WHERE record = 5 AND position = 4",
+    ] {
+        let test = old_store();
+        let change = format!("PRAGMA foreign_keys = OFF; UPDATE record_layers SET {damage}");
+        test.database().execute_batch(&change).unwrap();
+        let store = Store::open(test.dir.path(), StoreOptions::default());
+        let store = store.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let found: Vec<usize> = found(&store).iter().map(Vec::len).collect();
+        assert_eq!(found, [1, 1, 1, 1, 0, 1, 1, 1], "{damage}");
+        let loose =
+            "SELECT count(*) FROM trees WHERE id NOT IN (SELECT tree FROM records WHERE tree IS NOT NULL)
+                         AND id NOT IN (SELECT parent FROM trees WHERE parent IS NOT NULL)";
+        let loose: i64 = test.database().query_row(loose, [], |row| row.get(0)).unwrap();
+        assert_eq!(loose, 0, "{damage}");
+    }
+}
+
+#[test]
+fn results_of_a_damaged_database_are_saved() {
     let test = old_store();
-    let path = test.dir.path().join("session-v1.lock");
-    let lock = fs::File::open(&path).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
-    let refused = Store::open(test.dir.path(), StoreOptions::default()).unwrap_err();
-    assert!(matches!(refused, CacheError::Unusable { .. }), "{refused}");
-    let text = refused.to_string();
-    assert!(text.contains("made by an older version and is in use by"), "{text}");
-    let version: i64 = test.database().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-    assert_eq!(version, 1);
-    assert!(fs::read_to_string(test.dir.path().join("format")).unwrap().starts_with("builder state 1\n"));
-    drop(lock);
-    assert!(found(&test.again()).iter().all(|records| records.len() == 1));
+    fs::write(test.dir.path().join("cache-v1.db.damaged"), "for a test\n").unwrap();
+    let store = test.again();
+    assert!(store.replaced().is_some());
+    let found: Vec<usize> = found(&store).iter().map(Vec::len).collect();
+    assert_eq!(found, [1; 8], "{:?}", store.replaced());
 }
