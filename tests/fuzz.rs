@@ -755,7 +755,7 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
         number_from("BUILDER_FUZZ_SECONDS").unwrap_or(if most.is_some() { u64::MAX / 4 } else { 20 });
     let (budget, start) = (Duration::from_secs(seconds), Instant::now());
     println!("seed {seed}: BUILDER_FUZZ_SEED={seed} repeats it");
-    let (mut rounds, mut failures, mut series) = (0, 0, 0);
+    let (mut rounds, mut failures, mut series, mut calm) = (0, 0, 0, 0);
     let mut fuzz = Fuzz::new();
     let is_over = |rounds: u64, failures: u64| {
         let is_late = start.elapsed() > budget && (rounds - failures >= LEAST || rounds >= ENOUGH);
@@ -767,6 +767,7 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
         let (random, is_calm) = (&mut Random(of_series), of_series.is_multiple_of(CALM));
         fuzz.story = vec![format!("series with the seed {of_series}")];
         series += 1;
+        calm += u64::from(is_calm);
         for context in [fuzz.context(), fuzz.more()] {
             let _ = fs::remove_dir_all(&context);
             fs::create_dir(&context).expect("make a context");
@@ -856,7 +857,9 @@ fn every_build_is_that_of_an_empty_cache_and_every_cause_is_one() {
         let is_set = |field: &&str| fuzz.counts.fields.contains_key(*field);
         let named: Vec<&str> =
             ["command", "ARG NAME", "ENV KEY", "user", "directory"].into_iter().filter(is_set).collect();
-        assert!(named.len() > 2 && fuzz.counts.remembered > 0, "{:?}", fuzz.counts);
+        assert!(named.len() > 2, "{:?}", fuzz.counts);
+        // Few of them may copy nothing of their contexts.
+        assert!(calm < 5 || fuzz.counts.remembered > 0, "{calm} series without haste: {:?}", fuzz.counts);
     }
 }
 
